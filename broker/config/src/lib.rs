@@ -1,0 +1,1 @@
+//! The typed settings of a broker, their defaults, checks and sources.

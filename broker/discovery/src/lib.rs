@@ -1,0 +1,1 @@
+//! How the nodes of a cluster find each other: static, DNS, Kubernetes.

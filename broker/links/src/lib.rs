@@ -1,0 +1,1 @@
+//! Node-to-node transport: mutual TLS, several streams a pair, batched, bounded.

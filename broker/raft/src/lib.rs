@@ -1,0 +1,1 @@
+//! Raft groups over openraft, generic over a state machine and a transport.

@@ -1,0 +1,2 @@
+//! The `raftmq` binary.
+fn main() {}

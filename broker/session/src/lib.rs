@@ -1,0 +1,1 @@
+//! The protocol state machine of one connected client, without I/O.

@@ -1,0 +1,1 @@
+//! The API types of raftmq.io and their translation into broker configuration.
