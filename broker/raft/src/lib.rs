@@ -1,1 +1,49 @@
 //! Raft groups over openraft, generic over a state machine and a transport.
+//!
+//! A node has one [`Groups`], which owns what its groups share: the write-ahead log, the state store, the
+//! [`Transport`] and the limits. [`Groups::start`] starts one replica of one group and gives a [`Group`] back,
+//! the handle that everybody else uses. Frames of other nodes enter by [`Groups::handle`].
+//!
+//! No type of openraft is part of this crate's interface, and none of its layouts is on disk or on the wire:
+//! both use the encodings of this crate, which carry a format version.
+//!
+//! What a caller must know:
+//! - An index is `Option<u64>` in [`GroupStatus`], because the log begins at index 0 (the entry that
+//!   [`Group::initialize`] writes).
+//! - [`Group::propose`] works on the leader only and has no deadline of its own. [`Group::propose_anywhere`] forwards to
+//!   the leader and waits for one within its deadline. After a lost answer it proposes again, so
+//!   **a command may be applied twice**: commands carry a stream and a sequence number for the machine to know them by.
+//! - A node that is no member of a group (no one has added it yet) still starts it: it takes part
+//!   once a leader reaches it.
+
+mod codec;
+mod error;
+mod frame;
+mod group;
+mod groups;
+mod incoming;
+mod log;
+mod machine;
+mod network;
+mod options;
+mod reads;
+mod snapshot;
+mod state;
+mod status;
+mod transport;
+mod types;
+
+#[cfg(test)]
+mod suite;
+
+pub use error::{MembershipError, ProposeError, ReadError, StartError, WaitError};
+pub use group::{Applied, Group};
+pub use groups::{Groups, RpcCounters};
+pub use machine::{MachineError, Persistence, StateBatch, StateMachine, StateRead};
+pub use options::{OptionsError, RaftOptions};
+pub use raftmq_storage::GroupId;
+pub use status::{FollowerStatus, GroupStatus, Role};
+pub use transport::{Class, Transport, TransportError};
+
+/// A member of a group: the Raft id that the meta group allocated, never used again.
+pub type NodeId = u64;

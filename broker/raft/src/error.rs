@@ -1,0 +1,132 @@
+//! Errors of the calls on groups.
+
+use raftmq_storage::GroupId;
+
+use crate::NodeId;
+use crate::machine::MachineError;
+use crate::options::OptionsError;
+
+/// Why a group was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The options contradict each other.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// A replica of this group number runs already.
+    #[error("group {0:?} runs already")]
+    Running(GroupId),
+    /// The log, the state store or the snapshot directory cannot be used.
+    #[error("group {group:?}: {context}: {source}")]
+    Storage {
+        /// Which group.
+        group: GroupId,
+        /// What was being done.
+        context: &'static str,
+        /// What was found.
+        source: std::io::Error,
+    },
+    /// The machine cannot take its own state.
+    #[error("group {group:?}: {source}")]
+    Machine {
+        /// Which group.
+        group: GroupId,
+        /// What was found.
+        source: MachineError,
+    },
+    /// Consensus did not start.
+    #[error("group {group:?}: {reason}")]
+    Failed {
+        /// Which group.
+        group: GroupId,
+        /// What was found.
+        reason: String,
+    },
+}
+
+/// Why a proposal has no response.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    /// This node does not lead, or lost the leadership before the entry committed (the entry may still commit).
+    #[error("not the leader (leader: {leader:?})")]
+    NotLeader {
+        /// The leader, if it is known.
+        leader: Option<NodeId>,
+    },
+    /// The command is larger than [`crate::RaftOptions::max_command`].
+    #[error("a command of {len} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// No answer before the deadline; the command may still be applied.
+    #[error("no answer before the deadline")]
+    Timeout,
+    /// The group was shut down.
+    #[error("the group was shut down")]
+    Shutdown,
+    /// An error stopped the group.
+    #[error("the group has failed: {0}")]
+    Failed(String),
+}
+
+/// Why a linearizable read was not confirmed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// This node does not lead.
+    #[error("not the leader (leader: {leader:?})")]
+    NotLeader {
+        /// The leader, if it is known.
+        leader: Option<NodeId>,
+    },
+    /// No quorum confirmed the leadership in time.
+    #[error("no quorum answered in time")]
+    NoQuorum,
+    /// The group was shut down.
+    #[error("the group was shut down")]
+    Shutdown,
+    /// An error stopped the group.
+    #[error("the group has failed: {0}")]
+    Failed(String),
+}
+
+/// Why a wait ended without what was waited for.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WaitError {
+    /// The deadline passed.
+    #[error("not reached before the deadline")]
+    Timeout,
+    /// The group stopped.
+    #[error("the group was shut down")]
+    Shutdown,
+}
+
+/// Why a change of the members was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MembershipError {
+    /// This node does not lead.
+    #[error("not the leader (leader: {leader:?})")]
+    NotLeader {
+        /// The leader, if it is known.
+        leader: Option<NodeId>,
+    },
+    /// Another change is not committed yet.
+    #[error("another change of the members is on its way")]
+    InProgress,
+    /// Only learners become voters, and a group has at least one voter.
+    #[error("not possible: {0}")]
+    Impossible(String),
+    /// The group has a log already.
+    #[error("the group is initialised already")]
+    Initialized,
+    /// The change, or the hand-over, did not happen in time; it may still.
+    #[error("not done before the deadline")]
+    Timeout,
+    /// The group was shut down.
+    #[error("the group was shut down")]
+    Shutdown,
+    /// An error stopped the group.
+    #[error("the group has failed: {0}")]
+    Failed(String),
+}
