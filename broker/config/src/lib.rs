@@ -1,1 +1,34 @@
-//! The typed settings of a broker, their defaults, checks and sources.
+//! The typed settings of one broker node: their defaults, checks and sources.
+//!
+//! [`Config`] is the whole of it, one struct a section, with the YAML names in camelCase as in the
+//! `MqttCluster` resource. [`Config::load`] reads a YAML file, then the environment
+//! (`RAFTMQ__SECTION__FIELD`), then flags; the later source wins, setting by setting. An
+//! unknown or wrong setting is a [`ConfigError`] that names the setting, where it was written and what is allowed.
+//!
+//! The JSON schema derived from the types is the one list of settings: names, types, ranges and descriptions are read from it
+//! by the checks ([`schema`]), by the environment's names and by the generated reference ([`reference_markdown`]).
+//! [`tree`] and [`schema`] are public because `raftmq-crds` reads `MqttCluster` files with them.
+
+mod cluster;
+mod error;
+mod listeners;
+mod load;
+mod mqtt;
+mod node;
+mod reference;
+pub mod schema;
+pub mod tree;
+mod validate;
+pub mod values;
+
+pub use cluster::{
+    Cluster, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, K8sDiscovery, Links, Raft,
+    StaticDiscovery,
+};
+pub use error::{ConfigError, Origin, Problem};
+pub use listeners::{Listener, ListenerType};
+pub use mqtt::Mqtt;
+pub use node::{Config, Http, Log, LogFormat, LogLevel, Metrics, Node, Storage, TlsFiles};
+pub use reference::reference_markdown;
+pub use validate::is_rfc1123_label;
+pub use values::{BindAddr, ByteSize, HumanDuration};

@@ -1,0 +1,195 @@
+//! The root of the settings and the small sections: node, HTTP, metrics, storage, log.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{BindAddr, ByteSize, Cluster, Listener, Mqtt};
+
+/// The settings of one broker node.
+///
+/// The default is a standalone node: one MQTT listener on 1883, HTTP on 18083, metrics on 9100.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// Who this node is and where it keeps its data.
+    pub node: Node,
+    /// The cluster this node is a member of. Absent: a standalone node, no consensus in the way of anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
+    /// Where MQTT clients connect.
+    pub listeners: Vec<Listener>,
+    /// Worker threads, each with connections of its own. 0: one for each core that the process may use.
+    #[schemars(range(min = 0, max = 64))]
+    pub workers: u16,
+    /// HTTP API and control API.
+    pub http: Http,
+    /// Metrics and health.
+    pub metrics: Metrics,
+    /// Limits of the MQTT protocol, for each client.
+    pub mqtt: Mqtt,
+    /// Sizes of the log and of the state store.
+    pub storage: Storage,
+    /// What the node logs, and how.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: Node::default(),
+            cluster: None,
+            listeners: vec![Listener::default()],
+            workers: 0,
+            http: Http::default(),
+            metrics: Metrics::default(),
+            mqtt: Mqtt::default(),
+            storage: Storage::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// Who this node is and where it keeps its data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Node {
+    /// Name of the node, unique in its cluster: lower-case letters, digits and hyphens (an RFC 1123 label).
+    /// In Kubernetes it is the name of the pod.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Directory of everything that the node keeps: identity, log, state. One process at a time.
+    pub data_dir: PathBuf,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            name: "raftmq-0".into(),
+            data_dir: "./raftmq-data".into(),
+        }
+    }
+}
+
+/// The PEM files of one TLS endpoint. They are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Certificates of the authorities whose certificates are accepted from the other side.
+    pub ca_file: PathBuf,
+    /// The node's certificate, followed by its intermediate certificates.
+    pub cert_file: PathBuf,
+    /// The private key of the certificate.
+    pub key_file: PathBuf,
+}
+
+/// HTTP API and control API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Http {
+    /// Address and port of the HTTP server.
+    pub bind: BindAddr,
+    /// Mutual TLS of the HTTP server. Without it `/control/v1` is not served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            bind: BindAddr::any(18083),
+            tls: None,
+        }
+    }
+}
+
+/// Metrics and health: `/metrics`, `/healthz`, `/readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Address and port of `/metrics`, `/healthz` and `/readyz`.
+    pub bind: BindAddr,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            bind: BindAddr::any(9100),
+        }
+    }
+}
+
+/// Sizes of the log and of the state store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Storage {
+    /// Size of one preallocated segment of the write-ahead log.
+    #[schemars(extend("x-raftmq-min" = "1MiB", "x-raftmq-max" = "1GiB"))]
+    pub wal_segment_bytes: ByteSize,
+    /// Space kept in reserve, so that votes and purges can be written when the disk is full.
+    #[schemars(extend("x-raftmq-min" = "1MiB", "x-raftmq-max" = "1GiB"))]
+    pub ballast_bytes: ByteSize,
+    /// Memory that the state store may use for its cache.
+    #[schemars(extend("x-raftmq-min" = "1MiB", "x-raftmq-max" = "64GiB"))]
+    pub cache_bytes: ByteSize,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            wal_segment_bytes: ByteSize::mib(64),
+            ballast_bytes: ByteSize::mib(16),
+            cache_bytes: ByteSize::mib(32),
+        }
+    }
+}
+
+/// What the node logs, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Log {
+    /// The least important level that is logged. It can be changed while the node runs.
+    pub level: LogLevel,
+    /// One line of text, or one JSON object, for each event.
+    pub format: LogFormat,
+}
+
+/// Importance of a log event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// The level's name as tracing's filters write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How a log event is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+#[allow(missing_docs)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}

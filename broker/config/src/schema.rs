@@ -1,0 +1,1 @@
+//! The schema as the list of settings.
