@@ -27,8 +27,9 @@ pub use cluster::{
 };
 pub use error::{ConfigError, Origin, Problem};
 pub use listeners::{Listener, ListenerType};
+pub use load::from_document;
 pub use mqtt::Mqtt;
 pub use node::{Config, Http, Log, LogFormat, LogLevel, Metrics, Node, Storage, TlsFiles};
 pub use reference::reference_markdown;
-pub use validate::is_rfc1123_label;
+pub use validate::{is_host_port, is_rfc1123_label};
 pub use values::{BindAddr, ByteSize, HumanDuration};

@@ -15,7 +15,7 @@ pub struct HumanDuration(Duration);
 
 impl HumanDuration {
     /// What the schema's pattern and the errors say of durations.
-    const ALLOWED: &'static str =
+    pub(crate) const ALLOWED: &'static str =
         "a duration with its unit (ms, s, m, h, d), as 500ms, 2s or 1h30m";
     const PATTERN: &'static str = "^([0-9]+(ms|s|m|h|d))+$";
     const UNITS: [(&'static str, u64); 5] = [
@@ -116,7 +116,7 @@ impl fmt::Display for HumanDuration {
 pub struct ByteSize(u64);
 
 impl ByteSize {
-    const ALLOWED: &'static str =
+    pub(crate) const ALLOWED: &'static str =
         "a size with its unit (B, KiB, MiB, GiB, TiB), as 512B, 64KiB or 16MiB";
     const PATTERN: &'static str = "^[0-9]+(B|KiB|MiB|GiB|TiB)$";
     const UNITS: [(&'static str, u64); 5] = [
@@ -193,7 +193,8 @@ impl fmt::Display for ByteSize {
 pub struct BindAddr(SocketAddr);
 
 impl BindAddr {
-    const ALLOWED: &'static str = "an address to bind, as 0.0.0.0:1883, [::]:1883 or :1883";
+    pub(crate) const ALLOWED: &'static str =
+        "an address to bind, as 0.0.0.0:1883, [::]:1883 or :1883";
     const PATTERN: &'static str = "^([0-9.]+|\\[[0-9a-fA-F:.]+\\])?:[0-9]{1,5}$";
 
     /// All IPv4 addresses, this port.
