@@ -60,6 +60,7 @@ pub struct Node {
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// Directory of everything that the node keeps: identity, log, state. One process at a time.
+    #[schemars(length(min = 1))]
     pub data_dir: PathBuf,
 }
 
@@ -77,10 +78,13 @@ impl Default for Node {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TlsFiles {
     /// Certificates of the authorities whose certificates are accepted from the other side.
+    #[schemars(length(min = 1))]
     pub ca_file: PathBuf,
     /// The node's certificate, followed by its intermediate certificates.
+    #[schemars(length(min = 1))]
     pub cert_file: PathBuf,
     /// The private key of the certificate.
+    #[schemars(length(min = 1))]
     pub key_file: PathBuf,
 }
 

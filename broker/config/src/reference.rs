@@ -1,5 +1,6 @@
 //! The generated reference of all settings, docs/configuration.md.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::Value as Json;
@@ -86,7 +87,7 @@ impl<'a> Section<'a> {
         if !self.path.is_empty() {
             let _ = writeln!(out, "{}", prose(self.shape.description));
             if let Some(default @ Json::Array(_)) = self.shape.default {
-                let _ = writeln!(out, "\nDefault: `{default}`");
+                let _ = writeln!(out, "\nDefault: `{}`", sorted(default));
             }
             if !rows.is_empty() {
                 out.push('\n');
@@ -106,7 +107,7 @@ fn row(rows: &mut String, path: &str, setting: &Shape<'_>, required: bool) {
     let default = match setting.default {
         _ if required => "required".to_owned(),
         Some(Json::String(text)) => format!("`{text}`"),
-        Some(other) => format!("`{other}`"),
+        Some(other) => format!("`{}`", sorted(other)),
         None => "–".to_owned(),
     };
     let _ = writeln!(
@@ -116,6 +117,25 @@ fn row(rows: &mut String, path: &str, setting: &Shape<'_>, required: bool) {
         prose(setting.description),
         environment_name(path),
     );
+}
+
+/// JSON with the entries of its maps by name, whatever the build's features say of their order.
+fn sorted(json: &Json) -> String {
+    match json {
+        Json::Object(map) => {
+            let entries: BTreeMap<_, _> = map.iter().collect();
+            let entries: Vec<_> = entries
+                .iter()
+                .map(|(k, v)| format!("{k:?}: {}", sorted(v)))
+                .collect();
+            format!("{{{}}}", entries.join(", "))
+        }
+        Json::Array(items) => format!(
+            "[{}]",
+            items.iter().map(sorted).collect::<Vec<_>>().join(", ")
+        ),
+        scalar => scalar.to_string(),
+    }
 }
 
 /// A description on one line.

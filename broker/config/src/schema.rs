@@ -169,10 +169,15 @@ fn object(schema: &Json) -> Kind<'_> {
         additional,
     ) {
         (Some(properties), None) => Kind::Object {
-            properties: properties
-                .iter()
-                .map(|(name, s)| (name.as_str(), s))
-                .collect(),
+            properties: {
+                let mut all: Vec<_> = properties
+                    .iter()
+                    .map(|(name, s)| (name.as_str(), s))
+                    .collect();
+                // serde_json's order depends on features that another crate of the build may turn on.
+                all.sort_by_key(|(name, _)| *name);
+                all
+            },
             required: schema
                 .get("required")
                 .and_then(Json::as_array)

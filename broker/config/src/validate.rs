@@ -48,9 +48,6 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
             format!("{:?} is not a node's name: {LABEL}", config.node.name),
         );
     }
-    if config.node.data_dir.as_os_str().is_empty() {
-        wrong("node.dataDir", "is empty; name a directory".into());
-    }
     if let Some(cluster) = &config.cluster {
         check_cluster(cluster, &mut wrong);
         let needed = config.mqtt.max_packet_size.bytes() + FRAME_OVERHEAD;

@@ -297,3 +297,90 @@ macro_rules! text_value {
 text_value!(HumanDuration, "duration");
 text_value!(ByteSize, "bytes");
 text_value!(BindAddr, "bind");
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("0s", 0),
+            ("500ms", 500),
+            ("2s", 2000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+        ] {
+            let duration: HumanDuration = text.parse().unwrap();
+            assert_eq!(duration.as_millis(), millis);
+            assert_eq!(duration.to_string(), text);
+        }
+        assert_eq!(
+            "1500ms".parse::<HumanDuration>().unwrap().to_string(),
+            "1s500ms"
+        );
+        for text in [
+            "",
+            "s",
+            "1",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "1S",
+            "1s ",
+            "99999999999999999999s",
+            "999999999999999999d",
+            "1sm",
+        ] {
+            assert!(text.parse::<HumanDuration>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0B", 0),
+            ("512B", 512),
+            ("64KiB", 65_536),
+            ("1536MiB", 1536 << 20),
+            ("3TiB", 3 << 40),
+        ] {
+            let size: ByteSize = text.parse().unwrap();
+            assert_eq!(size.bytes(), bytes);
+            assert_eq!(size.to_string(), text);
+        }
+        assert_eq!("1024KiB".parse::<ByteSize>().unwrap().to_string(), "1MiB");
+        for text in [
+            "",
+            "1",
+            "KiB",
+            "1KB",
+            "1kib",
+            "1.5MiB",
+            "-1B",
+            "1 MiB",
+            "99999999999TiB",
+        ] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for (text, shown) in [
+            (":1883", "0.0.0.0:1883"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::]:1", "[::]:1"),
+        ] {
+            assert_eq!(text.parse::<BindAddr>().unwrap().to_string(), shown);
+        }
+        for text in ["", ":", "1883", "a:1", ":65536", "::1:1", "127.0.0.1"] {
+            assert!(text.parse::<BindAddr>().is_err(), "{text:?}");
+        }
+        let bind = |text: &str| text.parse::<BindAddr>().unwrap();
+        assert!(bind(":1").clashes(bind("127.0.0.1:1")));
+        assert!(!bind("127.0.0.2:1").clashes(bind("127.0.0.1:1")));
+        assert!(!bind(":0").clashes(bind(":0")));
+    }
+}
