@@ -1,0 +1,276 @@
+//! The entries of the meta group's log and the answers to them.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Version of the encoding of commands: the first byte of each.
+const COMMAND_VERSION: u8 = 1;
+/// Version of the encoding of answers.
+const RESPONSE_VERSION: u8 = 1;
+
+/// Where a node is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub struct NodeAddresses {
+    /// Node-to-node links, `host:port`.
+    pub link: String,
+    /// Control API, `host:port`; empty when it is not served.
+    pub control: String,
+}
+
+/// One member of a new cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitialMember {
+    /// Its Raft id: its place, from 1, among the names in order.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// The random number of its data directory.
+    pub incarnation: u128,
+    /// Its boot when it agreed.
+    pub boot: u64,
+    /// Random number of that boot.
+    pub nonce: u64,
+    /// Where it is reached.
+    pub addresses: NodeAddresses,
+    /// The version of its binary.
+    pub version: String,
+    /// The highest feature level it knows.
+    pub feature_level: u32,
+}
+
+/// An entry of the meta group's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaCommand {
+    /// The first entry: the cluster exists from here on. Again with the same cluster id it changes nothing.
+    Init {
+        /// Random identity of the cluster.
+        cluster_id: u128,
+        /// Its name.
+        name: String,
+        /// Who it begins with.
+        members: Vec<InitialMember>,
+    },
+    /// A data directory becomes a member and is given a Raft id.
+    Join {
+        /// Node name.
+        name: String,
+        /// Random number of the data directory.
+        incarnation: u128,
+        /// Count of its starts.
+        boot: u64,
+        /// Random number of this start: tells a repeated request from a copied directory.
+        nonce: u64,
+        /// Where it is reached.
+        addresses: NodeAddresses,
+        /// Version of its binary.
+        version: String,
+        /// The highest feature level it knows.
+        feature_level: u32,
+    },
+    /// A member was started.
+    Boot {
+        /// Its Raft id.
+        id: u64,
+        /// Its incarnation, which must be the member's.
+        incarnation: u128,
+        /// Count of its starts, more than any before.
+        boot: u64,
+        /// Random number of this start.
+        nonce: u64,
+        /// Where it is reached now.
+        addresses: NodeAddresses,
+        /// Version of its binary.
+        version: String,
+        /// The highest feature level it knows.
+        feature_level: u32,
+    },
+    /// A member shall leave: it is taken out of the groups.
+    Leave {
+        /// Its Raft id.
+        id: u64,
+    },
+    /// No group holds the member any more and its lease is over.
+    Removed {
+        /// Its Raft id.
+        id: u64,
+    },
+    /// The member's lease ended more than 1.1 D ago.
+    NodeDown {
+        /// Its Raft id.
+        id: u64,
+        /// The term of the meta leader that counted its lease.
+        epoch: u64,
+    },
+    /// The member holds a lease again.
+    NodeUp {
+        /// Its Raft id.
+        id: u64,
+        /// The term of the meta leader that granted it.
+        epoch: u64,
+    },
+    /// Switches features on. Never goes back.
+    FeatureLevel {
+        /// The new level.
+        level: u32,
+    },
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum Refusal {
+    /// The group has no cluster yet.
+    #[error("the cluster has not been initialised")]
+    NotInitialised,
+    /// Another cluster was initialised here.
+    #[error("the group already holds cluster {cluster_id:032x}")]
+    AlreadyInitialised {
+        /// That cluster.
+        cluster_id: u128,
+    },
+    /// A start with this boot number, or a later one, is known: the directory was copied back or is used twice.
+    #[error("boot {boot} of the data directory is stale: boot {recorded} was seen")]
+    Stale {
+        /// What was asked.
+        boot: u64,
+        /// What is recorded.
+        recorded: u64,
+    },
+    /// No such member, or another incarnation has that id.
+    #[error("node {id} is not a member")]
+    NotMember {
+        /// The Raft id asked for.
+        id: u64,
+    },
+    /// Another data directory took over the name.
+    #[error("node {id} was replaced by another data directory of the same name")]
+    Replaced {
+        /// The id that was replaced.
+        id: u64,
+    },
+    /// The data directory belonged to a member that left for good.
+    #[error(
+        "this data directory was node {id}, which left the cluster; start with an empty directory"
+    )]
+    Left {
+        /// The id it had.
+        id: u64,
+    },
+    /// A text or a number in the command cannot be.
+    #[error("invalid command: {0}")]
+    Invalid(String),
+    /// A member does not know the feature level.
+    #[error("node {id} knows feature level {known} only")]
+    FeatureUnknown {
+        /// That member.
+        id: u64,
+        /// What it knows.
+        known: u32,
+    },
+    /// The binary that joins does not know features that are switched on.
+    #[error("the cluster uses feature level {needed}, this binary knows {known}")]
+    TooOld {
+        /// What is switched on.
+        needed: u32,
+        /// What the node knows.
+        known: u32,
+    },
+    /// There is no room for another member.
+    #[error("the cluster is full")]
+    Full,
+}
+
+/// The answer of the state machine to a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaResponse {
+    /// Done, or already so.
+    Done,
+    /// The member's Raft id.
+    Joined {
+        /// It.
+        id: u64,
+        /// The cluster's identity.
+        cluster_id: u128,
+    },
+    /// Nothing changed, and why.
+    Refused(Refusal),
+}
+
+/// Bytes that are no command or answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CommandError {
+    /// Nothing there.
+    #[error("empty")]
+    Empty,
+    /// A version of another binary.
+    #[error("format version {0} is not known")]
+    Version(u8),
+    /// Not the encoding of that version.
+    #[error("malformed: {0}")]
+    Malformed(String),
+}
+
+impl MetaCommand {
+    /// Encodes the command for the log.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(COMMAND_VERSION, self)
+    }
+
+    /// Reads an entry of the log.
+    ///
+    /// # Errors
+    /// When the bytes are of another version or malformed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CommandError> {
+        decode(COMMAND_VERSION, bytes)
+    }
+}
+
+impl MetaResponse {
+    /// Encodes the answer.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(RESPONSE_VERSION, self)
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// When the bytes are of another version or malformed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CommandError> {
+        decode(RESPONSE_VERSION, bytes)
+    }
+
+    /// The answer as a result.
+    ///
+    /// # Errors
+    /// The refusal, if it is one.
+    pub fn into_result(self) -> Result<Self, Refusal> {
+        match self {
+            Self::Refused(refusal) => Err(refusal),
+            other => Ok(other),
+        }
+    }
+}
+
+pub(crate) fn encode<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![version])
+        .expect("a vector takes any number of bytes and the types have a fixed shape")
+}
+
+pub(crate) fn decode<T: for<'a> Deserialize<'a>>(
+    version: u8,
+    bytes: &[u8],
+) -> Result<T, CommandError> {
+    let (&first, rest) = bytes.split_first().ok_or(CommandError::Empty)?;
+    if first != version {
+        return Err(CommandError::Version(first));
+    }
+    let (value, rest) =
+        postcard::take_from_bytes(rest).map_err(|e| CommandError::Malformed(e.to_string()))?;
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(CommandError::Malformed(format!(
+            "{} bytes too many",
+            rest.len()
+        )))
+    }
+}

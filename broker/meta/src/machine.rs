@@ -1,0 +1,99 @@
+//! The state machine as the log sees it: bytes in, bytes out.
+
+use thiserror::Error;
+
+use crate::command::{self, CommandError, MetaCommand, MetaResponse, Refusal};
+use crate::state::MetaState;
+
+/// Version of the encoding of snapshots.
+const SNAPSHOT_VERSION: u8 = 1;
+
+/// The meta group's state machine.
+#[derive(Debug, Clone, Default)]
+pub struct MetaMachine {
+    state: MetaState,
+    applied: u64,
+}
+
+/// A snapshot that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RestoreError {
+    /// Not the encoding.
+    #[error("snapshot of the meta group: {0}")]
+    Format(#[from] CommandError),
+    /// The content is not what was written.
+    #[error("snapshot of the meta group: hash {found:016x}, written was {written:016x}")]
+    Hash {
+        /// Hash of what is there.
+        found: u64,
+        /// Hash in the snapshot.
+        written: u64,
+    },
+}
+
+impl MetaMachine {
+    /// The empty state machine.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the group agreed on.
+    pub fn state(&self) -> &MetaState {
+        &self.state
+    }
+
+    /// Index of the last entry applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Applies the entry at `index`; the answer is an encoded [`MetaResponse`]. An entry that cannot be read changes nothing and is
+    /// refused in the same way by every replica.
+    pub fn apply(&mut self, index: u64, bytes: &[u8]) -> Vec<u8> {
+        self.applied = index;
+        let response = match MetaCommand::decode(bytes) {
+            Ok(command) => self.state.apply(command),
+            Err(error) => MetaResponse::Refused(Refusal::Invalid(error.to_string())),
+        };
+        response.encode()
+    }
+
+    /// The state as bytes: the same for every replica that applied the same entries.
+    pub fn snapshot(&self) -> Vec<u8> {
+        command::encode(SNAPSHOT_VERSION, &(self.applied, self.hash(), &self.state))
+    }
+
+    /// Takes over the state of a snapshot.
+    ///
+    /// # Errors
+    /// When the bytes are no snapshot or damaged; the state is then as before.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        let (applied, written, state): (u64, u64, MetaState) =
+            command::decode(SNAPSHOT_VERSION, bytes)?;
+        let found = hash(&state);
+        if found != written {
+            return Err(RestoreError::Hash { found, written });
+        }
+        self.applied = applied;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Hash of the state, to compare replicas at the same index.
+    pub fn hash(&self) -> u64 {
+        hash(&self.state)
+    }
+}
+
+/// FNV-1a: the same on every machine and in every version, which std's hasher does not promise.
+fn hash(state: &MetaState) -> u64 {
+    command::encode(SNAPSHOT_VERSION, state)
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| {
+            (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
+        })
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

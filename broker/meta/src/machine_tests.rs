@@ -1,0 +1,307 @@
+#![allow(clippy::unwrap_used)]
+use proptest::prelude::*;
+
+use super::*;
+use crate::command::{InitialMember, NodeAddresses};
+use crate::state::MemberStatus;
+
+fn addresses(port: u16) -> NodeAddresses {
+    NodeAddresses {
+        link: format!("127.0.0.1:{port}"),
+        control: String::new(),
+    }
+}
+
+fn init(cluster_id: u128, n: u64) -> MetaCommand {
+    let members = (1..=n)
+        .map(|id| InitialMember {
+            id,
+            name: format!("n{id}"),
+            incarnation: u128::from(id) * 100,
+            boot: 1,
+            nonce: 7,
+            addresses: addresses(9000),
+            version: "0.1".into(),
+            feature_level: 1,
+        })
+        .collect();
+    MetaCommand::Init {
+        cluster_id,
+        name: "test".into(),
+        members,
+    }
+}
+
+fn join(name: &str, incarnation: u128, boot: u64, nonce: u64) -> MetaCommand {
+    MetaCommand::Join {
+        name: name.into(),
+        incarnation,
+        boot,
+        nonce,
+        addresses: addresses(9001),
+        version: "0.1".into(),
+        feature_level: 1,
+    }
+}
+
+fn boot(id: u64, incarnation: u128, boot: u64, nonce: u64) -> MetaCommand {
+    MetaCommand::Boot {
+        id,
+        incarnation,
+        boot,
+        nonce,
+        addresses: addresses(9002),
+        version: "0.1".into(),
+        feature_level: 1,
+    }
+}
+
+fn run(machine: &mut MetaMachine, command: &MetaCommand) -> MetaResponse {
+    let index = machine.applied() + 1;
+    MetaResponse::decode(&machine.apply(index, &command.encode())).unwrap()
+}
+
+fn refused(response: MetaResponse) -> Refusal {
+    response.into_result().unwrap_err()
+}
+
+#[test]
+fn initialised_once() {
+    let mut m = MetaMachine::new();
+    assert_eq!(
+        refused(run(&mut m, &join("n1", 1, 1, 1))),
+        Refusal::NotInitialised
+    );
+    assert_eq!(run(&mut m, &init(5, 3)), MetaResponse::Done);
+    let before = m.state().clone();
+    assert_eq!(run(&mut m, &init(5, 3)), MetaResponse::Done);
+    assert_eq!(
+        refused(run(&mut m, &init(6, 3))),
+        Refusal::AlreadyInitialised { cluster_id: 5 }
+    );
+    assert_eq!(*m.state(), before);
+    assert_eq!(m.state().next_id, 4);
+}
+
+#[test]
+fn ids_are_never_used_again() {
+    let mut m = MetaMachine::new();
+    run(&mut m, &init(5, 3));
+    let joined = |id| MetaResponse::Joined { id, cluster_id: 5 };
+    assert_eq!(run(&mut m, &join("n4", 400, 1, 1)), joined(4));
+    // The answer was lost: the same again.
+    assert_eq!(run(&mut m, &join("n4", 400, 1, 1)), joined(4));
+    // It died and asks again in its next boot.
+    assert_eq!(run(&mut m, &join("n4", 400, 2, 9)), joined(4));
+    assert_eq!(
+        refused(run(&mut m, &join("n4", 400, 1, 1))),
+        Refusal::Stale {
+            boot: 1,
+            recorded: 2
+        }
+    );
+    // Its directory was wiped.
+    assert_eq!(run(&mut m, &join("n4", 401, 1, 1)), joined(5));
+    assert_eq!(m.state().members[&4].status, MemberStatus::Replaced);
+    assert_eq!(m.state().by_name("n4").unwrap().id, 5);
+    assert_eq!(
+        refused(run(&mut m, &join("n4", 400, 3, 1))),
+        Refusal::Replaced { id: 4 }
+    );
+    assert_eq!(
+        refused(run(&mut m, &boot(4, 400, 3, 1))),
+        Refusal::Replaced { id: 4 }
+    );
+    assert_eq!(
+        run(&mut m, &MetaCommand::Removed { id: 4 }),
+        MetaResponse::Done
+    );
+    assert_eq!(
+        run(&mut m, &MetaCommand::Removed { id: 4 }),
+        MetaResponse::Done
+    );
+    assert_eq!(
+        refused(run(&mut m, &join("n4", 400, 4, 1))),
+        Refusal::Left { id: 4 }
+    );
+    assert_eq!(
+        refused(run(&mut m, &boot(4, 400, 4, 1))),
+        Refusal::Left { id: 4 }
+    );
+    assert_eq!(run(&mut m, &join("n4", 402, 1, 1)), joined(6));
+}
+
+#[test]
+fn boots_only_grow() {
+    let mut m = MetaMachine::new();
+    run(&mut m, &init(5, 2));
+    assert_eq!(run(&mut m, &boot(1, 100, 2, 3)), MetaResponse::Done);
+    assert_eq!(m.state().members[&1].addresses, addresses(9002));
+    assert_eq!(run(&mut m, &boot(1, 100, 2, 3)), MetaResponse::Done);
+    assert_eq!(
+        refused(run(&mut m, &boot(1, 100, 2, 4))),
+        Refusal::Stale {
+            boot: 2,
+            recorded: 2
+        }
+    );
+    assert_eq!(
+        refused(run(&mut m, &boot(1, 100, 1, 3))),
+        Refusal::Stale {
+            boot: 1,
+            recorded: 2
+        }
+    );
+    assert_eq!(
+        refused(run(&mut m, &boot(1, 200, 9, 3))),
+        Refusal::NotMember { id: 1 }
+    );
+}
+
+#[test]
+fn leaving() {
+    let mut m = MetaMachine::new();
+    run(&mut m, &init(5, 3));
+    assert!(matches!(
+        refused(run(&mut m, &MetaCommand::Removed { id: 3 })),
+        Refusal::Invalid(_)
+    ));
+    assert_eq!(
+        run(&mut m, &MetaCommand::Leave { id: 3 }),
+        MetaResponse::Done
+    );
+    assert_eq!(m.state().active().count(), 2);
+    assert_eq!(
+        run(&mut m, &MetaCommand::Removed { id: 3 }),
+        MetaResponse::Done
+    );
+    assert_eq!(
+        refused(run(&mut m, &MetaCommand::Leave { id: 3 })),
+        Refusal::NotMember { id: 3 }
+    );
+}
+
+#[test]
+fn up_and_down_by_epoch() {
+    let mut m = MetaMachine::new();
+    run(&mut m, &init(5, 3));
+    run(&mut m, &MetaCommand::NodeUp { id: 2, epoch: 4 });
+    assert!(m.state().members[&2].up);
+    assert!(matches!(
+        refused(run(&mut m, &MetaCommand::NodeDown { id: 2, epoch: 3 })),
+        Refusal::Invalid(_)
+    ));
+    run(&mut m, &MetaCommand::NodeDown { id: 2, epoch: 4 });
+    assert!(!m.state().members[&2].up);
+}
+
+#[test]
+fn features_need_all_members() {
+    let mut m = MetaMachine::new();
+    run(&mut m, &init(5, 3));
+    assert_eq!(
+        refused(run(&mut m, &MetaCommand::FeatureLevel { level: 2 })),
+        Refusal::FeatureUnknown { id: 1, known: 1 }
+    );
+    for id in 1..=3 {
+        let MetaCommand::Boot {
+            incarnation,
+            nonce,
+            addresses,
+            version,
+            ..
+        } = boot(id, u128::from(id) * 100, 2, 1)
+        else {
+            unreachable!()
+        };
+        let command = MetaCommand::Boot {
+            id,
+            incarnation,
+            boot: 2,
+            nonce,
+            addresses,
+            version,
+            feature_level: 2,
+        };
+        assert_eq!(run(&mut m, &command), MetaResponse::Done);
+    }
+    assert_eq!(
+        run(&mut m, &MetaCommand::FeatureLevel { level: 2 }),
+        MetaResponse::Done
+    );
+    assert_eq!(
+        refused(run(&mut m, &join("old", 8, 1, 1))),
+        Refusal::TooOld {
+            needed: 2,
+            known: 1
+        }
+    );
+}
+
+#[test]
+fn damaged_bytes_are_refused() {
+    let mut m = MetaMachine::new();
+    run(&mut m, &init(5, 3));
+    let state = m.state().clone();
+    for bytes in [&b""[..], b"\xff\x00", b"\x01\xff\xff\xff"] {
+        let answer = MetaResponse::decode(&m.apply(9, bytes)).unwrap();
+        assert!(matches!(refused(answer), Refusal::Invalid(_)));
+    }
+    assert_eq!(*m.state(), state);
+    let snapshot = m.snapshot();
+    for at in 0..snapshot.len() {
+        let mut bad = snapshot.clone();
+        bad[at] ^= 1;
+        let mut other = MetaMachine::new();
+        let restored = other.restore(&bad);
+        // A flip in the applied index alone leaves the state as it was written.
+        assert!(
+            restored.is_err() || other.state() == m.state(),
+            "flip at {at}"
+        );
+    }
+    assert!(
+        MetaMachine::new()
+            .restore(&snapshot[..snapshot.len() - 1])
+            .is_err()
+    );
+}
+
+fn any_command() -> impl Strategy<Value = MetaCommand> {
+    let name = prop_oneof![Just("n1"), Just("n2"), Just("n3"), Just("")];
+    prop_oneof![
+        (1u128..3, 1u64..4).prop_map(|(c, n)| init(c, n)),
+        (name, 0u128..8, 0u64..4, 0u64..2).prop_map(|(n, i, b, o)| join(n, i * 100, b, o)),
+        (0u64..6, 0u128..8, 0u64..4, 0u64..2).prop_map(|(id, i, b, o)| boot(id, i * 100, b, o)),
+        (0u64..6).prop_map(|id| MetaCommand::Leave { id }),
+        (0u64..6).prop_map(|id| MetaCommand::Removed { id }),
+        (0u64..6, 0u64..3).prop_map(|(id, epoch)| MetaCommand::NodeDown { id, epoch }),
+        (0u64..6, 0u64..3).prop_map(|(id, epoch)| MetaCommand::NodeUp { id, epoch }),
+    ]
+}
+
+proptest! {
+    /// Replicas agree, whether they applied everything or began with a snapshot, and ids stay unique for ever.
+    #[test]
+    fn deterministic(commands in proptest::collection::vec(any_command(), 1..60), cut in 0usize..60) {
+        let mut a = MetaMachine::new();
+        let mut b = MetaMachine::new();
+        let mut owners = std::collections::BTreeMap::new();
+        for (i, command) in commands.iter().enumerate() {
+            let bytes = command.encode();
+            if i == cut {
+                let snapshot = a.snapshot();
+                b = MetaMachine::new();
+                b.restore(&snapshot).unwrap();
+            }
+            let index = i as u64 + 1;
+            prop_assert_eq!(a.apply(index, &bytes), b.apply(index, &bytes));
+            for m in a.state().members.values() {
+                let owner = owners.entry(m.id).or_insert(m.incarnation);
+                prop_assert_eq!(*owner, m.incarnation, "id {} used again", m.id);
+            }
+        }
+        prop_assert_eq!(a.hash(), b.hash());
+        prop_assert_eq!(a.snapshot(), b.snapshot());
+    }
+}
