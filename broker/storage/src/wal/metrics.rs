@@ -1,6 +1,9 @@
 //! The log's numbers.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 /// Upper bounds of the histogram of sync times, in seconds. The last bucket of [`WalMetrics::fsync_buckets`] has no bound.
 pub const FSYNC_BUCKETS_SECONDS: [f64; 12] =
@@ -33,4 +36,41 @@ pub struct WalMetrics {
     pub refused_disk_full: u64,
     /// Whether entries are refused at the moment.
     pub disk_full: bool,
+}
+
+/// The numbers while they change.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    fsyncs: AtomicU64,
+    fsync_nanos: AtomicU64,
+    fsync_buckets: [AtomicU64; 13],
+    pub(crate) bytes_written: AtomicU64,
+    pub(crate) records: AtomicU64,
+    pub(crate) entries: AtomicU64,
+    pub(crate) copied: AtomicU64,
+    pub(crate) refused_disk_full: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn fsync(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = FSYNC_BUCKETS_SECONDS.iter().position(|bound| seconds <= *bound).unwrap_or(12);
+        self.fsync_buckets[bucket].fetch_add(1, Relaxed);
+        self.fsync_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.fsyncs.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> WalMetrics {
+        WalMetrics {
+            fsyncs: self.fsyncs.load(Relaxed),
+            fsync_time: Duration::from_nanos(self.fsync_nanos.load(Relaxed)),
+            fsync_buckets: std::array::from_fn(|at| self.fsync_buckets[at].load(Relaxed)),
+            bytes_written: self.bytes_written.load(Relaxed),
+            records: self.records.load(Relaxed),
+            entries: self.entries.load(Relaxed),
+            copied: self.copied.load(Relaxed),
+            refused_disk_full: self.refused_disk_full.load(Relaxed),
+            ..WalMetrics::default()
+        }
+    }
 }

@@ -1,14 +1,53 @@
 //! The write-ahead log: one a node, for all Raft groups.
+//!
+//! Callers hand in records and change the index in memory at once; one thread, the [`writer`], puts what waits into blocks,
+//! syncs once and calls everybody back. [`format`] says how it looks on the disk, [`recovery`] how it is read
+//! and what is a torn tail and what is damage, [`index`] how entries are found again.
+//!
+//! A segment goes when nothing in it counts any more. When a few old records hold up many segments, they are copied forward.
+//! A block tells which segments are needed; a segment is removed only when a block on the disk says that it is not.
+//!
+//! A failed write or sync ends the use of the log: what is on the disk is unknown then, and a second sync that succeeds
+//! would prove nothing. The process must end and read the log again.
 
+mod appender;
+mod disk;
 mod error;
+mod format;
+mod index;
+mod mark;
 mod metrics;
 mod options;
+mod pace;
+mod record;
+mod recovery;
+mod segment;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod writer;
 
-use std::{ops::RangeInclusive, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    ops::RangeInclusive,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::GroupId;
+use crate::{DirLock, GroupId};
+
+use disk::{Disk, DiskFile, RealDisk};
+use format::{PAGE, SegmentHeader};
+use index::{Place, Usages};
+use mark::{Mark, MarkFile};
+use recovery::{Recovered, Tail, damaged, io_error};
+use shared::{Shared, State};
 
 pub use error::WalError;
 pub use metrics::{FSYNC_BUCKETS_SECONDS, WalMetrics};
@@ -66,7 +105,13 @@ pub struct RecoveryReport {
 /// The log. Clones are the same log; when the last one is dropped, it is closed.
 #[derive(Clone)]
 pub struct Wal {
-    shared: Arc<()>,
+    handle: Arc<Handle>,
+}
+
+/// Ends the writer with the last clone.
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Wal {
@@ -76,7 +121,14 @@ impl Wal {
     /// [`WalError::Damaged`] when something that had been synced is not there any more: this node must become a new
     /// member. [`WalError::Locked`] when another process has it. [`WalError::Unsupported`] when a newer version wrote it.
     pub fn open(dir: impl AsRef<Path>, options: WalOptions) -> Result<(Self, RecoveryReport), WalError> {
-        unimplemented!()
+        let dir = dir.as_ref();
+        options.check()?;
+        fs::create_dir_all(dir).map_err(io_error("making the log's directory"))?;
+        let lock = DirLock::acquire(dir).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => WalError::Locked(dir.to_owned()),
+            _ => io_error("locking the log's directory")(error),
+        })?;
+        Self::open_on(Arc::new(RealDisk::new(dir)), Some(lock), options)
     }
 
     /// Appends entries and calls `done` when they are on the disk. They can be read when this returns. Waits for room in the queue.
@@ -88,7 +140,12 @@ impl Wal {
     /// [`WalError::NotContiguous`], [`WalError::TooLarge`], [`WalError::DiskFull`] (nothing was recorded, the log can
     /// be used on), [`WalError::Failed`].
     pub async fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Callback) -> Result<(), WalError> {
-        unimplemented!()
+        let bytes = self.check(&entries)?;
+        let room = Arc::clone(&self.shared().room).acquire_many_owned(self.shared().units(bytes));
+        let Ok(room) = room.await else {
+            return Err(self.failure().unwrap_or(WalError::Closed));
+        };
+        self.enqueue(group, entries, done, room)
     }
 
     /// As [`Wal::append`], but does not wait for room.
@@ -96,7 +153,13 @@ impl Wal {
     /// # Errors
     /// As [`Wal::append`], and [`WalError::QueueFull`].
     pub fn try_append(&self, group: GroupId, entries: Vec<LogEntry>, done: Callback) -> Result<(), WalError> {
-        unimplemented!()
+        let bytes = self.check(&entries)?;
+        let room = Arc::clone(&self.shared().room).try_acquire_many_owned(self.shared().units(bytes));
+        match room {
+            Ok(room) => self.enqueue(group, entries, done, room),
+            Err(tokio::sync::TryAcquireError::NoPermits) => Err(WalError::QueueFull),
+            Err(tokio::sync::TryAcquireError::Closed) => Err(self.failure().unwrap_or(WalError::Closed)),
+        }
     }
 
     /// Replaces the group's vote and calls `done` when it is on the disk.
@@ -104,7 +167,11 @@ impl Wal {
     /// # Errors
     /// [`WalError::TooLarge`], [`WalError::Failed`].
     pub fn save_vote(&self, group: GroupId, vote: Bytes, done: Callback) -> Result<(), WalError> {
-        unimplemented!()
+        self.shared().check_len(vote.len())?;
+        self.change(|state| {
+            state.set_vote(group, vote);
+            state.queue.callbacks.push(done);
+        })
     }
 
     /// Replaces the group's committed index. It goes to the disk with the next write that something waits for.
@@ -112,7 +179,11 @@ impl Wal {
     /// # Errors
     /// [`WalError::TooLarge`], [`WalError::Failed`].
     pub fn save_committed(&self, group: GroupId, committed: Bytes) -> Result<(), WalError> {
-        unimplemented!()
+        self.shared().check_len(committed.len())?;
+        let mut state = self.shared().lock();
+        state.usable()?;
+        state.set_committed(group, committed);
+        Ok(())
     }
 
     /// Removes the entries from `index` on. What is handed in later is never on the disk without this.
@@ -120,7 +191,7 @@ impl Wal {
     /// # Errors
     /// [`WalError::Failed`].
     pub fn truncate_from(&self, group: GroupId, index: u64) -> Result<(), WalError> {
-        unimplemented!()
+        self.change(|state| state.truncate(group, index))
     }
 
     /// Removes the entries up to and including `index`, which may be above the last one, and keeps `marker`. An index
@@ -129,7 +200,8 @@ impl Wal {
     /// # Errors
     /// [`WalError::TooLarge`], [`WalError::Failed`].
     pub fn purge_to(&self, group: GroupId, index: u64, marker: Bytes) -> Result<(), WalError> {
-        unimplemented!()
+        self.shared().check_len(marker.len())?;
+        self.change(|state| state.purge(group, index, marker))
     }
 
     /// Forgets all of a group.
@@ -137,7 +209,7 @@ impl Wal {
     /// # Errors
     /// [`WalError::Failed`].
     pub fn drop_group(&self, group: GroupId) -> Result<(), WalError> {
-        unimplemented!()
+        self.change(|state| state.drop_group(group))
     }
 
     /// Calls `done` when everything handed in before is on the disk.
@@ -145,7 +217,10 @@ impl Wal {
     /// # Errors
     /// [`WalError::Failed`].
     pub fn barrier(&self, done: Callback) -> Result<(), WalError> {
-        unimplemented!()
+        self.change(|state| {
+            state.queue.callbacks.push(done);
+            state.queue.urgent = true;
+        })
     }
 
     /// The entries of the range that are there, in order, without a gap. Recent ones come from memory, others from the disk: this may block.
@@ -162,13 +237,39 @@ impl Wal {
     /// # Errors
     /// As [`Wal::read`].
     pub fn read_limited(&self, group: GroupId, range: RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, WalError> {
-        unimplemented!()
+        let mut found = Vec::new();
+        let mut bytes = 0usize;
+        {
+            let state = self.shared().lock();
+            if let Some(error) = &state.failure {
+                return Err(error.clone());
+            }
+            let Some(known) = state.groups.get(&group) else { return Ok(Vec::new()) };
+            let Some((first, last)) = known.bounds() else { return Ok(Vec::new()) };
+            for index in first.max(*range.start())..=last.min(*range.end()) {
+                let Some((recent, place)) = known.entry(index) else { break };
+                bytes = bytes.saturating_add(place.len());
+                if bytes > max_bytes && !found.is_empty() {
+                    break;
+                }
+                found.push((index, state.source(recent, place)?));
+            }
+        }
+        // Files are read without the lock; a segment that is removed meanwhile stays readable through its handle.
+        found.into_iter().map(|(index, source)| Ok(LogEntry { index, data: source.read()? })).collect()
     }
 
     /// Whether all of the range that is there is in memory, so that reading it does not block.
     #[must_use]
     pub fn is_cached(&self, group: GroupId, range: RangeInclusive<u64>) -> bool {
-        unimplemented!()
+        let state = self.shared().lock();
+        let Some(known) = state.groups.get(&group) else { return true };
+        let Some((_, last)) = known.bounds() else { return true };
+        let end = last.min(*range.end());
+        // What is in memory is always the end of the log: the first one of the range decides.
+        let Some((first, _)) = known.bounds() else { return true };
+        let start = first.max(*range.start());
+        start > end || known.entry(start).is_some_and(|(recent, _)| recent.is_some())
     }
 
     /// What the log knows of a group; all empty for an unknown one. May read the last entry from the disk.
@@ -176,43 +277,80 @@ impl Wal {
     /// # Errors
     /// As [`Wal::read`].
     pub fn group_state(&self, group: GroupId) -> Result<GroupState, WalError> {
-        unimplemented!()
+        let (mut known, last) = {
+            let state = self.shared().lock();
+            if let Some(error) = &state.failure {
+                return Err(error.clone());
+            }
+            let Some(known) = state.groups.get(&group) else { return Ok(GroupState::default()) };
+            let bounds = known.bounds();
+            let last = match bounds.and_then(|(_, last)| known.entry(last)) {
+                Some((recent, place)) => Some(state.source(recent, place)?),
+                None => None,
+            };
+            let found = GroupState {
+                first: bounds.map(|(first, _)| first),
+                last: bounds.map(|(_, last)| last),
+                last_data: None,
+                vote: known.vote.as_ref().map(|vote| vote.data.clone()),
+                committed: known.committed.as_ref().map(|committed| committed.data.clone()),
+                purged: known.purged.as_ref().map(|(index, marker)| (*index, marker.data.clone())),
+            };
+            (found, last)
+        };
+        known.last_data = last.map(Source::read).transpose()?;
+        Ok(known)
     }
 
     /// The groups that have something in the log.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupId> {
-        unimplemented!()
+        let mut groups: Vec<_> = self.shared().lock().groups.keys().copied().collect();
+        groups.sort_unstable();
+        groups
     }
 
     /// Bytes of a group's entries that are in the log: what a trigger of snapshots looks at.
     #[must_use]
     pub fn live_bytes(&self, group: GroupId) -> u64 {
-        unimplemented!()
+        self.shared().lock().groups.get(&group).map_or(0, index::GroupIndex::live_bytes)
     }
 
     /// Whether appends are taken: `false` when the disk is nearly full or the log failed. Ask before proposing, and hand
     /// leadership on when it says no.
     #[must_use]
     pub fn accepting(&self) -> bool {
-        unimplemented!()
+        let state = self.shared().lock();
+        state.usable().is_ok() && state.disk_full.is_none()
     }
 
     /// The error that ended the use of the log, if there was one.
     #[must_use]
     pub fn failure(&self) -> Option<WalError> {
-        unimplemented!()
+        self.shared().lock().failure.clone()
     }
 
     /// Waits until the log fails, or forever.
     pub async fn failed(&self) -> WalError {
-        unimplemented!()
+        let mut watch = self.shared().failed.subscribe();
+        match watch.wait_for(Option::is_some).await {
+            Ok(error) => error.clone().unwrap_or(WalError::Closed),
+            // The sender lives in the log that is borrowed here.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// The numbers, read at this moment.
     #[must_use]
     pub fn metrics(&self) -> WalMetrics {
-        unimplemented!()
+        let state = self.shared().lock();
+        WalMetrics {
+            segments: state.usages.segments(),
+            queued_records: state.queue.items.len() as u64,
+            queued_bytes: state.queue.bytes as u64,
+            disk_full: state.disk_full.is_some(),
+            ..self.shared().counters.read()
+        }
     }
 
     /// Writes what is handed in, syncs it, notes a clean end and stops the writer. Later calls return [`WalError::Closed`].
@@ -221,6 +359,181 @@ impl Wal {
     /// # Errors
     /// [`WalError::Failed`] when the log had failed or failed now.
     pub fn close(&self) -> Result<(), WalError> {
-        unimplemented!()
+        self.handle.close();
+        match self.failure() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
+}
+
+impl Wal {
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        lock: Option<DirLock>,
+        options: WalOptions,
+    ) -> Result<(Self, RecoveryReport), WalError> {
+        options.check()?;
+        let recovered = match recovery::recover(&*disk)? {
+            Some(recovered) => recovered,
+            None => create(&*disk, &options)?,
+        };
+        let Recovered { log_id, life, groups, files, tail, first_segment, mark, report } = recovered;
+        let mut usages = Usages::default();
+        for (segment, file) in &files {
+            usages.add_segment(*segment, file.len().map_err(io_error("looking at a segment"))?);
+        }
+        index::count(&groups, &mut usages);
+        let file = files.get(&tail.segment).cloned();
+        let file = file.ok_or_else(|| damaged(u64::from(tail.segment), 0, "the last segment was not opened"))?;
+        let ballast =
+            segment::Ballast::open(&*disk, options.ballast_bytes).map_err(io_error("looking at the ballast"))?;
+        let mark = MarkFile::open(&*disk, mark).map_err(io_error("opening the mark"))?;
+        let shared = Arc::new(Shared::new(options, groups, usages, files));
+        let first_segment = u32::try_from(first_segment).unwrap_or(tail.segment);
+        let end = appender::Appender::new(Arc::clone(&shared), disk, log_id, life, file, tail, first_segment, ballast);
+        let mut writer = writer::Writer {
+            shared: Arc::clone(&shared),
+            lock,
+            end,
+            mark,
+            pace: pace::Pace::default(),
+            space_seen: Instant::now(),
+            again: false,
+        };
+        writer.begin()?;
+        let thread = thread::Builder::new()
+            .name("raftmq-wal".to_owned())
+            .spawn(move || writer.run())
+            .map_err(io_error("starting the log's thread"))?;
+        Ok((Self { handle: Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) }) }, report))
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    /// Checks what can be said before there is room; returns the bytes that it takes.
+    fn check(&self, entries: &[LogEntry]) -> Result<usize, WalError> {
+        let mut bytes = 0;
+        for entry in entries {
+            self.shared().check_len(entry.data.len())?;
+            bytes += record::RECORD_HEADER + record::INDEX + entry.data.len();
+        }
+        Ok(bytes)
+    }
+
+    fn enqueue(
+        &self,
+        group: GroupId,
+        entries: Vec<LogEntry>,
+        done: Callback,
+        room: OwnedSemaphorePermit,
+    ) -> Result<(), WalError> {
+        let mut state = self.shared().lock();
+        state.usable()?;
+        if let Some(free) = state.disk_full {
+            self.shared().counters.refused_disk_full.fetch_add(1, Relaxed);
+            return Err(WalError::DiskFull { free, needed: self.shared().options.min_free_bytes });
+        }
+        state.append(group, entries)?;
+        state.queue.callbacks.push(done);
+        state.queue.urgent = true;
+        match &mut state.queue.permits {
+            Some(permits) => permits.merge(room),
+            none => *none = Some(room),
+        }
+        drop(state);
+        self.shared().wake.notify_one();
+        Ok(())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) -> Result<(), WalError> {
+        let mut state = self.shared().lock();
+        state.usable()?;
+        change(&mut state);
+        drop(state);
+        self.shared().wake.notify_one();
+        Ok(())
+    }
+}
+
+/// Where an entry's data comes from.
+enum Source {
+    Memory(Bytes),
+    Disk(Arc<dyn DiskFile>, Place),
+}
+
+impl State {
+    fn source(&self, recent: Option<&Bytes>, place: Place) -> Result<Source, WalError> {
+        if let Some(data) = recent {
+            return Ok(Source::Memory(data.clone()));
+        }
+        let segment = place.segment().unwrap_or_default();
+        match self.files.get(&segment) {
+            Some(file) => Ok(Source::Disk(Arc::clone(file), place)),
+            None => Err(damaged(u64::from(segment), place.offset(), "the segment of an entry is gone")),
+        }
+    }
+}
+
+impl Source {
+    fn read(self) -> Result<Bytes, WalError> {
+        match self {
+            Self::Memory(data) => Ok(data),
+            Self::Disk(file, place) => {
+                let mut data = vec![0; place.len()];
+                let len = file.read_at(&mut data, place.offset()).map_err(io_error("reading an entry"))?;
+                if !place.fits(&data[..len]) {
+                    let segment = u64::from(place.segment().unwrap_or_default());
+                    return Err(damaged(segment, place.offset(), "the checksum of an entry does not fit"));
+                }
+                Ok(data.into())
+            }
+        }
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.shared.lock().closing = true;
+        self.shared.wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A callback may hold the last clone: the writer cannot wait for itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
+            // That it panicked was told to everyone by its guard.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Makes a log that has nothing in it.
+fn create(disk: &dyn Disk, options: &WalOptions) -> Result<Recovered, WalError> {
+    let log_id = random_id().map_err(io_error("making a random name for the log"))?;
+    let header =
+        SegmentHeader { log_id, segment: 1, capacity: options.segment_bytes, first_block: 1, life: 1, previous: 0 };
+    let file = segment::create(disk, 1, &header).map_err(io_error("making the first segment"))?;
+    let tail = Tail { segment: 1, offset: PAGE, capacity: header.capacity, next_block: 1, previous: 0 };
+    Ok(Recovered {
+        log_id,
+        life: 1,
+        groups: HashMap::new(),
+        files: BTreeMap::from([(1, file)]),
+        tail,
+        first_segment: 1,
+        mark: Mark { log_id, life: 1, ..Mark::default() },
+        report: RecoveryReport { clean: true, ..RecoveryReport::default() },
+    })
+}
+
+fn random_id() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
 }

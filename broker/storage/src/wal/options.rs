@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::{WalError, format::PAGE};
+
 /// Settings of the log.
 #[derive(Debug, Clone)]
 pub struct WalOptions {
@@ -32,5 +34,22 @@ impl Default for WalOptions {
             ballast_bytes: 16 << 20,
             min_free_bytes: 192 << 20,
         }
+    }
+}
+
+impl WalOptions {
+    /// Checks that the log can work with this.
+    pub(crate) fn check(&self) -> Result<(), WalError> {
+        let wrong = |what: &str| Err(WalError::Options(what.to_owned()));
+        if !self.segment_bytes.is_multiple_of(PAGE) || !(2 * PAGE..=1 << 30).contains(&self.segment_bytes) {
+            return wrong("a segment is a multiple of 4,096 bytes, from 8 KiB to 1 GiB");
+        }
+        if self.queue_bytes == 0 {
+            return wrong("the queue needs room");
+        }
+        if self.max_segments < 2 {
+            return wrong("there must be room for two segments");
+        }
+        Ok(())
     }
 }
