@@ -60,6 +60,9 @@ pub enum ProposeError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The disk of the leader is nearly full: it takes no commands, and hands the leadership on if it can.
+    #[error("the leader's disk is nearly full")]
+    DiskFull,
     /// No answer before the deadline; the command may still be applied.
     #[error("no answer before the deadline")]
     Timeout,

@@ -1,21 +1,52 @@
 //! One replica of one group.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raftmq_storage::GroupId;
-use tokio::sync::watch;
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::error::{ChangeMembershipError, ClientWriteError, Fatal, InitializeError, RaftError};
+use raftmq_storage::{GroupId, Wal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::{MembershipError, ProposeError, ReadError, WaitError};
-use crate::status::GroupStatus;
 use crate::NodeId;
+use crate::error::{MembershipError, ProposeError, ReadError, WaitError};
+use crate::frame::Proposed;
+use crate::network::Sender;
+use crate::reads::Reads;
+use crate::snapshot::SnapshotDir;
+use crate::status::{GroupStatus, Role};
+use crate::types::{Command, Raft, Types};
+
+/// How long to wait before a leader that did not answer is asked again, unless the leader changes before.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a shutdown waits for the last task to let go of the log and the store.
+const LET_GO: Duration = Duration::from_secs(5);
 
 /// One replica of one group: a handle that is cheap to clone.
 #[derive(Clone)]
 pub struct Group {
-    inner: Arc<()>,
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: GroupId,
+    pub(crate) raft: Raft,
+    pub(crate) snapshots: Arc<SnapshotDir>,
+    sender: Arc<Sender>,
+    wal: Wal,
+    reads: Arc<Reads>,
+    status: watch::Receiver<GroupStatus>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Closes when the log and the machine are dropped.
+    alive: tokio::sync::Mutex<mpsc::Receiver<()>>,
+    /// A hand-over for lack of room on the disk is under way.
+    handing_over: AtomicBool,
 }
 
 /// A command that was committed and applied.
@@ -28,34 +59,415 @@ pub struct Applied {
 }
 
 impl Group {
+    pub(crate) fn new(
+        id: GroupId,
+        raft: Raft,
+        snapshots: Arc<SnapshotDir>,
+        sender: Arc<Sender>,
+        wal: Wal,
+        snapshot_due: Arc<Notify>,
+        alive: mpsc::Receiver<()>,
+    ) -> Self {
+        let (status_sender, status) = watch::channel(GroupStatus::new(id, sender.node));
+        let tasks = vec![
+            tokio::spawn(follow_metrics(id, raft.clone(), status_sender)),
+            tokio::spawn(make_snapshots(id, raft.clone(), wal.clone(), snapshot_due, sender.options.snapshot_bytes)),
+        ];
+        let inner = Inner {
+            id,
+            raft,
+            snapshots,
+            sender,
+            wal,
+            reads: Arc::default(),
+            status,
+            tasks: Mutex::new(tasks),
+            alive: tokio::sync::Mutex::new(alive),
+            handing_over: AtomicBool::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
     /// Which group.
-    pub fn id(&self) -> GroupId { unimplemented!() }
-    /// Proposes on the leader and waits until the command is committed and applied here. No deadline of its own.
-    pub async fn propose(&self, command: Bytes) -> Result<Applied, ProposeError> { unimplemented!() }
-    /// Proposes through the leader, wherever it is; waits for a leader within the deadline. May apply the command twice.
-    pub async fn propose_anywhere(&self, command: Bytes, deadline: Duration) -> Result<Applied, ProposeError> { unimplemented!() }
-    /// A linearizable read (ReadIndex): the index to wait for with [`Group::wait_applied`]. The round began after the call.
-    pub async fn read_index(&self) -> Result<u64, ReadError> { unimplemented!() }
-    /// Waits until `index` is applied here.
-    pub async fn wait_applied(&self, index: u64, deadline: Duration) -> Result<(), WaitError> { unimplemented!() }
-    /// Waits until the status is as wanted.
-    pub async fn wait(&self, deadline: Duration, wanted: impl FnMut(&GroupStatus) -> bool) -> Result<GroupStatus, WaitError> { unimplemented!() }
-    /// What this replica knows.
-    pub fn status(&self) -> watch::Receiver<GroupStatus> { unimplemented!() }
-    /// Makes the group: once in its life, on one of its first voters.
-    pub async fn initialize(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> { unimplemented!() }
-    /// Adds a learner. Does not wait until it has caught up: see `followers` of the status.
-    pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> { unimplemented!() }
-    /// Replaces the voters; all of them must be members already. Those who are no voters any more stay as learners, or leave.
-    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, keep_removed: bool) -> Result<(), MembershipError> { unimplemented!() }
-    /// Removes a member, voter or learner. Fine if it is none.
-    pub async fn remove(&self, node: NodeId) -> Result<(), MembershipError> { unimplemented!() }
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// Proposes on the leader and waits until the command is committed and applied here.
+    ///
+    /// There is no deadline: without a quorum it waits until there is one, or until another node leads. The future may be
+    /// dropped; the command may be applied all the same.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`] may mean that the entry was written but its fate is not known here.
+    pub async fn propose(&self, command: Bytes) -> Result<Applied, ProposeError> {
+        let limit = self.inner.sender.options.max_command;
+        if command.len() > limit {
+            return Err(ProposeError::TooLarge { len: command.len(), limit });
+        }
+        if !self.inner.wal.accepting() {
+            self.hand_over();
+            return Err(ProposeError::DiskFull);
+        }
+        match self.inner.raft.client_write(Command(command)).await {
+            Ok(done) => Ok(Applied { index: done.log_id.index, response: done.data.0 }),
+            Err(RaftError::APIError(
+                ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
+            )) => Err(ProposeError::NotLeader { leader: forward.leader_id.filter(|id| *id != self.inner.sender.node) }),
+            Err(RaftError::APIError(other)) => Err(ProposeError::Failed(other.to_string())),
+            Err(RaftError::Fatal(Fatal::Stopped)) => Err(ProposeError::Shutdown),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Failed(fatal.to_string())),
+        }
+    }
+
+    /// Proposes through the leader, wherever it is, and waits for one within the deadline.
+    ///
+    /// An answer that is lost on its way makes it propose again: **the command may be applied twice**.
+    /// [`Applied::index`] is applied on the leader; use [`Group::wait_applied`] before reading here.
+    ///
+    /// # Errors
+    /// Never [`ProposeError::NotLeader`]; [`ProposeError::Timeout`] if no leader answered in time.
+    pub async fn propose_anywhere(&self, command: Bytes, deadline: Duration) -> Result<Applied, ProposeError> {
+        let end = Instant::now() + deadline;
+        match timeout_at(end, self.propose_until(&command, end)).await {
+            Ok(result) => result,
+            Err(_) => Err(ProposeError::Timeout),
+        }
+    }
+
+    async fn propose_until(&self, command: &Bytes, end: Instant) -> Result<Applied, ProposeError> {
+        let mut status = self.status();
+        // A hint of a node that does not lead any more; used once, before this node's own view is asked again.
+        let mut hint = None;
+        loop {
+            let leader = {
+                let status = status.borrow_and_update();
+                match status.role {
+                    Role::Stopped => {
+                        return Err(status.failure.clone().map_or(ProposeError::Shutdown, ProposeError::Failed));
+                    }
+                    _ => hint.take().or(status.leader),
+                }
+            };
+            let result = match leader {
+                None => Err(ProposeError::NotLeader { leader: None }),
+                Some(leader) if leader == self.inner.sender.node => self.propose(command.clone()).await,
+                Some(leader) => self.propose_at(leader, command, end).await,
+            };
+            match result {
+                Err(ProposeError::NotLeader { leader: other }) if other != leader => hint = other,
+                Err(ProposeError::NotLeader { .. } | ProposeError::Timeout | ProposeError::DiskFull) => {}
+                result => return result,
+            }
+            if hint.is_none() {
+                // Either the status changes, or the same leader is asked again.
+                let _ = timeout(ASK_AGAIN, status.changed()).await;
+            }
+        }
+    }
+
+    async fn propose_at(&self, leader: NodeId, command: &Bytes, end: Instant) -> Result<Applied, ProposeError> {
+        let left = end.saturating_duration_since(Instant::now());
+        match self.inner.sender.propose(self.inner.id, leader, command, left).await {
+            Ok(Proposed::Applied { index, response }) => Ok(Applied { index, response }),
+            Ok(Proposed::NotLeader(leader)) => Err(ProposeError::NotLeader { leader }),
+            Ok(Proposed::TooLarge { limit }) => Err(ProposeError::TooLarge {
+                len: command.len(),
+                limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            }),
+            Ok(Proposed::DiskFull) => Err(ProposeError::DiskFull),
+            Ok(Proposed::Timeout) => Err(ProposeError::Timeout),
+            Ok(Proposed::Failed(reason)) => {
+                tracing::debug!(group = %self.inner.id, leader, reason, "the leader cannot take a proposal");
+                Err(ProposeError::NotLeader { leader: None })
+            }
+            Err(error) => {
+                tracing::debug!(group = %self.inner.id, leader, %error, "a proposal was not answered");
+                Err(ProposeError::NotLeader { leader: None })
+            }
+        }
+    }
+
+    /// Carries out a proposal that another node forwarded.
+    pub(crate) async fn propose_for(&self, command: Bytes, deadline: Duration) -> Proposed {
+        match timeout(deadline, self.propose(command)).await {
+            Ok(Ok(applied)) => Proposed::Applied { index: applied.index, response: applied.response },
+            Ok(Err(ProposeError::NotLeader { leader })) => Proposed::NotLeader(leader),
+            Ok(Err(ProposeError::TooLarge { limit, .. })) => Proposed::TooLarge { limit: limit as u64 },
+            Ok(Err(ProposeError::DiskFull)) => Proposed::DiskFull,
+            Ok(Err(ProposeError::Timeout)) | Err(_) => Proposed::Timeout,
+            Ok(Err(error @ (ProposeError::Shutdown | ProposeError::Failed(_)))) => Proposed::Failed(error.to_string()),
+        }
+    }
+
+    /// A leader without room on its disk lets another one lead, if one is up to date.
+    fn hand_over(&self) {
+        if self.inner.handing_over.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let group = self.clone();
+        tokio::spawn(async move {
+            let to = {
+                let status = group.inner.status.borrow();
+                let voters = status.followers.iter().filter(|(id, _)| status.voters.contains(id));
+                voters.max_by_key(|(_, f)| (f.matched, f.acked)).map(|(id, _)| *id)
+            };
+            if let Some(to) = to {
+                tracing::warn!(group = %group.inner.id, to, "the disk is nearly full, handing the leadership on");
+                if let Err(error) = group.transfer_leader(to).await {
+                    tracing::warn!(group = %group.inner.id, to, %error, "the leadership was not handed on");
+                }
+            }
+            group.inner.handing_over.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// A linearizable read (ReadIndex, no lease): what is applied up to the returned index, see [`Group::wait_applied`],
+    /// holds everything that was acknowledged before this call. Only the leader can tell. Concurrent callers
+    /// share a round, and every caller's round begins after its call.
+    ///
+    /// # Errors
+    /// [`ReadError::NoQuorum`] if no quorum answered within [`crate::RaftOptions::read_deadline`].
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        let inner = &self.inner;
+        inner.reads.read(&inner.raft, inner.sender.options.read_deadline).await
+    }
+
+    /// Waits until `index` is applied on this node.
+    ///
+    /// # Errors
+    /// The deadline passed, or the group stopped.
+    pub async fn wait_applied(&self, index: u64, deadline: Duration) -> Result<(), WaitError> {
+        self.wait(deadline, |status| status.applied >= Some(index)).await.map(drop)
+    }
+
+    /// Waits until the status is as wanted and returns it.
+    ///
+    /// # Errors
+    /// The deadline passed, or the group stopped.
+    pub async fn wait(
+        &self,
+        deadline: Duration,
+        mut wanted: impl FnMut(&GroupStatus) -> bool,
+    ) -> Result<GroupStatus, WaitError> {
+        let mut status = self.status();
+        let done = |status: &GroupStatus| wanted(status) || status.role == Role::Stopped;
+        let found = timeout(deadline, status.wait_for(done)).await.map_err(|_| WaitError::Timeout)?;
+        let found = found.map_err(|_| WaitError::Shutdown)?.clone();
+        if found.role == Role::Stopped { Err(WaitError::Shutdown) } else { Ok(found) }
+    }
+
+    /// What this replica knows. Watchers are woken by every change except that of the times of acknowledgements.
+    pub fn status(&self) -> watch::Receiver<GroupStatus> {
+        self.inner.status.clone()
+    }
+
+    /// Makes the group, with these voters: once in its life, on one of them.
+    ///
+    /// # Errors
+    /// [`MembershipError::Initialized`] if there is a log or a vote; [`MembershipError::Impossible`] if this node is not among
+    /// the voters.
+    pub async fn initialize(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        let voters: BTreeMap<NodeId, ()> = voters.into_iter().map(|id| (id, ())).collect();
+        match self.inner.raft.initialize(voters).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(MembershipError::Initialized),
+            Err(RaftError::APIError(other @ InitializeError::NotInMembers(_))) => {
+                Err(MembershipError::Impossible(other.to_string()))
+            }
+            Err(RaftError::Fatal(fatal)) => Err(stopped(&fatal)),
+        }
+    }
+
+    /// Adds a learner. Does not wait until it has caught up: see [`GroupStatus::followers`]. Fine if it is a member.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
+        if self.inner.status.borrow().is_member(node) && self.inner.status.borrow().is_leader() {
+            return Ok(());
+        }
+        self.inner.raft.add_learner(node, (), false).await.map(drop).map_err(membership_error)
+    }
+
+    /// Replaces the voters; all of them must be members already. Goes over both sets together (joint consensus) and
+    /// waits for the quorums of both; called again it completes what a leader before left in the middle. Those who are no
+    /// voters any more stay as learners, or leave the group.
+    ///
+    /// # Errors
+    /// [`MembershipError::Impossible`] if one is no member.
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, keep_removed: bool) -> Result<(), MembershipError> {
+        let change = ChangeMembers::ReplaceAllVoters(voters);
+        self.inner.raft.change_membership(change, keep_removed).await.map(drop).map_err(membership_error)
+    }
+
+    /// Removes a member, voter or learner. Fine if it is none. A leader may remove itself; it then hands the
+    /// leadership on.
+    ///
+    /// # Errors
+    /// [`MembershipError::Impossible`] if it is the last voter.
+    pub async fn remove(&self, node: NodeId) -> Result<(), MembershipError> {
+        let (voter, learner, settled) = {
+            let status = self.inner.status.borrow();
+            (status.voters.contains(&node), status.learners.contains(&node), status.membership_settled)
+        };
+        if voter || !settled {
+            let change = ChangeMembers::RemoveVoters(BTreeSet::from([node]));
+            self.inner.raft.change_membership(change, false).await.map_err(membership_error)?;
+        }
+        if learner && !voter {
+            let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
+            self.inner.raft.change_membership(change, false).await.map_err(membership_error)?;
+        }
+        Ok(())
+    }
+
     /// Hands the leadership to another voter and waits until it leads.
-    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), MembershipError> { unimplemented!() }
-    /// Makes a snapshot now and waits until it covers what is applied at this moment.
-    pub async fn snapshot_now(&self, deadline: Duration) -> Result<(), WaitError> { unimplemented!() }
-    /// Whether the group has a log or state (an [`Group::initialize`] was made or received).
-    pub async fn is_initialized(&self) -> bool { unimplemented!() }
-    /// Stops this replica.
-    pub async fn shutdown(&self) { unimplemented!() }
+    ///
+    /// # Errors
+    /// [`MembershipError::Timeout`] if it does not lead within [`crate::RaftOptions::transfer_deadline`].
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), MembershipError> {
+        {
+            let status = self.inner.status.borrow();
+            if !status.is_leader() {
+                return Err(MembershipError::NotLeader { leader: status.leader });
+            }
+            if !status.voters.contains(&to) {
+                return Err(MembershipError::Impossible(format!("{to} is no voter")));
+            }
+            if to == status.node {
+                return Ok(());
+            }
+        }
+        self.inner.raft.trigger().transfer_leader(to).await.map_err(|fatal| stopped(&fatal))?;
+        match self.wait(self.inner.sender.options.transfer_deadline, |status| status.leader == Some(to)).await {
+            Ok(_) => Ok(()),
+            Err(WaitError::Timeout) => Err(MembershipError::Timeout),
+            Err(WaitError::Shutdown) => Err(MembershipError::Shutdown),
+        }
+    }
+
+    /// Makes a snapshot now and waits until one covers what is applied at this moment. The log is purged after it.
+    ///
+    /// # Errors
+    /// The deadline passed, or the group stopped.
+    pub async fn snapshot_now(&self, deadline: Duration) -> Result<(), WaitError> {
+        let applied = self.inner.status.borrow().applied;
+        if applied.is_none() {
+            return Ok(());
+        }
+        let end = Instant::now() + deadline;
+        loop {
+            // One that was being made already may not cover enough: then once more.
+            self.inner.raft.trigger().snapshot().await.map_err(|_| WaitError::Shutdown)?;
+            let before = self.inner.status.borrow().snapshot;
+            let left = end.saturating_duration_since(Instant::now());
+            let done = self.wait(left, |s| s.snapshot >= applied || s.snapshot != before).await?;
+            if done.snapshot >= applied {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether there is a log, a vote or a state: [`Group::initialize`] was made somewhere and this node took part.
+    pub async fn is_initialized(&self) -> bool {
+        self.inner.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// Stops this replica and waits until it has let go of the log and the store.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(group = %self.inner.id, %error, "the group did not stop cleanly");
+        }
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            // They end by themselves when consensus has ended.
+            let abort = task.abort_handle();
+            if timeout(LET_GO, task).await.is_err() {
+                abort.abort();
+            }
+        }
+        let mut alive = self.inner.alive.lock().await;
+        if timeout(LET_GO, alive.recv()).await.is_err() {
+            tracing::warn!(group = %self.inner.id, "a task of the group still uses its log or its state");
+        }
+    }
+}
+
+fn stopped(fatal: &Fatal<Types>) -> MembershipError {
+    match fatal {
+        Fatal::Stopped => MembershipError::Shutdown,
+        fatal => MembershipError::Failed(fatal.to_string()),
+    }
+}
+
+fn membership_error(error: RaftError<Types, ClientWriteError<Types>>) -> MembershipError {
+    match error {
+        RaftError::APIError(
+            ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
+        ) => MembershipError::NotLeader { leader: forward.leader_id },
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+        )) => MembershipError::InProgress,
+        RaftError::APIError(other) => MembershipError::Impossible(other.to_string()),
+        RaftError::Fatal(fatal) => stopped(&fatal),
+    }
+}
+
+/// Turns openraft's metrics into the status, as they come.
+async fn follow_metrics(id: GroupId, raft: Raft, status: watch::Sender<GroupStatus>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let new = GroupStatus::from_metrics(id, &metrics.borrow_watched());
+        let end = new.role == Role::Stopped;
+        if let Some(failure) = &new.failure {
+            tracing::error!(group = %id, failure, "the group has failed");
+        }
+        status.send_if_modified(|old| {
+            let differs = new.differs(old);
+            *old = new;
+            differs
+        });
+        if end {
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            status.send_modify(|status| status.role = Role::Stopped);
+            return;
+        }
+    }
+}
+
+/// Makes a snapshot when enough was applied, and lets the log be purged.
+async fn make_snapshots(id: GroupId, raft: Raft, wal: Wal, due: Arc<Notify>, limit: u64) {
+    let mut metrics = raft.metrics();
+    let mut last = metrics.borrow_watched().snapshot;
+    loop {
+        tokio::select! {
+            () = due.notified() => {
+                tracing::info!(group = %id, "a snapshot is due");
+                if raft.trigger().snapshot().await.is_err() {
+                    return;
+                }
+            }
+            changed = metrics.changed() => {
+                let (snapshot, running) = {
+                    let metrics = metrics.borrow_and_update();
+                    (metrics.snapshot, metrics.running_state.is_ok())
+                };
+                if changed.is_err() || !running {
+                    return;
+                }
+                // Entries are kept for slow followers by their number; few large ones may be too much.
+                if snapshot != last
+                    && let Some(covered) = snapshot
+                    && wal.live_bytes(id) > limit.saturating_mul(2)
+                    && raft.trigger().purge_log(covered.index).await.is_err()
+                {
+                    return;
+                }
+                last = snapshot;
+            }
+        }
+    }
 }

@@ -1,22 +1,45 @@
 //! All groups of a node.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use openraft::vote::RaftLeaderId;
 use raftmq_storage::{GroupId, StateStore, Wal};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::error::StartError;
-use crate::group::Group;
-use crate::machine::{Persistence, StateMachine};
-use crate::options::{OptionsError, RaftOptions};
-use crate::transport::Transport;
 use crate::NodeId;
+use crate::codec::{CodecError, Reader};
+use crate::error::StartError;
+use crate::frame::{self, Header, Kind, Refusal};
+use crate::group::Group;
+use crate::incoming::Incoming;
+use crate::log::{LogStore, blocking};
+use crate::machine::{Persistence, StateMachine};
+use crate::network::{Network, Sender};
+use crate::options::{OptionsError, RaftOptions};
+use crate::snapshot::SnapshotDir;
+use crate::state::{MachineStore, OpenError, Place, Trigger};
+use crate::transport::Transport;
+use crate::types::{Raft, Types};
 
 /// All groups of a node, and what they share. Cheap to clone.
 #[derive(Clone)]
 pub struct Groups {
-    inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sender: Arc<Sender>,
+    directory: PathBuf,
+    wal: Wal,
+    store: StateStore,
+    /// By number: one generation of a group runs at a time. `None` while one is being started.
+    running: Mutex<HashMap<u32, Option<Group>>>,
+    incoming: Incoming,
+    counters: Counters,
 }
 
 /// Counts of incoming frames since the start.
@@ -34,23 +57,286 @@ pub struct RpcCounters {
     pub refused_generation: u64,
     /// Frames that make no sense.
     pub malformed: u64,
+    /// Frames that this node could not carry out: full disk, too many snapshots, a stopped group.
+    pub failed: u64,
 }
 
+#[derive(Default)]
+struct Counters {
+    handled: AtomicU64,
+    cluster: AtomicU64,
+    addressee: AtomicU64,
+    group: AtomicU64,
+    generation: AtomicU64,
+    malformed: AtomicU64,
+    failed: AtomicU64,
+}
+
+type Refused = (Refusal, String);
+
 impl Groups {
-    /// `directory` holds the snapshots' files; it is made if it is not there.
+    /// What all groups of node `node` in cluster `cluster` share. `directory` holds the snapshots' files; it is made if it is
+    /// not there.
     ///
     /// # Errors
     /// The options contradict each other.
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(node: NodeId, cluster: u128, directory: PathBuf, wal: Wal, store: StateStore, transport: Arc<dyn Transport>, options: RaftOptions) -> Result<Groups, OptionsError> { unimplemented!() }
-    /// Starts this node's replica of a group. Must be called within a tokio runtime, on which the group then runs.
-    pub async fn start(&self, id: GroupId, persistence: Persistence, machine: impl StateMachine) -> Result<Group, StartError> { unimplemented!() }
-    /// The replica of the group with this number that runs here.
-    pub fn group(&self, number: u32) -> Option<Group> { unimplemented!() }
-    /// Carries out a frame of another node and gives the answer for it. Whatever is in the frame, there is an answer.
-    pub async fn handle(&self, frame: Bytes) -> Bytes { unimplemented!() }
+    pub fn new(
+        node: NodeId,
+        cluster: u128,
+        directory: impl Into<PathBuf>,
+        wal: Wal,
+        store: StateStore,
+        transport: Arc<dyn Transport>,
+        options: RaftOptions,
+    ) -> Result<Self, OptionsError> {
+        options.config(String::new())?;
+        let transfers = Semaphore::new(options.snapshot_transfers);
+        let incoming = Incoming::new(options.snapshot_transfers, options.max_snapshot, options.chunk_deadline * 3);
+        let sender = Arc::new(Sender { node, cluster, transport, options, transfers });
+        let inner = Inner {
+            sender,
+            directory: directory.into(),
+            wal,
+            store,
+            running: Mutex::default(),
+            incoming,
+            counters: Counters::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<u32, Option<Group>>> {
+        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts this node's replica of a group: its machine is brought to what was known to be committed at the last stop.
+    /// Must be called within a tokio runtime, on which the group then runs.
+    ///
+    /// # Errors
+    /// See [`StartError`]. An entry, vote or snapshot that cannot be read is an error, never an empty group.
+    pub async fn start(
+        &self,
+        id: GroupId,
+        persistence: Persistence,
+        machine: impl StateMachine,
+    ) -> Result<Group, StartError> {
+        {
+            let mut running = self.running();
+            if running.contains_key(&id.number) {
+                return Err(StartError::Running(id));
+            }
+            running.insert(id.number, None);
+        }
+        let started = self.start_group(id, persistence, Box::new(machine)).await;
+        let mut running = self.running();
+        match &started {
+            Ok(group) => running.insert(id.number, Some(group.clone())),
+            Err(_) => running.remove(&id.number),
+        };
+        started
+    }
+
+    async fn start_group(
+        &self,
+        id: GroupId,
+        persistence: Persistence,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, StartError> {
+        let inner = &self.inner;
+        let options = &inner.sender.options;
+        let storage = |context: &'static str| move |source| StartError::Storage { group: id, context, source };
+        let config = options.config(format!("raftmq-{id}"))?;
+        let (alive, alive_receiver) = mpsc::channel(1);
+
+        let (wal, append_bytes, log_alive) = (inner.wal.clone(), options.max_append_bytes, alive.clone());
+        let (log, backlog) = blocking(move || {
+            let state = wal.group_state(id).map_err(crate::log::to_io)?;
+            let entries = state.first.zip(state.last).map_or(0, |(first, last)| last - first + 1);
+            let backlog = (entries, wal.live_bytes(id));
+            Ok((LogStore::open(wal, id, append_bytes, log_alive)?, backlog))
+        })
+        .await
+        .map_err(storage("the log cannot be opened"))?;
+
+        let due = Arc::new(Notify::new());
+        let trigger = Trigger { entries: options.snapshot_entries, bytes: options.snapshot_bytes, due: due.clone() };
+        let (store, directory) = (inner.store.clone(), inner.directory.clone());
+        let opened = blocking(move || {
+            let snapshots = SnapshotDir::open(&directory, id)?;
+            let place = match persistence {
+                Persistence::Memory => Place::Memory(snapshots.clone()),
+                Persistence::Stored => {
+                    Place::Stored(store.group(id).map_err(std::io::Error::other)?, snapshots.clone())
+                }
+            };
+            Ok(MachineStore::open(machine, place, trigger, backlog, alive).map(|machine| (snapshots, machine)))
+        });
+        let (snapshots, machine) = match opened.await.map_err(storage("the state cannot be opened"))? {
+            Ok(opened) => opened,
+            Err(OpenError::Storage(e)) => return Err(storage("the state cannot be read")(e)),
+            Err(OpenError::Machine(source)) => return Err(StartError::Machine { group: id, source }),
+        };
+
+        let network = Network { sender: inner.sender.clone(), group: id, snapshots: snapshots.clone() };
+        let raft = Raft::new(inner.sender.node, config, network, log, machine)
+            .await
+            .map_err(|fatal| StartError::Failed { group: id, reason: fatal.to_string() })?;
+        Ok(Group::new(id, raft, snapshots, inner.sender.clone(), inner.wal.clone(), due, alive_receiver))
+    }
+
+    /// The replica of the group with this number, if it runs here.
+    pub fn group(&self, number: u32) -> Option<Group> {
+        self.running().get(&number).cloned().flatten()
+    }
+
+    /// Stops one group; it may be started again.
+    pub async fn stop(&self, number: u32) {
+        let group = self.group(number);
+        if let Some(group) = group {
+            group.shutdown().await;
+            self.inner.incoming.forget(group.id());
+            self.running().remove(&number);
+        }
+    }
+
+    /// Stops all groups and waits until they have let go of the log and the store.
+    pub async fn shutdown(&self) {
+        let numbers: Vec<u32> = self.running().keys().copied().collect();
+        futures::future::join_all(numbers.into_iter().map(|number| self.stop(number))).await;
+    }
+
     /// Counts of incoming frames.
-    pub fn counters(&self) -> RpcCounters { unimplemented!() }
-    /// Stops all groups.
-    pub async fn shutdown(&self) { unimplemented!() }
+    pub fn counters(&self) -> RpcCounters {
+        let counters = &self.inner.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RpcCounters {
+            handled: get(&counters.handled),
+            refused_cluster: get(&counters.cluster),
+            refused_addressee: get(&counters.addressee),
+            refused_group: get(&counters.group),
+            refused_generation: get(&counters.generation),
+            malformed: get(&counters.malformed),
+            failed: get(&counters.failed),
+        }
+    }
+
+    /// Carries out a frame of another node and gives the answer for it. Whatever is in the frame, there is an answer.
+    pub async fn handle(&self, frame: Bytes) -> Bytes {
+        let counters = &self.inner.counters;
+        match self.carry_out(frame).await {
+            Ok(answer) => {
+                counters.handled.fetch_add(1, Ordering::Relaxed);
+                answer
+            }
+            Err((refusal, reason)) => {
+                let counter = match refusal {
+                    Refusal::Malformed => &counters.malformed,
+                    Refusal::Cluster => &counters.cluster,
+                    Refusal::Addressee => &counters.addressee,
+                    Refusal::Group => &counters.group,
+                    Refusal::Generation => &counters.generation,
+                    Refusal::Busy | Refusal::Stopped | Refusal::Snapshot => &counters.failed,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(target: "raftmq::rpc", ?refusal, reason, "a frame was refused");
+                frame::refuse(refusal, &reason)
+            }
+        }
+    }
+
+    async fn carry_out(&self, frame: Bytes) -> Result<Bytes, Refused> {
+        let (header, body) = frame::parse_call(frame).map_err(malformed)?;
+        let group = self.addressee(&header)?;
+        match header.kind {
+            Kind::Vote | Kind::PreVote => vote(&group, &header, body).await,
+            Kind::Append => self.append(&group, &header, body).await,
+            Kind::Snapshot => {
+                let chunk = frame::get_chunk(body).map_err(malformed)?;
+                let inner = &group.inner;
+                let response =
+                    self.inner.incoming.chunk(inner.id, &inner.raft, &inner.snapshots, header.from, chunk).await?;
+                Ok(frame::answer(|out| frame::put_chunk_response(out, response.as_ref())))
+            }
+            Kind::Transfer => {
+                let request = frame::get_transfer_request(body).map_err(malformed)?;
+                let response = group.inner.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+                Ok(frame::answer(|out| frame::put_transfer_response(out, &response)))
+            }
+            Kind::Propose => {
+                let (deadline, command) = frame::get_propose(body).map_err(malformed)?;
+                let proposed = group.propose_for(command, deadline).await;
+                Ok(frame::answer(|out| frame::put_proposed(out, &proposed)))
+            }
+        }
+    }
+
+    /// The replica that the frame is for, if it is for this node and of this cluster.
+    fn addressee(&self, header: &Header) -> Result<Group, Refused> {
+        let sender = &self.inner.sender;
+        if header.cluster != sender.cluster {
+            return Err((Refusal::Cluster, format!("this is cluster {:032x}", sender.cluster)));
+        }
+        if header.to != sender.node {
+            return Err((Refusal::Addressee, format!("this is node {}", sender.node)));
+        }
+        if header.from == sender.node {
+            return Err((Refusal::Malformed, "a frame of this node itself".into()));
+        }
+        let Some(group) = self.group(header.group.number) else {
+            return Err((Refusal::Group, format!("group {} does not run here", header.group.number)));
+        };
+        if group.id() != header.group {
+            return Err((Refusal::Generation, format!("this is group {}", group.id())));
+        }
+        Ok(group)
+    }
+
+    async fn append(&self, group: &Group, header: &Header, body: Reader) -> Result<Bytes, Refused> {
+        let request = frame::get_append_request(body).map_err(malformed)?;
+        if !request.vote.is_committed() || *request.vote.leader_id().node_id() != header.from {
+            return Err((Refusal::Malformed, "entries come from the leader of their vote".into()));
+        }
+        if !request.entries.is_empty() && !self.inner.wal.accepting() {
+            return Err((Refusal::Busy, "the disk is nearly full".into()));
+        }
+        let response = group.inner.raft.append_entries(request).await.map_err(stopped)?;
+        Ok(frame::answer(|out| frame::put_append_response(out, &response)))
+    }
 }
+
+async fn vote(group: &Group, header: &Header, body: Reader) -> Result<Bytes, Refused> {
+    let Header { kind, from, to, .. } = *header;
+    let request = frame::get_vote_request(body).map_err(malformed)?;
+    if *request.vote.leader_id().node_id() != from {
+        return Err((Refusal::Malformed, "a node asks for its own votes only".into()));
+    }
+    let term = request.vote.leader_id().term();
+    tracing::debug!(target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, "is asked for a vote");
+    let response = match kind {
+        Kind::PreVote => group.inner.raft.pre_vote(request).await,
+        _ => group.inner.raft.vote(request).await,
+    }
+    .map_err(stopped)?;
+    tracing::debug!(
+        target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, granted = response.vote_granted,
+        "answers about a vote"
+    );
+    Ok(frame::answer(|out| frame::put_vote_response(out, &response)))
+}
+
+fn malformed(error: CodecError) -> Refused {
+    (Refusal::Malformed, error.to_string())
+}
+
+fn stopped(error: impl std::error::Error) -> Refused {
+    (Refusal::Stopped, error.to_string())
+}
+
+/// The type config is only named to be checked.
+#[allow(dead_code)]
+const fn assert_send_sync<T: Send + Sync>() {}
+const _: () = {
+    assert_send_sync::<Groups>();
+    assert_send_sync::<Group>();
+    assert_send_sync::<Types>();
+};

@@ -1,6 +1,9 @@
 //! Limits and times of the groups of a node.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
 
 /// Limits and times of the groups of a node. The same on all nodes of a cluster, as far as times go.
 #[derive(Debug, Clone)]
@@ -17,6 +20,8 @@ pub struct RaftOptions {
     pub max_append_bytes: usize,
     /// The most entries of one append call. Default 512.
     pub max_append_entries: u64,
+    /// How long a follower may take to write the entries of one append call. Default 2 s.
+    pub append_deadline: Duration,
     /// A snapshot is made when this many bytes of commands were applied since the last one. Default 64 MiB.
     pub snapshot_bytes: u64,
     /// A snapshot is made when this many entries were applied since the last one. Default 100,000.
@@ -48,6 +53,7 @@ impl Default for RaftOptions {
             max_command: 4 << 20,
             max_append_bytes: 1 << 20,
             max_append_entries: 512,
+            append_deadline: Duration::from_secs(2),
             snapshot_bytes: 64 << 20,
             snapshot_entries: 100_000,
             keep_entries: 5_000,
@@ -60,6 +66,54 @@ impl Default for RaftOptions {
             transfer_deadline: Duration::from_secs(3),
         }
     }
+}
+
+impl RaftOptions {
+    /// What openraft gets of this.
+    pub(crate) fn config(&self, name: String) -> Result<Arc<Config>, OptionsError> {
+        let millis = |what: &str, time: Duration| {
+            let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            if millis == 0 { Err(wrong(format!("{what} is less than a millisecond"))) } else { Ok(millis) }
+        };
+        for (what, value) in [
+            ("max_command", self.max_command),
+            ("snapshot_chunk", self.snapshot_chunk),
+            ("snapshot_transfers", self.snapshot_transfers),
+        ] {
+            if value == 0 {
+                return Err(wrong(format!("{what} is 0")));
+            }
+        }
+        if self.max_command > MAX_FRAME || self.snapshot_chunk > MAX_FRAME {
+            return Err(wrong(format!("max_command and snapshot_chunk may be {MAX_FRAME} bytes at most")));
+        }
+        Config {
+            cluster_name: name,
+            heartbeat_interval: millis("heartbeat", self.heartbeat)?,
+            election_timeout_min: millis("election_min", self.election_min)?,
+            election_timeout_max: millis("election_max", self.election_max)?,
+            max_payload_entries: self.max_append_entries,
+            install_snapshot_timeout: millis("install_deadline", self.install_deadline)?,
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            // One unreachable member must be back soon after it can be reached again.
+            backoff: "50ms 100ms 200ms ...400ms".into(),
+            enable_pre_vote: Some(true),
+            // A leader that was restarted asks for votes as everybody else: it may have forgotten what it promised in memory.
+            enable_leader_restore: Some(false),
+            ..Config::default()
+        }
+        .validate()
+        .map(Arc::new)
+        .map_err(|e| wrong(e.to_string()))
+    }
+}
+
+/// Frames have 32-bit lengths, and a transport has to hold one in memory.
+const MAX_FRAME: usize = 256 << 20;
+
+fn wrong(reason: String) -> OptionsError {
+    OptionsError { reason }
 }
 
 /// Options that contradict each other.

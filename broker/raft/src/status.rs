@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use openraft::{Instant as _, ServerState, TokioInstant};
 use raftmq_storage::GroupId;
 
 use crate::NodeId;
+use crate::types::{LogId, Types};
 
 /// The part that this node plays in the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,7 +25,7 @@ pub enum Role {
 }
 
 /// A snapshot of what a replica knows. Indexes are `None` before the first entry: the log begins at index 0.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GroupStatus {
     /// Which group.
     pub group: GroupId,
@@ -79,4 +81,87 @@ impl GroupStatus {
     pub fn is_member(&self, node: NodeId) -> bool {
         self.voters.contains(&node) || self.learners.contains(&node)
     }
+
+    /// Before anything is known.
+    pub(crate) fn new(group: GroupId, node: NodeId) -> Self {
+        Self {
+            group,
+            node,
+            role: Role::Learner,
+            term: 0,
+            leader: None,
+            last_log: None,
+            committed: None,
+            applied: None,
+            snapshot: None,
+            purged: None,
+            voters: BTreeSet::new(),
+            learners: BTreeSet::new(),
+            membership_settled: false,
+            followers: BTreeMap::new(),
+            quorum_acked: None,
+            failure: None,
+        }
+    }
+
+    pub(crate) fn from_metrics(group: GroupId, metrics: &openraft::RaftMetrics<Types>) -> Self {
+        let index = |id: &Option<LogId>| id.as_ref().map(|id| id.index);
+        let failure = match &metrics.running_state {
+            Ok(()) | Err(openraft::error::Fatal::Stopped) => None,
+            Err(fatal) => Some(fatal.to_string()),
+        };
+        let role = match metrics.state {
+            _ if metrics.running_state.is_err() => Role::Stopped,
+            ServerState::Learner => Role::Learner,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Leader => Role::Leader,
+            ServerState::Shutdown => Role::Stopped,
+        };
+        let membership = metrics.membership_config.membership();
+        let mut followers = BTreeMap::<NodeId, FollowerStatus>::new();
+        for (node, matched) in metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id) {
+            followers.entry(*node).or_default().matched = index(matched);
+        }
+        for (node, acked) in metrics.heartbeat.iter().flatten() {
+            if let Some(follower) = followers.get_mut(node) {
+                follower.acked = acked.and_then(|instant| std_instant(instant.into_inner()));
+            }
+        }
+        Self {
+            group,
+            node: metrics.id,
+            role,
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last_log: metrics.last_log_index,
+            committed: index(&metrics.local_committed),
+            applied: index(&metrics.last_applied),
+            snapshot: index(&metrics.snapshot),
+            purged: index(&metrics.purged),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            membership_settled: metrics.membership_config == metrics.committed_membership_config
+                && membership.get_joint_config().len() == 1,
+            followers,
+            quorum_acked: metrics.last_quorum_acked.and_then(|instant| std_instant(instant.into_inner())),
+            failure,
+        }
+    }
+
+    /// Whether more than the times of acknowledgements differ.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        let timeless = |status: &Self| {
+            let mut status = status.clone();
+            status.quorum_acked = None;
+            status.followers.values_mut().for_each(|follower| follower.acked = None);
+            status
+        };
+        timeless(self) != timeless(other)
+    }
+}
+
+/// openraft keeps its clock's reading to itself, so the way there is how long ago it was.
+fn std_instant(instant: TokioInstant) -> Option<Instant> {
+    Instant::now().checked_sub(TokioInstant::now() - instant)
 }

@@ -1,1 +1,1 @@
-//! (unfinished)
+//! openraft's storage suite.
