@@ -21,14 +21,24 @@
 //! * Frames never written to any connection wait for whichever boot of the peer answers. Frames that were written but not
 //!   acknowledged are dropped, and counted, when another boot answers. See [`Links::expect`].
 
+mod accept;
+mod dial;
 mod error;
+mod frame;
 mod handler;
+mod handshake;
 mod hello;
+mod inbox;
+mod io;
 mod links;
 mod metrics;
 mod options;
+mod outbox;
+mod peer;
 pub mod pki;
+mod requests;
 mod resolver;
+mod shared;
 
 pub use error::{LinkError, SendError, StartError};
 pub use handler::{Handler, HandlerFuture};

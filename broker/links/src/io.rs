@@ -1,0 +1,203 @@
+//! Reading and writing frames on a connection.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Notify, watch};
+
+use crate::frame::{self, Decoded, Frame, FrameError, FrameType};
+use crate::hello::Hello;
+use crate::metrics::ClassMetrics;
+use std::sync::Arc;
+
+/// Frames are put together up to this size, then written.
+const BATCH_BYTES: usize = 128 << 10;
+/// Payloads from this size on are written from where they are.
+const LARGE_BYTES: usize = 32 << 10;
+const READ_BYTES: usize = 64 << 10;
+/// What an idle connection keeps of its write buffer.
+const IDLE_BYTES: usize = 4 << 10;
+
+/// What one wake-up of the writer writes.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    buf: Vec<u8>,
+    large: Option<Bytes>,
+    frames: u64,
+}
+
+impl Batch {
+    pub(crate) fn is_full(&self) -> bool {
+        self.large.is_some() || self.buf.len() >= BATCH_BYTES
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    /// Where the header of a frame of traffic goes; its [`Batch::payload`] must follow.
+    pub(crate) fn header(&mut self) -> &mut Vec<u8> {
+        self.frames += 1;
+        &mut self.buf
+    }
+
+    pub(crate) fn payload(&mut self, payload: Bytes) {
+        if payload.len() >= LARGE_BYTES {
+            self.large = Some(payload);
+        } else {
+            self.buf.extend_from_slice(&payload);
+        }
+    }
+
+    pub(crate) fn push(&mut self, frame: &Frame) {
+        if frame.frame_type.is_traffic() {
+            self.frames += 1;
+        }
+        frame::encode_header(
+            &mut self.buf,
+            frame.frame_type,
+            frame.kind,
+            frame.flags,
+            frame.id,
+            frame.payload.len(),
+        );
+        self.payload(frame.payload.clone());
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.buf.len() + self.large.as_ref().map_or(0, Bytes::len)) as u64
+    }
+
+    fn clear(&mut self) {
+        self.buf.clear();
+        self.large = None;
+        self.frames = 0;
+    }
+}
+
+/// Writes until an error. `fill` appends what waits (and is called again until it appends nothing); `notify` wakes it. A changed
+/// Hello goes out before what was queued after the change.
+pub(crate) async fn write_loop<W: AsyncWrite + Unpin>(
+    mut io: W,
+    notify: &Notify,
+    mut hello: watch::Receiver<Arc<Hello>>,
+    metrics: &ClassMetrics,
+    mut fill: impl FnMut(&mut Batch),
+) -> io::Result<()> {
+    let mut batch = Batch::default();
+    loop {
+        batch.clear();
+        fill(&mut batch);
+        // After filling: whatever is in the batch was queued before or after the change, never before it only.
+        if hello.has_changed().unwrap_or(false) {
+            let payload = hello.borrow_and_update().encode();
+            let mut out = Vec::with_capacity(frame::HEADER_BYTES + payload.len());
+            Frame::new(FrameType::Hello, 0)
+                .with_payload(payload)
+                .encode(&mut out);
+            io.write_all(&out).await?;
+            io.flush().await?;
+        }
+        if batch.is_empty() {
+            if batch.buf.capacity() > IDLE_BYTES {
+                batch.buf = Vec::new();
+            }
+            tokio::select! {
+                () = notify.notified() => {}
+                changed = hello.changed() => match changed {
+                    Ok(()) => hello.mark_changed(),
+                    Err(_) => return Err(io::Error::other("shut down")),
+                }
+            }
+            continue;
+        }
+        metrics
+            .frames_out
+            .fetch_add(batch.frames, Ordering::Relaxed);
+        metrics
+            .bytes_out
+            .fetch_add(batch.bytes(), Ordering::Relaxed);
+        metrics.writes.fetch_add(1, Ordering::Relaxed);
+        io.write_all(&batch.buf).await?;
+        if let Some(large) = batch.large.take() {
+            io.write_all(&large).await?;
+        }
+        io.flush().await?;
+    }
+}
+
+/// Bytes read and not yet taken as frames.
+#[derive(Debug)]
+pub(crate) struct FrameBuffer {
+    buf: BytesMut,
+    max_payload: usize,
+    need: usize,
+}
+
+impl FrameBuffer {
+    pub(crate) fn new(max_payload: usize) -> Self {
+        FrameBuffer {
+            buf: BytesMut::new(),
+            max_payload,
+            need: frame::HEADER_BYTES,
+        }
+    }
+
+    pub(crate) fn set_max_payload(&mut self, max_payload: usize) {
+        self.max_payload = max_payload;
+    }
+
+    /// Reads once. An end of the stream is an error.
+    pub(crate) async fn fill<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> io::Result<usize> {
+        // Room grows with what has arrived, not with what a header claims.
+        let missing = self.need.saturating_sub(self.buf.len());
+        let room = missing.clamp(2048, READ_BYTES.max(self.buf.len()));
+        if self.buf.capacity() - self.buf.len() < room {
+            self.buf.reserve(room.max(READ_BYTES / 4));
+        }
+        let read = io.read_buf(&mut self.buf).await?;
+        if read == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the peer closed the connection",
+            ));
+        }
+        Ok(read)
+    }
+
+    /// The next whole frame.
+    pub(crate) fn pop(&mut self) -> Result<Option<Frame>, FrameError> {
+        match frame::decode(&mut self.buf, self.max_payload)? {
+            Decoded::Frame(frame) => Ok(Some(frame)),
+            Decoded::Incomplete(need) => {
+                self.need = need;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads until a frame is there; for handshakes.
+    pub(crate) async fn next<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> io::Result<Frame> {
+        loop {
+            match self.pop() {
+                Ok(Some(frame)) => return Ok(frame),
+                Ok(None) => {}
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+            self.fill(io).await?;
+        }
+    }
+}
+
+/// Writes one frame; for handshakes.
+pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    frame: &Frame,
+) -> io::Result<()> {
+    let mut out = Vec::with_capacity(frame::HEADER_BYTES + frame.payload.len());
+    frame.encode(&mut out);
+    io.write_all(&out).await?;
+    io.flush().await
+}

@@ -1,0 +1,194 @@
+//! Requests of one class to one peer, from the call to its answer. No I/O.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::error::LinkError;
+use crate::frame::{self, FrameType};
+use crate::io::Batch;
+
+const ENTRY_BYTES: usize = 96;
+
+pub(crate) type AnswerSender = oneshot::Sender<Result<Bytes, LinkError>>;
+
+struct Queued {
+    id: u64,
+    kind: u16,
+    payload: Bytes,
+    deadline: Instant,
+}
+
+struct Waiter {
+    answer: AnswerSender,
+    /// The peer may have got it.
+    written: bool,
+}
+
+pub(crate) struct Requests {
+    queue: VecDeque<Queued>,
+    waiting: AHashMap<u64, Waiter>,
+    written: usize,
+    bytes: usize,
+    next_id: u64,
+    max_bytes: usize,
+    max_outstanding: usize,
+}
+
+/// What is in the way, and its bound.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full {
+    pub(crate) queued: usize,
+    pub(crate) max: usize,
+}
+
+impl Requests {
+    pub(crate) fn new(max_bytes: usize, max_outstanding: usize) -> Self {
+        Requests {
+            queue: VecDeque::new(),
+            waiting: AHashMap::new(),
+            written: 0,
+            bytes: 0,
+            next_id: 1,
+            max_bytes,
+            max_outstanding,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.written > 0
+    }
+
+    /// Returns the id, for giving it up.
+    pub(crate) fn push(
+        &mut self,
+        kind: u16,
+        payload: Bytes,
+        deadline: Instant,
+        answer: AnswerSender,
+    ) -> Result<u64, Full> {
+        if self.waiting.len() >= self.max_outstanding {
+            return Err(Full {
+                queued: self.waiting.len(),
+                max: self.max_outstanding,
+            });
+        }
+        let cost = payload.len() + ENTRY_BYTES;
+        if self.bytes + cost > self.max_bytes {
+            self.purge();
+        }
+        if self.bytes + cost > self.max_bytes && !self.queue.is_empty() {
+            return Err(Full {
+                queued: self.bytes,
+                max: self.max_bytes,
+            });
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.bytes += cost;
+        self.queue.push_back(Queued {
+            id,
+            kind,
+            payload,
+            deadline,
+        });
+        let waiter = Waiter {
+            answer,
+            written: false,
+        };
+        self.waiting.insert(id, waiter);
+        Ok(id)
+    }
+
+    /// The caller does not wait any more.
+    pub(crate) fn give_up(&mut self, id: u64) {
+        self.take(id);
+    }
+
+    pub(crate) fn answer(&mut self, id: u64, result: Result<Bytes, LinkError>) {
+        // Unknown: it was given up.
+        if let Some(waiter) = self.take(id) {
+            let _ = waiter.answer.send(result);
+        }
+    }
+
+    /// Appends requests until the batch is full.
+    pub(crate) fn fill(&mut self, batch: &mut Batch, now: Instant) {
+        while !batch.is_full() {
+            let Some(request) = self.queue.pop_front() else {
+                break;
+            };
+            self.bytes -= request.payload.len() + ENTRY_BYTES;
+            let Some(waiter) = self.waiting.get_mut(&request.id) else {
+                continue;
+            };
+            let left = request.deadline.saturating_duration_since(now).as_millis();
+            let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+            waiter.written = true;
+            self.written += 1;
+            let out = batch.header();
+            frame::encode_header(
+                out,
+                FrameType::Request,
+                request.kind,
+                0,
+                request.id,
+                4 + request.payload.len(),
+            );
+            out.extend_from_slice(&left.to_le_bytes());
+            batch.payload(request.payload);
+        }
+    }
+
+    /// The connection broke: the peer may have done what was written.
+    pub(crate) fn fail_written(&mut self, error: &LinkError) {
+        self.fail(true, error);
+    }
+
+    /// The peer cannot be reached: nothing of this was sent.
+    pub(crate) fn fail_queued(&mut self, error: &LinkError) {
+        self.queue = VecDeque::new();
+        self.bytes = 0;
+        self.fail(false, error);
+    }
+
+    fn fail(&mut self, written: bool, error: &LinkError) {
+        let failed: Vec<Waiter> = self
+            .waiting
+            .extract_if(|_, waiter| waiter.written == written)
+            .map(|(_, waiter)| waiter)
+            .collect();
+        if written {
+            self.written = 0;
+        }
+        for waiter in failed {
+            let _ = waiter.answer.send(Err(error.clone()));
+        }
+    }
+
+    fn take(&mut self, id: u64) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&id)?;
+        if waiter.written {
+            self.written -= 1;
+        }
+        Some(waiter)
+    }
+
+    fn purge(&mut self) {
+        let waiting = &self.waiting;
+        self.queue
+            .retain(|request| waiting.contains_key(&request.id));
+        self.bytes = self
+            .queue
+            .iter()
+            .map(|request| request.payload.len() + ENTRY_BYTES)
+            .sum();
+    }
+}
