@@ -1,0 +1,171 @@
+//! Elections, replication, restarts, partitions.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Cluster, SOON, eventually, small};
+use raftmq_raft::{Persistence, ProposeError, RaftOptions, ReadError, Role};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_and_five_nodes_elect_and_replicate() {
+    for count in [3, 5] {
+        let cluster = Cluster::of(count, Persistence::Memory, RaftOptions::default()).await;
+        let leader = cluster.leader().await;
+        let done = cluster.group(leader).propose(Bytes::from_static(b"first")).await.unwrap();
+        assert_eq!(done.response, Bytes::copy_from_slice(&1u64.to_be_bytes()));
+        for id in 1..=count {
+            cluster.write(id, &format!("from-{id}"), 5).await;
+        }
+        let commands = cluster.same(1..=count, 1 + 5 * count as usize).await;
+        assert_eq!(commands[0], b"first");
+
+        let follower = (1..=count).find(|id| *id != leader).unwrap();
+        let refused = cluster.group(follower).propose(Bytes::from_static(b"no")).await;
+        assert!(matches!(refused, Err(ProposeError::NotLeader { leader: Some(l) }) if l == leader), "{refused:?}");
+        let refused = cluster.group(follower).read_index().await;
+        assert!(matches!(refused, Err(ReadError::NotLeader { .. })), "{refused:?}");
+
+        let index = cluster.group(leader).read_index().await.unwrap();
+        assert!(index > done.index);
+        cluster.group(follower).wait_applied(index, SOON).await.unwrap();
+        assert_eq!(cluster.nodes[&follower].journal.get().len(), commands.len());
+
+        let status = cluster.status(leader);
+        assert_eq!(status.voters, (1..=count).collect::<BTreeSet<_>>());
+        assert!(status.membership_settled && status.learners.is_empty());
+        assert_eq!(status.followers.len() as u64, count - 1);
+        eventually("the leader knows what the followers have", || {
+            let status = cluster.status(leader);
+            status.followers.values().all(|f| f.matched == status.last_log && f.acked.is_some())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_is_too_large_is_refused() {
+    let options = RaftOptions { max_command: 100, ..RaftOptions::default() };
+    let cluster = Cluster::of(3, Persistence::Memory, options).await;
+    for id in 1..=3 {
+        let refused = cluster.group(id).propose_anywhere(vec![0; 101].into(), SOON).await;
+        assert!(matches!(refused, Err(ProposeError::TooLarge { len: 101, limit: 100 })), "{refused:?}");
+    }
+    cluster.write(1, "small", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_of_one_and_of_all_keep_the_data() {
+    for persistence in [Persistence::Memory, Persistence::Stored] {
+        let mut cluster = Cluster::of(3, persistence, small()).await;
+        cluster.write(1, "before", 30).await;
+        for id in [cluster.leader().await, 1, 2] {
+            cluster.stop(id).await;
+            let other = *cluster.nodes.keys().next().unwrap();
+            cluster.write(other, "meanwhile", 30).await;
+            cluster.start(id).await;
+        }
+        let commands = cluster.same(1..=3, 120).await;
+        let terms: Vec<u64> = (1..=3).map(|id| cluster.status(id).term).collect();
+        for id in 1..=3 {
+            cluster.stop(id).await;
+        }
+        for id in 1..=3 {
+            cluster.start(id).await;
+            assert!(cluster.group(id).is_initialized().await);
+        }
+        cluster.leader().await;
+        for id in 1..=3 {
+            assert!(cluster.status(id).term >= terms[id as usize - 1], "a vote is never forgotten");
+        }
+        assert_eq!(cluster.same(1..=3, 120).await, commands);
+        cluster.write(2, "after", 5).await;
+        cluster.same(1..=3, 125).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_follows_after_the_partition_heals() {
+    let cluster = Cluster::of(5, Persistence::Memory, RaftOptions::default()).await;
+    cluster.write(1, "before", 5).await;
+    let old = cluster.leader().await;
+    cluster.net.isolate(old, 1..=5);
+    let rest: Vec<u64> = (1..=5).filter(|id| *id != old).collect();
+
+    // What the old leader takes now, it cannot commit; nobody is told that it did.
+    let lost = cluster.group(old).propose_anywhere(Bytes::from_static(b"lost"), Duration::from_millis(500)).await;
+    assert!(matches!(lost, Err(ProposeError::Timeout)), "{lost:?}");
+    let read = cluster.group(old).read_index().await;
+    assert!(matches!(read, Err(ReadError::NoQuorum | ReadError::NotLeader { .. })), "{read:?}");
+
+    let new = cluster.leader_of(rest.iter().copied()).await;
+    assert_ne!(new, old);
+    cluster.write(rest[0], "meanwhile", 20).await;
+    cluster.net.heal();
+    let leader = cluster.leader().await;
+    cluster.write(old, "after", 5).await;
+    let commands = cluster.same(1..=5, 30).await;
+    assert!(!commands.contains(&b"lost".to_vec()));
+    assert!(cluster.status(leader).is_leader());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_comes_back_does_not_disturb_the_leader() {
+    let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
+    let leader = cluster.leader().await;
+    let term = cluster.status(leader).term;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.net.isolate(follower, 1..=3);
+    eventually("the follower has lost its leader", || cluster.status(follower).leader != Some(leader)).await;
+    cluster.write(leader, "meanwhile", 10).await;
+    cluster.net.heal();
+    cluster.same(1..=3, 10).await;
+    assert_eq!(cluster.leader().await, leader);
+    for id in 1..=3 {
+        assert_eq!(cluster.status(id).term, term, "a pre-vote raises no term");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proposal_waits_for_a_leader() {
+    let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
+    let leader = cluster.leader().await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.net.isolate(leader, 1..=3);
+    // Nobody leads the others at this moment.
+    cluster.group(follower).propose_anywhere(Bytes::from_static(b"patient"), SOON).await.unwrap();
+    cluster.net.heal();
+    cluster.same(1..=3, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_on() {
+    let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
+    for _ in 0..3 {
+        let leader = cluster.leader().await;
+        let next = (1..=3).find(|id| *id != leader).unwrap();
+        cluster.write(1, "x", 2).await;
+        cluster.group(leader).transfer_leader(next).await.unwrap();
+        assert_eq!(cluster.leader().await, next);
+        assert!(cluster.group(leader).transfer_leader(next).await.is_err(), "only the leader can");
+    }
+    cluster.same(1..=3, 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_synced_when_nothing_happens() {
+    let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
+    cluster.write(1, "x", 3).await;
+    cluster.same(1..=3, 3).await;
+    let fsyncs = || cluster.nodes.values().map(|n| n.wal.metrics().fsyncs).collect::<Vec<_>>();
+    let acked = |id| cluster.status(id).quorum_acked;
+    let leader = cluster.leader().await;
+    let (before, start) = (fsyncs(), acked(leader).unwrap());
+    assert!(before.iter().all(|n| *n > 0), "the log counts its syncs");
+    eventually("ten heartbeats", || acked(leader).unwrap() > start + Duration::from_secs(1)).await;
+    assert_eq!(fsyncs(), before);
+    assert_eq!(cluster.status(leader).role, Role::Leader);
+}
