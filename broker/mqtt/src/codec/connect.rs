@@ -1,6 +1,6 @@
 //! CONNECT (MQTT 5, 3.1), both ways.
 
-use super::decode::Body;
+use super::body::Body;
 use super::encode::Writer;
 use crate::{Connect, DecodeError, EncodeError, PropertyPlace, QoS, Version, Will};
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use smallvec::SmallVec;
 
 use super::connect::encode_connect;
-use super::decode::check_auth;
+use super::packets::check_auth;
 use super::{MAX_VAR_INT, write};
 use crate::topic::{TopicFilter, validate_topic};
 use crate::{

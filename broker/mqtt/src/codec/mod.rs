@@ -1,9 +1,11 @@
 //! The codec: packets from bytes and to bytes.
 
+mod body;
 mod connect;
 mod cursor;
 mod decode;
 mod encode;
+mod packets;
 pub(crate) mod write;
 
 pub(crate) use cursor::Cursor;
