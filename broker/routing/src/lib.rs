@@ -1,1 +1,33 @@
 //! The subscription index of a worker and the route table of a node, without I/O.
+//!
+//! Matching goes in two steps. A node's [`SharedRoutes`] says which of its workers and which other nodes have subscribers of
+//! a topic; each worker's own [`SubscriptionIndex`] says which ones they are. What nodes must know of each other is kept by
+//! [`RoutesMachine`], the state machine of the `routes` Raft group; [`LocalRoutes`] decides what a node proposes to it.
+//!
+//! [`RoutesMachine`] writes the committed routes directly into the [`SharedRoutes`] it was made with, and
+//! [`LocalRoutes`] the node's own workers: there is one copy of ten million routes on a node and nobody has to carry changes from
+//! one to the other. Routes of different filters are independent of each other, so a reader may see one of
+//! two changed filters before the other; what counts is that the applied index is reported after the change.
+
+mod cache;
+mod hash;
+mod index;
+mod local;
+mod machine;
+mod set;
+mod shared;
+mod snapshot;
+mod stream;
+mod subscribers;
+mod table;
+mod trie;
+
+pub use cache::TopicCache;
+pub use hash::{ROUTE_HASH_VERSION, route_hash};
+pub use index::{Inserted, Removed, SubscriptionIndex};
+pub use local::{LocalRoutes, LocalRoutesOptions, Need, Progress, Ticket};
+pub use machine::{RestoreError, RoutesCommand, RoutesMachine, RoutesResponse};
+pub use set::Targets;
+pub use shared::{RouteCounts, RouteKey, SharedRoutes};
+pub use stream::{BatchToSend, Outcome};
+pub use table::RouteTable;

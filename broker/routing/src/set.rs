@@ -1,0 +1,152 @@
+//! Where messages of a filter must go, kept in 4 bytes a filter.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+use smallvec::SmallVec;
+
+/// Where a message must go. Made once and reused: a lookup clears it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Targets {
+    /// This node's workers with matching subscribers: bit *n* is worker *n*.
+    pub workers: u64,
+    /// Raft ids of the other nodes with matching subscribers, each once, in order.
+    pub nodes: SmallVec<[u64; 4]>,
+}
+
+impl Targets {
+    /// Whether nobody wants the message.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.workers == 0 && self.nodes.is_empty()
+    }
+
+    /// The workers of the mask in ascending order.
+    pub fn workers(&self) -> impl Iterator<Item = u8> + use<> {
+        let mut left = self.workers;
+        std::iter::from_fn(move || {
+            let worker = left.trailing_zeros();
+            (left != 0).then(|| {
+                left &= left - 1;
+                worker as u8
+            })
+        })
+    }
+}
+
+/// A set of workers and nodes, nodes as indexes of a table, sorted.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct RouteSet {
+    pub(crate) workers: u64,
+    pub(crate) nodes: SmallVec<[u16; 8]>,
+}
+
+impl RouteSet {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.workers == 0 && self.nodes.is_empty()
+    }
+
+    pub(crate) fn add_node(&mut self, index: u16) -> bool {
+        match self.nodes.binary_search(&index) {
+            Ok(_) => false,
+            Err(at) => {
+                self.nodes.insert(at, index);
+                true
+            }
+        }
+    }
+
+    pub(crate) fn remove_node(&mut self, index: u16) -> bool {
+        match self.nodes.binary_search(&index) {
+            Ok(at) => {
+                self.nodes.remove(at);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Names a set: one node, one worker, or a set kept once by the [`SetStore`] for all filters that have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SetRef(u32);
+
+const WORKER: u32 = 0x4000_0000;
+const STORED: u32 = 0x8000_0000;
+
+/// The sets of more than one member, each once, with the number of filters that have it.
+#[derive(Default)]
+pub(crate) struct SetStore {
+    sets: Vec<(RouteSet, u32)>,
+    ids: HashMap<RouteSet, u32, RandomState>,
+    free: Vec<u32>,
+}
+
+impl SetStore {
+    /// Calls with the members of a set: its workers as a mask and the indexes of its nodes.
+    pub(crate) fn with<T>(&self, set: SetRef, members: impl FnOnce(u64, &[u16]) -> T) -> T {
+        if set.0 & STORED != 0 {
+            let (set, _) = &self.sets[(set.0 & !STORED) as usize];
+            members(set.workers, &set.nodes)
+        } else if set.0 & WORKER != 0 {
+            members(1 << (set.0 & !WORKER), &[])
+        } else {
+            members(0, &[set.0 as u16])
+        }
+    }
+
+    /// Takes a set back for change: its name is not valid any more.
+    pub(crate) fn take(&mut self, set: SetRef) -> RouteSet {
+        let content = self.with(set, |workers, nodes| RouteSet {
+            workers,
+            nodes: SmallVec::from_slice(nodes),
+        });
+        if set.0 & STORED != 0 {
+            let id = set.0 & !STORED;
+            let slot = &mut self.sets[id as usize];
+            slot.1 -= 1;
+            if slot.1 == 0 {
+                self.ids.remove(&std::mem::take(&mut slot.0));
+                self.free.push(id);
+            }
+        }
+        content
+    }
+
+    /// The name of a set; `None` for the empty one.
+    pub(crate) fn put(&mut self, set: RouteSet) -> Option<SetRef> {
+        if set.is_empty() {
+            return None;
+        }
+        if set.workers == 0 && set.nodes.len() == 1 {
+            return Some(SetRef(u32::from(set.nodes[0])));
+        }
+        if set.nodes.is_empty() && set.workers.is_power_of_two() {
+            return Some(SetRef(WORKER | set.workers.trailing_zeros()));
+        }
+        if let Some(&id) = self.ids.get(&set) {
+            self.sets[id as usize].1 += 1;
+            return Some(SetRef(STORED | id));
+        }
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.sets[id as usize] = (set.clone(), 1);
+                id
+            }
+            None => {
+                self.sets.push((set.clone(), 1));
+                u32::try_from(self.sets.len() - 1)
+                    .ok()
+                    .filter(|id| id & STORED == 0)
+                    .expect("2^31 sets of 64 bytes fit no memory")
+            }
+        };
+        self.ids.insert(set, id);
+        Some(SetRef(STORED | id))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn stored(&self) -> usize {
+        self.ids.len()
+    }
+}
