@@ -1,0 +1,150 @@
+//! What a node's part in the cluster needs to know.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use raftmq_config::Config;
+use raftmq_discovery::DiscoverySettings;
+use raftmq_links::pki::{SecretPem, TlsMaterial};
+use raftmq_links::{LinkConfig, LinkOptions};
+use raftmq_meta::LeaseParams;
+use raftmq_raft::RaftOptions;
+use raftmq_routing::LocalRoutesOptions;
+use raftmq_storage::{StoreOptions, WalOptions};
+use thiserror::Error;
+
+/// What a node's part in the cluster needs to know.
+#[derive(Clone)]
+pub struct ClusterConfig {
+    /// The cluster's name; certificates carry it.
+    pub cluster: String,
+    /// The node's name in it.
+    pub node: String,
+    /// Everything that the node keeps.
+    pub data_dir: PathBuf,
+    /// `host:port` under which peers reach this node's links.
+    pub advertise: String,
+    /// `host:port` of the node's control API, for people and tools; empty when there is none.
+    pub control: String,
+    /// Version of the binary, shown to people.
+    pub version: String,
+    /// Where links listen, certificates, bounds.
+    pub links: LinkConfig,
+    /// How peers are found.
+    pub discovery: DiscoverySettings,
+    /// Times and bounds of the groups.
+    pub raft: RaftOptions,
+    /// The serving lease: L and D.
+    pub lease: LeaseParams,
+    /// The write-ahead log.
+    pub wal: WalOptions,
+    /// The state store.
+    pub store: StoreOptions,
+    /// How route changes are proposed.
+    pub routes: LocalRoutesOptions,
+    /// How long a SUBACK may wait for the barrier.
+    pub barrier_deadline: Duration,
+}
+
+/// Why settings do not make a cluster's node.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The settings are those of a standalone node.
+    #[error("the settings name no cluster")]
+    Standalone,
+    /// A certificate's file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address that cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The search for peers.
+    #[error(transparent)]
+    Discovery(#[from] raftmq_discovery::SettingsError),
+}
+
+impl ClusterConfig {
+    /// The node that these settings describe. Reads the certificates; `version` is that of the binary, `control` the `host:port` under which
+    /// its control API is reached (empty for none).
+    ///
+    /// # Errors
+    /// No cluster in the settings, or files that cannot be read. May block for the files.
+    pub fn from_settings(config: &Config, control: &str, version: &str) -> Result<Self, ConfigError> {
+        let cluster = config.cluster.as_ref().ok_or(ConfigError::Standalone)?;
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.clone(), source })
+        };
+        let links = &cluster.links;
+        let tls = TlsMaterial {
+            ca_pem: read(&links.tls.ca_file)?,
+            cert_pem: read(&links.tls.cert_file)?,
+            key_pem: SecretPem::new(read(&links.tls.key_file)?),
+        };
+        let discovery = DiscoverySettings::try_from(&cluster.discovery)?;
+        let options = LinkOptions {
+            max_frame_bytes: links.max_frame_bytes.as_usize(),
+            send_queue_bytes: links.queue_bytes.as_usize(),
+            connect_timeout: links.connect_timeout.into(),
+            ..LinkOptions::default()
+        };
+        let raft = RaftOptions {
+            heartbeat: cluster.raft.heartbeat_interval.into(),
+            election_min: cluster.raft.election_timeout_min.into(),
+            election_max: cluster.raft.election_timeout_max.into(),
+            snapshot_bytes: cluster.raft.snapshot_bytes.as_u64(),
+            ..RaftOptions::default()
+        };
+        let wal = WalOptions {
+            segment_bytes: config.storage.wal_segment_bytes.as_u64(),
+            ballast_bytes: config.storage.ballast_bytes.as_u64(),
+            ..WalOptions::default()
+        };
+        let store = StoreOptions { cache_bytes: config.storage.cache_bytes.as_u64(), ..StoreOptions::default() };
+        let resolver = Arc::new(PeerResolver(raftmq_discovery::Resolver::system()));
+        Ok(Self {
+            cluster: cluster.name.clone(),
+            node: config.node.name.clone(),
+            data_dir: config.node.data_dir.clone(),
+            advertise: links.advertised(),
+            control: control.to_owned(),
+            version: version.to_owned(),
+            links: LinkConfig { listen: listen(&links.listen.to_string())?, tls, options, resolver },
+            discovery,
+            raft,
+            lease: LeaseParams::default(),
+            wal,
+            store,
+            routes: LocalRoutesOptions::default(),
+            barrier_deadline: Duration::from_secs(10),
+        })
+    }
+}
+
+fn listen(address: &str) -> Result<SocketAddr, ConfigError> {
+    let error = |source| ConfigError::Listen { address: address.to_owned(), source };
+    let mut found = address.to_socket_addrs().map_err(error)?;
+    found.next().ok_or_else(|| error(io::Error::other("no such address")))
+}
+
+/// The links resolve names by the resolver of the discovery, which works without the C library's.
+struct PeerResolver(raftmq_discovery::Resolver);
+
+impl raftmq_links::Resolver for PeerResolver {
+    fn resolve<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { self.0.resolve(address).await.map_err(io::Error::other) })
+    }
+}
