@@ -192,3 +192,62 @@ impl fmt::Display for ReasonCode {
         write!(f, "{} (0x{:02X})", self.variant_name(), *self as u8)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Table 2-6 of the specification.
+    #[test]
+    fn numbers_are_the_specifications() {
+        let known = [0x00, 0x01, 0x02, 0x04, 0x10, 0x11, 0x18, 0x19]
+            .into_iter()
+            .chain(0x80..=0xA2);
+        let all: Vec<u8> = ReasonCode::ALL.iter().map(|reason| *reason as u8).collect();
+        assert!(known.eq(all.iter().copied()));
+        for code in 0..=255 {
+            assert_eq!(
+                ReasonCode::from_u8(code).map(u8::from),
+                all.contains(&code).then_some(code)
+            );
+        }
+    }
+
+    /// The counts of the tables in 3.2.2.2, 3.4.2.1 and following.
+    #[test]
+    fn each_packet_has_its_codes() {
+        for (packet, expected) in [
+            (PacketType::Connect, 0),
+            (PacketType::ConnAck, 22),
+            (PacketType::PubAck, 9),
+            (PacketType::PubRec, 9),
+            (PacketType::PubRel, 2),
+            (PacketType::PubComp, 2),
+            (PacketType::SubAck, 12),
+            (PacketType::UnsubAck, 7),
+            (PacketType::Disconnect, 30),
+            (PacketType::Auth, 3),
+        ] {
+            let count = ReasonCode::ALL
+                .iter()
+                .filter(|reason| reason.allowed_in(packet))
+                .count();
+            assert_eq!(count, expected, "{packet}");
+        }
+    }
+
+    #[test]
+    fn return_codes_of_older_versions() {
+        for code in 0..=5 {
+            assert_eq!(
+                ReasonCode::from_connect_return_code(code).map(ReasonCode::connect_return_code),
+                Some(code)
+            );
+        }
+        assert_eq!(ReasonCode::from_connect_return_code(6), None);
+        for reason in ReasonCode::ALL.iter().filter(|reason| reason.is_error()) {
+            assert!((1..=5).contains(&reason.connect_return_code()));
+        }
+        assert_eq!(ReasonCode::Banned.to_string(), "Banned (0x8A)");
+    }
+}
