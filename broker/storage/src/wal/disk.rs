@@ -36,7 +36,6 @@ pub(crate) trait DiskFile: Send + Sync {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Reserves room and sets the length; what is new reads as zeros.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
-    fn set_len(&self, bytes: u64) -> io::Result<()>;
     /// Makes the content durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and metadata durable (`fsync`).
@@ -123,10 +122,6 @@ impl DiskFile for File {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => File::set_len(self, bytes),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        File::set_len(self, bytes)
     }
 
     fn sync_data(&self) -> io::Result<()> {
