@@ -54,6 +54,8 @@ fn tidy(schema: &mut Json, foreign: bool) {
     {
         map.remove("format");
     }
+    // Without it Kubernetes takes a null for a setting that is not written, as the brokers do.
+    map.remove("nullable");
     if map.get("default").is_some_and(Json::is_null) {
         map.remove("default");
     }

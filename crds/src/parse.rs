@@ -108,7 +108,10 @@ fn read(document: &Node) -> Result<Option<MqttCluster>, Vec<Problem>> {
         return Ok(None);
     }
     if version != format!("{GROUP}/{VERSION}") {
-        let message = format!("{version:?} is not known; write {GROUP}/{VERSION}");
+        let message = match version {
+            "" => format!("missing; write {GROUP}/{VERSION}"),
+            other => format!("{other:?} is not known; write {GROUP}/{VERSION}"),
+        };
         return Err(vec![problem("apiVersion", message)]);
     }
     let schema = json!({

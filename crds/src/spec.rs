@@ -53,7 +53,8 @@ pub struct MqttClusterSpec {
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// Number of nodes. 1, 3 or 5 of them vote, the largest that fits. Two nodes stop when either fails: use 3 or more.
+    /// Number of nodes. 1, 3 or 5 of them vote, the largest that fits. Two nodes stand no
+    /// more failures than one does: use 3 or more.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1))]
     #[x_kube(validation = Rule::new("self >= 1").message("replicas: use at least 1; to remove the cluster delete the MqttCluster"))]

@@ -21,8 +21,8 @@ pub fn warnings(spec: &MqttClusterSpec) -> Vec<Warning> {
     if spec.replicas == 2 {
         found.push(Warning {
             reason: "TwoNodes",
-            message: "two nodes: a second node that fails with its disk takes nothing with it only if the first one lives, and the \
-                      cluster keeps serving only while its one voter does; set replicas to 3"
+            message: "two nodes have one voter between them: the cluster stops serving while that node is down, and what is \
+                      replicated is lost with its disk; set replicas to 3"
                 .into(),
         });
     }
