@@ -209,15 +209,11 @@ impl PropertyId {
 }
 
 impl<'a> Property<'a> {
-    fn read(cursor: &mut Cursor<'a>) -> Result<Self, PropertyError> {
+    fn read_id(cursor: &mut Cursor<'a>) -> Result<PropertyId, PropertyError> {
         let id = cursor
             .var_int()
             .map_err(|error| PropertyError::Identifier { error })?;
-        let property = PropertyId::from_u32(id).ok_or(PropertyError::Unknown { id })?;
-        let value = Self::read_value(property, cursor)
-            .map_err(|error| PropertyError::Field { property, error })?;
-        value.check_value()?;
-        Ok(value)
+        PropertyId::from_u32(id).ok_or(PropertyError::Unknown { id })
     }
 
     fn check_value(&self) -> Result<(), PropertyError> {
@@ -260,7 +256,7 @@ impl<'a> Properties<'a> {
         let mut cursor = Cursor::new(raw);
         let mut seen = 0_u64;
         while !cursor.is_empty() {
-            let property = Property::read(&mut cursor)?.id();
+            let property = Property::read_id(&mut cursor)?;
             if !property.allowed_in(place) {
                 return Err(PropertyError::NotAllowed { property, place });
             }
@@ -269,6 +265,10 @@ impl<'a> Properties<'a> {
                 return Err(PropertyError::Duplicate { property });
             }
             seen |= bit;
+            // Last, so that no error speaks of a property that has no place here.
+            Property::read_value(property, &mut cursor)
+                .map_err(|error| PropertyError::Field { property, error })?
+                .check_value()?;
         }
         let has = |property: PropertyId| seen & 1 << property as u8 != 0;
         if has(PropertyId::AuthenticationData) && !has(PropertyId::AuthenticationMethod) {
@@ -350,12 +350,12 @@ impl<'a> Iterator for PropertyIter<'a> {
     type Item = Property<'a>;
 
     fn next(&mut self) -> Option<Property<'a>> {
-        // Checked when the `Properties` were made: an error cannot be met here.
         if self.0.is_empty() {
-            None
-        } else {
-            Property::read(&mut self.0).ok()
+            return None;
         }
+        // Checked when the `Properties` were made: an error cannot be met here.
+        let id = Property::read_id(&mut self.0).ok()?;
+        Property::read_value(id, &mut self.0).ok()
     }
 }
 

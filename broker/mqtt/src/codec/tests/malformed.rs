@@ -365,7 +365,20 @@ fn connect() {
             ),
         ),
         (
-            "a will property of a will",
+            // Not 0x94, which CONNACK cannot carry.
+            "topic alias 0",
+            None,
+            connect(5, 2, &[3, 0x23, 0, 0, 0, 0]),
+            property(
+                Connect,
+                PropertyError::NotAllowed {
+                    property: PropertyId::TopicAlias,
+                    place: PropertyPlace::Packet(Connect),
+                },
+            ),
+        ),
+        (
+            "a property that is not a will's",
             None,
             connect(5, 6, &[0, 0, 0, 3, 0x23, 0, 1, 0, 1, b'a', 0, 0]),
             property(
