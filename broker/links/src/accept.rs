@@ -60,6 +60,10 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
             shared.note_refused(remote.ip(), &refusal.reason);
             return;
         }
+        Ok(Err(HandshakeError::RefusedThere(reason))) => {
+            shared.log_once(remote.ip(), &reason, "refused by a peer that dialled");
+            return;
+        }
         Ok(Err(error)) => {
             debug!(%remote, %error, "a peer's connection ended in its handshake");
             return;
@@ -69,7 +73,6 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
             return;
         }
     };
-    shared.note_accepted(remote.ip());
     shared.peer_seen(&known.peer.hello);
     shared.metrics.inbound.fetch_add(1, Ordering::Relaxed);
     // Counts down also when the task is aborted.
@@ -112,7 +115,8 @@ async fn greet(
             Ok(claim) => claim,
             Err(refusal) => return Err(handshake::refuse(&mut stream, refusal).await),
         };
-        write_frame(&mut stream, &Frame::new(FrameType::Ack, claim.last)).await?;
+        let answer = Frame::new(FrameType::Ack, claim.last).with_kind(u16::from(!claim.known));
+        write_frame(&mut stream, &answer).await?;
         if claim.known {
             return Ok((stream, known, class, Some(claim)));
         }

@@ -180,8 +180,8 @@ async fn open(
     })?;
     count_restart(shared, peer, dropped);
     loop {
-        let (epoch, next) = with_outbox(shared, peer, |outbox| outbox.opening())?;
-        let last = handshake::open_stream(stream, &mut known.buffer, epoch, next).await?;
+        let (epoch, resumed) = with_outbox(shared, peer, |outbox| outbox.opening())?;
+        let last = handshake::open_stream(stream, &mut known.buffer, epoch, resumed).await?;
         let opened = with_outbox(shared, peer, |outbox| outbox.opened(last, shared.random()))?
             .map_err(|e| DialError::Unreachable(e.to_string()))?;
         match opened {
@@ -314,10 +314,8 @@ async fn converse(
 
 async fn watch_over(shared: &Shared, notify: &tokio::sync::Notify, vigil: &Vigil) {
     let dead_after = shared.options.dead_after;
-    let ping_interval = shared.options.ping_interval.min(dead_after / 2);
-    let tick = (dead_after / 5)
-        .min(ping_interval)
-        .max(Duration::from_millis(5));
+    let ping_interval = shared.options.ping_interval;
+    let tick = (dead_after / 5).min(ping_interval);
     let mut next_ping = Instant::now();
     while !vigil.is_dead(dead_after) {
         if Instant::now() >= next_ping && vigil.pinged.load(Ordering::Relaxed) == 0 {

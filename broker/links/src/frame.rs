@@ -5,7 +5,7 @@
 //! | 4 | length of the payload, little-endian as all numbers |
 //! | 1 | version of this header |
 //! | 1 | type ([`FrameType`]) |
-//! | 2 | kind: the caller's number of a request or one-way frame; the class in a Hello |
+//! | 2 | kind: the caller's number of a request or one-way frame; the class in a Hello; 0 or 1 in Open and its Ack |
 //! | 1 | flags, by type |
 //! | 8 | id: of the request, of the ping, sequence number of a one-way frame, last sequence of an acknowledgement |
 //! | … | payload |
@@ -40,7 +40,8 @@ pub(crate) enum FrameType {
     Ack = 7,
     Ping = 8,
     Pong = 9,
-    /// Start of a one-way stream: id is its epoch; payload: sequence number (8 bytes) of the first frame to come.
+    /// Start of a one-way stream: id is its epoch, kind 1 says that frames of it were written before. The Ack that answers
+    /// it has kind 1 when the receiver does not know of them any more.
     Open = 10,
 }
 

@@ -121,22 +121,20 @@ pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-/// Opens the one-way stream `epoch` whose next frame is `next`; returns the last frame that the peer handled.
+/// Opens the one-way stream `epoch`; returns the last frame that the peer handled, or that it does not know any more.
 pub(crate) async fn open_stream<S: AsyncRead + AsyncWrite + Unpin>(
     io: &mut S,
     buffer: &mut FrameBuffer,
     epoch: u64,
-    next: u64,
-) -> Result<u64, HandshakeError> {
-    let open = Frame::new(FrameType::Open, epoch).with_payload(next.to_le_bytes().to_vec());
+    resumed: bool,
+) -> Result<Option<u64>, HandshakeError> {
+    let open = Frame::new(FrameType::Open, epoch).with_kind(u16::from(resumed));
     write_frame(io, &open).await?;
-    loop {
-        let answer = buffer.next(io).await?;
-        match answer.frame_type {
-            FrameType::Ack => return Ok(answer.id),
-            FrameType::Refused => return Err(refused_there(&answer)),
-            other => return Err(unexpected(other)),
-        }
+    let answer = buffer.next(io).await?;
+    match answer.frame_type {
+        FrameType::Ack => Ok((answer.kind == 0).then_some(answer.id)),
+        FrameType::Refused => Err(refused_there(&answer)),
+        other => Err(unexpected(other)),
     }
 }
 
@@ -191,11 +189,8 @@ pub(crate) fn claim_stream(
     sender: &Hello,
     open: &Frame,
 ) -> Result<Claim, Refusal> {
-    let next = <[u8; 8]>::try_from(&open.payload[..])
-        .map(u64::from_le_bytes)
-        .map_err(|_| Refusal::protocol("malformed opening of a stream"))?;
     lock(&shared.inbox)
-        .open((sender.incarnation, sender.boot), open.id, next)
+        .open((sender.incarnation, sender.boot), open.id, open.kind != 0)
         .map_err(|error| Refusal::protocol(error.to_string()))
 }
 

@@ -81,13 +81,13 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// A sender opens a stream whose next frame is `next`. An unknown epoch that is not at its beginning gets `last` 0 and is not
-    /// kept: the sender opens another.
+    /// A sender opens a stream. An unknown epoch of which frames were written before is not kept: they may have been handled, and
+    /// the sender begins another.
     pub(crate) fn open(
         &mut self,
         sender: (u128, u64),
         epoch: u64,
-        next: u64,
+        resumed: bool,
     ) -> Result<Claim, InboxError> {
         self.note_boot(sender)?;
         let key = Key {
@@ -99,10 +99,10 @@ impl Inbox {
             Some(stream) => (Arc::clone(stream), true),
             None => {
                 let stream = Arc::default();
-                if next == 1 {
+                if !resumed {
                     self.keep(key, &stream);
                 }
-                (stream, next == 1)
+                (stream, !resumed)
             }
         };
         let (owner, last) = {
@@ -156,5 +156,58 @@ impl Inbox {
         }
         self.streams.insert(key, Arc::clone(stream));
         self.order.push_back(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_second_connection_takes_the_stream_over() {
+        let mut inbox = Inbox::default();
+        let first = inbox.open((1, 1), 9, false).unwrap();
+        assert_eq!(
+            first.stream.lock().unwrap().accept(first.owner, 1),
+            Ok(true)
+        );
+        let second = inbox.open((1, 1), 9, false).unwrap();
+        assert_eq!(second.last, 1);
+        let mut stream = second.stream.lock().unwrap();
+        assert_eq!(
+            stream.accept(first.owner, 2),
+            Err(InboxError::Superseded),
+            "what the old connection still holds must not be handled"
+        );
+        assert_eq!(stream.accept(second.owner, 1), Ok(false));
+        assert_eq!(stream.accept(second.owner, 2), Ok(true));
+        let gap = InboxError::Gap { last: 2, got: 4 };
+        assert_eq!(stream.accept(second.owner, 4), Err(gap));
+    }
+
+    #[test]
+    fn earlier_boots_send_no_more() {
+        let mut inbox = Inbox::default();
+        inbox.open((1, 1), 9, false).unwrap();
+        inbox.open((1, 2), 10, false).unwrap();
+        let refused = inbox.open((1, 1), 9, false).unwrap_err();
+        assert_eq!(refused, InboxError::OldBoot { boot: 1, seen: 2 });
+        assert_eq!(inbox.streams.len(), 1);
+        assert_eq!(inbox.order.len(), 1);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_streams_in_use_stay() {
+        let mut inbox = Inbox::default();
+        let used = inbox.open((0, 1), 1, false).unwrap();
+        used.stream.lock().unwrap().accept(used.owner, 1).unwrap();
+        for n in 0..2 * MAX_STREAMS as u64 {
+            inbox.open((u128::from(n) + 1, 1), n, false).unwrap();
+        }
+        assert!(inbox.streams.len() <= MAX_STREAMS);
+        assert!(inbox.order.len() <= MAX_STREAMS);
+        assert!(inbox.boots.len() <= MAX_SENDERS && inbox.boot_order.len() <= MAX_SENDERS);
+        assert_eq!(inbox.open((0, 1), 1, true).unwrap().last, 1);
     }
 }

@@ -16,7 +16,8 @@ use std::sync::Arc;
 const BATCH_BYTES: usize = 128 << 10;
 /// Payloads from this size on are written from where they are.
 const LARGE_BYTES: usize = 32 << 10;
-const READ_BYTES: usize = 64 << 10;
+/// Room made for reading; a TLS record brings at most 16 KiB at once.
+const READ_BYTES: usize = 32 << 10;
 /// What an idle connection keeps of its write buffer.
 const IDLE_BYTES: usize = 4 << 10;
 
@@ -64,6 +65,11 @@ impl Batch {
             frame.payload.len(),
         );
         self.payload(frame.payload.clone());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes_for_tests(&self) -> &[u8] {
+        &self.buf
     }
 
     fn bytes(&self) -> u64 {
@@ -134,6 +140,8 @@ pub(crate) struct FrameBuffer {
     buf: BytesMut,
     max_payload: usize,
     need: usize,
+    /// A frame larger than the usual room was taken: what follows it would keep its memory.
+    outgrown: bool,
 }
 
 impl FrameBuffer {
@@ -142,6 +150,7 @@ impl FrameBuffer {
             buf: BytesMut::new(),
             max_payload,
             need: frame::HEADER_BYTES,
+            outgrown: false,
         }
     }
 
@@ -153,9 +162,9 @@ impl FrameBuffer {
     pub(crate) async fn fill<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> io::Result<usize> {
         // Room grows with what has arrived, not with what a header claims.
         let missing = self.need.saturating_sub(self.buf.len());
-        let room = missing.clamp(2048, READ_BYTES.max(self.buf.len()));
-        if self.buf.capacity() - self.buf.len() < room {
-            self.buf.reserve(room.max(READ_BYTES / 4));
+        if self.buf.capacity() - self.buf.len() < missing.clamp(2048, READ_BYTES) {
+            self.buf
+                .reserve(missing.min(self.buf.len()).max(READ_BYTES));
         }
         let read = io.read_buf(&mut self.buf).await?;
         if read == 0 {
@@ -170,9 +179,15 @@ impl FrameBuffer {
     /// The next whole frame.
     pub(crate) fn pop(&mut self) -> Result<Option<Frame>, FrameError> {
         match frame::decode(&mut self.buf, self.max_payload)? {
-            Decoded::Frame(frame) => Ok(Some(frame)),
+            Decoded::Frame(frame) => {
+                self.outgrown |= frame.payload.len() > READ_BYTES;
+                Ok(Some(frame))
+            }
             Decoded::Incomplete(need) => {
                 self.need = need;
+                if std::mem::take(&mut self.outgrown) {
+                    self.buf = BytesMut::from(&self.buf[..]);
+                }
                 Ok(None)
             }
         }

@@ -17,7 +17,7 @@
 //!
 //! # Differences from a plain socket that callers meet
 //! * A payload that a handler gets is a slice of the connection's read buffer (no copy). Keep it for
-//!   long and up to 64 KiB stay with it: copy what is small and lives long.
+//!   long and up to 32 KiB (or the large frame beside it) stay with it: copy what is small and lives long.
 //! * Frames never written to any connection wait for whichever boot of the peer answers. Frames that were written but not
 //!   acknowledged are dropped, and counted, when another boot answers. See [`Links::expect`].
 

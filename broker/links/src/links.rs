@@ -49,7 +49,7 @@ impl Links {
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let local_addr = listener.local_addr().map_err(bind)?;
         let shared = Arc::new(Shared::new(
-            config.options,
+            config.options.sane(),
             config.resolver,
             tls,
             hello,

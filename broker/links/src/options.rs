@@ -67,7 +67,7 @@ pub struct LinkOptions {
     pub max_inbound: usize,
     /// Time for resolving, TCP and TLS and Hello together.
     pub connect_timeout: Duration,
-    /// How often the dialling side pings (it measures the round trip and finds dead peers).
+    /// How often the dialling side pings (it measures the round trip and finds dead peers); at most half of `dead_after`.
     pub ping_interval: Duration,
     /// Without a byte for this long while something is outstanding, a connection is cut and dialled again.
     pub dead_after: Duration,
@@ -93,6 +93,20 @@ impl Default for LinkOptions {
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(2),
         }
+    }
+}
+
+impl LinkOptions {
+    /// Brings values that would spin, overflow or stop everything to the nearest ones that do not.
+    pub(crate) fn sane(mut self) -> Self {
+        let shortest = Duration::from_millis(100);
+        self.max_frame_bytes = self.max_frame_bytes.clamp(4096, 1 << 30);
+        self.connect_timeout = self.connect_timeout.max(shortest);
+        self.dead_after = self.dead_after.max(shortest);
+        self.ping_interval = self.ping_interval.clamp(shortest / 2, self.dead_after / 2);
+        self.backoff_min = self.backoff_min.max(Duration::from_millis(1));
+        self.backoff_max = self.backoff_max.max(self.backoff_min);
+        self
     }
 }
 

@@ -95,17 +95,22 @@ impl Outbox {
         self.restart(fresh_epoch)
     }
 
-    /// Epoch and sequence number of the next frame, for the opening.
-    pub(crate) fn opening(&self) -> (u64, u64) {
-        (self.epoch, self.first)
+    /// The epoch, and whether the peer may have seen some of it, for the opening.
+    pub(crate) fn opening(&self) -> (u64, bool) {
+        (self.epoch, self.ever_written > 0 || self.first > 1)
     }
 
-    /// The peer answered the opening with the last number that it handled.
-    pub(crate) fn opened(&mut self, last: u64, fresh_epoch: u64) -> Result<Opened, OutboxError> {
-        if last.saturating_add(1) < self.first {
+    /// The peer answered the opening with the last number that it handled, or it knows nothing of the epoch any more.
+    pub(crate) fn opened(
+        &mut self,
+        last: Option<u64>,
+        fresh_epoch: u64,
+    ) -> Result<Opened, OutboxError> {
+        let known = last.filter(|last| last.saturating_add(1) >= self.first);
+        let Some(last) = known else {
             let dropped = self.restart(fresh_epoch);
             return Ok(Opened::Again { dropped });
-        }
+        };
         self.take_off(last, self.ever_written)?;
         Ok(Opened::Ready)
     }
@@ -179,5 +184,196 @@ impl Outbox {
             self.entries = VecDeque::new();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::frame::{Decoded, decode};
+    use crate::inbox::{Claim, Inbox};
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    /// The peer's side, with a connection whose bytes may be cut anywhere.
+    #[derive(Default)]
+    struct PeerModel {
+        inbox: Inbox,
+        boot: u64,
+        handled: Vec<(u64, u16)>,
+        claim: Option<Claim>,
+        /// Frames on the wire, and acknowledgements on the way back.
+        wire: VecDeque<u64>,
+        kinds: VecDeque<u16>,
+        acks: VecDeque<u64>,
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(u8),
+        Write,
+        /// The peer handles so many frames of the wire.
+        Handle(u8),
+        Acknowledge,
+        DeliverAck,
+        Reconnect,
+        Restart,
+        /// The peer forgets its streams (they are bounded).
+        Forget,
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1u8..6).prop_map(Step::Push),
+            4 => Just(Step::Write),
+            4 => (1u8..8).prop_map(Step::Handle),
+            3 => Just(Step::Acknowledge),
+            3 => Just(Step::DeliverAck),
+            2 => Just(Step::Reconnect),
+            1 => Just(Step::Restart),
+            1 => Just(Step::Forget),
+        ]
+    }
+
+    struct World {
+        outbox: Outbox,
+        peer: PeerModel,
+        epoch: u64,
+        pushed: u16,
+        dropped: u64,
+    }
+
+    impl World {
+        fn reconnect(&mut self) {
+            self.peer.wire.clear();
+            self.peer.kinds.clear();
+            self.peer.acks.clear();
+            self.epoch += 1;
+            self.dropped += self.outbox.connected((7, self.peer.boot), self.epoch);
+            loop {
+                let (epoch, resumed) = self.outbox.opening();
+                let claim = self.peer.inbox.open((1, 1), epoch, resumed).unwrap();
+                self.epoch += 1;
+                let last = claim.known.then_some(claim.last);
+                match self.outbox.opened(last, self.epoch).unwrap() {
+                    Opened::Ready => {
+                        assert!(claim.known);
+                        self.peer.claim = Some(claim);
+                        return;
+                    }
+                    Opened::Again { dropped } => {
+                        assert!(!claim.known);
+                        self.dropped += dropped;
+                    }
+                }
+            }
+        }
+
+        fn write(&mut self) {
+            let mut batch = Batch::default();
+            self.outbox.fill(&mut batch);
+            let mut bytes = BytesMut::from(batch.bytes_for_tests());
+            while let Decoded::Frame(frame) = decode(&mut bytes, 1 << 20).unwrap() {
+                self.peer.wire.push_back(frame.id);
+                self.peer.kinds.push_back(frame.kind);
+            }
+        }
+
+        fn step(&mut self, step: &Step) {
+            match step {
+                Step::Push(count) => {
+                    for _ in 0..*count {
+                        assert!(self.outbox.push(self.pushed, Bytes::from_static(b"x")));
+                        self.pushed += 1;
+                    }
+                }
+                Step::Write => self.write(),
+                Step::Handle(count) => {
+                    let claim = self.peer.claim.as_ref().unwrap();
+                    for _ in 0..*count {
+                        let Some(sequence) = self.peer.wire.pop_front() else {
+                            return;
+                        };
+                        let kind = self.peer.kinds.pop_front().unwrap();
+                        let mut stream = claim.stream.lock().unwrap();
+                        if stream.accept(claim.owner, sequence).unwrap() {
+                            self.peer.handled.push((self.peer.boot, kind));
+                        }
+                    }
+                }
+                Step::Acknowledge => {
+                    let claim = self.peer.claim.as_ref().unwrap();
+                    let last = claim.stream.lock().unwrap().last();
+                    self.peer.acks.push_back(last);
+                }
+                Step::DeliverAck => {
+                    if let Some(last) = self.peer.acks.pop_front() {
+                        self.outbox.acknowledged(last).unwrap();
+                    }
+                }
+                Step::Reconnect => self.reconnect(),
+                Step::Restart => {
+                    self.peer.boot += 1;
+                    self.peer.inbox = Inbox::default();
+                    self.reconnect();
+                }
+                Step::Forget => {
+                    self.peer.inbox = Inbox::default();
+                    self.reconnect();
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn once_in_order_and_only_counted_ones_missing(steps in prop::collection::vec(any_step(), 0..120)) {
+            let mut world = World {
+                outbox: Outbox::new(1 << 20),
+                peer: PeerModel { boot: 1, ..PeerModel::default() },
+                epoch: 0,
+                pushed: 0,
+                dropped: 0,
+            };
+            world.reconnect();
+            for step in &steps {
+                world.step(step);
+            }
+            let lossless = !steps.iter().any(|s| matches!(s, Step::Restart | Step::Forget));
+            // The connection stays from here on: everything arrives.
+            world.write();
+            world.step(&Step::Handle(255));
+            world.step(&Step::Handle(255));
+            world.step(&Step::Handle(255));
+            world.peer.acks.clear();
+            world.step(&Step::Acknowledge);
+            world.step(&Step::DeliverAck);
+            prop_assert!(world.outbox.is_empty());
+            prop_assert_eq!(world.outbox.bytes(), 0);
+            let kinds: Vec<u16> = world.peer.handled.iter().map(|(_, kind)| *kind).collect();
+            prop_assert!(kinds.is_sorted_by(|a, b| a < b), "{:?}", kinds);
+            if lossless {
+                prop_assert_eq!(world.dropped, 0);
+                prop_assert_eq!(kinds.len(), usize::from(world.pushed));
+            } else {
+                let missing = u64::from(world.pushed) - kinds.len() as u64;
+                prop_assert!(missing <= world.dropped, "{} missing, {} counted", missing, world.dropped);
+            }
+        }
+    }
+
+    #[test]
+    fn acknowledging_what_was_never_written_is_an_error() {
+        let mut outbox = Outbox::new(1000);
+        outbox.connected((1, 1), 5);
+        assert_eq!(outbox.opened(Some(0), 6), Ok(Opened::Ready));
+        assert!(outbox.push(1, Bytes::new()));
+        assert!(outbox.acknowledged(1).is_err());
+        outbox.fill(&mut Batch::default());
+        assert!(outbox.acknowledged(2).is_err());
+        assert_eq!(outbox.acknowledged(1), Ok(()));
+        assert!(outbox.opened(Some(u64::MAX), 7).is_err());
     }
 }

@@ -192,3 +192,55 @@ impl Requests {
             .sum();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::time::Duration;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    fn push(
+        requests: &mut Requests,
+        size: usize,
+    ) -> Result<(u64, oneshot::Receiver<Result<Bytes, LinkError>>), Full> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + Duration::from_secs(9);
+        let id = requests.push(1, Bytes::from(vec![0; size]), deadline, answer)?;
+        Ok((id, answered))
+    }
+
+    #[test]
+    fn given_up_requests_make_room_and_are_not_written() {
+        let mut requests = Requests::new(1000, 100);
+        let (first, _) = push(&mut requests, 400).unwrap();
+        push(&mut requests, 300).map(drop).unwrap();
+        assert!(push(&mut requests, 200).is_err());
+        requests.give_up(first);
+        push(&mut requests, 200).map(drop).unwrap();
+        let mut batch = Batch::default();
+        requests.fill(&mut batch, Instant::now());
+        assert_eq!(batch.bytes_for_tests().len(), 2 * 21 + 300 + 200);
+        assert_eq!(requests.bytes(), 0);
+        assert!(requests.is_waiting());
+    }
+
+    #[test]
+    fn a_broken_connection_fails_what_was_written_only() {
+        let mut requests = Requests::new(1000, 100);
+        let (id, mut written) = push(&mut requests, 1).unwrap();
+        requests.fill(&mut Batch::default(), Instant::now());
+        let (_, mut queued) = push(&mut requests, 1).unwrap();
+        let lost = LinkError::Disconnected("cut".to_owned());
+        requests.fail_written(&lost);
+        assert_eq!(written.try_recv().unwrap(), Err(lost));
+        assert_eq!(queued.try_recv(), Err(TryRecvError::Empty));
+        assert!(!requests.is_waiting());
+        // An answer that comes too late is nobody's.
+        requests.answer(id, Ok(Bytes::new()));
+        let gone = LinkError::Unreachable("gone".to_owned());
+        requests.fail_queued(&gone);
+        assert_eq!(queued.try_recv().unwrap(), Err(gone));
+        assert_eq!(requests.bytes(), 0);
+    }
+}

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 use rustls::{ClientConfig, ServerConfig};
@@ -20,8 +20,9 @@ use crate::peer::Peer;
 use crate::pki::{PkiError, TlsMaterial, client_config, server_config};
 use crate::resolver::Resolver;
 
-/// Addresses whose refusals are remembered, so that each is logged once.
+/// Refusals that are remembered, so that each is logged once and then only now and then.
 const MAX_REFUSED: usize = 256;
+const LOG_AGAIN: Duration = Duration::from_secs(600);
 
 #[derive(Clone)]
 pub(crate) struct TlsConfigs {
@@ -62,7 +63,7 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     pub(crate) runtime: Handle,
     pub(crate) started: Instant,
-    refused: Mutex<AHashMap<IpAddr, String>>,
+    refused: Mutex<AHashMap<(IpAddr, String), Instant>>,
     random: RandomState,
     drawn: AtomicU64,
 }
@@ -136,22 +137,25 @@ impl Shared {
         }
     }
 
+    /// This node refused a connection from a peer.
     pub(crate) fn note_refused(&self, remote: IpAddr, reason: &str) {
         self.metrics.refused.fetch_add(1, Ordering::Relaxed);
+        self.log_once(remote, reason, "refused a connection from a peer");
+    }
+
+    /// Peers dial again and again: what is the same as before is logged rarely. Several nodes may share an address.
+    pub(crate) fn log_once(&self, remote: IpAddr, reason: &str, message: &'static str) {
         let mut refused = lock(&self.refused);
-        if refused.get(&remote).is_some_and(|last| last == reason) {
+        let key = (remote, reason.to_owned());
+        if refused.get(&key).is_some_and(|at| at.elapsed() < LOG_AGAIN) {
             return;
         }
         if refused.len() >= MAX_REFUSED {
             refused.clear();
         }
-        refused.insert(remote, reason.to_owned());
+        refused.insert(key, Instant::now());
         drop(refused);
-        warn!(%remote, reason, "refused a connection from a peer");
-    }
-
-    pub(crate) fn note_accepted(&self, remote: IpAddr) {
-        lock(&self.refused).remove(&remote);
+        warn!(%remote, reason, "{message}");
     }
 }
 

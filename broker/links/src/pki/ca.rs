@@ -8,6 +8,10 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
 use super::identity::CONTROL_URI;
 use super::{NameError, PkiError, SecretPem, check_cluster_name, node_dns_name};
 
@@ -57,6 +61,7 @@ impl ClusterCa {
             what: "CA's key",
             reason: e.to_string(),
         })?;
+        check_is_ca(cert_pem, &key)?;
         Ok(ClusterCa {
             issuer: Issuer::from_ca_cert_pem(cert_pem, key)?,
             cert_pem: cert_pem.to_owned(),
@@ -131,6 +136,25 @@ impl ClusterCa {
     }
 }
 
+/// A certificate that may sign, with this key: else every certificate that it issues would be refused later, by others.
+fn check_is_ca(cert_pem: &str, key: &KeyPair) -> Result<(), PkiError> {
+    let unusable = |reason: String| PkiError::Pem {
+        what: "CA's certificate",
+        reason,
+    };
+    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes())
+        .map_err(|error| unusable(error.to_string()))?;
+    let (_, parsed) =
+        X509Certificate::from_der(&der).map_err(|error| unusable(error.to_string()))?;
+    if !parsed.is_ca() {
+        return Err(unusable("it is not a CA's".to_owned()));
+    }
+    if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
+        return Err(unusable("the key is another one's".to_owned()));
+    }
+    Ok(())
+}
+
 fn leaf_params(common_name: &str, validity: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -155,4 +179,125 @@ fn dns_san(name: &str) -> Result<SanType, PkiError> {
         return Err(PkiError::San(name.to_owned()));
     }
     Ok(SanType::DnsName(name.try_into()?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pki::{CertIdentity, TlsMaterial, client_config, server_config};
+
+    fn der(pem: &str) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn certificates_say_what_the_table_says() {
+        let ca = ClusterCa::create("prod").unwrap();
+        let extra = ["10.0.0.7".to_owned(), "n0.prod.svc".to_owned()];
+        let node = ca.issue_node("prod", "n0", &extra).unwrap();
+        let client = ca.issue_client("admin@example.org").unwrap();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs() as i64;
+        let table = [
+            (ca.cert_pem(), 10 * 365, true, (false, false)),
+            (&node.cert_pem, 365, false, (true, true)),
+            (&client.cert_pem, 365, false, (false, true)),
+        ];
+        for (pem, days, is_ca, (server, client)) in table {
+            let der = der(pem);
+            let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+            assert_eq!(parsed.is_ca(), is_ca);
+            let validity = parsed.validity();
+            assert!((now - 3660..=now - 3600).contains(&validity.not_before.timestamp()));
+            let end = validity.not_after.timestamp() - now;
+            assert!((days * 86_400 - 60..=days * 86_400).contains(&end), "{end}");
+            let usage = parsed.extended_key_usage().unwrap();
+            let usage = usage.map_or((false, false), |u| {
+                (u.value.server_auth, u.value.client_auth)
+            });
+            assert_eq!(usage, (server, client));
+        }
+        let node_der = der(&node.cert_pem);
+        let (_, parsed) = X509Certificate::from_der(&node_der).unwrap();
+        let sans = parsed.subject_alternative_name().unwrap().unwrap();
+        let sans = format!("{:?}", sans.value.general_names);
+        for name in ["n0.prod.nodes.raftmq.io", "n0.prod.svc", "[10, 0, 0, 7]"] {
+            assert!(sans.contains(name), "{sans}");
+        }
+        let node = CertIdentity::from_der(&der(&node.cert_pem)).unwrap();
+        assert!(node.is_node("prod", "n0") && node.is_member_of("prod"));
+        assert!(!node.is_node("prod", "n1") && !node.is_node("test", "n0"));
+        assert_eq!(node.control, None);
+        let client = CertIdentity::from_der(&der(&client.cert_pem)).unwrap();
+        assert_eq!(client.control.as_deref(), Some("admin@example.org"));
+        assert!(client.nodes.is_empty());
+    }
+
+    #[test]
+    fn a_loaded_ca_issues_what_its_first_self_trusts() {
+        let ca = ClusterCa::create("prod").unwrap();
+        let loaded = ClusterCa::load(ca.cert_pem(), &ca.key_pem()).unwrap();
+        let issued = loaded.issue_node("prod", "n0", &[]).unwrap();
+        let tls = TlsMaterial {
+            ca_pem: ca.cert_pem().to_owned(),
+            cert_pem: issued.cert_pem,
+            key_pem: issued.key_pem,
+        };
+        server_config(&tls, &[]).unwrap();
+        client_config(&tls, &[]).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_ca_is_not_loaded() {
+        let ca = ClusterCa::create("prod").unwrap();
+        let other = ClusterCa::create("prod").unwrap();
+        let node = ca.issue_node("prod", "n0", &[]).unwrap();
+        let table = [
+            (ca.cert_pem(), other.key_pem(), "another"),
+            (&node.cert_pem, node.key_pem, "not a CA"),
+            ("nothing", ca.key_pem(), "PEM"),
+            (ca.cert_pem(), SecretPem::new("nothing"), "PEM"),
+        ];
+        for (cert, key, expected) in table {
+            let error = ClusterCa::load(cert, &key).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn bad_names_are_refused() {
+        let ca = ClusterCa::create("prod").unwrap();
+        for name in ["", "-a", "a-", "A", "a.b", "a_b", "*", &"a".repeat(64)] {
+            assert!(ca.issue_node("prod", name, &[]).is_err(), "{name}");
+        }
+        for cluster in ["", ".", "a..b", "A", "a.", &"a.".repeat(80)] {
+            assert!(ClusterCa::create(cluster).is_err(), "{cluster}");
+        }
+        for san in ["", "a b", "a,DNS:b", "\u{e9}"] {
+            assert!(
+                ca.issue_node("prod", "n0", &[san.to_owned()]).is_err(),
+                "{san}"
+            );
+        }
+        for client in ["", "a b", "a/b", &"a".repeat(65)] {
+            assert!(ca.issue_client(client).is_err(), "{client}");
+        }
+    }
+
+    #[test]
+    fn keys_are_not_shown() {
+        let ca = ClusterCa::create("prod").unwrap();
+        let issued = ca.issue_node("prod", "n0", &[]).unwrap();
+        let tls = TlsMaterial {
+            ca_pem: ca.cert_pem().to_owned(),
+            cert_pem: issued.cert_pem.clone(),
+            key_pem: issued.key_pem.clone(),
+        };
+        for shown in [format!("{ca:?}"), format!("{issued:?}"), format!("{tls:?}")] {
+            assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+        }
+    }
 }
