@@ -14,6 +14,51 @@ use crate::{
 /// Above this size a packet is not decoded again from each of its prefixes: the work grows with the square.
 const PREFIX_LIMIT: usize = 512;
 
+/// A fuzz target: its name, which is also that of its folder of seeds, and its body.
+type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("decode_first", |data| decode_any(data, None)),
+    ("decode_v3_1", |data| decode_any(data, Some(Version::V3_1))),
+    ("decode_v3_1_1", |data| {
+        decode_any(data, Some(Version::V3_1_1))
+    }),
+    ("decode_v5", |data| decode_any(data, Some(Version::V5))),
+    ("round_trip", |data| with_choice(data, round_trip)),
+    ("damaged", |data| with_choice(data, decode_mutated)),
+    ("message", message_from_wire),
+    ("publish", |data| {
+        Version::ALL
+            .iter()
+            .for_each(|version| publish_through(data, *version))
+    }),
+    ("properties", properties),
+    ("topics", topics),
+];
+
+/// Runs a target by its name.
+pub fn run(target: &str, data: &[u8]) {
+    let (_, body) = TARGETS
+        .iter()
+        .find(|(name, _)| *name == target)
+        .expect("a target of `TARGETS`");
+    body(data);
+}
+
+/// Lets the first byte say which packet and version.
+fn with_choice(data: &[u8], body: fn(&[u8], PacketType, Version)) {
+    let Some((&choice, data)) = data.split_first() else {
+        return;
+    };
+    let (choice, packets) = (usize::from(choice), PacketType::ALL.len());
+    body(
+        data,
+        PacketType::ALL[choice % packets],
+        Version::ALL[choice / packets % Version::ALL.len()],
+    );
+}
+
 /// Any bytes: decoding never panics; what it accepts is encoded and decoded again to the same packet.
 pub fn decode_any(data: &[u8], version: Option<Version>) {
     let _ = connect_version(data);

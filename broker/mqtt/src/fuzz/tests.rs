@@ -55,3 +55,60 @@ proptest! {
         properties(&data);
     }
 }
+
+#[test]
+fn seeds_of_every_target() {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let mut folders: Vec<String> = std::fs::read_dir(&seeds)
+        .expect("the seeds are in the repository")
+        .map(|entry| {
+            entry
+                .expect("readable")
+                .file_name()
+                .into_string()
+                .expect("named in ASCII")
+        })
+        .collect();
+    folders.sort();
+    let mut targets: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    targets.sort_unstable();
+    assert_eq!(folders, targets);
+    for target in targets {
+        let files: Vec<_> = std::fs::read_dir(seeds.join(target))
+            .expect("a folder")
+            .collect();
+        assert!(!files.is_empty(), "{target} has seeds");
+        for file in files {
+            run(
+                target,
+                &std::fs::read(file.expect("readable").path()).expect("readable"),
+            );
+        }
+    }
+}
+
+/// A seed that is refused tests little: all but the ones that are meant to be are whole packets.
+#[test]
+fn seeds_are_packets() {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    for (target, version) in [
+        ("decode_first", None),
+        ("decode_v3_1", Some(Version::V3_1)),
+        ("decode_v3_1_1", Some(Version::V3_1_1)),
+        ("decode_v5", Some(Version::V5)),
+    ] {
+        for file in std::fs::read_dir(seeds.join(target)).expect("a folder") {
+            let path = file.expect("readable").path();
+            if path.ends_with("http") || path.ends_with("connect_cut") {
+                continue;
+            }
+            let bytes = std::fs::read(&path).expect("readable");
+            let decoded = decode(&bytes, version, &Limits::default());
+            assert!(
+                matches!(decoded, Ok(Decoded::Packet { consumed, .. }) if consumed == bytes.len()),
+                "{}: {decoded:?}",
+                path.display()
+            );
+        }
+    }
+}
