@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use raftmq_storage::GroupId;
 
 use crate::NodeId;
 use crate::codec::{
-    CodecError, FORMAT, Reader, decode_entry, encode, encode_entry, put_bytes, put_log_id, put_option,
-    put_snapshot_meta, put_vote,
+    CodecError, FORMAT, Reader, decode_entry, encode, encode_entry, put_bytes, put_log_id,
+    put_option, put_snapshot_meta, put_vote,
 };
 use crate::types::{Entry, LogId, SnapshotMeta, Types, Vote};
 
@@ -40,7 +40,12 @@ impl Kind {
             4 => Kind::Snapshot,
             5 => Kind::Transfer,
             6 => Kind::Propose,
-            found => return Err(CodecError::Unknown { what: "frame", found }),
+            found => {
+                return Err(CodecError::Unknown {
+                    what: "frame",
+                    found,
+                });
+            }
         })
     }
 }
@@ -77,8 +82,17 @@ pub(crate) fn parse_call(frame: Bytes) -> Result<(Header, Reader), CodecError> {
     reader.format("frame")?;
     let kind = Kind::from_byte(reader.u8("frame")?)?;
     let cluster = reader.u128("cluster")?;
-    let group = GroupId { number: reader.u32("group")?, generation: reader.u32("generation")? };
-    let header = Header { kind, cluster, group, from: reader.u64("from")?, to: reader.u64("to")? };
+    let group = GroupId {
+        number: reader.u32("group")?,
+        generation: reader.u32("generation")?,
+    };
+    let header = Header {
+        kind,
+        cluster,
+        group,
+        from: reader.u64("from")?,
+        to: reader.u64("to")?,
+    };
     Ok((header, reader))
 }
 
@@ -110,7 +124,12 @@ impl Refusal {
             6 => Refusal::Busy,
             7 => Refusal::Stopped,
             8 => Refusal::Snapshot,
-            found => return Err(CodecError::Unknown { what: "refusal", found }),
+            found => {
+                return Err(CodecError::Unknown {
+                    what: "refusal",
+                    found,
+                });
+            }
         })
     }
 }
@@ -161,7 +180,10 @@ pub(crate) fn put_vote_request(out: &mut BytesMut, request: &VoteRequest<Types>)
 }
 
 pub(crate) fn get_vote_request(mut reader: Reader) -> Result<VoteRequest<Types>, CodecError> {
-    let mut request = VoteRequest::new(reader.vote()?, reader.option("last log id", Reader::log_id)?);
+    let mut request = VoteRequest::new(
+        reader.vote()?,
+        reader.option("last log id", Reader::log_id)?,
+    );
     request.leadership_transfer = reader.bool("leadership transfer")?;
     reader.end()?;
     Ok(request)
@@ -184,7 +206,11 @@ pub(crate) fn get_vote_response(mut reader: Reader) -> Result<VoteResponse<Types
 // Log entries and heartbeats.
 
 /// Writes as many of the request's entries as fit into `limit` bytes, at least one if there is any; says how many.
-pub(crate) fn append_call(header: &Header, request: &AppendEntriesRequest<Types>, limit: usize) -> (Bytes, usize) {
+pub(crate) fn append_call(
+    header: &Header,
+    request: &AppendEntriesRequest<Types>,
+    limit: usize,
+) -> (Bytes, usize) {
     let mut bodies = Vec::with_capacity(request.entries.len());
     let mut total = 0;
     for entry in &request.entries {
@@ -209,23 +235,46 @@ pub(crate) fn append_call(header: &Header, request: &AppendEntriesRequest<Types>
     (frame, sent)
 }
 
-pub(crate) fn get_append_request(mut reader: Reader) -> Result<AppendEntriesRequest<Types>, CodecError> {
+pub(crate) fn get_append_request(
+    mut reader: Reader,
+) -> Result<AppendEntriesRequest<Types>, CodecError> {
     let vote = reader.vote()?;
     let prev_log_id = reader.option("previous log id", Reader::log_id)?;
     let leader_commit = reader.option("committed log id", Reader::log_id)?;
     let mut entries: Vec<Entry> = Vec::new();
-    let mut next = prev_log_id.as_ref().map_or(0, |id| id.index.saturating_add(1));
+    let mut next = prev_log_id
+        .as_ref()
+        .map_or(0, |id| id.index.saturating_add(1));
+    let mut previous = prev_log_id.as_ref().map(|id| id.leader_id);
     for _ in 0..reader.count("entries")? {
         let index = reader.u64("index")?;
         if index != next {
             let reason = format!("index {index} where {next} was due");
-            return Err(CodecError::Invalid { what: "entries", reason });
+            return Err(CodecError::Invalid {
+                what: "entries",
+                reason,
+            });
         }
-        entries.push(decode_entry(index, reader.bytes("entry")?)?);
+        let entry = decode_entry(index, reader.bytes("entry")?)?;
+        let leader = Some(entry.log_id.leader_id);
+        if leader < previous || leader > Some(*vote.leader_id()) {
+            let reason = format!("term {} at index {index}", entry.log_id.leader_id);
+            return Err(CodecError::Invalid {
+                what: "entries",
+                reason,
+            });
+        }
+        entries.push(entry);
         next = index.saturating_add(1);
+        previous = leader;
     }
     reader.end()?;
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+    Ok(AppendEntriesRequest {
+        vote,
+        prev_log_id,
+        entries,
+        leader_commit,
+    })
 }
 
 pub(crate) fn put_append_response(out: &mut BytesMut, response: &AppendEntriesResponse<Types>) {
@@ -243,13 +292,20 @@ pub(crate) fn put_append_response(out: &mut BytesMut, response: &AppendEntriesRe
     }
 }
 
-pub(crate) fn get_append_response(mut reader: Reader) -> Result<AppendEntriesResponse<Types>, CodecError> {
+pub(crate) fn get_append_response(
+    mut reader: Reader,
+) -> Result<AppendEntriesResponse<Types>, CodecError> {
     let response = match reader.u8("append's answer")? {
         0 => AppendEntriesResponse::Success,
         1 => AppendEntriesResponse::PartialSuccess(reader.option("log id", Reader::log_id)?),
         2 => AppendEntriesResponse::Conflict,
         3 => AppendEntriesResponse::HigherVote(reader.vote()?),
-        found => return Err(CodecError::Unknown { what: "append's answer", found }),
+        found => {
+            return Err(CodecError::Unknown {
+                what: "append's answer",
+                found,
+            });
+        }
     };
     reader.end()?;
     Ok(response)
@@ -298,7 +354,9 @@ pub(crate) fn put_chunk_response(out: &mut BytesMut, response: Option<&SnapshotR
     put_option(out, response.map(|r| &r.vote), put_vote);
 }
 
-pub(crate) fn get_chunk_response(mut reader: Reader) -> Result<Option<SnapshotResponse<Types>>, CodecError> {
+pub(crate) fn get_chunk_response(
+    mut reader: Reader,
+) -> Result<Option<SnapshotResponse<Types>>, CodecError> {
     let vote = reader.option("vote", Reader::vote)?;
     reader.end()?;
     Ok(vote.map(SnapshotResponse::new))
@@ -312,7 +370,9 @@ pub(crate) fn put_transfer_request(out: &mut BytesMut, request: &TransferLeaderR
     put_option(out, request.last_log_id(), put_log_id);
 }
 
-pub(crate) fn get_transfer_request(mut reader: Reader) -> Result<TransferLeaderRequest<Types>, CodecError> {
+pub(crate) fn get_transfer_request(
+    mut reader: Reader,
+) -> Result<TransferLeaderRequest<Types>, CodecError> {
     let from = reader.vote()?;
     let to = reader.u64("new leader")?;
     let last = reader.option("last log id", Reader::log_id)?;
@@ -336,16 +396,31 @@ pub(crate) fn put_transfer_response(out: &mut BytesMut, response: &TransferLeade
     }
 }
 
-pub(crate) fn get_transfer_response(mut reader: Reader) -> Result<TransferLeaderResponse<Types>, CodecError> {
-    let log_id = |reader: &mut Reader| -> Result<Option<LogId>, CodecError> { reader.option("log id", Reader::log_id) };
+pub(crate) fn get_transfer_response(
+    mut reader: Reader,
+) -> Result<TransferLeaderResponse<Types>, CodecError> {
+    let log_id = |reader: &mut Reader| -> Result<Option<LogId>, CodecError> {
+        reader.option("log id", Reader::log_id)
+    };
     let response = match reader.u8("transfer's answer")? {
         0 => Ok(()),
-        1 => Err(TransferLeaderError::VoteChanged { expected: reader.vote()?, actual: reader.vote()? }),
+        1 => Err(TransferLeaderError::VoteChanged {
+            expected: reader.vote()?,
+            actual: reader.vote()?,
+        }),
         2 => {
             let expected = log_id(&mut reader)?;
-            Err(TransferLeaderError::LogNotFlushed { expected, actual: log_id(&mut reader)? })
+            Err(TransferLeaderError::LogNotFlushed {
+                expected,
+                actual: log_id(&mut reader)?,
+            })
         }
-        found => return Err(CodecError::Unknown { what: "transfer's answer", found }),
+        found => {
+            return Err(CodecError::Unknown {
+                what: "transfer's answer",
+                found,
+            });
+        }
     };
     reader.end()?;
     Ok(response)
@@ -390,13 +465,23 @@ pub(crate) fn put_proposed(out: &mut BytesMut, proposed: &Proposed) {
 
 pub(crate) fn get_proposed(mut reader: Reader) -> Result<Proposed, CodecError> {
     let proposed = match reader.u8("proposal's answer")? {
-        0 => Proposed::Applied { index: reader.u64("index")?, response: reader.bytes("response")? },
+        0 => Proposed::Applied {
+            index: reader.u64("index")?,
+            response: reader.bytes("response")?,
+        },
         1 => Proposed::NotLeader(reader.option("leader", |r| r.u64("leader"))?),
-        2 => Proposed::TooLarge { limit: reader.u64("limit")? },
+        2 => Proposed::TooLarge {
+            limit: reader.u64("limit")?,
+        },
         3 => Proposed::Failed(String::from_utf8_lossy(&reader.bytes("reason")?).into_owned()),
         4 => Proposed::DiskFull,
         5 => Proposed::Timeout,
-        found => return Err(CodecError::Unknown { what: "proposal's answer", found }),
+        found => {
+            return Err(CodecError::Unknown {
+                what: "proposal's answer",
+                found,
+            });
+        }
     };
     reader.end()?;
     Ok(proposed)
@@ -433,7 +518,13 @@ mod tests {
     }
 
     fn header(kind: Kind) -> Header {
-        Header { kind, cluster: u128::MAX - 1, group: GroupId::new(2, 7), from: 11, to: 12 }
+        Header {
+            kind,
+            cluster: u128::MAX - 1,
+            group: GroupId::new(2, 7),
+            from: 11,
+            to: 12,
+        }
     }
 
     fn append(count: u64) -> AppendEntriesRequest<Types> {
@@ -451,14 +542,23 @@ mod tests {
 
     #[test]
     fn append_calls_come_back_and_keep_to_their_limit() {
-        for (count, limit, want) in [(0, 10, 0), (1, 10, 1), (5, 10, 1), (5, 300, 2), (5, 1 << 20, 5)] {
+        for (count, limit, want) in [
+            (0, 10, 0),
+            (1, 10, 1),
+            (5, 10, 1),
+            (5, 300, 2),
+            (5, 1 << 20, 5),
+        ] {
             let (frame, sent) = append_call(&header(Kind::Append), &append(count), limit);
             assert_eq!(sent, want);
             let (got, body) = parse_call(frame).unwrap();
             assert_eq!(got, header(Kind::Append));
             let request = get_append_request(body).unwrap();
             assert_eq!(request.entries, append(count).entries[..want]);
-            assert_eq!((request.prev_log_id, request.leader_commit), (Some(id(5)), Some(id(4))));
+            assert_eq!(
+                (request.prev_log_id, request.leader_commit),
+                (Some(id(5)), Some(id(4)))
+            );
         }
     }
 
@@ -468,6 +568,19 @@ mod tests {
         request.entries.remove(1);
         let (frame, _) = append_call(&header(Kind::Append), &request, 1 << 20);
         assert!(get_append_request(parse_call(frame).unwrap().1).is_err());
+    }
+
+    #[test]
+    fn entries_of_a_later_or_falling_term_are_refused() {
+        for (at, term) in [(2, 4), (0, 1), (2, 2)] {
+            let mut request = append(3);
+            request.entries[at].log_id.leader_id = LeaderId::new(term, 2);
+            let (frame, _) = append_call(&header(Kind::Append), &request, 1 << 20);
+            assert!(
+                get_append_request(parse_call(frame).unwrap().1).is_err(),
+                "term {term} at {at}"
+            );
+        }
     }
 
     #[test]
@@ -488,14 +601,23 @@ mod tests {
         }
         for response in [
             Ok(()),
-            Err(TransferLeaderError::VoteChanged { expected: vote(), actual: vote() }),
-            Err(TransferLeaderError::LogNotFlushed { expected: Some(id(4)), actual: None }),
+            Err(TransferLeaderError::VoteChanged {
+                expected: vote(),
+                actual: vote(),
+            }),
+            Err(TransferLeaderError::LogNotFlushed {
+                expected: Some(id(4)),
+                actual: None,
+            }),
         ] {
             let frame = answer(|out| put_transfer_response(out, &response));
             assert_eq!(get_transfer_response(reader(frame)).unwrap(), response);
         }
         for proposed in [
-            Proposed::Applied { index: 3, response: Bytes::from_static(b"done") },
+            Proposed::Applied {
+                index: 3,
+                response: Bytes::from_static(b"done"),
+            },
             Proposed::NotLeader(Some(4)),
             Proposed::NotLeader(None),
             Proposed::TooLarge { limit: 9 },
@@ -519,17 +641,26 @@ mod tests {
     fn chunks_and_votes_come_back() {
         let chunk = Chunk {
             vote: vote(),
-            meta: SnapshotMeta { last_log_id: Some(id(3)), ..SnapshotMeta::default() },
+            meta: SnapshotMeta {
+                last_log_id: Some(id(3)),
+                ..SnapshotMeta::default()
+            },
             transfer: 5,
             offset: 6,
             total: 17,
             data: Bytes::from_static(b"data"),
         };
-        let (_, body) = parse_call(call(&header(Kind::Snapshot), 0, |out| put_chunk(out, &chunk))).unwrap();
+        let (_, body) = parse_call(call(&header(Kind::Snapshot), 0, |out| {
+            put_chunk(out, &chunk)
+        }))
+        .unwrap();
         assert_eq!(get_chunk(body).unwrap(), chunk);
         let mut request = VoteRequest::new(vote(), None);
         request.leadership_transfer = true;
-        let (_, body) = parse_call(call(&header(Kind::Vote), 0, |out| put_vote_request(out, &request))).unwrap();
+        let (_, body) = parse_call(call(&header(Kind::Vote), 0, |out| {
+            put_vote_request(out, &request)
+        }))
+        .unwrap();
         assert_eq!(get_vote_request(body).unwrap(), request);
     }
 

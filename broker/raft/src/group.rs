@@ -10,7 +10,7 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{ChangeMembershipError, ClientWriteError, Fatal, InitializeError, RaftError};
 use raftmq_storage::{GroupId, Wal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -45,7 +45,9 @@ pub(crate) struct Inner {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Closes when the log and the machine are dropped.
     alive: tokio::sync::Mutex<mpsc::Receiver<()>>,
-    /// A hand-over for lack of room on the disk is under way.
+    /// One permit a kilobyte of commands that wait for their commit.
+    in_flight: Semaphore,
+    /// A hand-over is under way.
     handing_over: AtomicBool,
 }
 
@@ -71,12 +73,20 @@ impl Group {
         let (status_sender, status) = watch::channel(GroupStatus::new(id, sender.node));
         let tasks = vec![
             tokio::spawn(follow_metrics(id, raft.clone(), status_sender)),
-            tokio::spawn(make_snapshots(id, raft.clone(), wal.clone(), snapshot_due, sender.options.snapshot_bytes)),
+            tokio::spawn(make_snapshots(
+                id,
+                raft.clone(),
+                wal.clone(),
+                snapshot_due,
+                sender.options.snapshot_bytes,
+            )),
         ];
+        let in_flight = Semaphore::new(permits(sender.options.max_in_flight) as usize);
         let inner = Inner {
             id,
             raft,
             snapshots,
+            in_flight,
             sender,
             wal,
             reads: Arc::default(),
@@ -85,7 +95,9 @@ impl Group {
             alive: tokio::sync::Mutex::new(alive),
             handing_over: AtomicBool::new(false),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Which group.
@@ -95,25 +107,42 @@ impl Group {
 
     /// Proposes on the leader and waits until the command is committed and applied here.
     ///
-    /// There is no deadline: without a quorum it waits until there is one, or until another node leads. The future may be
-    /// dropped; the command may be applied all the same.
+    /// There is no deadline: an entry that has no quorum waits until it has one, or until another node leads. The future
+    /// may be dropped; the command may be applied all the same. A leader that has not heard of a quorum for an
+    /// election's time takes no commands ([`ProposeError::NotLeader`] without a leader): wait and ask again.
     ///
     /// # Errors
     /// [`ProposeError::NotLeader`] may mean that the entry was written but its fate is not known here.
     pub async fn propose(&self, command: Bytes) -> Result<Applied, ProposeError> {
         let limit = self.inner.sender.options.max_command;
         if command.len() > limit {
-            return Err(ProposeError::TooLarge { len: command.len(), limit });
+            return Err(ProposeError::TooLarge {
+                len: command.len(),
+                limit,
+            });
         }
         if !self.inner.wal.accepting() {
             self.hand_over();
             return Err(ProposeError::DiskFull);
         }
+        let permits = permits(command.len());
+        let _permit = self
+            .inner
+            .in_flight
+            .acquire_many(permits)
+            .await
+            .map_err(|_| ProposeError::Shutdown)?;
         match self.inner.raft.client_write(Command(command)).await {
-            Ok(done) => Ok(Applied { index: done.log_id.index, response: done.data.0 }),
+            Ok(done) => Ok(Applied {
+                index: done.log_id.index,
+                response: done.data.0,
+            }),
             Err(RaftError::APIError(
-                ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
-            )) => Err(ProposeError::NotLeader { leader: forward.leader_id.filter(|id| *id != self.inner.sender.node) }),
+                ClientWriteError::ForwardToLeader(forward)
+                | ClientWriteError::LogEntryDiscarded(forward),
+            )) => Err(ProposeError::NotLeader {
+                leader: forward.leader_id.filter(|id| *id != self.inner.sender.node),
+            }),
             Err(RaftError::APIError(other)) => Err(ProposeError::Failed(other.to_string())),
             Err(RaftError::Fatal(Fatal::Stopped)) => Err(ProposeError::Shutdown),
             Err(RaftError::Fatal(fatal)) => Err(ProposeError::Failed(fatal.to_string())),
@@ -127,7 +156,11 @@ impl Group {
     ///
     /// # Errors
     /// Never [`ProposeError::NotLeader`]; [`ProposeError::Timeout`] if no leader answered in time.
-    pub async fn propose_anywhere(&self, command: Bytes, deadline: Duration) -> Result<Applied, ProposeError> {
+    pub async fn propose_anywhere(
+        &self,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<Applied, ProposeError> {
         let end = Instant::now() + deadline;
         match timeout_at(end, self.propose_until(&command, end)).await {
             Ok(result) => result,
@@ -144,19 +177,26 @@ impl Group {
                 let status = status.borrow_and_update();
                 match status.role {
                     Role::Stopped => {
-                        return Err(status.failure.clone().map_or(ProposeError::Shutdown, ProposeError::Failed));
+                        return Err(status
+                            .failure
+                            .clone()
+                            .map_or(ProposeError::Shutdown, ProposeError::Failed));
                     }
                     _ => hint.take().or(status.leader),
                 }
             };
             let result = match leader {
                 None => Err(ProposeError::NotLeader { leader: None }),
-                Some(leader) if leader == self.inner.sender.node => self.propose(command.clone()).await,
+                Some(leader) if leader == self.inner.sender.node => {
+                    self.propose(command.clone()).await
+                }
                 Some(leader) => self.propose_at(leader, command, end).await,
             };
             match result {
                 Err(ProposeError::NotLeader { leader: other }) if other != leader => hint = other,
-                Err(ProposeError::NotLeader { .. } | ProposeError::Timeout | ProposeError::DiskFull) => {}
+                Err(
+                    ProposeError::NotLeader { .. } | ProposeError::Timeout | ProposeError::DiskFull,
+                ) => {}
                 result => return result,
             }
             if hint.is_none() {
@@ -166,9 +206,19 @@ impl Group {
         }
     }
 
-    async fn propose_at(&self, leader: NodeId, command: &Bytes, end: Instant) -> Result<Applied, ProposeError> {
+    async fn propose_at(
+        &self,
+        leader: NodeId,
+        command: &Bytes,
+        end: Instant,
+    ) -> Result<Applied, ProposeError> {
         let left = end.saturating_duration_since(Instant::now());
-        match self.inner.sender.propose(self.inner.id, leader, command, left).await {
+        match self
+            .inner
+            .sender
+            .propose(self.inner.id, leader, command, left)
+            .await
+        {
             Ok(Proposed::Applied { index, response }) => Ok(Applied { index, response }),
             Ok(Proposed::NotLeader(leader)) => Err(ProposeError::NotLeader { leader }),
             Ok(Proposed::TooLarge { limit }) => Err(ProposeError::TooLarge {
@@ -191,16 +241,23 @@ impl Group {
     /// Carries out a proposal that another node forwarded.
     pub(crate) async fn propose_for(&self, command: Bytes, deadline: Duration) -> Proposed {
         match timeout(deadline, self.propose(command)).await {
-            Ok(Ok(applied)) => Proposed::Applied { index: applied.index, response: applied.response },
+            Ok(Ok(applied)) => Proposed::Applied {
+                index: applied.index,
+                response: applied.response,
+            },
             Ok(Err(ProposeError::NotLeader { leader })) => Proposed::NotLeader(leader),
-            Ok(Err(ProposeError::TooLarge { limit, .. })) => Proposed::TooLarge { limit: limit as u64 },
+            Ok(Err(ProposeError::TooLarge { limit, .. })) => Proposed::TooLarge {
+                limit: limit as u64,
+            },
             Ok(Err(ProposeError::DiskFull)) => Proposed::DiskFull,
             Ok(Err(ProposeError::Timeout)) | Err(_) => Proposed::Timeout,
-            Ok(Err(error @ (ProposeError::Shutdown | ProposeError::Failed(_)))) => Proposed::Failed(error.to_string()),
+            Ok(Err(error @ (ProposeError::Shutdown | ProposeError::Failed(_)))) => {
+                Proposed::Failed(error.to_string())
+            }
         }
     }
 
-    /// A leader without room on its disk lets another one lead, if one is up to date.
+    /// A leader without room on its disk, or without a vote, lets the voter lead that is most up to date.
     fn hand_over(&self) {
         if self.inner.handing_over.swap(true, Ordering::Relaxed) {
             return;
@@ -209,11 +266,16 @@ impl Group {
         tokio::spawn(async move {
             let to = {
                 let status = group.inner.status.borrow();
-                let voters = status.followers.iter().filter(|(id, _)| status.voters.contains(id));
-                voters.max_by_key(|(_, f)| (f.matched, f.acked)).map(|(id, _)| *id)
+                let voters = status
+                    .followers
+                    .iter()
+                    .filter(|(id, _)| status.voters.contains(id));
+                voters
+                    .max_by_key(|(_, f)| (f.matched, f.acked))
+                    .map(|(id, _)| *id)
             };
             if let Some(to) = to {
-                tracing::warn!(group = %group.inner.id, to, "the disk is nearly full, handing the leadership on");
+                tracing::info!(group = %group.inner.id, to, "hands the leadership on");
                 if let Err(error) = group.transfer_leader(to).await {
                     tracing::warn!(group = %group.inner.id, to, %error, "the leadership was not handed on");
                 }
@@ -230,7 +292,10 @@ impl Group {
     /// [`ReadError::NoQuorum`] if no quorum answered within [`crate::RaftOptions::read_deadline`].
     pub async fn read_index(&self) -> Result<u64, ReadError> {
         let inner = &self.inner;
-        inner.reads.read(&inner.raft, inner.sender.options.read_deadline).await
+        inner
+            .reads
+            .read(&inner.raft, inner.sender.options.read_deadline)
+            .await
     }
 
     /// Waits until `index` is applied on this node.
@@ -238,7 +303,9 @@ impl Group {
     /// # Errors
     /// The deadline passed, or the group stopped.
     pub async fn wait_applied(&self, index: u64, deadline: Duration) -> Result<(), WaitError> {
-        self.wait(deadline, |status| status.applied >= Some(index)).await.map(drop)
+        self.wait(deadline, |status| status.applied >= Some(index))
+            .await
+            .map(drop)
     }
 
     /// Waits until the status is as wanted and returns it.
@@ -252,9 +319,15 @@ impl Group {
     ) -> Result<GroupStatus, WaitError> {
         let mut status = self.status();
         let done = |status: &GroupStatus| wanted(status) || status.role == Role::Stopped;
-        let found = timeout(deadline, status.wait_for(done)).await.map_err(|_| WaitError::Timeout)?;
+        let found = timeout(deadline, status.wait_for(done))
+            .await
+            .map_err(|_| WaitError::Timeout)?;
         let found = found.map_err(|_| WaitError::Shutdown)?.clone();
-        if found.role == Role::Stopped { Err(WaitError::Shutdown) } else { Ok(found) }
+        if found.role == Role::Stopped {
+            Err(WaitError::Shutdown)
+        } else {
+            Ok(found)
+        }
     }
 
     /// What this replica knows. Watchers are woken by every change except that of the times of acknowledgements.
@@ -271,7 +344,9 @@ impl Group {
         let voters: BTreeMap<NodeId, ()> = voters.into_iter().map(|id| (id, ())).collect();
         match self.inner.raft.initialize(voters).await {
             Ok(()) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(MembershipError::Initialized),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                Err(MembershipError::Initialized)
+            }
             Err(RaftError::APIError(other @ InitializeError::NotInMembers(_))) => {
                 Err(MembershipError::Impossible(other.to_string()))
             }
@@ -287,7 +362,12 @@ impl Group {
         if self.inner.status.borrow().is_member(node) && self.inner.status.borrow().is_leader() {
             return Ok(());
         }
-        self.inner.raft.add_learner(node, (), false).await.map(drop).map_err(membership_error)
+        self.inner
+            .raft
+            .add_learner(node, (), false)
+            .await
+            .map(drop)
+            .map_err(membership_error)
     }
 
     /// Replaces the voters; all of them must be members already. Goes over both sets together (joint consensus) and
@@ -296,9 +376,23 @@ impl Group {
     ///
     /// # Errors
     /// [`MembershipError::Impossible`] if one is no member.
-    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, keep_removed: bool) -> Result<(), MembershipError> {
+    pub async fn change_voters(
+        &self,
+        voters: BTreeSet<NodeId>,
+        keep_removed: bool,
+    ) -> Result<(), MembershipError> {
+        let stays = voters.contains(&self.inner.sender.node);
         let change = ChangeMembers::ReplaceAllVoters(voters);
-        self.inner.raft.change_membership(change, keep_removed).await.map(drop).map_err(membership_error)
+        self.inner
+            .raft
+            .change_membership(change, keep_removed)
+            .await
+            .map_err(membership_error)?;
+        if !stays && keep_removed {
+            // openraft takes care of a leader that has left, not of one that leads without a vote.
+            self.hand_over();
+        }
+        Ok(())
     }
 
     /// Removes a member, voter or learner. Fine if it is none. A leader may remove itself; it then hands the
@@ -309,15 +403,27 @@ impl Group {
     pub async fn remove(&self, node: NodeId) -> Result<(), MembershipError> {
         let (voter, learner, settled) = {
             let status = self.inner.status.borrow();
-            (status.voters.contains(&node), status.learners.contains(&node), status.membership_settled)
+            (
+                status.voters.contains(&node),
+                status.learners.contains(&node),
+                status.membership_settled,
+            )
         };
         if voter || !settled {
             let change = ChangeMembers::RemoveVoters(BTreeSet::from([node]));
-            self.inner.raft.change_membership(change, false).await.map_err(membership_error)?;
+            self.inner
+                .raft
+                .change_membership(change, false)
+                .await
+                .map_err(membership_error)?;
         }
         if learner && !voter {
             let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
-            self.inner.raft.change_membership(change, false).await.map_err(membership_error)?;
+            self.inner
+                .raft
+                .change_membership(change, false)
+                .await
+                .map_err(membership_error)?;
         }
         Ok(())
     }
@@ -330,7 +436,9 @@ impl Group {
         {
             let status = self.inner.status.borrow();
             if !status.is_leader() {
-                return Err(MembershipError::NotLeader { leader: status.leader });
+                return Err(MembershipError::NotLeader {
+                    leader: status.leader,
+                });
             }
             if !status.voters.contains(&to) {
                 return Err(MembershipError::Impossible(format!("{to} is no voter")));
@@ -339,8 +447,18 @@ impl Group {
                 return Ok(());
             }
         }
-        self.inner.raft.trigger().transfer_leader(to).await.map_err(|fatal| stopped(&fatal))?;
-        match self.wait(self.inner.sender.options.transfer_deadline, |status| status.leader == Some(to)).await {
+        self.inner
+            .raft
+            .trigger()
+            .transfer_leader(to)
+            .await
+            .map_err(|fatal| stopped(&fatal))?;
+        match self
+            .wait(self.inner.sender.options.transfer_deadline, |status| {
+                status.leader == Some(to)
+            })
+            .await
+        {
             Ok(_) => Ok(()),
             Err(WaitError::Timeout) => Err(MembershipError::Timeout),
             Err(WaitError::Shutdown) => Err(MembershipError::Shutdown),
@@ -359,10 +477,17 @@ impl Group {
         let end = Instant::now() + deadline;
         loop {
             // One that was being made already may not cover enough: then once more.
-            self.inner.raft.trigger().snapshot().await.map_err(|_| WaitError::Shutdown)?;
+            self.inner
+                .raft
+                .trigger()
+                .snapshot()
+                .await
+                .map_err(|_| WaitError::Shutdown)?;
             let before = self.inner.status.borrow().snapshot;
             let left = end.saturating_duration_since(Instant::now());
-            let done = self.wait(left, |s| s.snapshot >= applied || s.snapshot != before).await?;
+            let done = self
+                .wait(left, |s| s.snapshot >= applied || s.snapshot != before)
+                .await?;
             if done.snapshot >= applied {
                 return Ok(());
             }
@@ -376,10 +501,17 @@ impl Group {
 
     /// Stops this replica and waits until it has let go of the log and the store.
     pub async fn shutdown(&self) {
+        self.inner.in_flight.close();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(group = %self.inner.id, %error, "the group did not stop cleanly");
         }
-        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = std::mem::take(
+            &mut *self
+                .inner
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for task in tasks {
             // They end by themselves when consensus has ended.
             let abort = task.abort_handle();
@@ -394,6 +526,13 @@ impl Group {
     }
 }
 
+/// Kilobytes, and one for the entry itself.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes >> 10)
+        .unwrap_or(u32::MAX >> 4)
+        .saturating_add(1)
+}
+
 fn stopped(fatal: &Fatal<Types>) -> MembershipError {
     match fatal {
         Fatal::Stopped => MembershipError::Shutdown,
@@ -404,8 +543,11 @@ fn stopped(fatal: &Fatal<Types>) -> MembershipError {
 fn membership_error(error: RaftError<Types, ClientWriteError<Types>>) -> MembershipError {
     match error {
         RaftError::APIError(
-            ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
-        ) => MembershipError::NotLeader { leader: forward.leader_id },
+            ClientWriteError::ForwardToLeader(forward)
+            | ClientWriteError::LogEntryDiscarded(forward),
+        ) => MembershipError::NotLeader {
+            leader: forward.leader_id,
+        },
         RaftError::APIError(ClientWriteError::ChangeMembershipError(
             ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
         )) => MembershipError::InProgress,

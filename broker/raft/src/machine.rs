@@ -87,6 +87,8 @@ pub struct MachineError {
 impl MachineError {
     /// An error with a reason for the log.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
+        Self {
+            reason: reason.into(),
+        }
     }
 }

@@ -16,6 +16,8 @@ pub struct RaftOptions {
     pub election_max: Duration,
     /// The largest command that may be proposed, in bytes. Default 4 MiB.
     pub max_command: usize,
+    /// How many bytes of commands may wait for their commit on a leader; more proposals wait. Default 64 MiB.
+    pub max_in_flight: usize,
     /// The entries of one append call reach at most this many bytes (one entry always fits). Default 1 MiB.
     pub max_append_bytes: usize,
     /// The most entries of one append call. Default 512.
@@ -51,6 +53,7 @@ impl Default for RaftOptions {
             election_min: Duration::from_millis(400),
             election_max: Duration::from_millis(600),
             max_command: 4 << 20,
+            max_in_flight: 64 << 20,
             max_append_bytes: 1 << 20,
             max_append_entries: 512,
             append_deadline: Duration::from_secs(2),
@@ -73,7 +76,11 @@ impl RaftOptions {
     pub(crate) fn config(&self, name: String) -> Result<Arc<Config>, OptionsError> {
         let millis = |what: &str, time: Duration| {
             let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            if millis == 0 { Err(wrong(format!("{what} is less than a millisecond"))) } else { Ok(millis) }
+            if millis == 0 {
+                Err(wrong(format!("{what} is less than a millisecond")))
+            } else {
+                Ok(millis)
+            }
         };
         for (what, value) in [
             ("max_command", self.max_command),
@@ -84,8 +91,13 @@ impl RaftOptions {
                 return Err(wrong(format!("{what} is 0")));
             }
         }
+        if self.max_in_flight < self.max_command {
+            return Err(wrong("max_in_flight is less than max_command".into()));
+        }
         if self.max_command > MAX_FRAME || self.snapshot_chunk > MAX_FRAME {
-            return Err(wrong(format!("max_command and snapshot_chunk may be {MAX_FRAME} bytes at most")));
+            return Err(wrong(format!(
+                "max_command and snapshot_chunk may be {MAX_FRAME} bytes at most"
+            )));
         }
         Config {
             cluster_name: name,

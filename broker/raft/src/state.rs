@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::codec::{Reader, load, put_snapshot_meta, stored};
 use crate::log::blocking;
 use crate::machine::{MachineError, StateBatch, StateMachine, StateRead};
-use crate::snapshot::{Pairs, SnapshotData, SnapshotDir, SnapshotFile};
+use crate::snapshot::{Pairs, SnapshotData, SnapshotDir, SnapshotFile, StateView};
 use crate::types::{LogId, Response, Snapshot, SnapshotMeta, StoredMembership, Types};
 
 /// The key of a stored machine's snapshot. The machine's own keys come after it.
@@ -48,7 +48,7 @@ pub(crate) struct MachineStore {
     trigger: Trigger,
     entries_since: u64,
     bytes_since: u64,
-    _alive: mpsc::Sender<()>,
+    alive: mpsc::Sender<()>,
 }
 
 /// What went wrong while a machine was opened.
@@ -87,7 +87,8 @@ impl MachineStore {
             Place::Stored(store, _) => {
                 // What is there counts as the snapshot from here on, so it must be on the disk.
                 if let Some(marker) = store.sync().map_err(from_store)? {
-                    applied = load("applied", marker, Reader::snapshot_meta).map_err(io::Error::from)?;
+                    applied =
+                        load("applied", marker, Reader::snapshot_meta).map_err(io::Error::from)?;
                     let whole = store.get(WHOLE).map_err(from_store)?.unwrap_or_default();
                     machine.restore(&whole).map_err(OpenError::Machine)?;
                     machine.load(&Keys(store)).map_err(OpenError::Machine)?;
@@ -105,14 +106,17 @@ impl MachineStore {
             trigger,
             entries_since: since.0,
             bytes_since: since.1,
-            _alive: alive,
+            alive,
         };
         store.check_trigger();
         Ok(store)
     }
 
     fn machine(&mut self) -> &mut dyn StateMachine {
-        self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
+        self.machine
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
     }
 
     fn check_trigger(&self) {
@@ -132,7 +136,11 @@ impl MachineStore {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(command) => {
                     self.bytes_since = self.bytes_since.saturating_add(command.0.len() as u64);
-                    response = Response(self.machine().apply(id.index, &command.0, &mut batch).into());
+                    response = Response(
+                        self.machine()
+                            .apply(id.index, &command.0, &mut batch)
+                            .into(),
+                    );
                 }
                 EntryPayload::Membership(membership) => {
                     self.applied.last_membership = StoredMembership::new(Some(id), membership);
@@ -155,7 +163,9 @@ impl MachineStore {
             }
             let whole = self.machine().snapshot();
             changes.put(WHOLE, whole);
-            store.apply(changes, stored(&self.applied, put_snapshot_meta)).map_err(from_store)?;
+            store
+                .apply(changes, stored(&self.applied, put_snapshot_meta))
+                .map_err(from_store)?;
         }
         if let Some(id) = self.applied.last_log_id {
             self.machine().applied(id.index);
@@ -173,7 +183,10 @@ impl RaftStateMachine<Types> for MachineStore {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((self.applied.last_log_id, self.applied.last_membership.clone()))
+        Ok((
+            self.applied.last_log_id,
+            self.applied.last_membership.clone(),
+        ))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -189,7 +202,11 @@ impl RaftStateMachine<Types> for MachineStore {
                 tokio::task::yield_now().await;
             }
         }
-        if some.is_empty() { Ok(()) } else { self.apply_some(some) }
+        if some.is_empty() {
+            Ok(())
+        } else {
+            self.apply_some(some)
+        }
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -198,13 +215,24 @@ impl RaftStateMachine<Types> for MachineStore {
         match self.place.clone() {
             Place::Memory(dir) => {
                 let data = self.machine().snapshot();
-                Builder::Memory { dir, meta: self.applied.clone(), data }
+                Builder::Memory {
+                    dir,
+                    meta: self.applied.clone(),
+                    data,
+                }
             }
-            Place::Stored(store, _) => Builder::Stored { store },
+            Place::Stored(store, _) => Builder::Stored {
+                store,
+                alive: self.alive.clone(),
+            },
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         let place = self.place.clone();
         let (Place::Memory(dir) | Place::Stored(_, dir)) = &place;
         let dir = dir.clone();
@@ -224,7 +252,9 @@ impl RaftStateMachine<Types> for MachineStore {
                 let installing = store.clone();
                 let whole = blocking(move || install_pairs(&installing, &file, marker)).await?;
                 self.machine().restore(&whole).map_err(io::Error::other)?;
-                self.machine().load(&Keys(&store)).map_err(io::Error::other)?;
+                self.machine()
+                    .load(&Keys(&store))
+                    .map_err(io::Error::other)?;
             }
         }
         self.applied = meta.clone();
@@ -240,13 +270,14 @@ impl RaftStateMachine<Types> for MachineStore {
         match self.place.clone() {
             Place::Memory(dir) => {
                 let current = blocking(move || dir.current()).await?;
-                Ok(current.map(|(meta, file)| Snapshot { meta, snapshot: SnapshotData::File(file) }))
+                Ok(current.map(|(meta, file)| Snapshot {
+                    meta,
+                    snapshot: SnapshotData::File(file),
+                }))
             }
             Place::Stored(store, _) => {
-                let view = blocking(move || store.view().map_err(from_store)).await?;
-                let Some(marker) = view.applied() else { return Ok(None) };
-                let meta = load("applied", marker, Reader::snapshot_meta)?;
-                Ok(Some(Snapshot { meta, snapshot: SnapshotData::View(Box::new(view)) }))
+                let snapshot = stored_snapshot(store, self.alive.clone()).await?;
+                Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
             }
         }
     }
@@ -269,8 +300,15 @@ fn install_pairs(store: &GroupStore, file: &SnapshotFile, marker: Bytes) -> io::
 
 /// Makes a snapshot of what was applied when it was asked for.
 pub(crate) enum Builder {
-    Memory { dir: Arc<SnapshotDir>, meta: SnapshotMeta, data: Vec<u8> },
-    Stored { store: GroupStore },
+    Memory {
+        dir: Arc<SnapshotDir>,
+        meta: SnapshotMeta,
+        data: Vec<u8>,
+    },
+    Stored {
+        store: GroupStore,
+        alive: mpsc::Sender<()>,
+    },
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -282,25 +320,41 @@ impl RaftSnapshotBuilder<Types> for Builder {
                 let (dir, meta, data) = (dir.clone(), meta.clone(), std::mem::take(data));
                 let (meta, file) = blocking(move || {
                     dir.write(meta, &data)?;
-                    dir.current()?.ok_or_else(|| io::Error::other("the snapshot that was just written is gone"))
+                    dir.current()?.ok_or_else(|| {
+                        io::Error::other("the snapshot that was just written is gone")
+                    })
                 })
                 .await?;
-                Ok(Snapshot { meta, snapshot: SnapshotData::File(file) })
+                Ok(Snapshot {
+                    meta,
+                    snapshot: SnapshotData::File(file),
+                })
             }
-            Builder::Stored { store } => {
-                let store = store.clone();
-                // The view may be ahead of what was synced; the metadata says what the log may be purged by.
-                let (marker, view) =
-                    blocking(move || Ok((store.sync().map_err(from_store)?, store.view().map_err(from_store)?)))
-                        .await?;
-                let meta = match marker {
-                    Some(marker) => load("applied", marker, Reader::snapshot_meta)?,
-                    None => SnapshotMeta::default(),
-                };
-                Ok(Snapshot { meta, snapshot: SnapshotData::View(Box::new(view)) })
-            }
+            Builder::Stored { store, alive } => stored_snapshot(store.clone(), alive.clone()).await,
         }
     }
+}
+
+/// The state of this moment, durable: what it covers may be purged from the log.
+async fn stored_snapshot(store: GroupStore, alive: mpsc::Sender<()>) -> io::Result<Snapshot> {
+    let view = blocking(move || {
+        let view = store.view().map_err(from_store)?;
+        store.sync().map_err(from_store)?;
+        Ok(view)
+    })
+    .await?;
+    let meta = match view.applied() {
+        Some(marker) => load("applied", marker, Reader::snapshot_meta)?,
+        None => SnapshotMeta::default(),
+    };
+    let view = StateView {
+        view: Box::new(view),
+        _alive: alive,
+    };
+    Ok(Snapshot {
+        meta,
+        snapshot: SnapshotData::View(view),
+    })
 }
 
 /// A stored machine's own keys.
@@ -308,13 +362,18 @@ struct Keys<'a>(&'a GroupStore);
 
 impl StateRead for Keys<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MachineError> {
-        self.0.get(&own(key)).map_err(|e| MachineError::new(e.to_string()))
+        self.0
+            .get(&own(key))
+            .map_err(|e| MachineError::new(e.to_string()))
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
         self.0
             .scan(&own(prefix))
-            .map(|pair| pair.map(|(key, value)| (key.slice(1..), value)).map_err(|e| MachineError::new(e.to_string())))
+            .map(|pair| {
+                pair.map(|(key, value)| (key.slice(1..), value))
+                    .map_err(|e| MachineError::new(e.to_string()))
+            })
             .collect()
     }
 }

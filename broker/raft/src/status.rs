@@ -35,7 +35,7 @@ pub struct GroupStatus {
     pub role: Role,
     /// The current term.
     pub term: u64,
-    /// The leader of the term, if this node knows it.
+    /// The leader of the term, if this node knows it. A follower that lost its leader names it until there is another one.
     pub leader: Option<NodeId>,
     /// Index of the last entry in this node's log.
     pub last_log: Option<u64>,
@@ -119,8 +119,18 @@ impl GroupStatus {
             ServerState::Shutdown => Role::Stopped,
         };
         let membership = metrics.membership_config.membership();
+        // Before that, a leader does not know what else is committed, and openraft refuses changes.
+        let committed_in_term = metrics
+            .local_committed
+            .as_ref()
+            .is_some_and(|id| id.leader_id.term == metrics.current_term);
         let mut followers = BTreeMap::<NodeId, FollowerStatus>::new();
-        for (node, matched) in metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id) {
+        for (node, matched) in metrics
+            .replication
+            .iter()
+            .flatten()
+            .filter(|(node, _)| **node != metrics.id)
+        {
             followers.entry(*node).or_default().matched = index(matched);
         }
         for (node, acked) in metrics.heartbeat.iter().flatten() {
@@ -142,22 +152,33 @@ impl GroupStatus {
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
             membership_settled: metrics.membership_config == metrics.committed_membership_config
-                && membership.get_joint_config().len() == 1,
+                && membership.get_joint_config().len() == 1
+                && (role != Role::Leader || committed_in_term),
             followers,
-            quorum_acked: metrics.last_quorum_acked.and_then(|instant| std_instant(instant.into_inner())),
+            quorum_acked: metrics
+                .last_quorum_acked
+                .and_then(|instant| std_instant(instant.into_inner())),
             failure,
         }
     }
 
     /// Whether more than the times of acknowledgements differ.
     pub(crate) fn differs(&self, other: &Self) -> bool {
-        let timeless = |status: &Self| {
-            let mut status = status.clone();
-            status.quorum_acked = None;
-            status.followers.values_mut().for_each(|follower| follower.acked = None);
-            status
+        let indexes = |s: &Self| (s.last_log, s.committed, s.applied, s.snapshot, s.purged);
+        let election = |s: &Self| (s.role, s.term, s.leader, s.membership_settled);
+        let matched = |s: &Self, o: &Self| {
+            let of_other = o.followers.iter().map(|(id, f)| (*id, f.matched));
+            s.followers
+                .iter()
+                .map(|(id, f)| (*id, f.matched))
+                .eq(of_other)
         };
-        timeless(self) != timeless(other)
+        indexes(self) != indexes(other)
+            || election(self) != election(other)
+            || !matched(self, other)
+            || self.voters != other.voters
+            || self.learners != other.learners
+            || self.failure != other.failure
     }
 }
 

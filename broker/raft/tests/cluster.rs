@@ -7,15 +7,24 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Cluster, SOON, eventually, small};
-use raftmq_raft::{Persistence, ProposeError, RaftOptions, ReadError, Role};
+use common::{Cluster, Journal, SOON, eventually, small};
+use raftmq_raft::{
+    Class, GroupId, Persistence, ProposeError, RaftOptions, ReadError, Role, StartError,
+};
+
+/// The second byte of a call that asks whether a node would get a vote.
+const PRE_VOTE: u8 = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_and_five_nodes_elect_and_replicate() {
     for count in [3, 5] {
         let cluster = Cluster::of(count, Persistence::Memory, RaftOptions::default()).await;
         let leader = cluster.leader().await;
-        let done = cluster.group(leader).propose(Bytes::from_static(b"first")).await.unwrap();
+        let done = cluster
+            .group(leader)
+            .propose(Bytes::from_static(b"first"))
+            .await
+            .unwrap();
         assert_eq!(done.response, Bytes::copy_from_slice(&1u64.to_be_bytes()));
         for id in 1..=count {
             cluster.write(id, &format!("from-{id}"), 5).await;
@@ -24,14 +33,27 @@ async fn three_and_five_nodes_elect_and_replicate() {
         assert_eq!(commands[0], b"first");
 
         let follower = (1..=count).find(|id| *id != leader).unwrap();
-        let refused = cluster.group(follower).propose(Bytes::from_static(b"no")).await;
-        assert!(matches!(refused, Err(ProposeError::NotLeader { leader: Some(l) }) if l == leader), "{refused:?}");
+        let refused = cluster
+            .group(follower)
+            .propose(Bytes::from_static(b"no"))
+            .await;
+        assert!(
+            matches!(refused, Err(ProposeError::NotLeader { leader: Some(l) }) if l == leader),
+            "{refused:?}"
+        );
         let refused = cluster.group(follower).read_index().await;
-        assert!(matches!(refused, Err(ReadError::NotLeader { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ReadError::NotLeader { .. })),
+            "{refused:?}"
+        );
 
         let index = cluster.group(leader).read_index().await.unwrap();
         assert!(index > done.index);
-        cluster.group(follower).wait_applied(index, SOON).await.unwrap();
+        cluster
+            .group(follower)
+            .wait_applied(index, SOON)
+            .await
+            .unwrap();
         assert_eq!(cluster.nodes[&follower].journal.get().len(), commands.len());
 
         let status = cluster.status(leader);
@@ -40,7 +62,10 @@ async fn three_and_five_nodes_elect_and_replicate() {
         assert_eq!(status.followers.len() as u64, count - 1);
         eventually("the leader knows what the followers have", || {
             let status = cluster.status(leader);
-            status.followers.values().all(|f| f.matched == status.last_log && f.acked.is_some())
+            status
+                .followers
+                .values()
+                .all(|f| f.matched == status.last_log && f.acked.is_some())
         })
         .await;
     }
@@ -48,11 +73,26 @@ async fn three_and_five_nodes_elect_and_replicate() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_is_too_large_is_refused() {
-    let options = RaftOptions { max_command: 100, ..RaftOptions::default() };
+    let options = RaftOptions {
+        max_command: 100,
+        ..RaftOptions::default()
+    };
     let cluster = Cluster::of(3, Persistence::Memory, options).await;
     for id in 1..=3 {
-        let refused = cluster.group(id).propose_anywhere(vec![0; 101].into(), SOON).await;
-        assert!(matches!(refused, Err(ProposeError::TooLarge { len: 101, limit: 100 })), "{refused:?}");
+        let refused = cluster
+            .group(id)
+            .propose_anywhere(vec![0; 101].into(), SOON)
+            .await;
+        assert!(
+            matches!(
+                refused,
+                Err(ProposeError::TooLarge {
+                    len: 101,
+                    limit: 100
+                })
+            ),
+            "{refused:?}"
+        );
     }
     cluster.write(1, "small", 1).await;
 }
@@ -79,7 +119,10 @@ async fn restarts_of_one_and_of_all_keep_the_data() {
         }
         cluster.leader().await;
         for id in 1..=3 {
-            assert!(cluster.status(id).term >= terms[id as usize - 1], "a vote is never forgotten");
+            assert!(
+                cluster.status(id).term >= terms[id as usize - 1],
+                "a vote is never forgotten"
+            );
         }
         assert_eq!(cluster.same(1..=3, 120).await, commands);
         cluster.write(2, "after", 5).await;
@@ -96,10 +139,16 @@ async fn a_leader_that_is_cut_off_follows_after_the_partition_heals() {
     let rest: Vec<u64> = (1..=5).filter(|id| *id != old).collect();
 
     // What the old leader takes now, it cannot commit; nobody is told that it did.
-    let lost = cluster.group(old).propose_anywhere(Bytes::from_static(b"lost"), Duration::from_millis(500)).await;
+    let lost = cluster
+        .group(old)
+        .propose_anywhere(Bytes::from_static(b"lost"), Duration::from_millis(500))
+        .await;
     assert!(matches!(lost, Err(ProposeError::Timeout)), "{lost:?}");
     let read = cluster.group(old).read_index().await;
-    assert!(matches!(read, Err(ReadError::NoQuorum | ReadError::NotLeader { .. })), "{read:?}");
+    assert!(
+        matches!(read, Err(ReadError::NoQuorum | ReadError::NotLeader { .. })),
+        "{read:?}"
+    );
 
     let new = cluster.leader_of(rest.iter().copied()).await;
     assert_ne!(new, old);
@@ -119,7 +168,13 @@ async fn a_follower_that_comes_back_does_not_disturb_the_leader() {
     let term = cluster.status(leader).term;
     let follower = (1..=3).find(|id| *id != leader).unwrap();
     cluster.net.isolate(follower, 1..=3);
-    eventually("the follower has lost its leader", || cluster.status(follower).leader != Some(leader)).await;
+    let asks = |id| {
+        cluster
+            .net
+            .last(follower, id, Class::Heartbeat)
+            .is_some_and(|frame| frame[1] == PRE_VOTE)
+    };
+    eventually("the follower misses its leader", || asks(leader)).await;
     cluster.write(leader, "meanwhile", 10).await;
     cluster.net.heal();
     cluster.same(1..=3, 10).await;
@@ -136,7 +191,11 @@ async fn a_proposal_waits_for_a_leader() {
     let follower = (1..=3).find(|id| *id != leader).unwrap();
     cluster.net.isolate(leader, 1..=3);
     // Nobody leads the others at this moment.
-    cluster.group(follower).propose_anywhere(Bytes::from_static(b"patient"), SOON).await.unwrap();
+    cluster
+        .group(follower)
+        .propose_anywhere(Bytes::from_static(b"patient"), SOON)
+        .await
+        .unwrap();
     cluster.net.heal();
     cluster.same(1..=3, 1).await;
 }
@@ -150,7 +209,10 @@ async fn leadership_is_handed_on() {
         cluster.write(1, "x", 2).await;
         cluster.group(leader).transfer_leader(next).await.unwrap();
         assert_eq!(cluster.leader().await, next);
-        assert!(cluster.group(leader).transfer_leader(next).await.is_err(), "only the leader can");
+        assert!(
+            cluster.group(leader).transfer_leader(next).await.is_err(),
+            "only the leader can"
+        );
     }
     cluster.same(1..=3, 6).await;
 }
@@ -160,12 +222,79 @@ async fn nothing_is_synced_when_nothing_happens() {
     let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
     cluster.write(1, "x", 3).await;
     cluster.same(1..=3, 3).await;
-    let fsyncs = || cluster.nodes.values().map(|n| n.wal.metrics().fsyncs).collect::<Vec<_>>();
+    let fsyncs = || {
+        cluster
+            .nodes
+            .values()
+            .map(|n| n.wal.metrics().fsyncs)
+            .collect::<Vec<_>>()
+    };
     let acked = |id| cluster.status(id).quorum_acked;
     let leader = cluster.leader().await;
     let (before, start) = (fsyncs(), acked(leader).unwrap());
     assert!(before.iter().all(|n| *n > 0), "the log counts its syncs");
-    eventually("ten heartbeats", || acked(leader).unwrap() > start + Duration::from_secs(1)).await;
+    eventually("ten heartbeats", || {
+        acked(leader).unwrap() > start + Duration::from_secs(1)
+    })
+    .await;
     assert_eq!(fsyncs(), before);
     assert_eq!(cluster.status(leader).role, Role::Leader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_share_a_log_and_a_transport() {
+    let mut cluster = Cluster::of(3, Persistence::Stored, small()).await;
+    let second = GroupId::new(2, 0);
+    let mut others = Vec::new();
+    for node in cluster.nodes.values() {
+        let journal = Journal::default();
+        let group = node
+            .groups
+            .start(second, Persistence::Memory, journal.clone())
+            .await
+            .unwrap();
+        let again = node
+            .groups
+            .start(GroupId::new(2, 1), Persistence::Memory, Journal::default())
+            .await;
+        assert!(matches!(again, Err(StartError::Running(_))));
+        others.push((group, journal));
+    }
+    others[2].0.initialize((1..=3).collect()).await.unwrap();
+    for number in 0..120u32 {
+        let command = Bytes::copy_from_slice(&number.to_be_bytes());
+        others[0].0.propose_anywhere(command, SOON).await.unwrap();
+        if number % 10 == 0 {
+            cluster.write(2, "first", 1).await;
+        }
+    }
+    cluster.same(1..=3, 12).await;
+    eventually("the second group is the same everywhere", || {
+        others.iter().all(|(_, j)| j.get().len() == 120)
+    })
+    .await;
+    others.clear();
+    for id in 1..=3 {
+        cluster.stop(id).await;
+    }
+    for id in 1..=3 {
+        cluster.start(id).await;
+        let journal = Journal::default();
+        let group = cluster.nodes[&id]
+            .groups
+            .start(second, Persistence::Memory, journal.clone())
+            .await
+            .unwrap();
+        others.push((group, journal));
+    }
+    cluster.same(1..=3, 12).await;
+    eventually("the second group is the same everywhere", || {
+        others.iter().all(|(_, j)| j.get().len() == 120)
+    })
+    .await;
+    // One group is stopped, the other one goes on.
+    cluster.nodes[&1].groups.stop(2).await;
+    assert!(cluster.nodes[&1].groups.group(2).is_none());
+    cluster.write(1, "last", 3).await;
+    cluster.same(1..=3, 15).await;
 }

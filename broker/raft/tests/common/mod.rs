@@ -10,14 +10,17 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use raftmq_raft::{
-    Class, Group, GroupId, GroupStatus, Groups, MachineError, NodeId, Persistence, RaftOptions, StateBatch,
-    StateMachine, StateRead, Transport, TransportError,
+    Class, Group, GroupId, GroupStatus, Groups, MachineError, NodeId, Persistence, RaftOptions,
+    StateBatch, StateMachine, StateRead, Transport, TransportError,
 };
 use raftmq_storage::{StateStore, StoreOptions, Wal, WalOptions};
 use tempfile::TempDir;
 
 pub(crate) const CLUSTER: u128 = 0x1234_5678_9abc_def0_0fed_cba9_8765_4321;
-pub(crate) const GROUP: GroupId = GroupId { number: 1, generation: 3 };
+pub(crate) const GROUP: GroupId = GroupId {
+    number: 1,
+    generation: 3,
+};
 /// Long enough for a machine that is busy with other tests.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
@@ -72,7 +75,11 @@ impl StateMachine for Journal {
     }
 
     fn load(&mut self, keys: &dyn StateRead) -> Result<(), MachineError> {
-        *self.commands.lock().unwrap() = keys.scan(b"")?.into_iter().map(|(_, value)| value.to_vec()).collect();
+        *self.commands.lock().unwrap() = keys
+            .scan(b"")?
+            .into_iter()
+            .map(|(_, value)| value.to_vec())
+            .collect();
         Ok(())
     }
 }
@@ -88,14 +95,17 @@ struct NetState {
     nodes: HashMap<NodeId, Groups>,
     /// Directed: nothing goes from the first to the second.
     cut: HashSet<(NodeId, NodeId)>,
-    /// The last frame of each class on each way.
+    /// The last frame of each class on each way, also if it was cut off.
     last: HashMap<(NodeId, NodeId, Class), Bytes>,
     chunks: u64,
 }
 
 impl Net {
     pub(crate) fn port(&self, node: NodeId) -> Arc<dyn Transport> {
-        Arc::new(Port { node, net: self.clone() })
+        Arc::new(Port {
+            node,
+            net: self.clone(),
+        })
     }
 
     pub(crate) fn cut(&self, a: NodeId, b: NodeId) {
@@ -104,7 +114,10 @@ impl Net {
 
     /// Cuts the node off from everybody else.
     pub(crate) fn isolate(&self, node: NodeId, others: impl IntoIterator<Item = NodeId>) {
-        others.into_iter().filter(|other| *other != node).for_each(|other| self.cut(node, other));
+        others
+            .into_iter()
+            .filter(|other| *other != node)
+            .for_each(|other| self.cut(node, other));
     }
 
     pub(crate) fn heal(&self) {
@@ -112,7 +125,12 @@ impl Net {
     }
 
     pub(crate) fn last(&self, from: NodeId, to: NodeId, class: Class) -> Option<Bytes> {
-        self.state.lock().unwrap().last.get(&(from, to, class)).cloned()
+        self.state
+            .lock()
+            .unwrap()
+            .last
+            .get(&(from, to, class))
+            .cloned()
     }
 
     pub(crate) fn chunks(&self) -> u64 {
@@ -135,13 +153,16 @@ impl Transport for Port {
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
         let (from, net) = (self.node, self.net.clone());
         async move {
-            let unreachable = || TransportError::Unreachable { to, reason: "cut off or down".into() };
+            let unreachable = || TransportError::Unreachable {
+                to,
+                reason: "cut off or down".into(),
+            };
             let target = {
                 let mut state = net.state.lock().unwrap();
+                state.last.insert((from, to, class), frame.clone());
                 if state.cut.contains(&(from, to)) {
                     return Err(unreachable());
                 }
-                state.last.insert((from, to, class), frame.clone());
                 state.chunks += u64::from(class == Class::Snapshot);
                 state.nodes.get(&to).cloned().ok_or_else(unreachable)?
             };
@@ -150,7 +171,10 @@ impl Transport for Port {
             let answer = tokio::time::timeout(deadline, handled)
                 .await
                 .map_err(|_| TransportError::Timeout { to })?
-                .map_err(|e| TransportError::Failed { to, reason: e.to_string() })?;
+                .map_err(|e| TransportError::Failed {
+                    to,
+                    reason: e.to_string(),
+                })?;
             if net.state.lock().unwrap().cut.contains(&(to, from)) {
                 return Err(TransportError::Timeout { to });
             }
@@ -179,9 +203,19 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Empty nodes that know nothing of each other.
-    pub(crate) async fn empty(ids: impl IntoIterator<Item = NodeId>, persistence: Persistence, options: RaftOptions) -> Self {
+    pub(crate) async fn empty(
+        ids: impl IntoIterator<Item = NodeId>,
+        persistence: Persistence,
+        options: RaftOptions,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self { net: Net::default(), nodes: BTreeMap::new(), options, persistence, dir };
+        let mut cluster = Self {
+            net: Net::default(),
+            nodes: BTreeMap::new(),
+            options,
+            persistence,
+            dir,
+        };
         for id in ids {
             cluster.start(id).await;
         }
@@ -191,7 +225,11 @@ impl Cluster {
     /// Voters with a leader.
     pub(crate) async fn of(count: u64, persistence: Persistence, options: RaftOptions) -> Self {
         let cluster = Self::empty(1..=count, persistence, options).await;
-        cluster.nodes[&1].group.initialize((1..=count).collect()).await.unwrap();
+        cluster.nodes[&1]
+            .group
+            .initialize((1..=count).collect())
+            .await
+            .unwrap();
         cluster.leader().await;
         cluster
     }
@@ -207,10 +245,23 @@ impl Cluster {
 
     pub(crate) async fn start(&mut self, id: NodeId) {
         let path = self.path(id);
-        let wal_options =
-            WalOptions { segment_bytes: 1 << 20, ballast_bytes: 0, min_free_bytes: 0, ..WalOptions::default() };
+        let wal_options = WalOptions {
+            segment_bytes: 1 << 20,
+            ballast_bytes: 0,
+            min_free_bytes: 0,
+            ..WalOptions::default()
+        };
         let (wal, _) = Wal::open(path.join("wal"), wal_options).unwrap();
-        let store = StateStore::open(path.join("state"), StoreOptions::default()).unwrap();
+        // A call that was being answered when the node stopped may have it for a moment yet.
+        let end = Instant::now() + Duration::from_secs(5);
+        let store = loop {
+            match StateStore::open(path.join("state"), StoreOptions::default()) {
+                Err(_) if Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(10)).await
+                }
+                store => break store.unwrap(),
+            }
+        };
         let groups = Groups::new(
             id,
             CLUSTER,
@@ -221,10 +272,31 @@ impl Cluster {
             self.options.clone(),
         )
         .unwrap();
-        self.net.state.lock().unwrap().nodes.insert(id, groups.clone());
-        let journal = Journal { stored: self.persistence == Persistence::Stored, ..Journal::default() };
-        let group = groups.start(GROUP, self.persistence, journal.clone()).await.unwrap();
-        self.nodes.insert(id, Node { id, groups, group, journal, wal, _store: store });
+        self.net
+            .state
+            .lock()
+            .unwrap()
+            .nodes
+            .insert(id, groups.clone());
+        let journal = Journal {
+            stored: self.persistence == Persistence::Stored,
+            ..Journal::default()
+        };
+        let group = groups
+            .start(GROUP, self.persistence, journal.clone())
+            .await
+            .unwrap();
+        self.nodes.insert(
+            id,
+            Node {
+                id,
+                groups,
+                group,
+                journal,
+                wal,
+                _store: store,
+            },
+        );
     }
 
     pub(crate) async fn stop(&mut self, id: NodeId) {
@@ -232,7 +304,10 @@ impl Cluster {
         self.net.state.lock().unwrap().nodes.remove(&id);
         let before = Instant::now();
         node.groups.shutdown().await;
-        assert!(before.elapsed() < Duration::from_secs(4), "a shutdown is quick");
+        assert!(
+            before.elapsed() < Duration::from_secs(4),
+            "a shutdown is quick"
+        );
         node.wal.close().unwrap();
     }
 
@@ -255,7 +330,7 @@ impl Cluster {
         eventually("one leader that all follow", || {
             let leaders: BTreeSet<_> = ids.iter().map(|id| self.status(*id).leader).collect();
             match leaders.into_iter().collect::<Vec<_>>()[..] {
-                [Some(leader)] if ids.contains(&leader) && self.status(leader).is_leader() => {
+                [Some(leader)] if ids.contains(&leader) && leads(&self.status(leader)) => {
                     found = leader;
                     true
                 }
@@ -270,21 +345,39 @@ impl Cluster {
     pub(crate) async fn write(&self, from: NodeId, name: &str, count: usize) {
         for number in 0..count {
             let command = Bytes::from(format!("{name}-{number}"));
-            self.group(from).propose_anywhere(command, SOON).await.unwrap();
+            self.group(from)
+                .propose_anywhere(command, SOON)
+                .await
+                .unwrap();
         }
     }
 
     /// Waits until all running nodes have the same commands, this many, and returns them.
-    pub(crate) async fn same(&self, ids: impl IntoIterator<Item = NodeId>, count: usize) -> Vec<Vec<u8>> {
+    pub(crate) async fn same(
+        &self,
+        ids: impl IntoIterator<Item = NodeId>,
+        count: usize,
+    ) -> Vec<Vec<u8>> {
         let ids: Vec<NodeId> = ids.into_iter().collect();
         eventually("the same commands everywhere", || {
-            ids.iter().all(|id| self.nodes[id].journal.get().len() == count)
+            ids.iter()
+                .all(|id| self.nodes[id].journal.get().len() == count)
         })
         .await;
-        let all: BTreeSet<Vec<Vec<u8>>> = ids.iter().map(|id| self.nodes[id].journal.get()).collect();
-        assert_eq!(all.len(), 1, "all nodes have the same commands in the same order");
+        let all: BTreeSet<Vec<Vec<u8>>> =
+            ids.iter().map(|id| self.nodes[id].journal.get()).collect();
+        assert_eq!(
+            all.len(),
+            1,
+            "all nodes have the same commands in the same order"
+        );
         all.into_iter().next().unwrap()
     }
+}
+
+/// It leads, and the next change of members may come.
+fn leads(status: &GroupStatus) -> bool {
+    status.is_leader() && status.membership_settled
 }
 
 /// Waits for a condition.
