@@ -76,7 +76,7 @@ mqtt:
   maxPacketSize: 1MiB
   receiveMaximum: 1024
   maxInflight: 7
-  maxQueuedMessages: 10000
+  maxQueuedMessages: 1000
   maxQueuedBytes: 16MiB
   maxOutboundBytes: 1MiB
   sessionExpiryMax: 7d
@@ -84,9 +84,7 @@ mqtt:
   maxKeepAlive: 0s
   maxClientIdLength: 1024
   maxTopicLevels: 128
-  maxTopicLength: 65535
-  topicAliasMaximum: 32
-  maxSubscriptions: 100000
+  maxSubscriptions: 10000
 storage:
   walSegmentBytes: 64MiB
   ballastBytes: 16MiB

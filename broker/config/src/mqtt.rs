@@ -16,7 +16,7 @@ pub struct Mqtt {
     #[schemars(range(min = 1, max = 65535))]
     pub receive_maximum: u16,
     /// QoS 1 and 2 messages sent to a client without an acknowledgement; a smaller Receive Maximum of the client counts first.
-    #[schemars(range(min = 1, max = 65535))]
+    #[schemars(range(min = 1, max = 4096))]
     pub max_inflight: u16,
     /// QoS 1 and 2 messages that wait for one client, connected or not. Further ones are dropped and counted.
     #[schemars(range(min = 0, max = 10_000_000))]
@@ -42,12 +42,6 @@ pub struct Mqtt {
     /// Levels that a topic name or filter may have.
     #[schemars(range(min = 1, max = 32768))]
     pub max_topic_levels: u16,
-    /// Longest topic name or filter, in bytes.
-    #[schemars(range(min = 1, max = 65535))]
-    pub max_topic_length: u16,
-    /// Topic aliases that a client may use (Topic Alias Maximum). 0: none.
-    #[schemars(range(min = 0, max = 65535))]
-    pub topic_alias_maximum: u16,
     /// Subscriptions of one client.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_subscriptions: u32,
@@ -58,8 +52,8 @@ impl Default for Mqtt {
         Self {
             max_packet_size: ByteSize::mib(1),
             receive_maximum: 1024,
-            max_inflight: 1024,
-            max_queued_messages: 10_000,
+            max_inflight: 128,
+            max_queued_messages: 1_000,
             max_queued_bytes: ByteSize::mib(16),
             max_outbound_bytes: ByteSize::mib(1),
             session_expiry_max: HumanDuration::from_secs(7 * 24 * 3600),
@@ -67,9 +61,7 @@ impl Default for Mqtt {
             max_keep_alive: HumanDuration::from_secs(0),
             max_client_id_length: 1024,
             max_topic_levels: 128,
-            max_topic_length: 65535,
-            topic_alias_maximum: 32,
-            max_subscriptions: 100_000,
+            max_subscriptions: 10_000,
         }
     }
 }
