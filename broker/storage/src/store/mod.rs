@@ -18,7 +18,7 @@ mod tests;
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
 };
 
 use bytes::Bytes;
@@ -82,7 +82,13 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache_bytes: 16 << 20, memtable_bytes: 4 << 20, journal_bytes: 64 << 20, threads: 1, open_files: 128 }
+        Self {
+            cache_bytes: 16 << 20,
+            memtable_bytes: 4 << 20,
+            journal_bytes: 64 << 20,
+            threads: 1,
+            open_files: 128,
+        }
     }
 }
 
@@ -102,7 +108,8 @@ pub(crate) struct Shared {
 /// The groups in use.
 #[derive(Default)]
 pub(crate) struct Open {
-    pub(crate) groups: HashMap<GroupId, Arc<Inner>>,
+    /// Weak, because a group keeps the store.
+    groups: HashMap<GroupId, Weak<Inner>>,
     /// Number of the next keyspace; never used twice while the process lives, so that leftovers are not met again.
     next: u64,
 }
@@ -122,7 +129,9 @@ impl StateStore {
             .map_err(failed("opening"))?;
         let memtable = options.memtable_bytes;
         let catalog = db
-            .keyspace(CATALOG, || KeyspaceCreateOptions::default().max_memtable_size(memtable))
+            .keyspace(CATALOG, || {
+                KeyspaceCreateOptions::default().max_memtable_size(memtable)
+            })
             .map_err(failed("opening the catalog"))?;
         let mut named = HashMap::new();
         for pair in catalog.iter() {
@@ -132,13 +141,26 @@ impl StateStore {
         }
         for name in db.list_keyspace_names() {
             if &*name != CATALOG && !named.contains_key(&*name) {
-                let leftover = db.keyspace(&name, KeyspaceCreateOptions::default).map_err(failed("opening a leftover"))?;
-                db.delete_keyspace(leftover).map_err(failed("removing a leftover"))?;
+                let leftover = db
+                    .keyspace(&name, KeyspaceCreateOptions::default)
+                    .map_err(failed("opening a leftover"))?;
+                db.delete_keyspace(leftover)
+                    .map_err(failed("removing a leftover"))?;
             }
         }
         let next = named.values().max().map_or(1, |highest| highest + 1);
-        let open = Mutex::new(Open { groups: HashMap::new(), next });
-        Ok(Self { shared: Arc::new(Shared { db, catalog, memtable_bytes: memtable, open }) })
+        let open = Mutex::new(Open {
+            groups: HashMap::new(),
+            next,
+        });
+        Ok(Self {
+            shared: Arc::new(Shared {
+                db,
+                catalog,
+                memtable_bytes: memtable,
+                open,
+            }),
+        })
     }
 
     /// The state of a group, made empty when it is new.
@@ -147,10 +169,14 @@ impl StateStore {
     /// What fjall says.
     pub fn group(&self, group: GroupId) -> Result<GroupStore, StoreError> {
         let mut open = self.shared.open();
-        if let Some(inner) = open.groups.get(&group) {
-            return Ok(GroupStore::new(Arc::clone(inner)));
+        if let Some(inner) = open.groups.get(&group).and_then(Weak::upgrade) {
+            return Ok(GroupStore::new(inner));
         }
-        let known = self.shared.catalog.get(catalog_key(group)).map_err(failed("reading the catalog"))?;
+        let known = self
+            .shared
+            .catalog
+            .get(catalog_key(group))
+            .map_err(failed("reading the catalog"))?;
         let keyspace = match known {
             Some(value) => {
                 let (_, number) = decode_catalog(&catalog_key(group), &value)?;
@@ -162,13 +188,19 @@ impl StateStore {
                     .catalog
                     .insert(catalog_key(group), number.to_le_bytes())
                     .map_err(failed("writing the catalog"))?;
-                self.shared.db.persist(PersistMode::SyncAll).map_err(failed("syncing the catalog"))?;
+                self.shared
+                    .db
+                    .persist(PersistMode::SyncAll)
+                    .map_err(failed("syncing the catalog"))?;
                 keyspace
             }
         };
-        let inner =
-            Arc::new(Inner { shared: Arc::clone(&self.shared), group, current: RwLock::new(Some(keyspace)) });
-        open.groups.insert(group, Arc::clone(&inner));
+        let inner = Arc::new(Inner {
+            shared: Arc::clone(&self.shared),
+            group,
+            current: RwLock::new(Some(keyspace)),
+        });
+        open.groups.insert(group, Arc::downgrade(&inner));
         Ok(GroupStore::new(inner))
     }
 
@@ -181,11 +213,22 @@ impl StateStore {
         let inner = Arc::clone(self.group(group)?.inner());
         let mut open = self.shared.open();
         let mut current = inner.write();
-        let Some(keyspace) = current.take() else { return Ok(()) };
+        let Some(keyspace) = current.take() else {
+            return Ok(());
+        };
         open.groups.remove(&group);
-        self.shared.catalog.remove(catalog_key(group)).map_err(failed("writing the catalog"))?;
-        self.shared.db.persist(PersistMode::SyncAll).map_err(failed("syncing the catalog"))?;
-        self.shared.db.delete_keyspace(keyspace).map_err(failed("removing a group"))
+        self.shared
+            .catalog
+            .remove(catalog_key(group))
+            .map_err(failed("writing the catalog"))?;
+        self.shared
+            .db
+            .persist(PersistMode::SyncAll)
+            .map_err(failed("syncing the catalog"))?;
+        self.shared
+            .db
+            .delete_keyspace(keyspace)
+            .map_err(failed("removing a group"))
     }
 
     /// The groups that have a state.

@@ -120,7 +120,10 @@ impl Wal {
     /// # Errors
     /// [`WalError::Damaged`] when something that had been synced is not there any more: this node must become a new
     /// member. [`WalError::Locked`] when another process has it. [`WalError::Unsupported`] when a newer version wrote it.
-    pub fn open(dir: impl AsRef<Path>, options: WalOptions) -> Result<(Self, RecoveryReport), WalError> {
+    pub fn open(
+        dir: impl AsRef<Path>,
+        options: WalOptions,
+    ) -> Result<(Self, RecoveryReport), WalError> {
         let dir = dir.as_ref();
         options.check()?;
         fs::create_dir_all(dir).map_err(io_error("making the log's directory"))?;
@@ -131,7 +134,8 @@ impl Wal {
         Self::open_on(Arc::new(RealDisk::new(dir)), Some(lock), options)
     }
 
-    /// Appends entries and calls `done` when they are on the disk. They can be read when this returns. Waits for room in the queue.
+    /// Appends entries and calls `done` when they are on the disk. They can be read when this returns. Waits for room in
+    /// the queue; what the other calls hand in is small and rare, and takes no room.
     ///
     /// The first index must follow the last one of the group; a group without entries takes any index above its purged
     /// one. `done` is called exactly once when this returns `Ok`, never otherwise.
@@ -139,7 +143,12 @@ impl Wal {
     /// # Errors
     /// [`WalError::NotContiguous`], [`WalError::TooLarge`], [`WalError::DiskFull`] (nothing was recorded, the log can
     /// be used on), [`WalError::Failed`].
-    pub async fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Callback) -> Result<(), WalError> {
+    pub async fn append(
+        &self,
+        group: GroupId,
+        entries: Vec<LogEntry>,
+        done: Callback,
+    ) -> Result<(), WalError> {
         let bytes = self.check(&entries)?;
         let room = Arc::clone(&self.shared().room).acquire_many_owned(self.shared().units(bytes));
         let Ok(room) = room.await else {
@@ -152,13 +161,21 @@ impl Wal {
     ///
     /// # Errors
     /// As [`Wal::append`], and [`WalError::QueueFull`].
-    pub fn try_append(&self, group: GroupId, entries: Vec<LogEntry>, done: Callback) -> Result<(), WalError> {
+    pub fn try_append(
+        &self,
+        group: GroupId,
+        entries: Vec<LogEntry>,
+        done: Callback,
+    ) -> Result<(), WalError> {
         let bytes = self.check(&entries)?;
-        let room = Arc::clone(&self.shared().room).try_acquire_many_owned(self.shared().units(bytes));
+        let room =
+            Arc::clone(&self.shared().room).try_acquire_many_owned(self.shared().units(bytes));
         match room {
             Ok(room) => self.enqueue(group, entries, done, room),
             Err(tokio::sync::TryAcquireError::NoPermits) => Err(WalError::QueueFull),
-            Err(tokio::sync::TryAcquireError::Closed) => Err(self.failure().unwrap_or(WalError::Closed)),
+            Err(tokio::sync::TryAcquireError::Closed) => {
+                Err(self.failure().unwrap_or(WalError::Closed))
+            }
         }
     }
 
@@ -227,7 +244,11 @@ impl Wal {
     ///
     /// # Errors
     /// [`WalError::Damaged`] when an entry's checksum does not fit, [`WalError::Io`], [`WalError::Failed`].
-    pub fn read(&self, group: GroupId, range: RangeInclusive<u64>) -> Result<Vec<LogEntry>, WalError> {
+    pub fn read(
+        &self,
+        group: GroupId,
+        range: RangeInclusive<u64>,
+    ) -> Result<Vec<LogEntry>, WalError> {
         self.read_limited(group, range, usize::MAX)
     }
 
@@ -236,7 +257,12 @@ impl Wal {
     ///
     /// # Errors
     /// As [`Wal::read`].
-    pub fn read_limited(&self, group: GroupId, range: RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, WalError> {
+    pub fn read_limited(
+        &self,
+        group: GroupId,
+        range: RangeInclusive<u64>,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, WalError> {
         let mut found = Vec::new();
         let mut bytes = 0usize;
         {
@@ -244,10 +270,16 @@ impl Wal {
             if let Some(error) = &state.failure {
                 return Err(error.clone());
             }
-            let Some(known) = state.groups.get(&group) else { return Ok(Vec::new()) };
-            let Some((first, last)) = known.bounds() else { return Ok(Vec::new()) };
+            let Some(known) = state.groups.get(&group) else {
+                return Ok(Vec::new());
+            };
+            let Some((first, last)) = known.bounds() else {
+                return Ok(Vec::new());
+            };
             for index in first.max(*range.start())..=last.min(*range.end()) {
-                let Some((recent, place)) = known.entry(index) else { break };
+                let Some((recent, place)) = known.entry(index) else {
+                    break;
+                };
                 bytes = bytes.saturating_add(place.len());
                 if bytes > max_bytes && !found.is_empty() {
                     break;
@@ -256,20 +288,33 @@ impl Wal {
             }
         }
         // Files are read without the lock; a segment that is removed meanwhile stays readable through its handle.
-        found.into_iter().map(|(index, source)| Ok(LogEntry { index, data: source.read()? })).collect()
+        found
+            .into_iter()
+            .map(|(index, source)| {
+                Ok(LogEntry {
+                    index,
+                    data: source.read()?,
+                })
+            })
+            .collect()
     }
 
     /// Whether all of the range that is there is in memory, so that reading it does not block.
     #[must_use]
     pub fn is_cached(&self, group: GroupId, range: RangeInclusive<u64>) -> bool {
         let state = self.shared().lock();
-        let Some(known) = state.groups.get(&group) else { return true };
-        let Some((_, last)) = known.bounds() else { return true };
-        let end = last.min(*range.end());
+        let Some(known) = state.groups.get(&group) else {
+            return true;
+        };
+        let Some((first, last)) = known.bounds() else {
+            return true;
+        };
+        let (start, end) = (first.max(*range.start()), last.min(*range.end()));
         // What is in memory is always the end of the log: the first one of the range decides.
-        let Some((first, _)) = known.bounds() else { return true };
-        let start = first.max(*range.start());
-        start > end || known.entry(start).is_some_and(|(recent, _)| recent.is_some())
+        start > end
+            || known
+                .entry(start)
+                .is_some_and(|(recent, _)| recent.is_some())
     }
 
     /// What the log knows of a group; all empty for an unknown one. May read the last entry from the disk.
@@ -282,7 +327,9 @@ impl Wal {
             if let Some(error) = &state.failure {
                 return Err(error.clone());
             }
-            let Some(known) = state.groups.get(&group) else { return Ok(GroupState::default()) };
+            let Some(known) = state.groups.get(&group) else {
+                return Ok(GroupState::default());
+            };
             let bounds = known.bounds();
             let last = match bounds.and_then(|(_, last)| known.entry(last)) {
                 Some((recent, place)) => Some(state.source(recent, place)?),
@@ -293,8 +340,14 @@ impl Wal {
                 last: bounds.map(|(_, last)| last),
                 last_data: None,
                 vote: known.vote.as_ref().map(|vote| vote.data.clone()),
-                committed: known.committed.as_ref().map(|committed| committed.data.clone()),
-                purged: known.purged.as_ref().map(|(index, marker)| (*index, marker.data.clone())),
+                committed: known
+                    .committed
+                    .as_ref()
+                    .map(|committed| committed.data.clone()),
+                purged: known
+                    .purged
+                    .as_ref()
+                    .map(|(index, marker)| (*index, marker.data.clone())),
             };
             (found, last)
         };
@@ -313,7 +366,11 @@ impl Wal {
     /// Bytes of a group's entries that are in the log: what a trigger of snapshots looks at.
     #[must_use]
     pub fn live_bytes(&self, group: GroupId) -> u64 {
-        self.shared().lock().groups.get(&group).map_or(0, index::GroupIndex::live_bytes)
+        self.shared()
+            .lock()
+            .groups
+            .get(&group)
+            .map_or(0, index::GroupIndex::live_bytes)
     }
 
     /// Whether appends are taken: `false` when the disk is nearly full or the log failed. Ask before proposing, and hand
@@ -378,20 +435,47 @@ impl Wal {
             Some(recovered) => recovered,
             None => create(&*disk, &options)?,
         };
-        let Recovered { log_id, life, groups, files, tail, first_segment, mark, report } = recovered;
+        let Recovered {
+            log_id,
+            life,
+            groups,
+            files,
+            tail,
+            first_segment,
+            mark,
+            report,
+        } = recovered;
         let mut usages = Usages::default();
         for (segment, file) in &files {
-            usages.add_segment(*segment, file.len().map_err(io_error("looking at a segment"))?);
+            usages.add_segment(
+                *segment,
+                file.len().map_err(io_error("looking at a segment"))?,
+            );
         }
         index::count(&groups, &mut usages);
         let file = files.get(&tail.segment).cloned();
-        let file = file.ok_or_else(|| damaged(u64::from(tail.segment), 0, "the last segment was not opened"))?;
-        let ballast =
-            segment::Ballast::open(&*disk, options.ballast_bytes).map_err(io_error("looking at the ballast"))?;
+        let file = file.ok_or_else(|| {
+            damaged(
+                u64::from(tail.segment),
+                0,
+                "the last segment was not opened",
+            )
+        })?;
+        let ballast = segment::Ballast::open(&*disk, options.ballast_bytes)
+            .map_err(io_error("looking at the ballast"))?;
         let mark = MarkFile::open(&*disk, mark).map_err(io_error("opening the mark"))?;
         let shared = Arc::new(Shared::new(options, groups, usages, files));
         let first_segment = u32::try_from(first_segment).unwrap_or(tail.segment);
-        let end = appender::Appender::new(Arc::clone(&shared), disk, log_id, life, file, tail, first_segment, ballast);
+        let end = appender::Appender::new(
+            Arc::clone(&shared),
+            disk,
+            log_id,
+            life,
+            file,
+            tail,
+            first_segment,
+            ballast,
+        );
         let mut writer = writer::Writer {
             shared: Arc::clone(&shared),
             lock,
@@ -406,7 +490,15 @@ impl Wal {
             .name("raftmq-wal".to_owned())
             .spawn(move || writer.run())
             .map_err(io_error("starting the log's thread"))?;
-        Ok((Self { handle: Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) }) }, report))
+        Ok((
+            Self {
+                handle: Arc::new(Handle {
+                    shared,
+                    thread: Mutex::new(Some(thread)),
+                }),
+            },
+            report,
+        ))
     }
 
     fn shared(&self) -> &Shared {
@@ -433,8 +525,14 @@ impl Wal {
         let mut state = self.shared().lock();
         state.usable()?;
         if let Some(free) = state.disk_full {
-            self.shared().counters.refused_disk_full.fetch_add(1, Relaxed);
-            return Err(WalError::DiskFull { free, needed: self.shared().options.min_free_bytes });
+            self.shared()
+                .counters
+                .refused_disk_full
+                .fetch_add(1, Relaxed);
+            return Err(WalError::DiskFull {
+                free,
+                needed: self.shared().options.min_free_bytes,
+            });
         }
         state.append(group, entries)?;
         state.queue.callbacks.push(done);
@@ -472,7 +570,11 @@ impl State {
         let segment = place.segment().unwrap_or_default();
         match self.files.get(&segment) {
             Some(file) => Ok(Source::Disk(Arc::clone(file), place)),
-            None => Err(damaged(u64::from(segment), place.offset(), "the segment of an entry is gone")),
+            None => Err(damaged(
+                u64::from(segment),
+                place.offset(),
+                "the segment of an entry is gone",
+            )),
         }
     }
 }
@@ -483,10 +585,16 @@ impl Source {
             Self::Memory(data) => Ok(data),
             Self::Disk(file, place) => {
                 let mut data = vec![0; place.len()];
-                let len = file.read_at(&mut data, place.offset()).map_err(io_error("reading an entry"))?;
+                let len = file
+                    .read_at(&mut data, place.offset())
+                    .map_err(io_error("reading an entry"))?;
                 if !place.fits(&data[..len]) {
                     let segment = u64::from(place.segment().unwrap_or_default());
-                    return Err(damaged(segment, place.offset(), "the checksum of an entry does not fit"));
+                    return Err(damaged(
+                        segment,
+                        place.offset(),
+                        "the checksum of an entry does not fit",
+                    ));
                 }
                 Ok(data.into())
             }
@@ -498,9 +606,14 @@ impl Handle {
     fn close(&self) {
         self.shared.lock().closing = true;
         self.shared.wake.notify_one();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         // A callback may hold the last clone: the writer cannot wait for itself.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
+        {
             // That it panicked was told to everyone by its guard.
             let _ = thread.join();
         }
@@ -516,10 +629,22 @@ impl Drop for Handle {
 /// Makes a log that has nothing in it.
 fn create(disk: &dyn Disk, options: &WalOptions) -> Result<Recovered, WalError> {
     let log_id = random_id().map_err(io_error("making a random name for the log"))?;
-    let header =
-        SegmentHeader { log_id, segment: 1, capacity: options.segment_bytes, first_block: 1, life: 1, previous: 0 };
+    let header = SegmentHeader {
+        log_id,
+        segment: 1,
+        capacity: options.segment_bytes,
+        first_block: 1,
+        life: 1,
+        previous: 0,
+    };
     let file = segment::create(disk, 1, &header).map_err(io_error("making the first segment"))?;
-    let tail = Tail { segment: 1, offset: PAGE, capacity: header.capacity, next_block: 1, previous: 0 };
+    let tail = Tail {
+        segment: 1,
+        offset: PAGE,
+        capacity: header.capacity,
+        next_block: 1,
+        previous: 0,
+    };
     Ok(Recovered {
         log_id,
         life: 1,
@@ -527,8 +652,15 @@ fn create(disk: &dyn Disk, options: &WalOptions) -> Result<Recovered, WalError> 
         files: BTreeMap::from([(1, file)]),
         tail,
         first_segment: 1,
-        mark: Mark { log_id, life: 1, ..Mark::default() },
-        report: RecoveryReport { clean: true, ..RecoveryReport::default() },
+        mark: Mark {
+            log_id,
+            life: 1,
+            ..Mark::default()
+        },
+        report: RecoveryReport {
+            clean: true,
+            ..RecoveryReport::default()
+        },
     })
 }
 

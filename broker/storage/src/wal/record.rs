@@ -18,15 +18,24 @@ const FORMAT: u8 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Record<'a> {
     /// An entry; entries from its index on are replaced.
-    Entry { index: u64, data: &'a [u8] },
+    Entry {
+        index: u64,
+        data: &'a [u8],
+    },
     /// An entry that was copied forward from an old segment; others stay.
-    Copied { index: u64, data: &'a [u8] },
+    Copied {
+        index: u64,
+        data: &'a [u8],
+    },
     Vote(&'a [u8]),
     Committed(&'a [u8]),
     /// Entries from this index on are gone.
     Truncate(u64),
     /// Entries up to this index are gone.
-    Purge { index: u64, marker: &'a [u8] },
+    Purge {
+        index: u64,
+        marker: &'a [u8],
+    },
     /// All of the group is gone.
     Dropped,
 }
@@ -54,7 +63,8 @@ pub(crate) fn encode(group: GroupId, record: &Record<'_>, out: &mut Vec<u8>) {
         Record::Purge { index, marker } => (6, Some(index), marker),
         Record::Dropped => (7, None, &[]),
     };
-    let len = u32::try_from(encoded_len(record) - RECORD_HEADER).expect("a record fits a segment, which is under 4 GiB");
+    let len = u32::try_from(encoded_len(record) - RECORD_HEADER)
+        .expect("a record fits a segment, which is under 4 GiB");
     out.extend_from_slice(&[kind, FORMAT]);
     out.extend_from_slice(&group.number.to_le_bytes());
     out.extend_from_slice(&group.generation.to_le_bytes());
@@ -107,24 +117,51 @@ pub(crate) struct Item {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
-    Entry { index: u64, ticket: u64, data: Bytes },
-    Copied { index: u64, from: super::index::Place, data: Bytes },
-    Vote { ticket: u64, data: Bytes },
-    Committed { ticket: u64, data: Bytes },
+    Entry {
+        index: u64,
+        ticket: u64,
+        data: Bytes,
+    },
+    Copied {
+        index: u64,
+        from: super::index::Place,
+        data: Bytes,
+    },
+    Vote {
+        ticket: u64,
+        data: Bytes,
+    },
+    Committed {
+        ticket: u64,
+        data: Bytes,
+    },
     Truncate(u64),
-    Purge { index: u64, ticket: u64, marker: Bytes },
+    Purge {
+        index: u64,
+        ticket: u64,
+        marker: Bytes,
+    },
     Dropped,
 }
 
 impl Item {
     pub(crate) fn record(&self) -> Record<'_> {
         match &self.body {
-            Body::Entry { index, data, .. } => Record::Entry { index: *index, data },
-            Body::Copied { index, data, .. } => Record::Copied { index: *index, data },
+            Body::Entry { index, data, .. } => Record::Entry {
+                index: *index,
+                data,
+            },
+            Body::Copied { index, data, .. } => Record::Copied {
+                index: *index,
+                data,
+            },
             Body::Vote { data, .. } => Record::Vote(data),
             Body::Committed { data, .. } => Record::Committed(data),
             Body::Truncate(index) => Record::Truncate(*index),
-            Body::Purge { index, marker, .. } => Record::Purge { index: *index, marker },
+            Body::Purge { index, marker, .. } => Record::Purge {
+                index: *index,
+                marker,
+            },
             Body::Dropped => Record::Dropped,
         }
     }
@@ -141,12 +178,21 @@ mod tests {
     fn records_come_back() {
         let group = GroupId::new(7, 2);
         let records = [
-            Record::Entry { index: 5, data: b"five" },
-            Record::Copied { index: u64::MAX, data: b"" },
+            Record::Entry {
+                index: 5,
+                data: b"five",
+            },
+            Record::Copied {
+                index: u64::MAX,
+                data: b"",
+            },
             Record::Vote(b"vote"),
             Record::Committed(b""),
             Record::Truncate(9),
-            Record::Purge { index: 3, marker: b"marker" },
+            Record::Purge {
+                index: 3,
+                marker: b"marker",
+            },
             Record::Dropped,
         ];
         let mut body = Vec::new();

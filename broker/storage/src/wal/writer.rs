@@ -53,14 +53,19 @@ impl Writer {
     /// Notes on the disk that the log is open, before anything is handed in.
     pub(crate) fn begin(&mut self) -> Result<(), WalError> {
         self.look_at_space();
-        self.mark.note(self.end.synced, u64::from(self.end.tail.segment), false).map_err(failed("writing the mark"))?;
+        self.mark
+            .note(self.end.synced, u64::from(self.end.tail.segment), false)
+            .map_err(failed("writing the mark"))?;
         self.sync_mark()
     }
 
     /// The thread.
     pub(crate) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let mut guard = PanicGuard { shared: &shared, armed: true };
+        let mut guard = PanicGuard {
+            shared: &shared,
+            armed: true,
+        };
         let mut waiting = Vec::new();
         if let Err(error) = self.work(&mut waiting) {
             tracing::error!(%error, "the write-ahead log failed");
@@ -89,7 +94,11 @@ impl Writer {
         let mut state = shared.lock();
         let since = Instant::now();
         while !state.queue.urgent && !state.closing && !self.again {
-            let limit = if self.mark.is_synced() { SPACE_EVERY } else { MARK_AFTER };
+            let limit = if self.mark.is_synced() {
+                SPACE_EVERY
+            } else {
+                MARK_AFTER
+            };
             let timed_out;
             (state, timed_out) = wait(&shared, state, limit);
             if timed_out && !state.queue.urgent && !state.closing {
@@ -127,7 +136,10 @@ impl Writer {
                 && let Some(committed) = &group.committed
                 && let Some(ticket) = committed.ticket()
             {
-                let body = Body::Committed { ticket, data: committed.data.clone() };
+                let body = Body::Committed {
+                    ticket,
+                    data: committed.data.clone(),
+                };
                 batch.items.push(Item { group: *id, body });
             }
         }
@@ -143,18 +155,30 @@ impl Writer {
             copies = take_copies(state, oldest, &mut batch);
             self.again = !copies.is_empty();
         }
-        Work { batch, copies, first_needed: state.usages.first_needed(current) }
+        Work {
+            batch,
+            copies,
+            first_needed: state.usages.first_needed(current),
+        }
     }
 
     fn write(&mut self, work: Work, waiters: usize) -> Result<(), WalError> {
-        let Work { mut batch, copies, first_needed } = work;
-        self.shared.counters.copied.fetch_add(copies.len() as u64, Relaxed);
+        let Work {
+            mut batch,
+            copies,
+            first_needed,
+        } = work;
+        self.shared
+            .counters
+            .copied
+            .fetch_add(copies.len() as u64, Relaxed);
         for (mut item, place) in copies {
             if let Body::Copied { data, .. } = &mut item.body {
                 *data = self.read_back(place)?;
             }
             batch.items.push(item);
         }
+        let before = self.end.tail.segment;
         let placed = self.end.write(&batch.items, first_needed)?;
         let started = Instant::now();
         self.end.sync()?;
@@ -168,7 +192,7 @@ impl Writer {
         // Room for the next callers before they are told.
         drop(batch);
         self.remove_below(first_needed)?;
-        if self.space_seen.elapsed() > SPACE_EVERY || placed.last().is_some_and(|last| last.segment != placed[0].segment) {
+        if self.space_seen.elapsed() > SPACE_EVERY || before != self.end.tail.segment {
             self.look_at_space();
         }
         let state = self.shared.lock();
@@ -184,10 +208,16 @@ impl Writer {
         let mut state = self.shared.lock();
         let state = &mut *state;
         for (item, placed) in items.iter().zip(placed) {
-            let Some(group) = state.groups.get_mut(&item.group) else { continue };
+            let Some(group) = state.groups.get_mut(&item.group) else {
+                continue;
+            };
             let usages = &mut state.usages;
             match &item.body {
-                Body::Entry { index, ticket, data } => {
+                Body::Entry {
+                    index,
+                    ticket,
+                    data,
+                } => {
                     entries += 1;
                     let place = Place::written(placed.segment, placed.offset, data);
                     group.place_entry(*index, *ticket, place, usages);
@@ -225,13 +255,20 @@ impl Writer {
     fn remove_below(&mut self, first_needed: u32) -> Result<(), WalError> {
         loop {
             let mut state = self.shared.lock();
-            let Some((oldest, _)) = state.usages.oldest().filter(|(oldest, _)| *oldest < first_needed) else {
+            let Some((oldest, _)) = state
+                .usages
+                .oldest()
+                .filter(|(oldest, _)| *oldest < first_needed)
+            else {
                 return Ok(());
             };
             state.usages.remove_segment(oldest);
             state.files.remove(&oldest);
             drop(state);
-            self.end.disk.remove(&segment_name(oldest)).map_err(failed("removing a segment"))?;
+            self.end
+                .disk
+                .remove(&segment_name(oldest))
+                .map_err(failed("removing a segment"))?;
         }
     }
 
@@ -239,12 +276,22 @@ impl Writer {
         let segment = place.segment().unwrap_or_default();
         let file = self.shared.lock().files.get(&segment).cloned();
         let Some(file) = file else {
-            return Err(damaged(u64::from(segment), place.offset(), "the segment of an entry is gone"));
+            return Err(damaged(
+                u64::from(segment),
+                place.offset(),
+                "the segment of an entry is gone",
+            ));
         };
         let mut data = vec![0; place.len()];
-        let len = file.read_at(&mut data, place.offset()).map_err(failed("reading an entry to copy it"))?;
+        let len = file
+            .read_at(&mut data, place.offset())
+            .map_err(failed("reading an entry to copy it"))?;
         if !place.fits(&data[..len]) {
-            return Err(damaged(u64::from(segment), place.offset(), "the checksum of an entry to be copied does not fit"));
+            return Err(damaged(
+                u64::from(segment),
+                place.offset(),
+                "the checksum of an entry to be copied does not fit",
+            ));
         }
         Ok(data.into())
     }
@@ -272,7 +319,11 @@ impl Writer {
         let mut state = self.shared.lock();
         let was = state.disk_full.is_some();
         // Some more must be free to go on than to stop, so that it does not flap.
-        let limit = if was { needed.saturating_add(needed / 8) } else { needed };
+        let limit = if was {
+            needed.saturating_add(needed / 8)
+        } else {
+            needed
+        };
         state.disk_full = (free < limit).then_some(free);
         let is = state.disk_full.is_some();
         drop(state);
@@ -285,8 +336,13 @@ impl Writer {
     }
 
     fn note(&mut self, clean: bool) -> Result<(), WalError> {
-        if clean || self.mark.noted() != self.end.synced || self.mark.segment() != u64::from(self.end.tail.segment) {
-            self.mark.note(self.end.synced, u64::from(self.end.tail.segment), clean).map_err(failed("writing the mark"))?;
+        if clean
+            || self.mark.noted() != self.end.synced
+            || self.mark.segment() != u64::from(self.end.tail.segment)
+        {
+            self.mark
+                .note(self.end.synced, u64::from(self.end.tail.segment), clean)
+                .map_err(failed("writing the mark"))?;
         }
         Ok(())
     }
@@ -302,38 +358,64 @@ fn take_copies(state: &mut State, oldest: u32, batch: &mut Batch) -> Vec<(Item, 
     let ids: Vec<_> = state.groups.keys().copied().collect();
     for id in ids {
         let tickets = [state.ticket(), state.ticket(), state.ticket()];
-        let Some(group) = state.groups.get_mut(&id) else { continue };
+        let Some(group) = state.groups.get_mut(&id) else {
+            continue;
+        };
         let usages = &mut state.usages;
         let mut push = |body| batch.items.push(Item { group: id, body });
         if let Some(vote) = &mut group.vote
             && vote.renew(oldest, tickets[0], usages)
         {
-            push(Body::Vote { ticket: tickets[0], data: vote.data.clone() });
+            push(Body::Vote {
+                ticket: tickets[0],
+                data: vote.data.clone(),
+            });
         }
         if let Some(committed) = &mut group.committed
             && committed.renew(oldest, tickets[1], usages)
         {
-            push(Body::Committed { ticket: tickets[1], data: committed.data.clone() });
+            push(Body::Committed {
+                ticket: tickets[1],
+                data: committed.data.clone(),
+            });
         }
         if let Some((index, marker)) = &mut group.purged
             && marker.renew(oldest, tickets[2], usages)
         {
-            push(Body::Purge { index: *index, ticket: tickets[2], marker: marker.data.clone() });
+            push(Body::Purge {
+                index: *index,
+                ticket: tickets[2],
+                marker: marker.data.clone(),
+            });
         }
-        for (index, place) in group.places().filter(|(_, place)| place.segment() == Some(oldest)) {
+        for (index, place) in group
+            .places()
+            .filter(|(_, place)| place.segment() == Some(oldest))
+        {
             if bytes >= COPY_BYTES {
                 return copies;
             }
             bytes += place.len();
-            let body = Body::Copied { index, from: place, data: Bytes::new() };
+            let body = Body::Copied {
+                index,
+                from: place,
+                data: Bytes::new(),
+            };
             copies.push((Item { group: id, body }, place));
         }
     }
     copies
 }
 
-fn wait<'a>(shared: &Shared, state: MutexGuard<'a, State>, limit: Duration) -> (MutexGuard<'a, State>, bool) {
-    let (state, result) = shared.wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
+fn wait<'a>(
+    shared: &Shared,
+    state: MutexGuard<'a, State>,
+    limit: Duration,
+) -> (MutexGuard<'a, State>, bool) {
+    let (state, result) = shared
+        .wake
+        .wait_timeout(state, limit)
+        .unwrap_or_else(PoisonError::into_inner);
     (state, result.timed_out())
 }
 
@@ -346,7 +428,8 @@ struct PanicGuard<'a> {
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if self.armed {
-            let error = failed("writing the log")(std::io::Error::other("the writer's thread panicked"));
+            let error =
+                failed("writing the log")(std::io::Error::other("the writer's thread panicked"));
             self.shared.fail(&error, Vec::<Callback>::new());
         }
     }

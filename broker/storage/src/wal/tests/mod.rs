@@ -38,7 +38,10 @@ pub(super) fn done() -> (Callback, mpsc::Receiver<Result<(), WalError>>) {
 }
 
 pub(super) fn entry(index: u64, data: impl Into<Bytes>) -> LogEntry {
-    LogEntry { index, data: data.into() }
+    LogEntry {
+        index,
+        data: data.into(),
+    }
 }
 
 impl Wal {
