@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod malformed;
+mod refused;
 mod valid;
 
 use crate::{DecodeError, Decoded, Limits, Packet, Version, decode};
