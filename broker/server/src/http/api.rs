@@ -1,0 +1,401 @@
+//! The control API's requests and answers, `/control/v1`, as JSON with camelCase names.
+//!
+//! Raft ids, terms and indexes are numbers; cluster ids and incarnations are 32 hexadecimal digits. A field may be
+//! added to an answer at any time, so readers ignore those they do not know; a request with an unknown field is
+//! refused.
+
+use serde::{Deserialize, Serialize};
+
+/// Paths of the API.
+pub mod path {
+    /// GET: [`super::NodeStatus`].
+    pub const STATUS: &str = "/control/v1/status";
+    /// GET: [`super::Members`].
+    pub const MEMBERS: &str = "/control/v1/members";
+    /// GET: [`super::Leaders`].
+    pub const LEADER: &str = "/control/v1/leader";
+    /// GET: [`super::Groups`].
+    pub const GROUPS: &str = "/control/v1/groups";
+    /// POST [`super::BootstrapRequest`]: [`super::Bootstrapped`].
+    pub const BOOTSTRAP: &str = "/control/v1/bootstrap";
+    /// GET: [`super::JoinInfo`].
+    pub const JOIN: &str = "/control/v1/join";
+    /// POST [`super::LeaveRequest`]: [`super::Left`].
+    pub const LEAVE: &str = "/control/v1/leave";
+    /// POST [`super::TransferRequest`]: [`super::Transferred`].
+    pub const TRANSFER: &str = "/control/v1/transfer";
+    /// GET with [`super::LossQuery`]: [`super::Loss`].
+    pub const LOSS: &str = "/control/v1/loss";
+    /// GET, PUT [`super::LogLevel`]: [`super::LogLevel`].
+    pub const LOG: &str = "/control/v1/log";
+}
+
+/// A cluster's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterIdentity {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// How the node that answers is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// The node's name.
+    pub node: String,
+    /// Version of its binary.
+    pub version: String,
+    /// Its Raft id, once it is a member.
+    pub raft_id: Option<u64>,
+    /// Its data directory's identity, 32 hexadecimal digits; `None` for a standalone node.
+    pub incarnation: Option<String>,
+    /// How often this data directory was started.
+    pub boot: Option<u64>,
+    /// Its cluster, once it belongs to one.
+    pub cluster: Option<ClusterIdentity>,
+    /// Seconds since the process started.
+    pub uptime_seconds: u64,
+    /// Clients connected to it.
+    pub clients: u64,
+    /// What is left of its serving lease; `None` without one (or standalone).
+    pub lease_remaining_ms: Option<u64>,
+    /// Whether it is ready, as `/readyz` says.
+    pub ready: bool,
+    /// What keeps it from being ready.
+    pub failing: Vec<FailingCondition>,
+}
+
+/// A condition of `/readyz` that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingCondition {
+    /// member, caught_up, lease or listeners.
+    pub condition: String,
+    /// Why it does not hold.
+    pub reason: String,
+}
+
+/// The answer of `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadyBody {
+    /// Whether all conditions hold.
+    pub ready: bool,
+    /// Those that do not.
+    pub failing: Vec<FailingCondition>,
+}
+
+/// The members of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Members {
+    /// The cluster.
+    pub cluster: Option<ClusterIdentity>,
+    /// By Raft id.
+    pub members: Vec<Member>,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// Raft id.
+    pub id: u64,
+    /// Name.
+    pub name: String,
+    /// Its data directory's identity, 32 hexadecimal digits.
+    pub incarnation: String,
+    /// How often that directory was started.
+    pub boot: u64,
+    /// Version of its binary.
+    pub version: String,
+    /// Where peers reach it, `host:port`.
+    pub links_address: String,
+    /// Where its control API is, `host:port`, if it told.
+    pub control_address: Option<String>,
+    /// Whether it stays.
+    pub state: MemberState,
+    /// Whether it is held to be alive.
+    pub up: bool,
+    /// Its role in the groups.
+    pub role: MemberRole,
+    /// Groups that it leads, by name.
+    pub leads: Vec<String>,
+}
+
+/// Whether a member stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MemberState {
+    /// It takes part.
+    Active,
+    /// It was asked to leave.
+    Leaving,
+    /// Another data directory took its name.
+    Replaced,
+}
+
+/// A member's role in the groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MemberRole {
+    /// Votes in every group.
+    Voter,
+    /// Gets the logs without a vote.
+    Learner,
+    /// On its way from one to the other.
+    Changing,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Leaders {
+    /// One for each group.
+    pub groups: Vec<GroupLeader>,
+}
+
+/// Who leads a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupLeader {
+    /// The group's name.
+    pub group: String,
+    /// Its current term.
+    pub term: u64,
+    /// Raft id of the leader; `None` while there is none that this node knows.
+    pub leader: Option<u64>,
+    /// The leader's name.
+    pub name: Option<String>,
+}
+
+/// The Raft groups as the answering node sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Groups {
+    /// By number.
+    pub groups: Vec<Group>,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub number: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// Its current term.
+    pub term: u64,
+    /// Raft id of its leader.
+    pub leader: Option<u64>,
+    /// This node's role: leader, follower, candidate, learner, stopped.
+    pub role: String,
+    /// Whether the leader has heard a quorum lately; `None` where this node cannot know.
+    pub has_quorum: Option<bool>,
+    /// Index of the last entry here.
+    pub last_log: Option<u64>,
+    /// Committed up to here.
+    pub committed: Option<u64>,
+    /// Applied here up to here.
+    pub applied: Option<u64>,
+    /// Covered by the last snapshot.
+    pub snapshot: Option<u64>,
+    /// Purged up to here.
+    pub purged: Option<u64>,
+    /// Raft ids of the voters.
+    pub voters: Vec<u64>,
+    /// Raft ids of the learners.
+    pub learners: Vec<u64>,
+    /// On the leader: the other members.
+    pub followers: Vec<Follower>,
+    /// Why the replica here stopped.
+    pub failure: Option<String>,
+}
+
+/// What a leader knows of another member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Follower {
+    /// Its Raft id.
+    pub id: u64,
+    /// Its log is known to be the same up to here.
+    pub matched: Option<u64>,
+    /// Milliseconds since the leader sent what it answered last.
+    pub acked_ms_ago: Option<u64>,
+}
+
+/// The one permission to form a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootstrapRequest {
+    /// The cluster's name, as in every node's configuration.
+    pub cluster: String,
+    /// All initial members, the node asked among them.
+    pub members: Vec<InitialMember>,
+}
+
+/// An initial member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InitialMember {
+    /// Its name.
+    pub name: String,
+    /// Where peers reach it, `host:port`.
+    pub address: String,
+}
+
+/// A cluster exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bootstrapped {
+    /// Which.
+    pub cluster: ClusterIdentity,
+    /// Whether this call made it; false if it was there, which is as good.
+    pub created: bool,
+}
+
+/// How far a node is on its way into a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinInfo {
+    /// Where it is.
+    pub phase: JoinPhase,
+    /// What it waits for, for people.
+    pub message: String,
+    /// The cluster that it found.
+    pub cluster: Option<ClusterIdentity>,
+    /// Its Raft id there.
+    pub raft_id: Option<u64>,
+    /// Whom it asks.
+    pub peers: Vec<JoinPeer>,
+}
+
+/// Where a node is on its way into a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum JoinPhase {
+    /// It needs no cluster.
+    Standalone,
+    /// It looks for peers that know a cluster.
+    Searching,
+    /// There is no cluster, and nobody has given the permission to form one.
+    WaitingForBootstrap,
+    /// It is being taken in, or waits for its boot's permission.
+    Joining,
+    /// It is a member.
+    Member,
+    /// It was told to leave, and has.
+    Left,
+    /// It must not take part: [`JoinInfo::message`] says why.
+    Refused,
+}
+
+/// A peer that a joining node asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinPeer {
+    /// `host:port`.
+    pub address: String,
+    /// Its name, once it answered.
+    pub name: Option<String>,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// A member shall leave for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LeaveRequest {
+    /// Its name, or its Raft id in digits where no member has such a name.
+    pub node: String,
+}
+
+/// The member's leave is committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Left {
+    /// Its Raft id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Whether it is out of every group already; otherwise that goes on.
+    pub done: bool,
+}
+
+/// Another member shall lead a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TransferRequest {
+    /// The group's name.
+    pub group: String,
+    /// The new leader's name, or its Raft id in digits where no member has such a name.
+    pub to: String,
+}
+
+/// Another member leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Transferred {
+    /// The group's name.
+    pub group: String,
+    /// Raft id of its leader now.
+    pub leader: u64,
+    /// The term of that leader.
+    pub term: u64,
+}
+
+/// Whose stop is asked about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LossQuery {
+    /// Its name, or its Raft id in digits where no member has such a name.
+    pub node: String,
+}
+
+/// What would be lost if the node stopped now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Loss {
+    /// Its Raft id, if it is a member.
+    pub node: Option<u64>,
+    /// Whether nothing would be lost: every group has its quorum and keeps it.
+    pub nothing: bool,
+    /// What would be lost, as sentences.
+    pub reasons: Vec<String>,
+    /// Each group after the stop.
+    pub groups: Vec<GroupLoss>,
+}
+
+/// A group after the stop of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupLoss {
+    /// The group's name.
+    pub group: String,
+    /// Whether the node votes in it.
+    pub votes: bool,
+    /// Voters alive after the stop.
+    pub live_after: u64,
+    /// Voters that a decision needs.
+    pub quorum: u64,
+    /// Whether the group has its quorum now.
+    pub has_quorum: bool,
+    /// Whether the stop takes it away.
+    pub loses_quorum: bool,
+}
+
+/// The filter of the node's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LogLevel {
+    /// A level, or levels of modules: `info,raftmq_raft=debug`.
+    pub filter: String,
+}

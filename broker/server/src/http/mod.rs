@@ -1,0 +1,16 @@
+//! The node's HTTP servers.
+//!
+//! - [`health`]: `/healthz`, `/readyz` and `/metrics` on the metrics port, without TLS, for probes and Prometheus.
+//! - [`control`]: `/control/v1/…` on the HTTP port, under mutual TLS, for `raftmq ctl`, `raftmq up` and the operator. Its types
+//!   are in [`api`], its errors in [`error`], its counterpart in [`client`].
+//! - [`serve`] runs either: limits, timeouts, TLS.
+
+pub mod api;
+pub mod client;
+pub mod control;
+pub mod error;
+pub mod health;
+pub mod serve;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Every metric of the broker, declared once.
+//!
+//! Names follow Prometheus's rules: base units, `_total` for counters. A name or a label, once released, keeps its
+//! meaning.
+
+use std::fmt::Write;
+
+/// The type of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, from 0 at the start.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Observations by size.
+    Histogram,
+}
+
+impl Kind {
+    /// The name in the text format.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name, stable.
+    pub name: &'static str,
+    /// What it says, one sentence or more.
+    pub help: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Its labels, in the order in which values are given.
+    pub labels: &'static [&'static str],
+}
+
+macro_rules! catalog {
+    ($($section:literal { $($id:ident = $kind:ident $name:literal [$($label:literal)*] $help:literal;)* })*) => {
+        $($(
+            #[doc = $help]
+            pub static $id: Metric = Metric {
+                name: $name, help: $help, kind: Kind::$kind, labels: &[$($label),*],
+            };
+        )*)*
+
+        /// All metrics by section, in the order of the documentation.
+        pub static SECTIONS: &[(&str, &[&Metric])] = &[$(($section, &[$(&$id),*])),*];
+    };
+}
+
+catalog! {
+    "Clients" {
+        CONNECTIONS = Gauge "raftmq_connections" [] "Open sockets of clients, before and after their CONNECT.";
+        CONNECTIONS_OPENED = Counter "raftmq_connections_opened_total" [] "Sockets of clients accepted.";
+        CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving.";
+        CLIENTS = Gauge "raftmq_clients" [] "Clients whose CONNECT was accepted and who are connected.";
+        PROTOCOL_ERRORS = Counter "raftmq_protocol_errors_total" [] "Connected clients that were disconnected because they broke the protocol.";
+        SUBSCRIPTIONS = Gauge "raftmq_subscriptions" [] "Subscriptions of the clients of this node.";
+        SUBSCRIBED = Counter "raftmq_subscriptions_added_total" [] "Subscriptions added, those that replaced one not counted.";
+        UNSUBSCRIBED = Counter "raftmq_subscriptions_removed_total" [] "Subscriptions removed, by UNSUBSCRIBE or by the end of their session.";
+        CLIENT_RECEIVED_BYTES = Counter "raftmq_client_received_bytes_total" [] "Bytes read from sockets of clients, of all packets.";
+        CLIENT_SENT_BYTES = Counter "raftmq_client_sent_bytes_total" [] "Bytes written to sockets of clients, of all packets.";
+    }
+    "Messages" {
+        MESSAGES_RECEIVED = Counter "raftmq_messages_received_total" ["qos"] "PUBLISH packets received from clients, by QoS.";
+        MESSAGES_RECEIVED_BYTES = Counter "raftmq_messages_received_bytes_total" ["qos"] "Bytes of the PUBLISH packets received from clients, by QoS.";
+        MESSAGES_SENT = Counter "raftmq_messages_sent_total" ["qos"] "PUBLISH packets sent to clients, by the QoS of the delivery.";
+        MESSAGES_SENT_BYTES = Counter "raftmq_messages_sent_bytes_total" ["qos"] "Bytes of the PUBLISH packets sent to clients, by the QoS of the delivery.";
+        MESSAGES_DROPPED = Counter "raftmq_messages_dropped_total" ["reason"] "Deliveries that did not happen, by reason: slow_consumer, session_queue_full, worker_queue_full, link_queue_full, expired, packet_too_large, disconnected, not_serving.";
+    }
+    "Cluster" {
+        MEMBERS = Gauge "raftmq_members" ["state"] "Members of the cluster as this node knows them, by state: up, down, leaving.";
+        ROUTES = Gauge "raftmq_routes" ["filter"] "Filters in this node's route table, by kind: exact, wildcard.";
+        LEASE_HELD = Gauge "raftmq_lease_held" [] "1 while this node holds a serving lease, otherwise 0. A standalone node needs none and says 1.";
+        LEASE_REMAINING = Gauge "raftmq_lease_remaining_seconds" [] "Time left of the serving lease; 0 without one.";
+        LEASE_LOSSES = Counter "raftmq_lease_losses_total" [] "How often the serving lease ran out.";
+        READY = Gauge "raftmq_ready" ["condition"] "1 where the condition of /readyz holds, otherwise 0: member, caught_up, lease, listeners.";
+        DISCOVERY_PEERS = Gauge "raftmq_discovery_peers" [] "Peers that discovery found last.";
+        DISCOVERY_REFRESHES = Counter "raftmq_discovery_refreshes_total" ["result"] "Look-ups of discovery, by result: ok, error.";
+    }
+    "Raft groups" {
+        RAFT_TERM = Gauge "raftmq_raft_term" ["group"] "Current term of the group.";
+        RAFT_LEADER = Gauge "raftmq_raft_leader" ["group"] "Raft id of the leader that this node knows; 0 for none.";
+        RAFT_IS_LEADER = Gauge "raftmq_raft_is_leader" ["group"] "1 where this node leads the group, otherwise 0.";
+        RAFT_LAST_LOG = Gauge "raftmq_raft_last_log_index" ["group"] "Index of the last entry in this node's log.";
+        RAFT_COMMITTED = Gauge "raftmq_raft_committed_index" ["group"] "Index up to which this node knows the log to be committed.";
+        RAFT_APPLIED = Gauge "raftmq_raft_applied_index" ["group"] "Index up to which this node has applied the log.";
+        RAFT_SNAPSHOT = Gauge "raftmq_raft_snapshot_index" ["group"] "Index that this node's last snapshot covers.";
+        RAFT_PURGED = Gauge "raftmq_raft_purged_index" ["group"] "Index up to which this node's log was purged.";
+        RAFT_VOTERS = Gauge "raftmq_raft_voters" ["group"] "Voters of the group.";
+        RAFT_LEARNERS = Gauge "raftmq_raft_learners" ["group"] "Learners of the group.";
+        RAFT_FAILED = Gauge "raftmq_raft_failed" ["group"] "1 where an error stopped this node's replica, otherwise 0.";
+        RAFT_FOLLOWER_LAG = Gauge "raftmq_raft_follower_lag_entries" ["group" "follower"] "On the leader: entries that the member (by Raft id) is not known to have.";
+    }
+    "Write-ahead log" {
+        WAL_FSYNC = Histogram "raftmq_wal_fsync_seconds" [] "Time of the log's syncs to disk.";
+        WAL_WRITTEN = Counter "raftmq_wal_written_bytes_total" [] "Bytes written to the log, padding included.";
+        WAL_RECORDS = Counter "raftmq_wal_records_total" [] "Records written to the log.";
+        WAL_ENTRIES = Counter "raftmq_wal_entries_total" [] "Raft entries written to the log.";
+        WAL_COPIED = Counter "raftmq_wal_copied_entries_total" [] "Entries copied forward so that an old segment could go.";
+        WAL_SEGMENTS = Gauge "raftmq_wal_segments" [] "Segments of the log on disk.";
+        WAL_QUEUED_RECORDS = Gauge "raftmq_wal_queued_records" [] "Records that wait to be written.";
+        WAL_QUEUED_BYTES = Gauge "raftmq_wal_queued_bytes" [] "Bytes that wait to be written.";
+        WAL_REFUSED = Counter "raftmq_wal_refused_total" [] "Appends refused because the disk is nearly full.";
+        WAL_DISK_FULL = Gauge "raftmq_wal_disk_full" [] "1 while appends are refused because the disk is nearly full, otherwise 0.";
+    }
+    "Node links" {
+        LINK_PEERS = Gauge "raftmq_link_peers" ["state"] "Peers that this node dials: connected, disconnected.";
+        LINK_INBOUND = Gauge "raftmq_link_inbound_connections" [] "Connections from peers that are open.";
+        LINK_REFUSED = Counter "raftmq_link_refused_total" [] "Handshakes between nodes that this node refused.";
+        LINK_FRAMES_SENT = Counter "raftmq_link_frames_sent_total" ["class"] "Frames written to peers, repeats included, by class: control, log, bulk, data.";
+        LINK_FRAMES_RECEIVED = Counter "raftmq_link_frames_received_total" ["class"] "Frames read from peers, by class.";
+        LINK_BYTES_SENT = Counter "raftmq_link_sent_bytes_total" ["class"] "Bytes of frames written to peers, before TLS, by class.";
+        LINK_BYTES_RECEIVED = Counter "raftmq_link_received_bytes_total" ["class"] "Bytes of frames read from peers, after TLS, by class.";
+        LINK_WRITES = Counter "raftmq_link_writes_total" ["class"] "Writes to sockets of peers: one for all frames that waited, by class.";
+        LINK_QUEUE_BYTES = Gauge "raftmq_link_queue_bytes" ["class"] "Bytes that wait in queues to peers, unacknowledged frames included, by class.";
+        LINK_RECONNECTS = Counter "raftmq_link_reconnects_total" ["class"] "Connections to peers made again after one was lost, by class.";
+        LINK_DROPPED = Counter "raftmq_link_dropped_frames_total" ["reason"] "Frames given up, by reason: queue_full, too_large, peer_restarted, forgotten, duplicate, busy.";
+        LINK_PEER_QUEUE_BYTES = Gauge "raftmq_link_peer_queue_bytes" ["peer"] "Bytes that wait for the peer, by its advertised address.";
+        LINK_PEER_RTT = Gauge "raftmq_link_peer_round_trip_seconds" ["peer"] "Round trip to the peer, where one was measured, by its advertised address.";
+    }
+    "Process" {
+        BUILD_INFO = Gauge "raftmq_build_info" ["version" "architecture"] "Always 1; the labels say what is running.";
+        WORKERS = Gauge "raftmq_workers" [] "Worker threads.";
+        PROCESS_CPU = Counter "raftmq_process_cpu_seconds_total" ["mode"] "Processor time used, by mode: user, system.";
+        PROCESS_RESIDENT = Gauge "raftmq_process_resident_memory_bytes" [] "Memory in use.";
+        PROCESS_VIRTUAL = Gauge "raftmq_process_virtual_memory_bytes" [] "Address space in use.";
+        PROCESS_THREADS = Gauge "raftmq_process_threads" [] "Threads.";
+        PROCESS_START = Gauge "raftmq_process_start_time_seconds" [] "When the process started, in seconds since 1970.";
+        PROCESS_OPEN_FDS = Gauge "raftmq_process_open_fds" [] "Open file descriptors.";
+        PROCESS_MAX_FDS = Gauge "raftmq_process_max_fds" [] "Limit of open file descriptors.";
+    }
+}
+
+/// All metrics.
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    SECTIONS
+        .iter()
+        .flat_map(|(_, metrics)| metrics.iter().copied())
+}
+
+/// The text of `docs/metrics.md`.
+#[must_use]
+pub fn reference_markdown() -> String {
+    let mut out = String::from(
+        "# Metrics\n\n\
+         Every node serves them at `/metrics` of its metrics port (9100) in the Prometheus text format. Names and labels are\n\
+         stable. Counters count from the start of the process.\n",
+    );
+    for (section, metrics) in SECTIONS {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            out,
+            "\n## {section}\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n"
+        );
+        for metric in *metrics {
+            let labels: Vec<String> = metric
+                .labels
+                .iter()
+                .map(|name| format!("`{name}`"))
+                .collect();
+            let _ = writeln!(
+                out,
+                "| `{}` | {} | {} | {} |",
+                metric.name,
+                metric.kind.name(),
+                labels.join(", "),
+                metric.help
+            );
+        }
+    }
+    out
+}

@@ -1,0 +1,105 @@
+//! What the broker tells Prometheus.
+//!
+//! - [`catalog`] declares every metric: name, help, type, labels. `docs/metrics.md` is made from it.
+//! - [`WorkerCounters`] are what a worker counts while it handles messages: plain atomics with one writer each,
+//!   summed when somebody asks.
+//! - A [`MetricsSource`] reads everything else at that moment from whoever knows it ([`sources`], [`process`]).
+//! - [`Encoder`] writes the text format.
+
+pub mod catalog;
+mod encoder;
+pub mod process;
+pub mod sources;
+mod worker;
+
+pub use catalog::{Kind, Metric, reference_markdown};
+pub use encoder::Encoder;
+pub use worker::{DropReason, PublishQos, RefuseReason, WorkerCounters};
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use worker::Shared;
+
+/// Something that can be asked for its numbers. Called at every scrape: it must not block for long.
+pub trait MetricsSource: Send + Sync {
+    /// Writes the current numbers.
+    fn collect(&self, out: &mut Encoder);
+}
+
+impl<F: Fn(&mut Encoder) + Send + Sync> MetricsSource for F {
+    fn collect(&self, out: &mut Encoder) {
+        self(out);
+    }
+}
+
+/// The numbers of one process.
+pub struct Metrics {
+    started: Instant,
+    workers: Mutex<Vec<Arc<Shared>>>,
+    sources: RwLock<Vec<Box<dyn MetricsSource>>>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// With the process's own numbers as the first source.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            started: Instant::now(),
+            workers: Mutex::default(),
+            sources: RwLock::new(vec![Box::new(process::ProcessSource)]),
+        })
+    }
+
+    /// Counters for one more worker.
+    #[must_use]
+    pub fn worker(&self) -> WorkerCounters {
+        let shared = Arc::new(Shared::new(self.started));
+        self.lock_workers().push(Arc::clone(&shared));
+        WorkerCounters::new(shared)
+    }
+
+    /// Asks this source at every scrape from now on.
+    pub fn add_source(&self, source: impl MetricsSource + 'static) {
+        self.sources
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(source));
+    }
+
+    /// All numbers in the Prometheus text format 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = Encoder::default();
+        worker::collect(&self.lock_workers(), &mut out);
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        for source in sources.iter() {
+            source.collect(&mut out);
+        }
+        out.finish()
+    }
+
+    /// How long ago each worker last said that its loop turns ([`WorkerCounters::beat`]).
+    #[must_use]
+    pub fn worker_beats(&self) -> Vec<Duration> {
+        let now = self.started.elapsed();
+        let workers = self.lock_workers();
+        workers
+            .iter()
+            .map(|worker| worker.silent_for(now))
+            .collect()
+    }
+
+    fn lock_workers(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Shared>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! From what the other crates know to samples. Each is a function to be called by a [`super::MetricsSource`] that has the
+//! value at hand; nothing here keeps state.
+
+use std::time::Duration;
+
+use raftmq_discovery::PeerSet;
+use raftmq_links::{Class, DropReason, LinkMetrics, PeerStatus};
+use raftmq_raft::GroupStatus;
+use raftmq_storage::wal::{FSYNC_BUCKETS_SECONDS, WalMetrics};
+
+use super::Encoder;
+use super::catalog as c;
+use crate::http::health::Readiness;
+
+/// What a node knows about its part in the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterNumbers {
+    /// Members that are held to be alive.
+    pub members_up: u64,
+    /// Members that are not.
+    pub members_down: u64,
+    /// Members on their way out.
+    pub members_leaving: u64,
+    /// Filters without wildcards in the route table.
+    pub routes_exact: u64,
+    /// Filters with wildcards in the route table.
+    pub routes_wildcard: u64,
+    /// What is left of the serving lease; `None` without one.
+    pub lease_remaining: Option<Duration>,
+    /// How often the lease ran out.
+    pub lease_losses: u64,
+}
+
+/// Members, routes, lease.
+pub fn cluster(numbers: &ClusterNumbers, out: &mut Encoder) {
+    out.gauge(&c::MEMBERS, &["up"], numbers.members_up);
+    out.gauge(&c::MEMBERS, &["down"], numbers.members_down);
+    out.gauge(&c::MEMBERS, &["leaving"], numbers.members_leaving);
+    out.gauge(&c::ROUTES, &["exact"], numbers.routes_exact);
+    out.gauge(&c::ROUTES, &["wildcard"], numbers.routes_wildcard);
+    out.gauge(
+        &c::LEASE_HELD,
+        &[],
+        u64::from(numbers.lease_remaining.is_some()),
+    );
+    let remaining = numbers.lease_remaining.unwrap_or_default().as_secs_f64();
+    out.gauge_f64(&c::LEASE_REMAINING, &[], remaining);
+    out.counter(&c::LEASE_LOSSES, &[], numbers.lease_losses);
+}
+
+/// The conditions of `/readyz`.
+pub fn readiness(readiness: &Readiness, out: &mut Encoder) {
+    for (condition, state) in readiness.conditions() {
+        out.gauge(&c::READY, &[condition], u64::from(state.is_ok()));
+    }
+}
+
+/// One group, by its name (`meta`, `routes`). Indexes of an empty log are left out.
+pub fn group(name: &str, status: &GroupStatus, out: &mut Encoder) {
+    let label = &[name];
+    out.gauge(&c::RAFT_TERM, label, status.term);
+    out.gauge(&c::RAFT_LEADER, label, status.leader.unwrap_or(0));
+    out.gauge(&c::RAFT_IS_LEADER, label, u64::from(status.is_leader()));
+    for (metric, index) in [
+        (&c::RAFT_LAST_LOG, status.last_log),
+        (&c::RAFT_COMMITTED, status.committed),
+        (&c::RAFT_APPLIED, status.applied),
+        (&c::RAFT_SNAPSHOT, status.snapshot),
+        (&c::RAFT_PURGED, status.purged),
+    ] {
+        if let Some(index) = index {
+            out.gauge(metric, label, index);
+        }
+    }
+    out.gauge(&c::RAFT_VOTERS, label, status.voters.len() as u64);
+    out.gauge(&c::RAFT_LEARNERS, label, status.learners.len() as u64);
+    out.gauge(&c::RAFT_FAILED, label, u64::from(status.failure.is_some()));
+    // Indexes begin at 0, so a log up to index n has n + 1 entries.
+    let entries = |index: Option<u64>| index.map_or(0, |index| index.saturating_add(1));
+    for (id, follower) in &status.followers {
+        let lag = entries(status.last_log).saturating_sub(entries(follower.matched));
+        out.gauge(&c::RAFT_FOLLOWER_LAG, &[name, &id.to_string()], lag);
+    }
+}
+
+/// The write-ahead log.
+pub fn wal(wal: &WalMetrics, out: &mut Encoder) {
+    out.histogram(
+        &c::WAL_FSYNC,
+        &[],
+        &FSYNC_BUCKETS_SECONDS,
+        &wal.fsync_buckets,
+        wal.fsync_time.as_secs_f64(),
+    );
+    out.counter(&c::WAL_WRITTEN, &[], wal.bytes_written);
+    out.counter(&c::WAL_RECORDS, &[], wal.records);
+    out.counter(&c::WAL_ENTRIES, &[], wal.entries);
+    out.counter(&c::WAL_COPIED, &[], wal.copied);
+    out.gauge(&c::WAL_SEGMENTS, &[], wal.segments);
+    out.gauge(&c::WAL_QUEUED_RECORDS, &[], wal.queued_records);
+    out.gauge(&c::WAL_QUEUED_BYTES, &[], wal.queued_bytes);
+    out.counter(&c::WAL_REFUSED, &[], wal.refused_disk_full);
+    out.gauge(&c::WAL_DISK_FULL, &[], u64::from(wal.disk_full));
+}
+
+/// Links and the peers they dial.
+pub fn links(metrics: &LinkMetrics, peers: &[PeerStatus], out: &mut Encoder) {
+    use std::sync::atomic::Ordering::Relaxed;
+    for class in Class::ALL {
+        let (label, numbers) = (&[class.name()], metrics.class(class));
+        out.counter(
+            &c::LINK_FRAMES_SENT,
+            label,
+            numbers.frames_out.load(Relaxed),
+        );
+        out.counter(
+            &c::LINK_FRAMES_RECEIVED,
+            label,
+            numbers.frames_in.load(Relaxed),
+        );
+        out.counter(&c::LINK_BYTES_SENT, label, numbers.bytes_out.load(Relaxed));
+        out.counter(
+            &c::LINK_BYTES_RECEIVED,
+            label,
+            numbers.bytes_in.load(Relaxed),
+        );
+        out.counter(&c::LINK_WRITES, label, numbers.writes.load(Relaxed));
+        out.gauge(
+            &c::LINK_QUEUE_BYTES,
+            label,
+            numbers.queue_bytes.load(Relaxed),
+        );
+        out.counter(&c::LINK_RECONNECTS, label, numbers.reconnects.load(Relaxed));
+    }
+    for reason in DropReason::ALL {
+        out.counter(&c::LINK_DROPPED, &[reason.name()], metrics.dropped(reason));
+    }
+    out.counter(&c::LINK_REFUSED, &[], metrics.refused.load(Relaxed));
+    out.gauge(&c::LINK_INBOUND, &[], metrics.inbound.load(Relaxed));
+    let connected = peers.iter().filter(|peer| peer.is_connected()).count();
+    out.gauge(&c::LINK_PEERS, &["connected"], connected as u64);
+    out.gauge(
+        &c::LINK_PEERS,
+        &["disconnected"],
+        (peers.len() - connected) as u64,
+    );
+    for peer in peers {
+        let label = &[peer.address.as_str()];
+        out.gauge(&c::LINK_PEER_QUEUE_BYTES, label, peer.queue_bytes as u64);
+        if let Some(rtt) = peer.rtt {
+            out.gauge_f64(&c::LINK_PEER_RTT, label, rtt.as_secs_f64());
+        }
+    }
+}
+
+/// Discovery.
+pub fn discovery(set: &PeerSet, out: &mut Encoder) {
+    out.gauge(&c::DISCOVERY_PEERS, &[], set.peers.len() as u64);
+    out.counter(&c::DISCOVERY_REFRESHES, &["ok"], set.refreshes);
+    out.counter(&c::DISCOVERY_REFRESHES, &["error"], set.failures);
+}

@@ -1,0 +1,352 @@
+//! What a worker counts.
+//!
+//! One worker writes, anybody reads: a counter is an atomic that only its owner changes, by a plain load and a plain store,
+//! without the locked instruction that an increment by several writers needs. That there is one writer is
+//! kept by the type: [`WorkerCounters`] can be sent to the worker's thread but not shared.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::Encoder;
+use super::catalog as c;
+
+/// The QoS of a PUBLISH, as an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum PublishQos {
+    AtMostOnce = 0,
+    AtLeastOnce = 1,
+    ExactlyOnce = 2,
+}
+
+const QOS: [&str; 3] = ["0", "1", "2"];
+
+/// Why a message was not delivered to somebody who had subscribed to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// The client reads too slowly: its queue was full (QoS 0 only).
+    SlowConsumer,
+    /// Its session's queue of messages in flight was full.
+    SessionQueueFull,
+    /// The queue to another worker of this node was full.
+    WorkerQueueFull,
+    /// The queue to another node was full.
+    LinkQueueFull,
+    /// It expired before it could be delivered.
+    Expired,
+    /// It is larger than the client accepts.
+    PacketTooLarge,
+    /// The client was gone before the message reached it.
+    Disconnected,
+    /// This node held no serving lease.
+    NotServing,
+}
+
+impl DropReason {
+    /// All reasons.
+    pub const ALL: [Self; 8] = [
+        Self::SlowConsumer,
+        Self::SessionQueueFull,
+        Self::WorkerQueueFull,
+        Self::LinkQueueFull,
+        Self::Expired,
+        Self::PacketTooLarge,
+        Self::Disconnected,
+        Self::NotServing,
+    ];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SlowConsumer => "slow_consumer",
+            Self::SessionQueueFull => "session_queue_full",
+            Self::WorkerQueueFull => "worker_queue_full",
+            Self::LinkQueueFull => "link_queue_full",
+            Self::Expired => "expired",
+            Self::PacketTooLarge => "packet_too_large",
+            Self::Disconnected => "disconnected",
+            Self::NotServing => "not_serving",
+        }
+    }
+}
+
+/// Why a connection ended before its CONNECT was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefuseReason {
+    /// User name and password, or a certificate, were not accepted.
+    Authentication,
+    /// The client may not do this.
+    NotAuthorized,
+    /// What came was not a valid CONNECT.
+    Protocol,
+    /// No CONNECT came in time.
+    Timeout,
+    /// Too many connections.
+    Limit,
+    /// This node held no serving lease.
+    NotServing,
+}
+
+impl RefuseReason {
+    /// All reasons.
+    pub const ALL: [Self; 6] = [
+        Self::Authentication,
+        Self::NotAuthorized,
+        Self::Protocol,
+        Self::Timeout,
+        Self::Limit,
+        Self::NotServing,
+    ];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Authentication => "authentication",
+            Self::NotAuthorized => "not_authorized",
+            Self::Protocol => "protocol",
+            Self::Timeout => "timeout",
+            Self::Limit => "limit",
+            Self::NotServing => "not_serving",
+        }
+    }
+}
+
+/// The numbers of one worker. Aligned so that no two workers write to one pair of cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Shared {
+    started: Instant,
+    /// Milliseconds after `started` of the last sign of life.
+    beat: AtomicU64,
+    opened: AtomicU64,
+    closed: AtomicU64,
+    clients: AtomicU64,
+    refused: [AtomicU64; RefuseReason::ALL.len()],
+    protocol_errors: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    messages_in: [AtomicU64; 3],
+    message_bytes_in: [AtomicU64; 3],
+    messages_out: [AtomicU64; 3],
+    message_bytes_out: [AtomicU64; 3],
+    dropped: [AtomicU64; DropReason::ALL.len()],
+    subscriptions: AtomicU64,
+    subscribed: AtomicU64,
+    unsubscribed: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(started: Instant) -> Self {
+        let zero = || AtomicU64::new(0);
+        let shared = Self {
+            started,
+            beat: zero(),
+            opened: zero(),
+            closed: zero(),
+            clients: zero(),
+            refused: std::array::from_fn(|_| zero()),
+            protocol_errors: zero(),
+            bytes_in: zero(),
+            bytes_out: zero(),
+            messages_in: std::array::from_fn(|_| zero()),
+            message_bytes_in: std::array::from_fn(|_| zero()),
+            messages_out: std::array::from_fn(|_| zero()),
+            message_bytes_out: std::array::from_fn(|_| zero()),
+            dropped: std::array::from_fn(|_| zero()),
+            subscriptions: zero(),
+            subscribed: zero(),
+            unsubscribed: zero(),
+        };
+        // A worker that is about to start counts as alive.
+        shared.beat_now();
+        shared
+    }
+
+    fn beat_now(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beat.store(now, Relaxed);
+    }
+
+    pub(super) fn silent_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_millis(self.beat.load(Relaxed)))
+    }
+}
+
+/// The writing end, owned by one worker.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    shared: Arc<Shared>,
+    /// Not shareable: see the module's text.
+    one_writer: PhantomData<Cell<()>>,
+}
+
+fn add(counter: &AtomicU64, number: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(number), Relaxed);
+}
+
+fn subtract(counter: &AtomicU64, number: u64) {
+    counter.store(counter.load(Relaxed).saturating_sub(number), Relaxed);
+}
+
+impl WorkerCounters {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            one_writer: PhantomData,
+        }
+    }
+
+    /// The worker's loop turns. To be called at least every second, also when there is nothing to do.
+    pub fn beat(&self) {
+        self.shared.beat_now();
+    }
+
+    /// A socket was accepted.
+    pub fn connection_opened(&self) {
+        add(&self.shared.opened, 1);
+    }
+
+    /// A socket was closed, whatever became of it before.
+    pub fn connection_closed(&self) {
+        add(&self.shared.closed, 1);
+    }
+
+    /// A CONNECT was accepted.
+    pub fn client_connected(&self) {
+        add(&self.shared.clients, 1);
+    }
+
+    /// A client whose CONNECT had been accepted is gone.
+    pub fn client_disconnected(&self) {
+        subtract(&self.shared.clients, 1);
+    }
+
+    /// A connection ended before its CONNECT was accepted.
+    pub fn refused(&self, reason: RefuseReason) {
+        add(&self.shared.refused[reason as usize], 1);
+    }
+
+    /// A connected client broke the protocol and was disconnected.
+    pub fn protocol_error(&self) {
+        add(&self.shared.protocol_errors, 1);
+    }
+
+    /// Bytes were read from sockets of clients.
+    pub fn bytes_in(&self, bytes: usize) {
+        add(&self.shared.bytes_in, bytes as u64);
+    }
+
+    /// Bytes were written to sockets of clients.
+    pub fn bytes_out(&self, bytes: usize) {
+        add(&self.shared.bytes_out, bytes as u64);
+    }
+
+    /// A PUBLISH of so many bytes (the whole packet) came from a client.
+    pub fn message_in(&self, qos: PublishQos, bytes: usize) {
+        add(&self.shared.messages_in[qos as usize], 1);
+        add(&self.shared.message_bytes_in[qos as usize], bytes as u64);
+    }
+
+    /// PUBLISH packets went to clients: so many, of so many bytes in all.
+    pub fn messages_out(&self, qos: PublishQos, messages: u64, bytes: usize) {
+        add(&self.shared.messages_out[qos as usize], messages);
+        add(&self.shared.message_bytes_out[qos as usize], bytes as u64);
+    }
+
+    /// Deliveries that did not happen.
+    pub fn dropped(&self, reason: DropReason, messages: u64) {
+        add(&self.shared.dropped[reason as usize], messages);
+    }
+
+    /// Subscriptions were added (not those that replaced one).
+    pub fn subscribed(&self, subscriptions: u64) {
+        add(&self.shared.subscriptions, subscriptions);
+        add(&self.shared.subscribed, subscriptions);
+    }
+
+    /// Subscriptions were removed, by UNSUBSCRIBE or the end of their session.
+    pub fn unsubscribed(&self, subscriptions: u64) {
+        subtract(&self.shared.subscriptions, subscriptions);
+        add(&self.shared.unsubscribed, subscriptions);
+    }
+}
+
+/// The sums over all workers.
+pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
+    let sum = |field: fn(&Shared) -> &AtomicU64| -> u64 {
+        workers
+            .iter()
+            .map(|worker| field(worker).load(Relaxed))
+            .sum()
+    };
+    // Closed first: a connection that closes in between must not make the difference negative.
+    let closed = sum(|worker| &worker.closed);
+    let opened = sum(|worker| &worker.opened);
+    out.gauge(&c::WORKERS, &[], workers.len() as u64);
+    out.gauge(&c::CONNECTIONS, &[], opened.saturating_sub(closed));
+    out.counter(&c::CONNECTIONS_OPENED, &[], opened);
+    out.gauge(&c::CLIENTS, &[], sum(|worker| &worker.clients));
+    out.counter(
+        &c::PROTOCOL_ERRORS,
+        &[],
+        sum(|worker| &worker.protocol_errors),
+    );
+    out.counter(
+        &c::CLIENT_RECEIVED_BYTES,
+        &[],
+        sum(|worker| &worker.bytes_in),
+    );
+    out.counter(&c::CLIENT_SENT_BYTES, &[], sum(|worker| &worker.bytes_out));
+    out.gauge(&c::SUBSCRIPTIONS, &[], sum(|worker| &worker.subscriptions));
+    out.counter(&c::SUBSCRIBED, &[], sum(|worker| &worker.subscribed));
+    out.counter(&c::UNSUBSCRIBED, &[], sum(|worker| &worker.unsubscribed));
+
+    let each = |at: usize, field: fn(&Shared) -> &[AtomicU64]| -> u64 {
+        workers
+            .iter()
+            .map(|worker| field(worker)[at].load(Relaxed))
+            .sum()
+    };
+    for (at, qos) in QOS.iter().enumerate() {
+        let label = &[*qos];
+        out.counter(
+            &c::MESSAGES_RECEIVED,
+            label,
+            each(at, |worker| &worker.messages_in),
+        );
+        out.counter(
+            &c::MESSAGES_RECEIVED_BYTES,
+            label,
+            each(at, |worker| &worker.message_bytes_in),
+        );
+        out.counter(
+            &c::MESSAGES_SENT,
+            label,
+            each(at, |worker| &worker.messages_out),
+        );
+        out.counter(
+            &c::MESSAGES_SENT_BYTES,
+            label,
+            each(at, |worker| &worker.message_bytes_out),
+        );
+    }
+    for (at, reason) in DropReason::ALL.iter().enumerate() {
+        out.counter(
+            &c::MESSAGES_DROPPED,
+            &[reason.name()],
+            each(at, |worker| &worker.dropped),
+        );
+    }
+    for (at, reason) in RefuseReason::ALL.iter().enumerate() {
+        out.counter(
+            &c::CONNECTIONS_REFUSED,
+            &[reason.name()],
+            each(at, |worker| &worker.refused),
+        );
+    }
+}
