@@ -1,27 +1,25 @@
 //! One replica of one group.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::ChangeMembers;
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::error::{ChangeMembershipError, ClientWriteError, Fatal, InitializeError, RaftError};
-use raftmq_storage::{GroupId, Wal};
+use openraft::error::{ClientWriteError, Fatal, RaftError};
+use raftmq_storage::GroupId;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::NodeId;
-use crate::error::{MembershipError, ProposeError, ReadError, WaitError};
+use crate::error::{ProposeError, ReadError, WaitError};
 use crate::frame::Proposed;
 use crate::network::Sender;
 use crate::reads::Reads;
 use crate::snapshot::SnapshotDir;
 use crate::status::{GroupStatus, Role};
-use crate::types::{Command, Raft, Types};
+use crate::tasks::{follow_metrics, make_snapshots};
+use crate::types::{Command, Raft};
 
 /// How long to wait before a leader that did not answer is asked again, unless the leader changes before.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -38,10 +36,9 @@ pub(crate) struct Inner {
     pub(crate) id: GroupId,
     pub(crate) raft: Raft,
     pub(crate) snapshots: Arc<SnapshotDir>,
-    sender: Arc<Sender>,
-    wal: Wal,
+    pub(crate) sender: Arc<Sender>,
     reads: Arc<Reads>,
-    status: watch::Receiver<GroupStatus>,
+    pub(crate) status: watch::Receiver<GroupStatus>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Closes when the log and the machine are dropped.
     alive: tokio::sync::Mutex<mpsc::Receiver<()>>,
@@ -66,7 +63,6 @@ impl Group {
         raft: Raft,
         snapshots: Arc<SnapshotDir>,
         sender: Arc<Sender>,
-        wal: Wal,
         snapshot_due: Arc<Notify>,
         alive: mpsc::Receiver<()>,
     ) -> Self {
@@ -76,7 +72,7 @@ impl Group {
             tokio::spawn(make_snapshots(
                 id,
                 raft.clone(),
-                wal.clone(),
+                sender.wal.clone(),
                 snapshot_due,
                 sender.options.snapshot_bytes,
             )),
@@ -88,7 +84,6 @@ impl Group {
             snapshots,
             in_flight,
             sender,
-            wal,
             reads: Arc::default(),
             status,
             tasks: Mutex::new(tasks),
@@ -121,7 +116,7 @@ impl Group {
                 limit,
             });
         }
-        if !self.inner.wal.accepting() {
+        if !self.inner.sender.wal.accepting() {
             self.hand_over();
             return Err(ProposeError::DiskFull);
         }
@@ -258,7 +253,7 @@ impl Group {
     }
 
     /// A leader without room on its disk, or without a vote, lets the voter lead that is most up to date.
-    fn hand_over(&self) {
+    pub(crate) fn hand_over(&self) {
         if self.inner.handing_over.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -335,136 +330,6 @@ impl Group {
         self.inner.status.clone()
     }
 
-    /// Makes the group, with these voters: once in its life, on one of them.
-    ///
-    /// # Errors
-    /// [`MembershipError::Initialized`] if there is a log or a vote; [`MembershipError::Impossible`] if this node is not among
-    /// the voters.
-    pub async fn initialize(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> {
-        let voters: BTreeMap<NodeId, ()> = voters.into_iter().map(|id| (id, ())).collect();
-        match self.inner.raft.initialize(voters).await {
-            Ok(()) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
-                Err(MembershipError::Initialized)
-            }
-            Err(RaftError::APIError(other @ InitializeError::NotInMembers(_))) => {
-                Err(MembershipError::Impossible(other.to_string()))
-            }
-            Err(RaftError::Fatal(fatal)) => Err(stopped(&fatal)),
-        }
-    }
-
-    /// Adds a learner. Does not wait until it has caught up: see [`GroupStatus::followers`]. Fine if it is a member.
-    ///
-    /// # Errors
-    /// See [`MembershipError`].
-    pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
-        if self.inner.status.borrow().is_member(node) && self.inner.status.borrow().is_leader() {
-            return Ok(());
-        }
-        self.inner
-            .raft
-            .add_learner(node, (), false)
-            .await
-            .map(drop)
-            .map_err(membership_error)
-    }
-
-    /// Replaces the voters; all of them must be members already. Goes over both sets together (joint consensus) and
-    /// waits for the quorums of both; called again it completes what a leader before left in the middle. Those who are no
-    /// voters any more stay as learners, or leave the group.
-    ///
-    /// # Errors
-    /// [`MembershipError::Impossible`] if one is no member.
-    pub async fn change_voters(
-        &self,
-        voters: BTreeSet<NodeId>,
-        keep_removed: bool,
-    ) -> Result<(), MembershipError> {
-        let stays = voters.contains(&self.inner.sender.node);
-        let change = ChangeMembers::ReplaceAllVoters(voters);
-        self.inner
-            .raft
-            .change_membership(change, keep_removed)
-            .await
-            .map_err(membership_error)?;
-        if !stays && keep_removed {
-            // openraft takes care of a leader that has left, not of one that leads without a vote.
-            self.hand_over();
-        }
-        Ok(())
-    }
-
-    /// Removes a member, voter or learner. Fine if it is none. A leader may remove itself; it then hands the
-    /// leadership on.
-    ///
-    /// # Errors
-    /// [`MembershipError::Impossible`] if it is the last voter.
-    pub async fn remove(&self, node: NodeId) -> Result<(), MembershipError> {
-        let (voter, learner, settled) = {
-            let status = self.inner.status.borrow();
-            (
-                status.voters.contains(&node),
-                status.learners.contains(&node),
-                status.membership_settled,
-            )
-        };
-        if voter || !settled {
-            let change = ChangeMembers::RemoveVoters(BTreeSet::from([node]));
-            self.inner
-                .raft
-                .change_membership(change, false)
-                .await
-                .map_err(membership_error)?;
-        }
-        if learner && !voter {
-            let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
-            self.inner
-                .raft
-                .change_membership(change, false)
-                .await
-                .map_err(membership_error)?;
-        }
-        Ok(())
-    }
-
-    /// Hands the leadership to another voter and waits until it leads.
-    ///
-    /// # Errors
-    /// [`MembershipError::Timeout`] if it does not lead within [`crate::RaftOptions::transfer_deadline`].
-    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), MembershipError> {
-        {
-            let status = self.inner.status.borrow();
-            if !status.is_leader() {
-                return Err(MembershipError::NotLeader {
-                    leader: status.leader,
-                });
-            }
-            if !status.voters.contains(&to) {
-                return Err(MembershipError::Impossible(format!("{to} is no voter")));
-            }
-            if to == status.node {
-                return Ok(());
-            }
-        }
-        self.inner
-            .raft
-            .trigger()
-            .transfer_leader(to)
-            .await
-            .map_err(|fatal| stopped(&fatal))?;
-        match self
-            .wait(self.inner.sender.options.transfer_deadline, |status| {
-                status.leader == Some(to)
-            })
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(WaitError::Timeout) => Err(MembershipError::Timeout),
-            Err(WaitError::Shutdown) => Err(MembershipError::Shutdown),
-        }
-    }
-
     /// Makes a snapshot now and waits until one covers what is applied at this moment. The log is purged after it.
     ///
     /// # Errors
@@ -502,8 +367,13 @@ impl Group {
     /// Stops this replica and waits until it has let go of the log and the store.
     pub async fn shutdown(&self) {
         self.inner.in_flight.close();
-        if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::warn!(group = %self.inner.id, %error, "the group did not stop cleanly");
+        match timeout(LET_GO, self.inner.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(group = %self.inner.id, %error, "the group did not stop cleanly");
+            }
+            // It may be waiting for a disk.
+            Err(_) => tracing::warn!(group = %self.inner.id, "the group does not stop"),
         }
         let tasks = std::mem::take(
             &mut *self
@@ -531,85 +401,4 @@ fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes >> 10)
         .unwrap_or(u32::MAX >> 4)
         .saturating_add(1)
-}
-
-fn stopped(fatal: &Fatal<Types>) -> MembershipError {
-    match fatal {
-        Fatal::Stopped => MembershipError::Shutdown,
-        fatal => MembershipError::Failed(fatal.to_string()),
-    }
-}
-
-fn membership_error(error: RaftError<Types, ClientWriteError<Types>>) -> MembershipError {
-    match error {
-        RaftError::APIError(
-            ClientWriteError::ForwardToLeader(forward)
-            | ClientWriteError::LogEntryDiscarded(forward),
-        ) => MembershipError::NotLeader {
-            leader: forward.leader_id,
-        },
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(
-            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
-        )) => MembershipError::InProgress,
-        RaftError::APIError(other) => MembershipError::Impossible(other.to_string()),
-        RaftError::Fatal(fatal) => stopped(&fatal),
-    }
-}
-
-/// Turns openraft's metrics into the status, as they come.
-async fn follow_metrics(id: GroupId, raft: Raft, status: watch::Sender<GroupStatus>) {
-    let mut metrics = raft.metrics();
-    loop {
-        let new = GroupStatus::from_metrics(id, &metrics.borrow_watched());
-        let end = new.role == Role::Stopped;
-        if let Some(failure) = &new.failure {
-            tracing::error!(group = %id, failure, "the group has failed");
-        }
-        status.send_if_modified(|old| {
-            let differs = new.differs(old);
-            *old = new;
-            differs
-        });
-        if end {
-            return;
-        }
-        if metrics.changed().await.is_err() {
-            status.send_modify(|status| status.role = Role::Stopped);
-            return;
-        }
-    }
-}
-
-/// Makes a snapshot when enough was applied, and lets the log be purged.
-async fn make_snapshots(id: GroupId, raft: Raft, wal: Wal, due: Arc<Notify>, limit: u64) {
-    let mut metrics = raft.metrics();
-    let mut last = metrics.borrow_watched().snapshot;
-    loop {
-        tokio::select! {
-            () = due.notified() => {
-                tracing::info!(group = %id, "a snapshot is due");
-                if raft.trigger().snapshot().await.is_err() {
-                    return;
-                }
-            }
-            changed = metrics.changed() => {
-                let (snapshot, running) = {
-                    let metrics = metrics.borrow_and_update();
-                    (metrics.snapshot, metrics.running_state.is_ok())
-                };
-                if changed.is_err() || !running {
-                    return;
-                }
-                // Entries are kept for slow followers by their number; few large ones may be too much.
-                if snapshot != last
-                    && let Some(covered) = snapshot
-                    && wal.live_bytes(id) > limit.saturating_mul(2)
-                    && raft.trigger().purge_log(covered.index).await.is_err()
-                {
-                    return;
-                }
-                last = snapshot;
-            }
-        }
-    }
 }

@@ -34,7 +34,6 @@ pub struct Groups {
 struct Inner {
     sender: Arc<Sender>,
     directory: PathBuf,
-    wal: Wal,
     store: StateStore,
     /// By number: one generation of a group runs at a time. `None` while one is being started.
     running: Mutex<HashMap<u32, Option<Group>>>,
@@ -101,12 +100,12 @@ impl Groups {
             cluster,
             transport,
             options,
+            wal,
             transfers,
         });
         let inner = Inner {
             sender,
             directory: directory.into(),
-            wal,
             store,
             running: Mutex::default(),
             incoming,
@@ -169,8 +168,11 @@ impl Groups {
         let config = options.config(format!("raftmq-{id}"))?;
         let (alive, alive_receiver) = mpsc::channel(1);
 
-        let (wal, append_bytes, log_alive) =
-            (inner.wal.clone(), options.max_append_bytes, alive.clone());
+        let (wal, append_bytes, log_alive) = (
+            inner.sender.wal.clone(),
+            options.max_append_bytes,
+            alive.clone(),
+        );
         let (log, backlog) = blocking(move || {
             let state = wal.group_state(id).map_err(crate::log::to_io)?;
             let entries = state
@@ -229,7 +231,6 @@ impl Groups {
             raft,
             snapshots,
             inner.sender.clone(),
-            inner.wal.clone(),
             due,
             alive_receiver,
         ))
@@ -368,7 +369,7 @@ impl Groups {
                 "entries come from the leader of their vote".into(),
             ));
         }
-        if !request.entries.is_empty() && !self.inner.wal.accepting() {
+        if !request.entries.is_empty() && !self.inner.sender.wal.accepting() {
             return Err((Refusal::Busy, "the disk is nearly full".into()));
         }
         let response = group

@@ -24,12 +24,14 @@ mod groups;
 mod incoming;
 mod log;
 mod machine;
+mod members;
 mod network;
 mod options;
 mod reads;
 mod snapshot;
 mod state;
 mod status;
+mod tasks;
 mod transport;
 mod types;
 

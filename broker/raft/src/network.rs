@@ -16,7 +16,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::vote::RaftLeaderId;
-use raftmq_storage::GroupId;
+use raftmq_storage::{GroupId, Wal};
 use tokio::sync::Semaphore;
 
 use crate::NodeId;
@@ -37,6 +37,7 @@ pub(crate) struct Sender {
     pub(crate) cluster: u128,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) options: RaftOptions,
+    pub(crate) wal: Wal,
     /// One permit for each snapshot that may be on its way.
     pub(crate) transfers: Semaphore,
 }
@@ -189,6 +190,12 @@ impl Client {
         request: VoteRequest<Types>,
         option: &RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        if !self.sender.wal.accepting() {
+            // A leader has to write; this node could not.
+            return Err(RPCError::Unreachable(Unreachable::from_string(
+                "this node's disk is nearly full",
+            )));
+        }
         let deadline = option.soft_ttl();
         let term = request.vote.leader_id().term();
         tracing::debug!(target: "raftmq::rpc", group = %self.group, from = self.sender.node, to = self.target, term, ?kind, "asks for a vote");

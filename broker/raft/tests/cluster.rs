@@ -298,3 +298,37 @@ async fn groups_share_a_log_and_a_transport() {
     cluster.write(1, "last", 3).await;
     cluster.same(1..=3, 15).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_room_on_its_disk_does_not_lead_and_catches_up_later() {
+    let mut cluster = Cluster::empty([], Persistence::Memory, small()).await;
+    cluster.full.insert(3);
+    for id in 1..=3 {
+        cluster.start(id).await;
+    }
+    cluster
+        .group(1)
+        .initialize((1..=3).collect())
+        .await
+        .unwrap();
+    let leader = cluster.leader_of([1, 2]).await;
+    cluster.write(leader, "x", 20).await;
+    cluster.same([1, 2], 20).await;
+    let refused = cluster.group(3).propose(Bytes::from_static(b"no")).await;
+    assert!(
+        matches!(refused, Err(ProposeError::DiskFull)),
+        "{refused:?}"
+    );
+    let pre_votes = cluster.net.last(3, leader, Class::Heartbeat);
+    assert!(pre_votes.is_none(), "it asks for no votes");
+    // Its vote is good all the same; a commit without its disk is not possible then.
+    cluster.stop(leader).await;
+    let other = 3 - leader;
+    eventually("the other one leads", || cluster.status(other).is_leader()).await;
+    cluster.start(leader).await;
+    cluster.full.clear();
+    cluster.stop(3).await;
+    cluster.start(3).await;
+    cluster.write(3, "y", 5).await;
+    cluster.same(1..=3, 25).await;
+}

@@ -198,6 +198,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) options: RaftOptions,
     pub(crate) persistence: Persistence,
+    /// Nodes that have no room on their disk when they start.
+    pub(crate) full: BTreeSet<NodeId>,
     dir: TempDir,
 }
 
@@ -214,6 +216,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             options,
             persistence,
+            full: BTreeSet::new(),
             dir,
         };
         for id in ids {
@@ -248,7 +251,11 @@ impl Cluster {
         let wal_options = WalOptions {
             segment_bytes: 1 << 20,
             ballast_bytes: 0,
-            min_free_bytes: 0,
+            min_free_bytes: if self.full.contains(&id) {
+                u64::MAX >> 1
+            } else {
+                0
+            },
             ..WalOptions::default()
         };
         let (wal, _) = Wal::open(path.join("wal"), wal_options).unwrap();
