@@ -1,1 +1,5 @@
 //! The RaftMQ broker.
+
+pub mod http;
+pub mod metrics;
+pub mod telemetry;
