@@ -73,6 +73,19 @@ pub enum ResolveError {
     },
 }
 
+impl From<ResolveError> for std::io::Error {
+    fn from(error: ResolveError) -> Self {
+        use std::io::ErrorKind;
+        let kind = match &error {
+            ResolveError::Address(_) => ErrorKind::InvalidInput,
+            ResolveError::NoAddress { .. } => ErrorKind::NotFound,
+            ResolveError::Timeout { .. } => ErrorKind::TimedOut,
+            ResolveError::Failed { .. } | ResolveError::Configuration { .. } => ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// Resolves `host:port` for node links, by the system's configuration or by given servers. Cheap to
 /// clone; clones share the cache.
 ///
