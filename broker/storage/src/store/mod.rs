@@ -7,16 +7,19 @@
 //! A state that comes as a snapshot is put together in a new keyspace beside the current one. Which keyspace counts is
 //! noted in the *catalog*; one synced write there swaps them. Keyspaces that the catalog does not name are leftovers and are removed.
 //!
-//! fjall may lose synced changes when its journal is damaged: the applied marker then goes back. Who opens a group compares it with
+//! A power failure may tear what was not synced; the torn end is cut when the store is opened (see [`journal`]). Where the disk damaged what was
+//! synced, the applied marker goes back further than the last sync, or the store does not open. Who opens a group compares it with
 //! what the log still has, and treats a gap as it treats a damaged log.
 
 mod group;
+mod journal;
 mod staged;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
+    fs, io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
 };
@@ -24,7 +27,7 @@ use std::{
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use crate::GroupId;
+use crate::{DirLock, GroupId};
 
 use group::Inner;
 
@@ -103,6 +106,8 @@ pub(crate) struct Shared {
     pub(crate) catalog: Keyspace,
     memtable_bytes: u64,
     open: Mutex<Open>,
+    /// The last field: let go when fjall is closed.
+    _lock: DirLock,
 }
 
 /// The groups in use.
@@ -120,7 +125,22 @@ impl StateStore {
     /// # Errors
     /// What fjall says (a store that is open already is locked); [`StoreError::Damaged`].
     pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
-        let db = Database::builder(dir.as_ref())
+        let dir = dir.as_ref();
+        fs::create_dir_all(dir).map_err(|error| failed("making the directory")(error.into()))?;
+        // fjall's own lock is taken too late: the journal is looked at before.
+        let lock = DirLock::acquire(dir).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => failed("locking the directory")(fjall::Error::Locked),
+            _ => failed("locking the directory")(error.into()),
+        })?;
+        let cut = journal::cut_torn_end(&dir.join("state"))
+            .map_err(|error| failed("looking at the journal")(error.into()))?;
+        if cut > 0 {
+            tracing::warn!(
+                bytes = cut,
+                "an unfinished end of the state store's journal was cut"
+            );
+        }
+        let db = Database::builder(dir.join("state"))
             .cache_size(options.cache_bytes)
             .max_journaling_size(options.journal_bytes.max(64 << 20))
             .worker_threads(options.threads.max(1))
@@ -159,6 +179,7 @@ impl StateStore {
                 catalog,
                 memtable_bytes: memtable,
                 open,
+                _lock: lock,
             }),
         })
     }

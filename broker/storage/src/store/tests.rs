@@ -220,8 +220,8 @@ fn keys_that_are_too_long_change_nothing() {
     assert_eq!(group.get(&[b'x'; MAX_KEY]).unwrap().unwrap(), "1");
 }
 
-/// What a kill leaves: the files as they are, less `cut` bytes of what was written to the newest journal.
-fn killed(from: &Path, cut: usize) -> tempfile::TempDir {
+/// What a crash leaves: the files as they are, but the end of the newest journal as `tear` makes it.
+fn crashed(from: &Path, tear: impl FnOnce(&mut [u8])) -> tempfile::TempDir {
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(from).unwrap() {
@@ -229,27 +229,28 @@ fn killed(from: &Path, cut: usize) -> tempfile::TempDir {
             let to = to.join(entry.file_name());
             if entry.file_type().unwrap().is_dir() {
                 copy(&entry.path(), &to);
-            } else {
+            } else if to.extension().is_none_or(|extension| extension != "jnl") {
                 std::fs::copy(entry.path(), to).unwrap();
             }
         }
     }
     let dir = tempfile::tempdir().unwrap();
     copy(from, dir.path());
-    let journals = std::fs::read_dir(dir.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let newest = journals
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jnl"))
-        .max()
+    let journal = Path::new("state/0.jnl");
+    // Most of the file is reserved room.
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(from.join(journal)).unwrap();
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, 256 << 10), &mut bytes).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    assert!(end < bytes.len());
+    bytes.truncate(end);
+    tear(&mut bytes);
+    std::fs::write(dir.path().join(journal), bytes).unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(dir.path().join(journal))
         .unwrap();
-    let mut bytes = std::fs::read(&newest).unwrap();
-    let end = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |at| at + 1);
-    bytes[end.saturating_sub(cut)..].fill(0);
-    std::fs::write(&newest, bytes).unwrap();
+    file.set_len(64 << 20).unwrap();
     dir
 }
 
@@ -264,12 +265,13 @@ fn after_a_crash_the_state_is_the_one_that_the_applied_marker_says() {
         let mut batch = StoreBatch::default();
         batch.put("a", text.clone());
         batch.put(format!("k{number}"), vec![7; 300]);
+        // Long enough to be stored compressed, and something removed.
+        batch.put("long", vec![number as u8; 9000]);
+        batch.delete("gone");
         group.apply(batch, text.into()).unwrap();
     }
-    let mut found = Vec::new();
-    for cut in [0, 1, 20, 90, 300, 500, 1000, 3000] {
-        let copy = killed(dir.path(), cut);
-        let store = open(copy.path());
+    let look = |dir: &Path| {
+        let store = open(dir);
         let group = store.group(id).unwrap();
         let applied: u32 = String::from_utf8(group.applied().unwrap().unwrap().to_vec())
             .unwrap()
@@ -277,11 +279,55 @@ fn after_a_crash_the_state_is_the_one_that_the_applied_marker_says() {
             .unwrap();
         assert_eq!(group.get(b"a").unwrap().unwrap(), applied.to_string());
         assert_eq!(group.scan(b"k").count() as u32, applied + 1);
-        found.push(applied);
-    }
-    assert_eq!(found[0], 49, "nothing is lost when only the process dies");
-    assert!(
-        found.is_sorted_by(|more, less| more >= less) && found[7] < 48,
-        "{found:?}"
+        // It can be used on.
+        group
+            .apply(batch(&[("after", Some("the crash"))]), "99".into())
+            .unwrap();
+        drop((group, store));
+        let store = open(dir);
+        assert_eq!(store.group(id).unwrap().applied().unwrap().unwrap(), "99");
+        applied
+    };
+    let whole = crashed(dir.path(), |_| {});
+    assert_eq!(
+        journal::cut_torn_end(&whole.path().join("state")).unwrap(),
+        0,
+        "fjall's format is what is expected"
     );
+    assert_eq!(
+        look(whole.path()),
+        49,
+        "nothing is lost when only the process dies"
+    );
+    let mut cuts = Vec::new();
+    for cut in [1, 20, 90, 300, 500, 1000, 3000] {
+        cuts.push(look(
+            crashed(dir.path(), |journal| {
+                let from = journal.len().saturating_sub(cut);
+                journal[from..].fill(0);
+            })
+            .path(),
+        ));
+    }
+    assert!(
+        cuts.is_sorted_by(|more, less| more >= less) && cuts[6] < 48,
+        "{cuts:?}"
+    );
+    // Holes, as when some pages were written and others not.
+    for hole in [5, 40, 200, 350, 700, 2000, 5000] {
+        for len in [1, 16, 512] {
+            let applied = look(
+                crashed(dir.path(), |journal| {
+                    let from = journal.len() - hole;
+                    let to = (from + len).min(journal.len());
+                    journal[from..to].iter_mut().for_each(|byte| *byte ^= 0x55);
+                })
+                .path(),
+            );
+            assert!(
+                (20..49).contains(&applied),
+                "hole of {len} at {hole}: {applied}"
+            );
+        }
+    }
 }
