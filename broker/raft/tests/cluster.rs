@@ -4,12 +4,13 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Cluster, Journal, SOON, eventually, small};
 use raftmq_raft::{
-    Class, GroupId, Persistence, ProposeError, RaftOptions, ReadError, Role, StartError,
+    Class, GroupId, MembershipError, Persistence, ProposeError, RaftOptions, ReadError, Role,
+    StartError,
 };
 
 /// The second byte of a call that asks whether a node would get a vote.
@@ -331,4 +332,43 @@ async fn a_node_without_room_on_its_disk_does_not_lead_and_catches_up_later() {
     cluster.start(3).await;
     cluster.write(3, "y", 5).await;
     cluster.same(1..=3, 25).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_share_their_rounds() {
+    let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
+    let leader = cluster.leader().await;
+    let before = cluster.net.heartbeats();
+    let start = Instant::now();
+    let reads = (0..1000).map(|_| {
+        let group = cluster.group(leader).clone();
+        tokio::spawn(async move { group.read_index().await.unwrap() })
+    });
+    let indexes = futures::future::join_all(reads).await;
+    assert!(indexes.into_iter().all(|index| index.is_ok()));
+    let regular = 2 * (1 + start.elapsed().as_millis() as u64 / 50);
+    assert!(
+        cluster.net.heartbeats() - before < regular + 200,
+        "a round for a read would be 2000 calls"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_to_a_node_that_is_cut_off_does_no_harm() {
+    let options = RaftOptions {
+        transfer_deadline: Duration::from_millis(300),
+        ..RaftOptions::default()
+    };
+    let cluster = Cluster::of(3, Persistence::Memory, options).await;
+    let leader = cluster.leader().await;
+    let away = (1..=3).find(|id| *id != leader).unwrap();
+    let rest: Vec<u64> = (1..=3).filter(|id| *id != away).collect();
+    cluster.net.isolate(away, 1..=3);
+    let refused = cluster.group(leader).transfer_leader(away).await;
+    assert!(
+        matches!(refused, Err(MembershipError::Timeout)),
+        "{refused:?}"
+    );
+    cluster.write(rest[0], "x", 3).await;
+    cluster.same(rest, 3).await;
 }

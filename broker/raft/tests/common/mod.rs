@@ -98,6 +98,7 @@ struct NetState {
     /// The last frame of each class on each way, also if it was cut off.
     last: HashMap<(NodeId, NodeId, Class), Bytes>,
     chunks: u64,
+    heartbeats: u64,
 }
 
 impl Net {
@@ -133,6 +134,11 @@ impl Net {
             .cloned()
     }
 
+    /// Calls of the class of heartbeats.
+    pub(crate) fn heartbeats(&self) -> u64 {
+        self.state.lock().unwrap().heartbeats
+    }
+
     pub(crate) fn chunks(&self) -> u64 {
         self.state.lock().unwrap().chunks
     }
@@ -164,6 +170,7 @@ impl Transport for Port {
                     return Err(unreachable());
                 }
                 state.chunks += u64::from(class == Class::Snapshot);
+                state.heartbeats += u64::from(class == Class::Heartbeat);
                 state.nodes.get(&to).cloned().ok_or_else(unreachable)?
             };
             // As on a real network, the call goes on if the caller gives up.
