@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use raftmq_mqtt::{
-    Ack, DecodeError, Disconnect, Message, Origin, Packet, PacketType, Properties, QoS, ReasonCode, Version, encode,
+    Ack, DecodeError, Disconnect, Message, Origin, Packet, PacketType, Properties, PropertiesBuf,
+    Property, QoS, ReasonCode, Version, encode,
 };
 
 use crate::{
-    Action, CloseReason, Delivery, DropReason, Flushed, Forms, SessionLimits, SessionState, SubscriptionInfo,
+    Action, CloseReason, Delivery, DropReason, Flushed, Forms, SessionLimits, SessionState,
+    SubscriptionInfo,
     connect::{Opening, refuse_undecoded},
     inbound::Inbound,
     outbound::{OutMessage, Terms, effective_qos, effective_retain},
@@ -34,7 +36,10 @@ pub struct Origins {
 
 impl Origins {
     pub(crate) fn take(&mut self) -> Origin {
-        let origin = Origin { node: self.node, sequence: self.next };
+        let origin = Origin {
+            node: self.node,
+            sequence: self.next,
+        };
         self.next += 1;
         origin
     }
@@ -53,6 +58,8 @@ pub struct Connection {
     congested: bool,
     /// The client's receive maximum or the own limit, whichever is lower.
     pub(crate) window: u16,
+    /// Request Problem Information: whether the client wants to read reasons.
+    pub(crate) explain: bool,
     /// The client's.
     pub(crate) max_packet_size: u32,
     /// 1.5 keep-alives; 0 for none.
@@ -67,11 +74,16 @@ pub struct Connection {
 #[derive(Debug)]
 pub(crate) enum Phase {
     /// CONNECT must come until the deadline. The random bits become the identifier of a client that has none.
-    Connect { deadline_ms: u64, random: [u8; 16] },
+    Connect {
+        deadline_ms: u64,
+        random: [u8; 16],
+    },
     /// The server decides about the CONNECT.
     Opening(Box<Opening>),
     Open,
-    Closed { opened: bool },
+    Closed {
+        opened: bool,
+    },
 }
 
 impl Connection {
@@ -81,9 +93,13 @@ impl Connection {
         let deadline_ms = now.ms.saturating_add(limits.connect_timeout_ms);
         Self {
             limits,
-            phase: Phase::Connect { deadline_ms, random },
+            phase: Phase::Connect {
+                deadline_ms,
+                random,
+            },
             version: Version::V3_1_1,
             congested: false,
+            explain: true,
             window: 1,
             max_packet_size: u32::MAX,
             silence_ms: 0,
@@ -125,7 +141,10 @@ impl Connection {
     pub fn can_read(&self) -> bool {
         match self.phase {
             Phase::Connect { .. } => true,
-            Phase::Open => self.version.is_v5() || self.inbound.len() < usize::from(self.limits.receive_maximum),
+            Phase::Open => {
+                self.version.is_v5()
+                    || self.inbound.len() < usize::from(self.limits.receive_maximum)
+            }
             Phase::Opening(_) | Phase::Closed { .. } => false,
         }
     }
@@ -141,7 +160,9 @@ impl Connection {
     pub fn next_deadline(&self) -> Option<u64> {
         match self.phase {
             Phase::Connect { deadline_ms, .. } => Some(deadline_ms),
-            Phase::Open if self.silence_ms > 0 => Some(self.heard_ms.saturating_add(u64::from(self.silence_ms))),
+            Phase::Open if self.silence_ms > 0 => {
+                Some(self.heard_ms.saturating_add(u64::from(self.silence_ms)))
+            }
             Phase::Opening(_) | Phase::Open | Phase::Closed { .. } => None,
         }
     }
@@ -161,7 +182,11 @@ impl Connection {
             Phase::Connect { random, .. } => match packet {
                 Packet::Connect(connect) => self.on_connect(&connect, random, out, actions),
                 // [MQTT-3.1.0-1]
-                _ => self.end(CloseReason::Refused(ReasonCode::ProtocolError), out, actions),
+                _ => self.end(
+                    CloseReason::Refused(ReasonCode::ProtocolError),
+                    out,
+                    actions,
+                ),
             },
             Phase::Opening(_) => self.fault(ReasonCode::ProtocolError, out, actions),
             Phase::Open => self.on_open_packet(now, origins, packet, out, actions),
@@ -188,7 +213,9 @@ impl Connection {
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe, out, actions),
             Packet::PingReq => self.send(&Packet::PingResp, out, actions),
             Packet::Disconnect(disconnect) => self.on_disconnect(&disconnect, out, actions),
-            Packet::PubRec(ack) | Packet::PubComp(ack) if self.state.outbound.is_in_flight(ack.packet_id) => {
+            Packet::PubRec(ack) | Packet::PubComp(ack)
+                if self.state.outbound.is_in_flight(ack.packet_id) =>
+            {
                 // The answer to a QoS 1 PUBLISH is PUBACK.
                 self.fault(ReasonCode::ProtocolError, out, actions);
             }
@@ -219,13 +246,20 @@ impl Connection {
             let reason = refuse_undecoded(error, buf_version, out);
             self.end(CloseReason::Refused(reason), out, actions);
         } else {
-            self.fault(error.reason_code(), out, actions);
+            let reason = CloseReason::Fault(error.reason_code());
+            if !self.is_closed() {
+                self.close_saying(reason, Some(&error.to_string()), out);
+                actions.push(Action::Close { reason });
+            }
         }
     }
 
     /// A deadline has passed, or not: it may be called at any time.
     pub fn on_timer(&mut self, now: Now, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
-        if self.next_deadline().is_none_or(|deadline| deadline > now.ms) {
+        if self
+            .next_deadline()
+            .is_none_or(|deadline| deadline > now.ms)
+        {
             return;
         }
         match self.phase {
@@ -263,9 +297,21 @@ impl Connection {
     }
 
     /// Takes a message that matched a subscription of this client.
-    pub fn deliver(&mut self, forms: &mut Forms, now: Now, info: SubscriptionInfo, out: &mut Vec<u8>) -> Delivery {
+    pub fn deliver(
+        &mut self,
+        forms: &mut Forms,
+        now: Now,
+        info: SubscriptionInfo,
+        out: &mut Vec<u8>,
+    ) -> Delivery {
         if !self.is_open() {
-            return self.state.deliver_offline(now, &self.limits, &self.client_id, forms.message(), info);
+            return self.state.deliver_offline(
+                now,
+                &self.limits,
+                &self.client_id,
+                forms.message(),
+                info,
+            );
         }
         let message = forms.message();
         if info.options.no_local && message.publisher() == &*self.client_id {
@@ -289,7 +335,8 @@ impl Connection {
             if form.encoded_len() > terms.max_packet_size {
                 return Delivery::Dropped(DropReason::TooLarge);
             }
-            let id = (qos != QoS::AtMostOnce).then(|| outbound.launch(OutMessage::new(form.message(), info)));
+            let id = (qos != QoS::AtMostOnce)
+                .then(|| outbound.launch(OutMessage::new(form.message(), info)));
             form.write(out, id, false);
             Delivery::Sent(qos)
         });
@@ -299,6 +346,11 @@ impl Connection {
     /// The server ends the connection: an MQTT 5 client is told by DISCONNECT, or by CONNACK before it is connected.
     /// No [`Action::Close`] comes of it. Does nothing if the connection is over.
     pub fn close(&mut self, reason: CloseReason, out: &mut Vec<u8>) {
+        self.close_saying(reason, None, out);
+    }
+
+    /// `detail` is for people; without it they get the name of the reason.
+    fn close_saying(&mut self, reason: CloseReason, detail: Option<&str>, out: &mut Vec<u8>) {
         match &self.phase {
             Phase::Closed { .. } => return,
             Phase::Connect { .. } => {}
@@ -310,10 +362,12 @@ impl Connection {
             Phase::Open => {
                 // MQTT 3 servers have no DISCONNECT to send.
                 if let (Version::V5, Some(reason)) = (self.version, reason.to_send()) {
-                    let reason =
-                        if reason.allowed_in(PacketType::Disconnect) { reason } else { ReasonCode::UnspecifiedError };
-                    let packet = Packet::Disconnect(Disconnect { reason, properties: Properties::EMPTY });
-                    put(&packet, self.version, self.max_packet_size, out);
+                    let reason = if reason.allowed_in(PacketType::Disconnect) {
+                        reason
+                    } else {
+                        ReasonCode::UnspecifiedError
+                    };
+                    self.write_disconnect(reason, detail, out);
                 }
             }
         }
@@ -323,6 +377,22 @@ impl Connection {
         self.inbound = Inbound::default();
     }
 
+    fn write_disconnect(&self, reason: ReasonCode, detail: Option<&str>, out: &mut Vec<u8>) {
+        let mut properties = PropertiesBuf::new();
+        if self.explain {
+            let name = reason.to_string();
+            // A text that is too long is no loss.
+            let _ = properties.push(Property::ReasonString(detail.unwrap_or(&name)));
+        }
+        for properties in [properties.as_properties(), Properties::EMPTY] {
+            let packet = Packet::Disconnect(Disconnect { reason, properties });
+            // [MQTT-3.14.2-3]: without the text if the packet were too large.
+            if put(&packet, self.version, self.max_packet_size, out) {
+                return;
+            }
+        }
+    }
+
     /// The session at the end of the connection, with the client identifier: `None` if the client was never connected.
     ///
     /// Whether it is to be kept says [`SessionState::expiry_s`]; in any case its subscriptions are still in the
@@ -330,12 +400,19 @@ impl Connection {
     #[must_use]
     pub fn into_state(self) -> Option<(Arc<str>, Box<SessionState>)> {
         match self.phase {
-            Phase::Open | Phase::Closed { opened: true } => Some((self.client_id, Box::new(self.state))),
+            Phase::Open | Phase::Closed { opened: true } => {
+                Some((self.client_id, Box::new(self.state)))
+            }
             Phase::Connect { .. } | Phase::Opening(_) | Phase::Closed { opened: false } => None,
         }
     }
 
-    fn on_disconnect(&mut self, disconnect: &Disconnect<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
+    fn on_disconnect(
+        &mut self,
+        disconnect: &Disconnect<'_>,
+        out: &mut Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(expiry_s) = disconnect.properties.session_expiry_interval() {
             // It may not be set now if it was 0 [MQTT5 3.14.2.2.2].
             if self.state.expiry_s == 0 && expiry_s != 0 {
@@ -366,18 +443,33 @@ impl Connection {
         }
     }
 
-    pub(crate) fn send(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
+    pub(crate) fn send(
+        &mut self,
+        packet: &Packet<'_>,
+        out: &mut Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
         if !put(packet, self.version, self.max_packet_size, out) {
             // [MQTT-3.1.2-24]: it may not be sent, and without it the client would wait for ever.
             self.fault(ReasonCode::PacketTooLarge, out, actions);
         }
     }
 
-    pub(crate) fn fault(&mut self, reason: ReasonCode, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
+    pub(crate) fn fault(
+        &mut self,
+        reason: ReasonCode,
+        out: &mut Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
         self.end(CloseReason::Fault(reason), out, actions);
     }
 
-    pub(crate) fn end(&mut self, reason: CloseReason, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
+    pub(crate) fn end(
+        &mut self,
+        reason: CloseReason,
+        out: &mut Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
         if !self.is_closed() {
             self.close(reason, out);
             actions.push(Action::Close { reason });
@@ -386,7 +478,12 @@ impl Connection {
 }
 
 /// Appends a packet; `false`, and nothing appended, if it is larger than `max_packet_size`.
-pub(crate) fn put(packet: &Packet<'_>, version: Version, max_packet_size: u32, out: &mut Vec<u8>) -> bool {
+pub(crate) fn put(
+    packet: &Packet<'_>,
+    version: Version,
+    max_packet_size: u32,
+    out: &mut Vec<u8>,
+) -> bool {
     let start = out.len();
     let written = encode(packet, version, out).is_ok();
     if !written || out.len() - start > max_packet_size as usize {
@@ -397,7 +494,11 @@ pub(crate) fn put(packet: &Packet<'_>, version: Version, max_packet_size: u32, o
 }
 
 fn not_found(ack: &Ack<'_>) -> Ack<'static> {
-    Ack { packet_id: ack.packet_id, reason: ReasonCode::PacketIdentifierNotFound, properties: Properties::EMPTY }
+    Ack {
+        packet_id: ack.packet_id,
+        reason: ReasonCode::PacketIdentifierNotFound,
+        properties: Properties::EMPTY,
+    }
 }
 
 /// Makes the envelope; `None` if no message can carry it (a topic or publisher that is too long).

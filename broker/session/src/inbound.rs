@@ -27,7 +27,10 @@ impl Inbound {
 
     /// Notes that the server is done with a PUBLISH. What cannot be (an unknown token, a second time) is ignored.
     pub(crate) fn complete(&mut self, token: PublishToken, reason: ReasonCode) {
-        let position = token.0.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let position = token
+            .0
+            .checked_sub(self.first)
+            .and_then(|at| usize::try_from(at).ok());
         if let Some((_, done @ None)) = position.and_then(|at| self.owed.get_mut(at)) {
             *done = Some(reason);
         }
@@ -35,7 +38,9 @@ impl Inbound {
 
     /// The next acknowledgement to send, if its turn has come.
     pub(crate) fn next(&mut self) -> Option<(NonZeroU16, ReasonCode)> {
-        let &(packet_id, Some(reason)) = self.owed.front()? else { return None };
+        let &(packet_id, Some(reason)) = self.owed.front()? else {
+            return None;
+        };
         self.owed.pop_front();
         self.first += 1;
         // A burst does not stay in memory.
