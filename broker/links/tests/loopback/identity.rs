@@ -205,3 +205,63 @@ async fn what_cannot_start_says_why() {
     let error = start("127.0.0.1:0", tls, Hello::new(CLUSTER, "A_b", 1, 1)).await;
     assert!(matches!(error, Err(StartError::Hello(_))), "{error:?}");
 }
+
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// On one thread, so that the log of this test is its own.
+#[tokio::test]
+async fn a_refusal_is_logged_once_by_each_side_and_shows_no_key() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let ca = ca();
+    let a = start(&ca, "a", 1, 1).await;
+    let b = start(&ca, "b", 2, 1).await;
+    *b.seen.refuse.lock().unwrap() = Some("not today".to_owned());
+    for class in [Class::Control, Class::Log] {
+        let answer = a
+            .links
+            .request(&b.addr(), ECHO, Bytes::new(), class, SOON)
+            .await;
+        assert!(matches!(answer, Err(LinkError::Refused(_))), "{answer:?}");
+    }
+    let metrics = b.links.metrics();
+    until("it was refused again and again", || {
+        metrics.refused.load(Ordering::SeqCst) >= 6
+    })
+    .await;
+    let lines = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let count = || lines().lines().filter(|l| l.contains("not today")).count();
+    assert_eq!(count(), 2, "{}", lines());
+    assert!(!lines().contains("PRIVATE KEY"));
+
+    *b.seen.refuse.lock().unwrap() = Some("nor tomorrow".to_owned());
+    until("the new reason shows", || {
+        let status = a.links.peer(&b.addr()).unwrap();
+        status.last_error.unwrap().contains("tomorrow")
+    })
+    .await;
+    assert_eq!(count(), 2);
+    *b.seen.refuse.lock().unwrap() = None;
+    until("it is let in", || {
+        a.links.peer(&b.addr()).unwrap().is_connected()
+    })
+    .await;
+}
