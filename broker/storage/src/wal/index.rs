@@ -127,6 +127,14 @@ impl Usages {
         self.0.values().map(|usage| usage.capacity).sum()
     }
 
+    /// The segments where something counts: how many records and bytes.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> Vec<(u32, u64, u64)> {
+        let used = self.0.iter().filter(|(_, usage)| usage.records > 0);
+        used.map(|(segment, usage)| (*segment, usage.records, usage.bytes))
+            .collect()
+    }
+
     fn gain(&mut self, segment: Option<u32>, bytes: usize) {
         if let Some(segment) = segment {
             let usage = self.0.entry(segment).or_default();

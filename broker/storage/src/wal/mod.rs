@@ -17,10 +17,13 @@ mod format;
 mod index;
 mod mark;
 mod metrics;
+mod open;
 mod options;
 mod pace;
+mod read;
 mod record;
 mod recovery;
+mod replay;
 mod segment;
 mod shared;
 #[cfg(test)]
@@ -28,25 +31,22 @@ mod tests;
 mod writer;
 
 use std::{
-    collections::{BTreeMap, HashMap},
     fs, io,
     ops::RangeInclusive,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
-    thread::{self, JoinHandle},
-    time::Instant,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
 use crate::{DirLock, GroupId};
 
-use disk::{Disk, DiskFile, RealDisk};
-use format::{PAGE, SegmentHeader};
-use index::{Place, Usages};
-use mark::{Mark, MarkFile};
-use recovery::{Recovered, Tail, damaged, io_error};
+use disk::RealDisk;
+use index::GroupIndex;
+use open::Handle;
+use read::Source;
+use recovery::io_error;
 use shared::{Shared, State};
 
 pub use error::WalError;
@@ -108,12 +108,6 @@ pub struct Wal {
     handle: Arc<Handle>,
 }
 
-/// Ends the writer with the last clone.
-struct Handle {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
 impl Wal {
     /// Opens or makes the log in `dir` and reads all of it.
     ///
@@ -172,10 +166,8 @@ impl Wal {
             Arc::clone(&self.shared().room).try_acquire_many_owned(self.shared().units(bytes));
         match room {
             Ok(room) => self.enqueue(group, entries, done, room),
-            Err(tokio::sync::TryAcquireError::NoPermits) => Err(WalError::QueueFull),
-            Err(tokio::sync::TryAcquireError::Closed) => {
-                Err(self.failure().unwrap_or(WalError::Closed))
-            }
+            Err(TryAcquireError::NoPermits) => Err(WalError::QueueFull),
+            Err(TryAcquireError::Closed) => Err(self.failure().unwrap_or(WalError::Closed)),
         }
     }
 
@@ -370,7 +362,7 @@ impl Wal {
             .lock()
             .groups
             .get(&group)
-            .map_or(0, index::GroupIndex::live_bytes)
+            .map_or(0, GroupIndex::live_bytes)
     }
 
     /// Whether appends are taken: `false` when the disk is nearly full or the log failed. Ask before proposing, and hand
@@ -425,82 +417,6 @@ impl Wal {
 }
 
 impl Wal {
-    fn open_on(
-        disk: Arc<dyn Disk>,
-        lock: Option<DirLock>,
-        options: WalOptions,
-    ) -> Result<(Self, RecoveryReport), WalError> {
-        options.check()?;
-        let recovered = match recovery::recover(&*disk)? {
-            Some(recovered) => recovered,
-            None => create(&*disk, &options)?,
-        };
-        let Recovered {
-            log_id,
-            life,
-            groups,
-            files,
-            tail,
-            first_segment,
-            mark,
-            report,
-        } = recovered;
-        let mut usages = Usages::default();
-        for (segment, file) in &files {
-            usages.add_segment(
-                *segment,
-                file.len().map_err(io_error("looking at a segment"))?,
-            );
-        }
-        index::count(&groups, &mut usages);
-        let file = files.get(&tail.segment).cloned();
-        let file = file.ok_or_else(|| {
-            damaged(
-                u64::from(tail.segment),
-                0,
-                "the last segment was not opened",
-            )
-        })?;
-        let ballast = segment::Ballast::open(&*disk, options.ballast_bytes)
-            .map_err(io_error("looking at the ballast"))?;
-        let mark = MarkFile::open(&*disk, mark).map_err(io_error("opening the mark"))?;
-        let shared = Arc::new(Shared::new(options, groups, usages, files));
-        let first_segment = u32::try_from(first_segment).unwrap_or(tail.segment);
-        let end = appender::Appender::new(
-            Arc::clone(&shared),
-            disk,
-            log_id,
-            life,
-            file,
-            tail,
-            first_segment,
-            ballast,
-        );
-        let mut writer = writer::Writer {
-            shared: Arc::clone(&shared),
-            lock,
-            end,
-            mark,
-            pace: pace::Pace::default(),
-            space_seen: Instant::now(),
-            again: false,
-        };
-        writer.begin()?;
-        let thread = thread::Builder::new()
-            .name("raftmq-wal".to_owned())
-            .spawn(move || writer.run())
-            .map_err(io_error("starting the log's thread"))?;
-        Ok((
-            Self {
-                handle: Arc::new(Handle {
-                    shared,
-                    thread: Mutex::new(Some(thread)),
-                }),
-            },
-            report,
-        ))
-    }
-
     fn shared(&self) -> &Shared {
         &self.handle.shared
     }
@@ -554,118 +470,4 @@ impl Wal {
         self.shared().wake.notify_one();
         Ok(())
     }
-}
-
-/// Where an entry's data comes from.
-enum Source {
-    Memory(Bytes),
-    Disk(Arc<dyn DiskFile>, Place),
-}
-
-impl State {
-    fn source(&self, recent: Option<&Bytes>, place: Place) -> Result<Source, WalError> {
-        if let Some(data) = recent {
-            return Ok(Source::Memory(data.clone()));
-        }
-        let segment = place.segment().unwrap_or_default();
-        match self.files.get(&segment) {
-            Some(file) => Ok(Source::Disk(Arc::clone(file), place)),
-            None => Err(damaged(
-                u64::from(segment),
-                place.offset(),
-                "the segment of an entry is gone",
-            )),
-        }
-    }
-}
-
-impl Source {
-    fn read(self) -> Result<Bytes, WalError> {
-        match self {
-            Self::Memory(data) => Ok(data),
-            Self::Disk(file, place) => {
-                let mut data = vec![0; place.len()];
-                let len = file
-                    .read_at(&mut data, place.offset())
-                    .map_err(io_error("reading an entry"))?;
-                if !place.fits(&data[..len]) {
-                    let segment = u64::from(place.segment().unwrap_or_default());
-                    return Err(damaged(
-                        segment,
-                        place.offset(),
-                        "the checksum of an entry does not fit",
-                    ));
-                }
-                Ok(data.into())
-            }
-        }
-    }
-}
-
-impl Handle {
-    fn close(&self) {
-        self.shared.lock().closing = true;
-        self.shared.wake.notify_one();
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        // A callback may hold the last clone: the writer cannot wait for itself.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
-        {
-            // That it panicked was told to everyone by its guard.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-/// Makes a log that has nothing in it.
-fn create(disk: &dyn Disk, options: &WalOptions) -> Result<Recovered, WalError> {
-    let log_id = random_id().map_err(io_error("making a random name for the log"))?;
-    let header = SegmentHeader {
-        log_id,
-        segment: 1,
-        capacity: options.segment_bytes,
-        first_block: 1,
-        life: 1,
-        previous: 0,
-    };
-    let file = segment::create(disk, 1, &header).map_err(io_error("making the first segment"))?;
-    let tail = Tail {
-        segment: 1,
-        offset: PAGE,
-        capacity: header.capacity,
-        next_block: 1,
-        previous: 0,
-    };
-    Ok(Recovered {
-        log_id,
-        life: 1,
-        groups: HashMap::new(),
-        files: BTreeMap::from([(1, file)]),
-        tail,
-        first_segment: 1,
-        mark: Mark {
-            log_id,
-            life: 1,
-            ..Mark::default()
-        },
-        report: RecoveryReport {
-            clean: true,
-            ..RecoveryReport::default()
-        },
-    })
-}
-
-fn random_id() -> io::Result<u128> {
-    let mut bytes = [0; 16];
-    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(u128::from_le_bytes(bytes))
 }

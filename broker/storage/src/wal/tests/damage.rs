@@ -1,7 +1,10 @@
 //! Every region of a log is damaged: what had been synced is either all there, or its loss is reported.
 
 use super::{
-    super::format::{BLOCK_HEADER, BlockHeader, SEGMENT_HEADER, segment_name},
+    super::{
+        disk::Disk,
+        format::{BLOCK_HEADER, BlockHeader, SEGMENT_HEADER, segment_name},
+    },
     sim::SimDisk,
     *,
 };
@@ -359,4 +362,29 @@ fn a_block_of_an_earlier_write_is_not_met_again() {
     assert_eq!(torn.offset + 4096, whole.offset);
     assert!(BlockHeader::decode(&content[torn.offset..]).is_ok());
     assert!(content[whole.offset..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_block_of_another_history_of_the_same_log() {
+    let disk = SimDisk::default();
+    let (wal, _) = Wal::on(&disk, small()).unwrap();
+    wal.append_now(G1, vec![entry(1, "both")]).unwrap();
+    let other = disk.copy();
+    let (other_wal, _) = Wal::on(&other, small()).unwrap();
+    for (wal, name) in [(&wal, "this"), (&other_wal, "that")] {
+        wal.append_now(G1, vec![entry(2, name)]).unwrap();
+        wal.append_now(G1, vec![entry(3, name)]).unwrap();
+    }
+    wal.close().unwrap();
+    let (third, name) = (4096 * 3..4096 * 4, segment_name(1));
+    let foreign = other.content(&name)[third.clone()].to_vec();
+    assert!(
+        BlockHeader::decode(&foreign)
+            .is_ok_and(|header| header.block == 3 && header.offset == 4096 * 3)
+    );
+    disk.change(&name, |content| content[third].copy_from_slice(&foreign));
+    assert!(matches!(
+        Wal::on(&disk, small()),
+        Err(WalError::Damaged { .. })
+    ));
 }

@@ -7,9 +7,14 @@ mod faults;
 mod model;
 mod sim;
 
-use std::{sync::mpsc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use super::*;
+use super::{format::PAGE, *};
 
 /// How long a test waits for what must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -62,6 +67,14 @@ impl Wal {
         let (done, result) = done();
         self.barrier(done)?;
         result.recv_timeout(DEADLINE).unwrap()
+    }
+
+    /// What is counted by segment is what the index says; to be asked when nothing waits.
+    fn check_usages(&self) {
+        let state = self.shared().lock();
+        let mut counted = index::Usages::default();
+        index::count(&state.groups, &mut counted);
+        assert_eq!(state.usages.counts(), counted.counts());
     }
 
     fn all(&self, group: GroupId) -> Vec<LogEntry> {

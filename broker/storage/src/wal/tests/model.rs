@@ -186,6 +186,7 @@ impl Run {
     }
 
     fn check(&self) {
+        self.wal.check_usages();
         assert_eq!(read(&self.wal), without_empty(&self.state()));
     }
 }
