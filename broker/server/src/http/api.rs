@@ -142,6 +142,8 @@ pub enum MemberState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum MemberRole {
+    /// Votes and leads the meta group.
+    Leader,
     /// Votes in every group.
     Voter,
     /// Gets the logs without a vote.
@@ -234,20 +236,12 @@ pub struct Follower {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BootstrapRequest {
-    /// The cluster's name, as in every node's configuration.
-    pub cluster: String,
-    /// All initial members, the node asked among them.
-    pub members: Vec<InitialMember>,
-}
-
-/// An initial member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct InitialMember {
-    /// Its name.
-    pub name: String,
-    /// Where peers reach it, `host:port`.
-    pub address: String,
+    /// The cluster's name, as in every node's configuration. Absent: the one in the asked node's; a caller that knows
+    /// the name gives it, so that a call to a wrong address is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Names of all initial members, the node asked among them. They find each other by discovery.
+    pub members: Vec<String>,
 }
 
 /// A cluster exists.

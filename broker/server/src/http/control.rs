@@ -28,7 +28,7 @@ const MAX_BODY: usize = 64 * 1024;
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most initial members of a cluster.
 const MAX_INITIAL_MEMBERS: usize = 64;
-/// Longest name or address in a request.
+/// Longest name in a request.
 const MAX_TEXT: usize = 300;
 
 /// An operation's answer, later.
@@ -145,27 +145,20 @@ async fn bootstrap(
     State(control): State<Control>,
     Body(request): Body<BootstrapRequest>,
 ) -> Outcome<Bootstrapped> {
-    text("cluster", &request.cluster)?;
+    if let Some(cluster) = &request.cluster {
+        text("cluster", cluster)?;
+    }
     if request.members.is_empty() || request.members.len() > MAX_INITIAL_MEMBERS {
         let message = format!("there must be 1 to {MAX_INITIAL_MEMBERS} members");
         return Err(ApiError::invalid("members", message));
     }
-    for (at, member) in request.members.iter().enumerate() {
-        let name = format!("members[{at}].name");
-        text(&name, &member.name)?;
-        if request.members[..at]
-            .iter()
-            .any(|other| other.name == member.name)
-        {
-            return Err(ApiError::invalid(
-                &name,
-                format!("{} is there twice", member.name),
-            ));
+    for (at, name) in request.members.iter().enumerate() {
+        let field = format!("members[{at}]");
+        text(&field, name)?;
+        if request.members[..at].contains(name) {
+            let message = format!("{name} is there twice");
+            return Err(ApiError::invalid(&field, message));
         }
-        let address: Result<raftmq_discovery::HostPort, _> = member.address.parse();
-        address.map_err(|error| {
-            ApiError::invalid(&format!("members[{at}].address"), error.to_string())
-        })?;
     }
     control.ops.bootstrap(request).await.map(Json)
 }

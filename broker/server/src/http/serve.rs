@@ -46,9 +46,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 256,
+            connections: 512,
             handshake: Duration::from_secs(5),
-            header: Duration::from_secs(60),
+            header: Duration::from_secs(15),
             lifetime: Duration::from_secs(600),
         }
     }

@@ -1,8 +1,7 @@
-#![allow(clippy::unwrap_used)]
+//! The control API and its client over real TLS.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use raftmq_links::pki::{ClusterCa, Issued, TlsMaterial, client_config, server_config};
@@ -14,153 +13,14 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::api::*;
-use super::client::{ClientError, ControlClient, Target};
-use super::control::{Answer, ControlOps, router_with};
-use super::error::{ApiError, Reason};
-use super::health::{self, Readiness};
-use super::serve::{HttpServer, Limits, Tls};
-use crate::metrics::Metrics;
+use super::fake::{Fake, identity};
+use super::parse;
+use crate::http::api::*;
+use crate::http::client::{ClientError, ControlClient, Target};
+use crate::http::control::{ControlOps, router_with};
+use crate::http::error::{ApiError, Reason};
+use crate::http::serve::{HttpServer, Limits, Tls};
 use crate::telemetry;
-
-/// A node that answers from a script and remembers what it was asked.
-#[derive(Default)]
-struct Fake {
-    asked: Mutex<Vec<String>>,
-    hang: AtomicBool,
-}
-
-impl Fake {
-    fn note(&self, what: impl Into<String>) {
-        self.asked.lock().unwrap().push(what.into());
-    }
-
-    fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.asked.lock().unwrap())
-    }
-}
-
-fn identity() -> ClusterIdentity {
-    ClusterIdentity {
-        id: "0f".repeat(16),
-        name: "demo".to_owned(),
-    }
-}
-
-impl ControlOps for Fake {
-    fn status(&self) -> Answer<'_, NodeStatus> {
-        Box::pin(async {
-            if self.hang.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-            Ok(NodeStatus {
-                node: "raftmq-0".to_owned(),
-                version: "0.1.0".to_owned(),
-                raft_id: Some(7),
-                incarnation: Some("ab".repeat(16)),
-                boot: Some(3),
-                cluster: Some(identity()),
-                uptime_seconds: 12,
-                clients: 5,
-                lease_remaining_ms: Some(1500),
-                ready: false,
-                failing: Readiness::default().failing(),
-            })
-        })
-    }
-
-    fn members(&self) -> Answer<'_, Members> {
-        Box::pin(async {
-            let member = Member {
-                id: 7,
-                name: "raftmq-0".to_owned(),
-                incarnation: "ab".repeat(16),
-                boot: 3,
-                version: "0.1.0".to_owned(),
-                links_address: "127.0.0.1:9883".to_owned(),
-                control_address: None,
-                state: MemberState::Active,
-                up: true,
-                role: MemberRole::Voter,
-                leads: vec!["meta".to_owned()],
-            };
-            Ok(Members {
-                cluster: Some(identity()),
-                members: vec![member],
-            })
-        })
-    }
-
-    fn leaders(&self) -> Answer<'_, Leaders> {
-        Box::pin(async {
-            Ok(Leaders {
-                groups: vec![GroupLeader {
-                    group: "meta".to_owned(),
-                    term: 4,
-                    leader: None,
-                    name: None,
-                }],
-            })
-        })
-    }
-
-    fn groups(&self) -> Answer<'_, Groups> {
-        Box::pin(async { Err(ApiError::new(Reason::Unavailable, "no member yet")) })
-    }
-
-    fn join_info(&self) -> Answer<'_, JoinInfo> {
-        Box::pin(async {
-            Ok(JoinInfo {
-                phase: JoinPhase::WaitingForBootstrap,
-                message: "nobody gave the permission".to_owned(),
-                cluster: None,
-                raft_id: None,
-                peers: Vec::new(),
-            })
-        })
-    }
-
-    fn bootstrap(&self, request: BootstrapRequest) -> Answer<'_, Bootstrapped> {
-        self.note(format!(
-            "bootstrap {} of {}",
-            request.cluster,
-            request.members.len()
-        ));
-        Box::pin(async {
-            Ok(Bootstrapped {
-                cluster: identity(),
-                created: true,
-            })
-        })
-    }
-
-    fn leave(&self, request: LeaveRequest) -> Answer<'_, Left> {
-        self.note(format!("leave {}", request.node));
-        Box::pin(async move {
-            if request.node == "raftmq-9" {
-                return Err(ApiError::new(Reason::NotFound, "no such member"));
-            }
-            Err(ApiError::new(Reason::NoQuorum, "meta has no quorum"))
-        })
-    }
-
-    fn transfer(&self, request: TransferRequest) -> Answer<'_, Transferred> {
-        self.note(format!("transfer {} to {}", request.group, request.to));
-        Box::pin(async { Err(ApiError::not_leader("meta", Some("raftmq-2".to_owned()))) })
-    }
-
-    fn loss(&self, query: LossQuery) -> Answer<'_, Loss> {
-        self.note(format!("loss {}", query.node));
-        Box::pin(async {
-            Ok(Loss {
-                node: Some(1),
-                nothing: false,
-                reasons: vec!["group meta loses its quorum".to_owned()],
-                groups: Vec::new(),
-            })
-        })
-    }
-}
 
 fn material(ca: &ClusterCa, issued: &Issued) -> TlsMaterial {
     TlsMaterial {
@@ -247,16 +107,6 @@ impl Api {
     }
 }
 
-fn parse(answer: &[u8]) -> (u16, serde_json::Value) {
-    let text = String::from_utf8_lossy(answer);
-    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-    let body = text.split_once("\r\n\r\n").unwrap().1;
-    (
-        status,
-        serde_json::from_str(body).unwrap_or_else(|_| body.into()),
-    )
-}
-
 fn api_error(result: Result<impl std::fmt::Debug, ClientError>) -> (u16, ApiError) {
     match result {
         Err(ClientError::Api { status, error, .. }) => (status.as_u16(), error),
@@ -281,15 +131,13 @@ async fn every_route_answers_and_reaches_the_node() {
     let join = client.join_info().await.unwrap();
     assert_eq!(join.phase, JoinPhase::WaitingForBootstrap);
 
-    let member = |name: &str| InitialMember {
-        name: name.to_owned(),
-        address: "127.0.0.1:9883".to_owned(),
-    };
-    let request = BootstrapRequest {
-        cluster: "demo".to_owned(),
-        members: vec![member("raftmq-0"), member("raftmq-1")],
+    let mut request = BootstrapRequest {
+        cluster: Some("demo".to_owned()),
+        members: vec!["raftmq-0".to_owned(), "raftmq-1".to_owned()],
     };
     assert!(client.bootstrap(&request).await.unwrap().created);
+    request.cluster = None;
+    client.bootstrap(&request).await.unwrap();
 
     let leave = |node: &str| LeaveRequest {
         node: node.to_owned(),
@@ -311,7 +159,8 @@ async fn every_route_answers_and_reaches_the_node() {
     assert_eq!(
         api.ops.asked(),
         [
-            "bootstrap demo of 2",
+            "bootstrap demo of raftmq-0+raftmq-1",
+            "bootstrap any of raftmq-0+raftmq-1",
             "leave raftmq-9",
             "leave raftmq-1",
             "transfer meta to raftmq-1",
@@ -345,7 +194,7 @@ async fn bad_input_is_refused_by_field_and_reaches_nobody() {
     let api = Api::start().await;
     let big = format!(r#"{{"node": "{}"}}"#, "x".repeat(70_000));
     let long = format!(r#"{{"node": "{}"}}"#, "x".repeat(400));
-    let same = r#"{"cluster": "c", "members": [{"name": "a", "address": "h:1"}, {"name": "a", "address": "h:2"}]}"#;
+    let same = r#"{"cluster": "c", "members": ["a", "a"]}"#;
     for (path, body, status, field) in [
         (path::LEAVE, "{}", 400, Some("node")),
         (path::LEAVE, r#"{"node": ""}"#, 400, Some("node")),
@@ -375,17 +224,17 @@ async fn bad_input_is_refused_by_field_and_reaches_nobody() {
         ),
         (
             path::BOOTSTRAP,
-            r#"{"cluster": "c", "members": [{"name": "a", "address": "h"}]}"#,
+            r#"{"cluster": "", "members": ["a"]}"#,
             400,
-            Some("members[0].address"),
+            Some("cluster"),
         ),
         (
             path::BOOTSTRAP,
-            r#"{"cluster": "c", "members": [{"name": 1, "address": "h:1"}]}"#,
+            r#"{"members": ["a", 1]}"#,
             400,
-            Some("members[0].name"),
+            Some("members[1]"),
         ),
-        (path::BOOTSTRAP, same, 400, Some("members[1].name")),
+        (path::BOOTSTRAP, same, 400, Some("members[1]")),
         (path::STATUS, "{}", 405, None),
         ("/control/v1/nothing", "{}", 404, None),
         ("/", "{}", 404, None),
@@ -583,113 +432,4 @@ async fn idle_and_surplus_connections_do_not_keep_others_out() {
         TcpStream::connect(api.server.address()).await.unwrap(),
     ];
     api.client().status().await.unwrap();
-}
-
-async fn get(address: SocketAddr, path: &str) -> (u16, serde_json::Value) {
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).await.unwrap();
-    parse(&answer)
-}
-
-#[tokio::test]
-async fn a_node_is_ready_when_every_condition_holds() {
-    let current = Arc::new(Mutex::new(Readiness::ready()));
-    let shared = Arc::clone(&current);
-    let source = move || shared.lock().unwrap().clone();
-    let router = health::router(Metrics::new(), Arc::new(source));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = HttpServer::start(listener, None, router, Limits::default()).unwrap();
-    let ready = |address| get(address, "/readyz");
-
-    let (status, body) = ready(server.address()).await;
-    assert_eq!(
-        (status, body),
-        (200, serde_json::json!({"ready": true, "failing": []}))
-    );
-
-    type Break = fn(&mut Readiness) -> &mut health::Condition;
-    let each: [(&str, Break); 4] = [
-        ("member", |now| &mut now.member),
-        ("caught_up", |now| &mut now.caught_up),
-        ("lease", |now| &mut now.lease),
-        ("listeners", |now| &mut now.listeners),
-    ];
-    for (name, condition) in each {
-        let mut now = Readiness::ready();
-        *condition(&mut now) = Err(format!("{name} is missing"));
-        *current.lock().unwrap() = now;
-        let (status, body) = ready(server.address()).await;
-        let reason = format!("{name} is missing");
-        let failing = serde_json::json!([{"condition": name, "reason": reason}]);
-        assert_eq!(
-            (status, body),
-            (503, serde_json::json!({"ready": false, "failing": failing}))
-        );
-    }
-    server.shutdown().await;
-}
-
-#[tokio::test]
-async fn a_node_is_healthy_while_its_workers_turn_and_tells_its_metrics() {
-    let metrics = Metrics::new();
-    let worker = metrics.worker();
-    let router = health::router_with(
-        Arc::clone(&metrics),
-        Arc::new(Readiness::ready),
-        Duration::from_millis(200),
-    );
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = HttpServer::start(listener, None, router, Limits::default()).unwrap();
-    worker.beat();
-    assert_eq!(get(server.address(), "/healthz").await.0, 200);
-
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let (status, body) = get(server.address(), "/healthz").await;
-        if status == 503 {
-            assert!(
-                body.as_str().unwrap().starts_with("stuck: worker 0"),
-                "{body}"
-            );
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "still {status}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    worker.beat();
-    assert_eq!(get(server.address(), "/healthz").await.0, 200);
-
-    let (status, text) = get(server.address(), "/metrics").await;
-    assert_eq!(status, 200);
-    assert!(
-        text.as_str()
-            .unwrap()
-            .contains("# TYPE raftmq_connections gauge\n"),
-        "{text}"
-    );
-    assert_eq!(get(server.address(), "/nothing").await.0, 404);
-}
-
-#[tokio::test]
-async fn a_connection_that_sends_no_request_or_half_of_one_is_closed() {
-    let limits = Limits {
-        header: Duration::from_millis(200),
-        ..Limits::default()
-    };
-    let router = health::router(Metrics::new(), Arc::new(Readiness::ready));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = HttpServer::start(listener, None, router, limits).unwrap();
-    for start in ["", "GET /healthz HTTP/1.1\r\nhost"] {
-        let mut socket = TcpStream::connect(server.address()).await.unwrap();
-        socket.write_all(start.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut answer));
-        ended.await.expect("the server waits for ever").unwrap();
-    }
-    // Long heads are refused, not stored.
-    let long = format!("/healthz?{}", "x".repeat(20_000));
-    assert!(get(server.address(), &long).await.0 >= 400);
 }
