@@ -216,6 +216,7 @@ async fn serve(
         hello,
         shared.metrics.class(class),
         |batch| outgoing.fill(batch),
+        || (),
     );
     let inbound = Inbound {
         shared,
@@ -340,6 +341,11 @@ impl Inbound<'_> {
         let outgoing = Arc::clone(self.outgoing);
         let peer = Arc::clone(&self.peer);
         tokio::spawn(async move {
+            let mut unanswered = Unanswered {
+                outgoing: Arc::clone(&outgoing),
+                id,
+                armed: true,
+            };
             let work = async {
                 let _slot = running.acquire().await.map_err(|e| e.to_string())?;
                 shared
@@ -348,7 +354,9 @@ impl Inbound<'_> {
                     .await
             };
             // At the deadline nobody waits any more.
-            if let Ok(result) = tokio::time::timeout(deadline, work).await {
+            let worked = tokio::time::timeout(deadline, work).await;
+            unanswered.armed = false;
+            if let Ok(result) = worked {
                 let max = shared.options.max_frame_bytes;
                 let frame = match result {
                     Ok(payload) if payload.len() > max => {
@@ -368,6 +376,23 @@ impl Inbound<'_> {
             drop(admitted);
         });
         Ok(())
+    }
+}
+
+/// Answers for a handler that panicked: its caller need not wait for the deadline.
+struct Unanswered {
+    outgoing: Arc<Outgoing>,
+    id: u64,
+    armed: bool,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if self.armed {
+            let text = Bytes::from_static(b"the handler failed");
+            let frame = answer(self.id, FLAG_ERROR, text);
+            self.outgoing.answer(frame, usize::MAX);
+        }
     }
 }
 

@@ -236,6 +236,14 @@ impl Vigil {
         }
     }
 
+    /// The socket took a part of a large frame, on which the peer is silent until it has all of it. (What a dead peer's
+    /// socket takes ends with the kernel's buffer.)
+    fn progressed(&self) {
+        if self.since.load(Ordering::Relaxed) != 0 {
+            self.since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
     fn heard(&self, still_waiting: bool) {
         let waiting = still_waiting || self.pinged.load(Ordering::Relaxed) != 0;
         let since = if waiting { self.now() } else { 0 };
@@ -285,6 +293,7 @@ async fn converse(
                 vigil.written();
             }
         },
+        || vigil.progressed(),
     );
     let original = Arc::clone(&identity);
     let obsolete = async {

@@ -1,6 +1,7 @@
 //! Reading and writing frames on a connection.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +11,6 @@ use tokio::sync::{Notify, watch};
 use crate::frame::{self, Decoded, Frame, FrameError, FrameType};
 use crate::hello::Hello;
 use crate::metrics::ClassMetrics;
-use std::sync::Arc;
 
 /// Frames are put together up to this size, then written.
 const BATCH_BYTES: usize = 128 << 10;
@@ -84,13 +84,15 @@ impl Batch {
 }
 
 /// Writes until an error. `fill` appends what waits (and is called again until it appends nothing); `notify` wakes it. A changed
-/// Hello goes out before what was queued after the change.
+/// Hello goes out before what was queued after the change. `progress` hears of each part of a large payload that the socket
+/// took: the peer says nothing until it has all of it.
 pub(crate) async fn write_loop<W: AsyncWrite + Unpin>(
     mut io: W,
     notify: &Notify,
     mut hello: watch::Receiver<Arc<Hello>>,
     metrics: &ClassMetrics,
     mut fill: impl FnMut(&mut Batch),
+    progress: impl Fn(),
 ) -> io::Result<()> {
     let mut batch = Batch::default();
     loop {
@@ -128,7 +130,10 @@ pub(crate) async fn write_loop<W: AsyncWrite + Unpin>(
         metrics.writes.fetch_add(1, Ordering::Relaxed);
         io.write_all(&batch.buf).await?;
         if let Some(large) = batch.large.take() {
-            io.write_all(&large).await?;
+            for part in large.chunks(LARGE_BYTES) {
+                io.write_all(part).await?;
+                progress();
+            }
         }
         io.flush().await?;
     }
@@ -215,4 +220,60 @@ pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
     frame.encode(&mut out);
     io.write_all(&out).await?;
     io.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::frame::HEADER_BYTES;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_large_payload_shows_its_progress_and_leaves_no_buffer() {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let large = Frame::new(FrameType::Answer, 7).with_payload(vec![9; 10 * LARGE_BYTES]);
+        let small = Frame::new(FrameType::Answer, 8).with_payload(&b"x"[..]);
+        let mut queue = vec![small.clone(), large.clone()];
+        let progress = AtomicUsize::new(0);
+        let hello = watch::Sender::new(Arc::new(Hello::new("c", "n", 1, 1)));
+        let (notify, metrics) = (Notify::new(), ClassMetrics::default());
+        let write = write_loop(
+            near,
+            &notify,
+            hello.subscribe(),
+            &metrics,
+            |batch| {
+                while !batch.is_full()
+                    && let Some(frame) = queue.pop()
+                {
+                    batch.push(&frame);
+                }
+            },
+            || {
+                progress.fetch_add(1, Ordering::Relaxed);
+            },
+        );
+        let read = async {
+            let mut buffer = FrameBuffer::new(1 << 20);
+            let first = buffer.next(&mut far).await.unwrap();
+            let second = buffer.next(&mut far).await.unwrap();
+            assert!(matches!(buffer.pop(), Ok(None)));
+            (first, second, buffer.buf.capacity())
+        };
+        let (first, second, kept) = tokio::select! {
+            read = tokio::time::timeout(Duration::from_secs(10), read) => read.unwrap(),
+            written = write => panic!("the writer ended: {written:?}"),
+        };
+        assert_eq!((first, second), (large, small));
+        assert_eq!(progress.load(Ordering::Relaxed), 10);
+        assert!(
+            kept < 2 * READ_BYTES,
+            "{kept} bytes kept for an idle reader"
+        );
+        assert_eq!(metrics.writes.load(Ordering::Relaxed), 2);
+        let bytes = 2 * HEADER_BYTES + 10 * LARGE_BYTES + 1;
+        assert_eq!(metrics.bytes_out.load(Ordering::Relaxed), bytes as u64);
+    }
 }

@@ -30,6 +30,12 @@ async fn answers_errors_and_sizes() {
         .request(&b.addr(), FAIL, Bytes::new(), Class::Log, SOON)
         .await;
     assert_eq!(fail, Err(LinkError::Remote("it cannot be done".to_owned())));
+    let panicked = a
+        .links
+        .request(&b.addr(), PANIC, Bytes::new(), Class::Log, SOON)
+        .await;
+    let failed = LinkError::Remote("the handler failed".to_owned());
+    assert_eq!(panicked, Err(failed));
     let data = a
         .links
         .request(&b.addr(), ECHO, Bytes::new(), Class::Data, SOON)
@@ -41,7 +47,7 @@ async fn answers_errors_and_sizes() {
     assert_eq!(status.queue_bytes, 0);
     let metrics = a.links.metrics();
     let log = metrics.class(Class::Log);
-    assert_eq!(log.frames_out.load(Ordering::SeqCst), 7);
+    assert_eq!(log.frames_out.load(Ordering::SeqCst), 8);
     assert_eq!(log.queue_bytes.load(Ordering::SeqCst), 0);
     assert_eq!(b.links.metrics().inbound.load(Ordering::SeqCst), 3);
 }

@@ -24,6 +24,7 @@ pub(crate) const FAIL: u16 = 2;
 pub(crate) const WAIT: u16 = 3;
 /// Answers with the Raft id of the asking node.
 pub(crate) const WHO: u16 = 4;
+pub(crate) const PANIC: u16 = 5;
 
 pub(crate) struct Recorder {
     /// Node and boot of the sender, kind, payload.
@@ -84,6 +85,7 @@ impl Handler for TestHandler {
                     recorder.running.lock().unwrap().0 -= 1;
                     Ok(payload)
                 }
+                PANIC => panic!("as the test wants"),
                 other => Err(format!("kind {other}?")),
             }
         })
