@@ -1,7 +1,7 @@
 //! What a node's part in the cluster needs to know.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,14 +64,6 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// An address that cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// Which.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
     /// The search for peers.
     #[error(transparent)]
     Discovery(#[from] raftmq_discovery::SettingsError),
@@ -83,10 +75,17 @@ impl ClusterConfig {
     ///
     /// # Errors
     /// No cluster in the settings, or files that cannot be read. May block for the files.
-    pub fn from_settings(config: &Config, control: &str, version: &str) -> Result<Self, ConfigError> {
+    pub fn from_settings(
+        config: &Config,
+        control: &str,
+        version: &str,
+    ) -> Result<Self, ConfigError> {
         let cluster = config.cluster.as_ref().ok_or(ConfigError::Standalone)?;
         let read = |path: &PathBuf| {
-            std::fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.clone(), source })
+            std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+                path: path.clone(),
+                source,
+            })
         };
         let links = &cluster.links;
         let tls = TlsMaterial {
@@ -105,15 +104,18 @@ impl ClusterConfig {
             heartbeat: cluster.raft.heartbeat_interval.into(),
             election_min: cluster.raft.election_timeout_min.into(),
             election_max: cluster.raft.election_timeout_max.into(),
-            snapshot_bytes: cluster.raft.snapshot_bytes.as_u64(),
+            snapshot_bytes: cluster.raft.snapshot_bytes.bytes(),
             ..RaftOptions::default()
         };
         let wal = WalOptions {
-            segment_bytes: config.storage.wal_segment_bytes.as_u64(),
-            ballast_bytes: config.storage.ballast_bytes.as_u64(),
+            segment_bytes: config.storage.wal_segment_bytes.bytes(),
+            ballast_bytes: config.storage.ballast_bytes.bytes(),
             ..WalOptions::default()
         };
-        let store = StoreOptions { cache_bytes: config.storage.cache_bytes.as_u64(), ..StoreOptions::default() };
+        let store = StoreOptions {
+            cache_bytes: config.storage.cache_bytes.bytes(),
+            ..StoreOptions::default()
+        };
         let resolver = Arc::new(PeerResolver(raftmq_discovery::Resolver::system()));
         Ok(Self {
             cluster: cluster.name.clone(),
@@ -122,7 +124,12 @@ impl ClusterConfig {
             advertise: links.advertised(),
             control: control.to_owned(),
             version: version.to_owned(),
-            links: LinkConfig { listen: listen(&links.listen.to_string())?, tls, options, resolver },
+            links: LinkConfig {
+                listen: links.listen.get(),
+                tls,
+                options,
+                resolver,
+            },
             discovery,
             raft,
             lease: LeaseParams::default(),
@@ -132,12 +139,6 @@ impl ClusterConfig {
             barrier_deadline: Duration::from_secs(10),
         })
     }
-}
-
-fn listen(address: &str) -> Result<SocketAddr, ConfigError> {
-    let error = |source| ConfigError::Listen { address: address.to_owned(), source };
-    let mut found = address.to_socket_addrs().map_err(error)?;
-    found.next().ok_or_else(|| error(io::Error::other("no such address")))
 }
 
 /// The links resolve names by the resolver of the discovery, which works without the C library's.

@@ -56,13 +56,17 @@ pub enum Fatal {
         witness: String,
     },
     /// Another data directory of the same name took the member's place.
-    #[error("node {id} was replaced by another data directory of the same name; stop one of the two, or give this one an empty directory and another name")]
+    #[error(
+        "node {id} was replaced by another data directory of the same name; stop one of the two, or give this one an empty directory and another name"
+    )]
     Replaced {
         /// The id this one had.
         id: u64,
     },
     /// The data directory belonged to a member that left.
-    #[error("this data directory was node {id}, which left the cluster. Give the node an empty directory to join again")]
+    #[error(
+        "this data directory was node {id}, which left the cluster. Give the node an empty directory to join again"
+    )]
     Left {
         /// The id it had.
         id: u64,

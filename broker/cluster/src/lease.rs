@@ -1,10 +1,16 @@
 //! The node's own lease: asked for, published to the workers, and the phase that follows from it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use raftmq_meta::Nanos;
+use raftmq_meta::{Nanos, Phase};
+use tracing::{debug, info, warn};
 
-use crate::clock::boottime;
+use crate::clock::{boottime, until};
+use crate::node::{Node, Running};
+use crate::status::ClusterCounters;
+use crate::wire::{LeaseError, Request, Response};
 
 /// Until when this node may serve, for workers: one clock read and one atomic load.
 ///
@@ -17,7 +23,9 @@ pub struct LeaseState {
 impl LeaseState {
     /// The lease of a standalone node, which needs none.
     pub fn always() -> Self {
-        Self { deadline: AtomicU64::new(u64::MAX) }
+        Self {
+            deadline: AtomicU64::new(u64::MAX),
+        }
     }
 
     /// Whether the node may serve now.
@@ -34,4 +42,269 @@ impl LeaseState {
     pub(crate) fn set(&self, deadline: Nanos) {
         self.deadline.store(deadline, Ordering::Release);
     }
+}
+
+/// Asks the meta leader for the lease, again and again.
+pub(crate) async fn renew(node: Arc<Node>) {
+    let Some(running) = node.running() else {
+        return;
+    };
+    let mut booted = running.booted.subscribe();
+    if booted.wait_for(|b| *b).await.is_err() {
+        return;
+    }
+    let mut status = running.meta.status();
+    let length = Duration::from_nanos(node.config.lease.length);
+    loop {
+        let (term, leader) = {
+            let status = status.borrow_and_update();
+            (status.term, status.leader)
+        };
+        let mut at_once = false;
+        if let Some(leader) = leader
+            && may_ask(&node, running)
+        {
+            running.own_lease().on_term(term);
+            at_once = ask(&node, running, leader, length / 4).await;
+        }
+        if at_once {
+            continue;
+        }
+        let pause = if node.lease.is_serving() {
+            length / 4
+        } else {
+            (length / 20).max(Duration::from_millis(10))
+        };
+        let pause = tokio::time::sleep(pause);
+        tokio::pin!(pause);
+        // A new leader is asked at once; the status changes for many other reasons too.
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                changed = status.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = status.borrow_and_update();
+                    if now.leader.is_some() && (now.term, now.leader) != (term, leader) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the node's routes are in order, so that a lease may be asked for.
+///
+/// A stream of routes that was opened, or used under a lease, more than D ago may be on its way out (the meta leader closes streams
+/// of nodes that hold no lease for 1.1 D): who has no lease opens another one first.
+fn may_ask(node: &Node, running: &Running) -> bool {
+    let now = boottime();
+    let held_until = {
+        let lease = running.own_lease();
+        if lease.phase(now) == Phase::Serving {
+            return true;
+        }
+        lease.close_at()
+    };
+    let usable = now
+        < held_until.max(
+            node.routes
+                .opened_at()
+                .saturating_add(node.config.lease.close),
+        );
+    if !usable {
+        node.routes.invalidate();
+    }
+    usable && node.routes.is_ready()
+}
+
+/// One request. Says whether to repeat it at once.
+async fn ask(node: &Node, running: &Running, leader: u64, deadline: Duration) -> bool {
+    let applied = applied(running);
+    let request = running.own_lease().request(boottime(), applied);
+    let answer = if leader == running.id {
+        match tokio::time::timeout(deadline, running.desk.request(request)).await {
+            Ok(answer) => answer,
+            Err(_) => return false,
+        }
+    } else {
+        match node
+            .net
+            .call_node(leader, &Request::Lease(request), deadline)
+            .await
+        {
+            Ok(Response::Lease(answer)) => answer,
+            Ok(_) => return false,
+            Err(error) => {
+                debug!("asking node {leader} for a lease: {error}");
+                ClusterCounters::add(&node.counters.leases_denied);
+                return false;
+            }
+        }
+    };
+    match answer {
+        Ok(grant) => {
+            ClusterCounters::add(&node.counters.leases_granted);
+            let (deadline, term) = {
+                let mut lease = running.own_lease();
+                lease.on_grant(&grant);
+                (lease.deadline(), lease.term())
+            };
+            node.lease.set(deadline);
+            update_phase(node, running);
+            node.lease_changed.notify_one();
+            if let Some(index) = grant.watermark
+                && grant.term == term
+            {
+                on_watermark(node, running, grant.term, index);
+            }
+            false
+        }
+        Err(error) => {
+            debug!("no lease from node {leader}: {error}");
+            ClusterCounters::add(&node.counters.leases_denied);
+            match error {
+                LeaseError::Denied(denial) => running.own_lease().on_denial(&denial),
+                LeaseError::NotLeader => false,
+            }
+        }
+    }
+}
+
+/// How far this node's route table follows routes.
+fn applied(running: &Running) -> u64 {
+    running.routes.status().borrow().applied.unwrap_or(0)
+}
+
+/// A meta leader's watermark.
+pub(crate) fn on_watermark(node: &Node, running: &Running, term: u64, index: u64) {
+    // Compared under the lock, so that a term learnt at the same time is not overtaken.
+    let lease = running.own_lease();
+    if lease.accepts_watermark(boottime(), term) {
+        node.barriers.raise(index);
+    }
+}
+
+fn update_phase(node: &Node, running: &Running) -> Nanos {
+    let now = boottime();
+    let (phase, next) = {
+        let lease = running.own_lease();
+        let phase = lease.phase(now);
+        let next = match phase {
+            Phase::Serving => lease.deadline(),
+            Phase::Fenced => lease.close_at(),
+            Phase::Closed => 0,
+        };
+        (phase, next)
+    };
+    if node.has_failed() {
+        return 0;
+    }
+    node.phase.send_if_modified(|known| {
+        let changes = *known != phase;
+        if changes {
+            match phase {
+                Phase::Serving => info!("serving"),
+                Phase::Fenced => {
+                    ClusterCounters::add(&node.counters.fenced);
+                    warn!("the lease is over: reading, acknowledging and delivering stop");
+                }
+                Phase::Closed => warn!("no lease for long: clients are closed"),
+            }
+        }
+        *known = phase;
+        changes
+    });
+    next
+}
+
+/// Tells the server when the phase changes.
+pub(crate) async fn watch_phase(node: Arc<Node>) {
+    let Some(running) = node.running() else {
+        return;
+    };
+    loop {
+        let next = update_phase(&node, running);
+        if next == 0 {
+            node.lease_changed.notified().await;
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep(until(next)) => {}
+                () = node.lease_changed.notified() => {}
+            }
+        }
+    }
+}
+
+/// Gives the lease back: this node serves no more in this boot.
+pub(crate) async fn release(node: &Node, running: &Running) {
+    running.own_lease().release();
+    node.lease.set(0);
+    update_phase(node, running);
+    node.lease_changed.notify_one();
+    // A worker that asked a moment ago finishes the message in its hands.
+    tokio::time::sleep(Duration::from_nanos(node.config.lease.length / 20)).await;
+    let leader = running.meta.status().borrow().leader;
+    if let Some(leader) = leader {
+        ask(node, running, leader, Duration::from_millis(500)).await;
+    }
+}
+
+/// Tells the meta leader how far this node has applied routes, whenever that changes.
+pub(crate) async fn report_applied(node: Arc<Node>) {
+    let Some(running) = node.running() else {
+        return;
+    };
+    let mut routes = running.routes.status();
+    let mut meta = running.meta.status();
+    let mut reported = None;
+    loop {
+        let applied = routes.borrow_and_update().applied.unwrap_or(0);
+        let leader = {
+            let meta = meta.borrow_and_update();
+            meta.leader.map(|leader| (leader, meta.term))
+        };
+        if let Some((leader, term)) = leader
+            && reported != Some((leader, term, applied))
+        {
+            if report(&node, running, leader, term, applied).await {
+                reported = Some((leader, term, applied));
+                continue;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        }
+        tokio::select! {
+            changed = routes.changed() => if changed.is_err() { return },
+            changed = meta.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn report(node: &Node, running: &Running, leader: u64, term: u64, applied: u64) -> bool {
+    let boot = node.data.boot;
+    let answer = if leader == running.id {
+        running.desk.applied(running.id, boot, term, applied)
+    } else {
+        let request = Request::Applied {
+            node: running.id,
+            boot,
+            term,
+            applied,
+        };
+        match node
+            .net
+            .call_node(leader, &request, Duration::from_millis(500))
+            .await
+        {
+            Ok(Response::Applied { term, watermark }) => (term, watermark),
+            _ => return false,
+        }
+    };
+    if let (term, Some(index)) = answer {
+        on_watermark(node, running, term, index);
+    }
+    answer.0 == term
 }

@@ -43,6 +43,7 @@ struct Entry {
     member: bool,
     up: bool,
     going_down: bool,
+    released: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +108,7 @@ impl LeaseTable {
                     member: true,
                     up: m.up,
                     going_down: false,
+                    released: false,
                 };
                 (m.id, entry)
             })
@@ -179,6 +181,7 @@ impl LeaseTable {
                 member: true,
                 up: m.up,
                 going_down: false,
+                released: false,
             });
             entry.member = true;
             entry.active = m.is_active();
@@ -208,6 +211,7 @@ impl LeaseTable {
             let dead = entry.boot != 0;
             entry.boot = request.boot;
             entry.applied = None;
+            entry.released = false;
             if dead {
                 entry.state = EntryState::Nothing;
             }
@@ -221,6 +225,7 @@ impl LeaseTable {
         if request.release {
             entry.state = EntryState::Nothing;
             entry.down_at = now;
+            entry.released = true;
             self.waiting.retain(|w| w.request.node != request.node);
             self.in_round.retain(|w| w.request.node != request.node);
         }
@@ -363,13 +368,32 @@ impl LeaseTable {
     pub fn begin_down(&mut self, now: Nanos) -> Vec<u64> {
         let mut down = Vec::new();
         for (id, entry) in &mut self.entries {
-            let due = entry.member && entry.up && !entry.is_holder() && entry.down_at <= now;
+            let over = entry.down_at <= now || !entry.active;
+            let due = entry.member && entry.up && !entry.is_holder() && over;
             if due && !entry.going_down {
                 entry.going_down = true;
                 down.push(*id);
             }
         }
         down
+    }
+
+    /// As [`Self::begin_down`] for a member that is held to be down already, whose routes are still there. Says whether it may be done: not while
+    /// it might hold a lease, or got one within 1.1 D.
+    pub fn begin_down_again(&mut self, now: Nanos, node: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(&node) else {
+            return false;
+        };
+        let may = !entry.is_holder() && !entry.going_down && entry.down_at <= now;
+        entry.going_down |= may;
+        may
+    }
+
+    /// Whether the node gave its lease back in this boot or a later one: it never serves again in this boot.
+    pub fn is_released(&self, node: u64, boot: u64) -> bool {
+        self.entries
+            .get(&node)
+            .is_some_and(|e| boot < e.boot || (boot == e.boot && e.released))
     }
 
     /// The member's routes are removed, or it could not be done now.
@@ -413,7 +437,7 @@ impl LeaseTable {
             .entries
             .values()
             .filter(|e| !e.is_holder() && e.member && e.up && !e.going_down)
-            .map(|e| e.down_at);
+            .map(|e| if e.active { e.down_at } else { 0 });
         settle
             .into_iter()
             .chain(over)

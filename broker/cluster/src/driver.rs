@@ -1,0 +1,344 @@
+//! Drives each group's membership towards the plan, on the group's leader; and what people ask of members and groups.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use raftmq_meta::{
+    GroupMembership, LossReport, MemberStatus, MetaCommand, MetaResponse, MetaState, Step, plan,
+};
+use raftmq_raft::{Group, GroupStatus, MembershipError, RaftOptions};
+use tracing::{debug, info, warn};
+
+use crate::control::{ControlError, DEADLINE};
+use crate::error::Fatal;
+use crate::node::{CALL, GROUPS, Node, RETRY, Running, propose};
+use crate::status::{ClusterCounters, Stage};
+use crate::wire::{Fate, Request, Response};
+use crate::{META, leader, lease};
+
+/// A follower that lacks fewer entries than this is caught up: it has the rest within a moment.
+const NEARLY: u64 = 256;
+
+/// Executes the plan for one group whenever this node leads it.
+pub(crate) async fn drive(node: Arc<Node>, name: &'static str, number: u32) {
+    let Some(running) = node.running() else {
+        return;
+    };
+    let Some(group) = running.group(number) else {
+        return;
+    };
+    let mut status = group.status();
+    let mut state = node.meta.subscribe();
+    loop {
+        if status.wait_for(|s| s.is_leader()).await.is_err() {
+            return;
+        }
+        let worked = match next_step(&node, running, group).await {
+            Some(step) => {
+                info!(group = name, ?step, "membership");
+                ClusterCounters::add(&node.counters.membership_steps);
+                match carry_out(group, step).await {
+                    Ok(()) => true,
+                    Err(MembershipError::Shutdown) => return,
+                    Err(error) => {
+                        warn!(group = name, "membership: {error}");
+                        false
+                    }
+                }
+            }
+            None => false,
+        };
+        if !worked {
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() { return },
+                // Who is reachable and caught up changes without a sign.
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+}
+
+async fn next_step(node: &Node, running: &Running, group: &Group) -> Option<Step> {
+    let look = || {
+        let status = group.status().borrow().clone();
+        let state = node.meta_state();
+        if !status.is_leader() || !status.membership_settled || state.cluster.is_none() {
+            return None;
+        }
+        plan(&state, &membership(&status, &node.config.raft))
+    };
+    let step = look()?;
+    // The members may be known better elsewhere: a step that a look at an old state suggests is not taken.
+    let index = read_index(node, running, META.number).await?;
+    running.meta.wait_applied(index, CALL).await.ok()?;
+    look().filter(|again| *again == step)
+}
+
+async fn carry_out(group: &Group, step: Step) -> Result<(), MembershipError> {
+    match step {
+        Step::AddLearner(id) => group.add_learner(id).await,
+        Step::TransferLeader(to) => group.transfer_leader(to).await,
+        Step::ChangeVoters(voters) => group.change_voters(voters, true).await,
+        Step::RemoveNode(id) => group.remove(id).await,
+    }
+}
+
+/// What the leader's status says to the plan.
+pub(crate) fn membership(status: &GroupStatus, options: &RaftOptions) -> GroupMembership {
+    let recent = options.election_max * 3;
+    let now = Instant::now();
+    let mut group = GroupMembership {
+        leader: status.node,
+        voters: status.voters.clone(),
+        learners: status.learners.clone(),
+        ..GroupMembership::default()
+    };
+    group.reachable.insert(status.node);
+    group.caught_up.insert(status.node);
+    for (id, follower) in &status.followers {
+        if follower
+            .acked
+            .is_some_and(|at| now.saturating_duration_since(at) < recent)
+        {
+            group.reachable.insert(*id);
+        }
+        let lacks = match (status.last_log, follower.matched) {
+            (Some(last), Some(matched)) => last.saturating_sub(matched),
+            (None, _) => 0,
+            (Some(_), None) => u64::MAX,
+        };
+        if lacks < NEARLY {
+            group.caught_up.insert(*id);
+        }
+    }
+    group
+}
+
+/// What a group had committed at some moment after the call, from its leader.
+pub(crate) async fn read_index(node: &Node, running: &Running, number: u32) -> Option<u64> {
+    let group = running.group(number)?;
+    let leader = group.status().borrow().leader?;
+    if leader == running.id {
+        return group.read_index().await.ok();
+    }
+    match node
+        .net
+        .call_node(leader, &Request::ReadIndex { group: number }, CALL)
+        .await
+    {
+        Ok(Response::ReadIndex(index)) => index,
+        _ => None,
+    }
+}
+
+/// Called whenever the meta state changed: what it means for this node itself.
+pub(crate) fn own_fate(node: &Arc<Node>, running: &Running, state: &MetaState) {
+    let fate = match state.members.get(&running.id) {
+        Some(m) if m.incarnation != node.data.incarnation => Fate::Replaced { id: running.id },
+        Some(m) => match m.status {
+            MemberStatus::Active => Fate::Active,
+            MemberStatus::Leaving => Fate::Leaving,
+            MemberStatus::Replaced => Fate::Replaced { id: running.id },
+        },
+        None if state.left.contains_key(&node.data.incarnation) => Fate::Left { id: running.id },
+        None => Fate::Unknown,
+    };
+    act_on(node, fate);
+}
+
+fn act_on(node: &Arc<Node>, fate: Fate) {
+    match fate {
+        Fate::Unknown | Fate::Active => {}
+        Fate::Replaced { id } => node.fail(Fatal::Replaced { id }),
+        Fate::Left { .. } => node.set_stage(Stage::Left),
+        Fate::Leaving => {
+            let first = node.stage.send_if_modified(|stage| {
+                let first = *stage == Stage::Member;
+                if first {
+                    *stage = Stage::Leaving;
+                }
+                first
+            });
+            if first {
+                info!("leaving the cluster");
+                node.spawn(depart(Arc::clone(node)));
+            }
+        }
+    }
+}
+
+/// A node that leaves serves no more, and learns from others when it is out: the groups do not tell it.
+async fn depart(node: Arc<Node>) {
+    let Some(running) = node.running() else {
+        return;
+    };
+    lease::release(&node, running).await;
+    while *node.stage.borrow() == Stage::Leaving {
+        let fate = Request::Fate {
+            incarnation: node.data.incarnation,
+        };
+        for address in node.candidates() {
+            if let Ok(Response::Fate(fate @ (Fate::Left { .. } | Fate::Replaced { .. }))) =
+                node.net.call(&address, &fate, CALL).await
+            {
+                act_on(&node, fate);
+                break;
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// A node that was cut off while it was replaced or removed is told nothing by its groups: it asks when it has had no lease for long.
+pub(crate) async fn watch_fate(node: Arc<Node>) {
+    let pause = Duration::from_nanos(node.config.lease.close);
+    loop {
+        tokio::time::sleep(pause).await;
+        if node.lease.is_serving() || *node.stage.borrow() != Stage::Member {
+            continue;
+        }
+        let fate = Request::Fate {
+            incarnation: node.data.incarnation,
+        };
+        for address in node.candidates() {
+            if let Ok(Response::Fate(fate @ (Fate::Left { .. } | Fate::Replaced { .. }))) =
+                node.net.call(&address, &fate, CALL).await
+            {
+                match fate {
+                    // Nobody asked this node to leave while it listened: its directory is of no use any more.
+                    Fate::Left { id } => node.fail(Fatal::Left { id }),
+                    fate => act_on(&node, fate),
+                }
+                break;
+            }
+        }
+    }
+}
+
+fn member_id(state: &MetaState, node: &str) -> Result<u64, ControlError> {
+    let by_id = || {
+        node.parse()
+            .ok()
+            .filter(|id| state.members.contains_key(id))
+    };
+    let id = state.by_name(node).map(|m| m.id).or_else(by_id);
+    id.ok_or_else(|| ControlError::NotFound(format!("no member is called {node}")))
+}
+
+fn running_of(node: &Node) -> Result<&Running, ControlError> {
+    node.running()
+        .ok_or_else(|| ControlError::Unavailable("this node is not a member of a cluster".into()))
+}
+
+pub(crate) async fn leave(node: &Node, name: &str) -> Result<(), ControlError> {
+    let running = running_of(node)?;
+    let state = node.meta_state();
+    let id = member_id(&state, name)?;
+    if !state.active().any(|m| m.id != id) {
+        return Err(ControlError::Conflict(
+            "the last member cannot leave: stop it and remove its directory instead".into(),
+        ));
+    }
+    match propose(&running.meta, &MetaCommand::Leave { id }).await {
+        Ok(MetaResponse::Refused(refusal)) => Err(ControlError::NotFound(refusal.to_string())),
+        Ok(_) => Ok(()),
+        Err(error) => Err(ControlError::Unavailable(error)),
+    }
+}
+
+pub(crate) async fn transfer(
+    node: &Node,
+    group: &str,
+    to: Option<&str>,
+) -> Result<(), ControlError> {
+    let running = running_of(node)?;
+    let number = GROUPS
+        .iter()
+        .find(|(name, _)| *name == group)
+        .map(|(_, number)| *number);
+    let number = number.ok_or_else(|| {
+        ControlError::NotFound(format!(
+            "no group is called {group}; there are meta and routes"
+        ))
+    })?;
+    let to = to
+        .map(|name| member_id(&node.meta_state(), name))
+        .transpose()?;
+    let leader = running
+        .group(number)
+        .and_then(|g| g.status().borrow().leader);
+    let leader =
+        leader.ok_or_else(|| ControlError::Unavailable(format!("group {group} has no leader")))?;
+    if leader == running.id {
+        return transfer_here(running, number, to).await;
+    }
+    match node
+        .net
+        .call_node(leader, &Request::Transfer { group: number, to }, DEADLINE)
+        .await
+    {
+        Ok(Response::Transfer(result)) => result,
+        Ok(_) => Err(ControlError::Unavailable(
+            "the leader gave an answer to something else".into(),
+        )),
+        Err(error) => Err(ControlError::Unavailable(format!("the leader: {error}"))),
+    }
+}
+
+pub(crate) async fn transfer_here(
+    running: &Running,
+    number: u32,
+    to: Option<u64>,
+) -> Result<(), ControlError> {
+    let group = running
+        .group(number)
+        .ok_or_else(|| ControlError::NotFound(format!("no group {number}")))?;
+    let status = group.status().borrow().clone();
+    let others = status
+        .followers
+        .iter()
+        .filter(|(id, _)| status.voters.contains(id));
+    let to = match to {
+        Some(to) if to == running.id && status.is_leader() => return Ok(()),
+        Some(to) if !status.voters.contains(&to) => {
+            return Err(ControlError::Conflict(format!("node {to} does not vote")));
+        }
+        Some(to) => to,
+        None => {
+            let best = others.max_by_key(|(_, f)| f.matched).map(|(id, _)| *id);
+            best.ok_or_else(|| ControlError::Conflict("no other node votes".into()))?
+        }
+    };
+    group
+        .transfer_leader(to)
+        .await
+        .map_err(|error| match error {
+            MembershipError::Impossible(reason) => ControlError::Conflict(reason),
+            other => ControlError::Unavailable(other.to_string()),
+        })
+}
+
+pub(crate) async fn loss(node: &Node, name: &str) -> Result<LossReport, ControlError> {
+    let running = running_of(node)?;
+    let id = member_id(&node.meta_state(), name)?;
+    let leader = running.meta.status().borrow().leader;
+    let leader =
+        leader.ok_or_else(|| ControlError::Unavailable("the meta group has no leader".into()))?;
+    if leader == running.id {
+        return leader::loss(node, running, id);
+    }
+    match node
+        .net
+        .call_node(leader, &Request::Loss { node: id }, CALL * 3)
+        .await
+    {
+        Ok(Response::Loss(result)) => result,
+        Ok(_) => Err(ControlError::Unavailable(
+            "the leader gave an answer to something else".into(),
+        )),
+        Err(error) => {
+            debug!("asking the leader: {error}");
+            Err(ControlError::Unavailable(format!("the leader: {error}")))
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What arrives from other nodes.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use raftmq_links::{Handler, HandlerFuture, PeerHello};
+use raftmq_meta::{MemberStatus, MetaCommand, MetaResponse, Refusal};
+
+use crate::identity::{BootVerdict, KnownMembers};
+use crate::node::{CALL, Node, Running, propose};
+use crate::status::ClusterCounters;
+use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
+use crate::{bootstrap, driver, leader, lease};
+
+/// Hands frames to the node, as long as it lives.
+pub(crate) struct LinkHandler {
+    node: Weak<Node>,
+}
+
+impl LinkHandler {
+    pub(crate) fn new(node: &Arc<Node>) -> Self {
+        Self {
+            node: Arc::downgrade(node),
+        }
+    }
+
+    fn node(&self) -> Result<Arc<Node>, String> {
+        let node = self.node.upgrade().ok_or("the node is shutting down")?;
+        if node.net.is_isolated() {
+            return Err("cut off by a test".to_owned());
+        }
+        Ok(node)
+    }
+}
+
+impl Handler for LinkHandler {
+    fn on_request(&self, peer: Arc<PeerHello>, kind: u16, payload: Bytes) -> HandlerFuture {
+        let node = self.node();
+        Box::pin(async move {
+            let node = node?;
+            match kind {
+                kind::RAFT => {
+                    let running = node.running().ok_or("no group runs here yet")?;
+                    Ok(running.groups.handle(payload).await)
+                }
+                kind::CALL => {
+                    let request = wire::decode(&payload)?;
+                    let response = answer(&node, &peer, request).await?;
+                    Ok(wire::encode(&response))
+                }
+                other => Err(format!("request kind {other} is not known")),
+            }
+        })
+    }
+
+    fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes) {
+        let Ok(node) = self.node() else { return };
+        if kind == kind::FORWARD {
+            ClusterCounters::add(&node.counters.forwards_in);
+            (node.on_forward)(peer.hello.raft_id, payload);
+        }
+    }
+}
+
+async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<Response, String> {
+    // Who speaks for a node must be that node: links checked its certificate against its Hello.
+    let speaks = |claimed: u64| {
+        if peer.hello.raft_id == claimed {
+            Ok(())
+        } else {
+            Err(format!(
+                "{} does not speak for node {claimed}",
+                peer.hello.node
+            ))
+        }
+    };
+    Ok(match request {
+        Request::Probe => Response::Probe(bootstrap::own_probe(node)),
+        Request::Boot {
+            incarnation,
+            boot,
+            nonce,
+            cluster_id,
+        } => Response::Boot(on_boot(node, incarnation, boot, nonce, cluster_id).await?),
+        Request::Agree(plan) => Response::Agree(bootstrap::on_agree(node, plan).await),
+        Request::Begin { cluster_id } => {
+            Response::Begin(bootstrap::on_begin(node, cluster_id).await)
+        }
+        Request::Bootstrap { members } => {
+            Response::Bootstrap(bootstrap::bootstrap(node, members).await)
+        }
+        Request::Join {
+            ref name,
+            incarnation,
+            boot,
+            nonce,
+            ..
+        } => {
+            if *name != peer.hello.node && !is_forwarded(node, peer) {
+                return Err(format!("{} does not speak for {name}", peer.hello.node));
+            }
+            Response::Join(on_join(node, incarnation, boot, nonce, request).await)
+        }
+        Request::Lease(request) => {
+            speaks(request.node)?;
+            Response::Lease(match node.running() {
+                Some(running) => running.desk.request(request).await,
+                None => Err(LeaseError::NotLeader),
+            })
+        }
+        Request::Applied {
+            node: id,
+            boot,
+            term,
+            applied,
+        } => {
+            speaks(id)?;
+            let running = running(node)?;
+            let (term, watermark) = running.desk.applied(id, boot, term, applied);
+            Response::Applied { term, watermark }
+        }
+        Request::Watermark { term, index } => {
+            lease::on_watermark(node, running(node)?, term, index);
+            Response::Watermark
+        }
+        Request::ReadIndex { group } => {
+            let group = running(node)?.group(group).ok_or("no such group")?;
+            Response::ReadIndex(group.read_index().await.ok())
+        }
+        Request::Fate { incarnation } => Response::Fate(fate(node, incarnation)),
+        Request::Transfer { group, to } => {
+            Response::Transfer(driver::transfer_here(running(node)?, group, to).await)
+        }
+        Request::Loss { node: id } => Response::Loss(leader::loss(node, running(node)?, id)),
+    })
+}
+
+fn running(node: &Node) -> Result<&Running, String> {
+    node.running().ok_or_else(|| "not a member yet".to_owned())
+}
+
+/// A member that passes on what another node asked it.
+fn is_forwarded(node: &Node, peer: &PeerHello) -> bool {
+    node.meta_state()
+        .members
+        .get(&peer.hello.raft_id)
+        .is_some_and(|m| m.incarnation == peer.hello.incarnation)
+}
+
+/// The boot is on this node's disk before the answer is sent.
+async fn on_boot(
+    node: &Node,
+    incarnation: u128,
+    boot: u64,
+    nonce: u64,
+    cluster_id: u128,
+) -> Result<Option<(u64, BootVerdict, Fate)>, String> {
+    let identity = node.data.identity();
+    // One that agreed and was not told to begin yet is a witness as well: else nobody could begin after a restart.
+    let own = match (identity.member, &identity.agreed) {
+        (Some(member), _) if member.cluster_id == cluster_id => Some(member.raft_id),
+        (None, Some(plan)) if plan.cluster_id == cluster_id => plan.id_of(identity.incarnation),
+        _ => None,
+    };
+    let Some(own) = own else { return Ok(None) };
+    let verdict = node
+        .on_disk(move |data| data.judge_boot(incarnation, boot, nonce))
+        .await?;
+    // What the meta group has recorded counts as seen.
+    let verdict = match node.meta_state().by_incarnation(incarnation) {
+        Some(m) if boot < m.boot || (boot == m.boot && nonce != m.nonce) => {
+            BootVerdict::Stale { recorded: m.boot }
+        }
+        _ => verdict,
+    };
+    Ok(Some((own, verdict, fate(node, incarnation))))
+}
+
+fn fate(node: &Node, incarnation: u128) -> Fate {
+    let state = node.meta_state();
+    if let Some(&id) = state.left.get(&incarnation) {
+        return Fate::Left { id };
+    }
+    match state.by_incarnation(incarnation) {
+        None => Fate::Unknown,
+        Some(m) => match m.status {
+            MemberStatus::Active => Fate::Active,
+            MemberStatus::Leaving => Fate::Leaving,
+            MemberStatus::Replaced => Fate::Replaced { id: m.id },
+        },
+    }
+}
+
+async fn on_join(
+    node: &Arc<Node>,
+    incarnation: u128,
+    boot: u64,
+    nonce: u64,
+    request: Request,
+) -> Result<(MetaResponse, KnownMembers), String> {
+    let running = running(node)?;
+    let state = node.meta_state();
+    if state.cluster.is_none() {
+        return Err("the cluster is being formed".into());
+    }
+    let verdict = node
+        .on_disk(move |data| data.judge_boot(incarnation, boot, nonce))
+        .await?;
+    if let BootVerdict::Stale { recorded } = verdict {
+        return Ok((
+            MetaResponse::Refused(Refusal::Stale { boot, recorded }),
+            KnownMembers::default(),
+        ));
+    }
+    let status = running.meta.status().borrow().clone();
+    if !status.is_leader() {
+        let leader = status
+            .leader
+            .filter(|l| *l != running.id)
+            .ok_or("no leader is known")?;
+        return match node.net.call_node(leader, &request, CALL * 4).await {
+            Ok(Response::Join(answer)) => answer,
+            Ok(_) => Err("the leader gave an answer to something else".into()),
+            Err(error) => Err(format!("the leader: {error}")),
+        };
+    }
+    let Request::Join {
+        name,
+        addresses,
+        version,
+        feature_level,
+        ..
+    } = request
+    else {
+        return Err("not a join".into());
+    };
+    // A name is taken over only when its holder cannot be serving: two living nodes with one name by mistake must
+    // not throw each other out.
+    let holder = state
+        .by_name(&name)
+        .filter(|m| m.incarnation != incarnation);
+    if let Some(holder) = holder
+        && running.desk.is_holder(holder.id).unwrap_or(true)
+    {
+        return Err(format!(
+            "node {} of that name may still be serving; asking again until its lease is over",
+            holder.id
+        ));
+    }
+    let command = MetaCommand::Join {
+        name,
+        incarnation,
+        boot,
+        nonce,
+        addresses,
+        version,
+        feature_level,
+    };
+    let response = propose(&running.meta, &command).await?;
+    Ok((
+        response,
+        KnownMembers::of_state(&node.meta_state(), &status.voters),
+    ))
+}

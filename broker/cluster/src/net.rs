@@ -1,0 +1,178 @@
+//! The links, as this crate uses them: calls by address, and Raft's transport by id.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use raftmq_links::{Class, LinkError, Links, SendError};
+use raftmq_raft::{NodeId, Transport, TransportError};
+
+use crate::wire::{self, Request, Response, kind};
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("cut off by a test")]
+    Isolated,
+    #[error("no address of node {0} is known")]
+    NoAddress(u64),
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// The links and the addresses of the members.
+pub(crate) struct Net {
+    links: OnceLock<Links>,
+    isolated: AtomicBool,
+    addresses: ArcSwap<BTreeMap<u64, String>>,
+}
+
+impl Net {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            links: OnceLock::new(),
+            isolated: AtomicBool::new(false),
+            addresses: ArcSwap::default(),
+        })
+    }
+
+    pub(crate) fn set_links(&self, links: Links) {
+        // Set once, by the start.
+        let _ = self.links.set(links);
+    }
+
+    pub(crate) fn try_links(&self) -> Option<&Links> {
+        self.links.get()
+    }
+
+    pub(crate) fn links(&self) -> Links {
+        self.links
+            .get()
+            .expect("the links are started before the node is handed out")
+            .clone()
+    }
+
+    pub(crate) fn isolate(&self, cut: bool) {
+        self.isolated.store(cut, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.isolated.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn addresses(&self) -> Arc<BTreeMap<u64, String>> {
+        self.addresses.load_full()
+    }
+
+    pub(crate) fn set_addresses(&self, addresses: BTreeMap<u64, String>) {
+        self.addresses.store(Arc::new(addresses));
+    }
+
+    pub(crate) fn address_of(&self, node: u64) -> Option<String> {
+        self.addresses.load().get(&node).cloned()
+    }
+
+    /// Calls a peer by its address.
+    pub(crate) async fn call(
+        &self,
+        address: &str,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Response, CallError> {
+        if self.is_isolated() {
+            return Err(CallError::Isolated);
+        }
+        let payload = wire::encode(request);
+        let links = self.links.get().ok_or(LinkError::Shutdown)?;
+        let answer = links
+            .request(address, kind::CALL, payload, Class::Control, deadline)
+            .await?;
+        if self.is_isolated() {
+            return Err(CallError::Isolated);
+        }
+        wire::decode(&answer).map_err(CallError::Malformed)
+    }
+
+    /// Calls a member.
+    pub(crate) async fn call_node(
+        &self,
+        node: u64,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Response, CallError> {
+        let address = self.address_of(node).ok_or(CallError::NoAddress(node))?;
+        self.call(&address, request, deadline).await
+    }
+
+    /// Hands over a forwarded publish.
+    pub(crate) fn send(&self, node: u64, frame: Bytes) -> Result<(), CallError> {
+        if self.is_isolated() {
+            return Err(CallError::Isolated);
+        }
+        let addresses = self.addresses.load();
+        let address = addresses.get(&node).ok_or(CallError::NoAddress(node))?;
+        let links = self.links.get().ok_or(LinkError::Shutdown)?;
+        links
+            .send(address, kind::FORWARD, frame)
+            .map_err(|error| match error {
+                SendError::Shutdown => CallError::Link(LinkError::Shutdown),
+                other => CallError::Malformed(other.to_string()),
+            })
+    }
+}
+
+/// Raft's calls over the links.
+pub(crate) struct LinkTransport(pub(crate) Arc<Net>);
+
+impl Transport for LinkTransport {
+    fn call(
+        &self,
+        to: NodeId,
+        frame: Bytes,
+        class: raftmq_raft::Class,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        let net = Arc::clone(&self.0);
+        let class = match class {
+            raftmq_raft::Class::Heartbeat => Class::Control,
+            raftmq_raft::Class::Log => Class::Log,
+            raftmq_raft::Class::Snapshot => Class::Bulk,
+        };
+        Box::pin(async move {
+            let unreachable = |reason: &str| TransportError::Unreachable {
+                to,
+                reason: reason.to_owned(),
+            };
+            if net.is_isolated() {
+                return Err(unreachable("cut off by a test"));
+            }
+            let address = net
+                .address_of(to)
+                .ok_or_else(|| unreachable("no address known"))?;
+            let links = net.links.get().ok_or_else(|| unreachable("no links"))?;
+            let answer = links
+                .request(&address, kind::RAFT, frame, class, deadline)
+                .await
+                .map_err(|error| match error {
+                    LinkError::Deadline => TransportError::Timeout { to },
+                    LinkError::Unreachable(reason) | LinkError::Refused(reason) => {
+                        TransportError::Unreachable { to, reason }
+                    }
+                    other => TransportError::Failed {
+                        to,
+                        reason: other.to_string(),
+                    },
+                })?;
+            if net.is_isolated() {
+                return Err(unreachable("cut off by a test"));
+            }
+            Ok(answer)
+        })
+    }
+}

@@ -1,0 +1,658 @@
+//! The node itself: what all parts share, and its way from an empty directory to a member.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use raftmq_discovery::Discovery;
+use raftmq_links::{Hello, Links};
+use raftmq_meta::{
+    FEATURE_LEVEL, Lease, MetaCommand, MetaResponse, MetaState, NodeAddresses, Phase, Refusal,
+};
+use raftmq_raft::{Group, GroupStatus, Groups, Persistence, Role};
+use raftmq_routing::{RoutesMachine, SharedRoutes};
+use raftmq_storage::{StateStore, Wal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::barrier::Barriers;
+use crate::cluster::ForwardHandler;
+use crate::config::ClusterConfig;
+use crate::control::GroupInfo;
+use crate::error::{Fatal, StartError};
+use crate::identity::{DataDir, KnownMembers, Membership};
+use crate::leader::Desk;
+use crate::lease::LeaseState;
+use crate::machine::{MetaAdapter, RoutesAdapter, SharedMachine};
+use crate::net::{LinkTransport, Net};
+use crate::routes::RoutesOwner;
+use crate::status::{ClusterCounters, ClusterStatus, Stage};
+use crate::{META, ROUTES, clock, handler, join, permission};
+
+/// Between two tries of what failed.
+pub(crate) const RETRY: Duration = Duration::from_millis(200);
+/// For one call to a peer.
+pub(crate) const CALL: Duration = Duration::from_secs(1);
+
+/// What all parts of the node share.
+pub(crate) struct Node {
+    pub(crate) config: ClusterConfig,
+    pub(crate) data: Arc<DataDir>,
+    pub(crate) net: Arc<Net>,
+    pub(crate) wal: Wal,
+    store: StateStore,
+    pub(crate) discovery: Discovery,
+    pub(crate) lease: Arc<LeaseState>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) stage: watch::Sender<Stage>,
+    detail: Mutex<String>,
+    pub(crate) meta: watch::Sender<Arc<MetaState>>,
+    pub(crate) shared_routes: SharedRoutes,
+    pub(crate) routes: RoutesOwner,
+    pub(crate) barriers: Arc<Barriers>,
+    pub(crate) counters: ClusterCounters,
+    pub(crate) on_forward: ForwardHandler,
+    fatal: watch::Sender<Option<Fatal>>,
+    running: OnceLock<Running>,
+    /// A bootstrap wrote that this node is a member.
+    pub(crate) begun: Notify,
+    /// The lease was prolonged or given back.
+    pub(crate) lease_changed: Notify,
+    /// One bootstrap at a time.
+    pub(crate) bootstrapping: tokio::sync::Mutex<()>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What exists once the node is a member.
+pub(crate) struct Running {
+    pub(crate) id: u64,
+    pub(crate) cluster_id: u128,
+    pub(crate) groups: Groups,
+    pub(crate) meta: Group,
+    pub(crate) routes: Group,
+    pub(crate) machine: SharedMachine,
+    /// The stream that routes holds open for this node.
+    pub(crate) own_stream: watch::Receiver<Option<(u64, u64)>>,
+    /// The meta leader's desk; empty while another node leads.
+    pub(crate) desk: Desk,
+    /// This node's lease.
+    pub(crate) lease: Mutex<Lease>,
+    /// The cluster knows this boot: it may ask for a lease.
+    pub(crate) booted: watch::Sender<bool>,
+}
+
+impl Running {
+    pub(crate) fn group(&self, number: u32) -> Option<&Group> {
+        match number {
+            n if n == META.number => Some(&self.meta),
+            n if n == ROUTES.number => Some(&self.routes),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn own_lease(&self) -> std::sync::MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The names of the groups, for people.
+pub(crate) const GROUPS: [(&str, u32); 2] = [("meta", META.number), ("routes", ROUTES.number)];
+
+impl Node {
+    pub(crate) async fn start(
+        config: ClusterConfig,
+        shared_routes: SharedRoutes,
+        on_forward: ForwardHandler,
+    ) -> Result<Arc<Self>, StartError> {
+        let opening = config.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
+        let (data, wal, store) =
+            opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        info!(boot = data.boot, incarnation = %format!("{:032x}", data.incarnation), "data directory opened");
+        let discovery = Discovery::start(config.discovery.clone())?;
+        let member = data.identity().member;
+        let mut hello = Hello::new(&config.cluster, &config.node, data.incarnation, data.boot);
+        hello.raft_id = member.map_or(0, |m| m.raft_id);
+        hello.feature_level = FEATURE_LEVEL;
+        let barriers = Arc::new(Barriers::new());
+        let node = Arc::new(Self {
+            net: Net::new(),
+            data: Arc::new(data),
+            wal,
+            store,
+            discovery,
+            lease: Arc::default(),
+            phase: watch::Sender::new(Phase::Closed),
+            stage: watch::Sender::new(Stage::WaitingForCluster),
+            detail: Mutex::default(),
+            meta: watch::Sender::default(),
+            routes: RoutesOwner::new(
+                shared_routes.clone(),
+                config.routes.clone(),
+                Arc::clone(&barriers),
+            ),
+            shared_routes,
+            barriers,
+            counters: ClusterCounters::default(),
+            on_forward,
+            fatal: watch::Sender::new(None),
+            running: OnceLock::new(),
+            begun: Notify::new(),
+            lease_changed: Notify::new(),
+            bootstrapping: tokio::sync::Mutex::new(()),
+            tasks: Mutex::default(),
+            config,
+        });
+        node.net.set_addresses(node.data.known_members().members);
+        let handler = handler::LinkHandler::new(&node);
+        let links = Links::start(node.config.links.clone(), hello, Arc::new(handler)).await?;
+        node.net.set_links(links);
+        node.spawn(watch_wal(Arc::clone(&node)));
+        node.spawn(live(Arc::clone(&node)));
+        Ok(node)
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .spawn(task);
+    }
+
+    pub(crate) fn running(&self) -> Option<&Running> {
+        self.running.get()
+    }
+
+    pub(crate) fn raft_id(&self) -> Option<u64> {
+        self.data.identity().member.map(|m| m.raft_id)
+    }
+
+    pub(crate) fn meta_state(&self) -> Arc<MetaState> {
+        Arc::clone(&self.meta.borrow())
+    }
+
+    pub(crate) fn addresses(&self) -> NodeAddresses {
+        NodeAddresses {
+            link: self.config.advertise.clone(),
+            control: self.config.control.clone(),
+        }
+    }
+
+    /// Whom one could ask: found ones and those of the last run, without this node itself.
+    pub(crate) fn candidates(&self) -> Vec<String> {
+        let own_id = self.raft_id();
+        let known = self.net.addresses();
+        let known = known
+            .iter()
+            .filter(|(id, _)| Some(**id) != own_id)
+            .map(|(_, address)| address.clone());
+        let found = self.discovery.peers();
+        let found = found
+            .borrow()
+            .addresses()
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        let mut all: Vec<String> = known
+            .chain(found)
+            .filter(|a| *a != self.config.advertise)
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Runs a change of the directory's files where blocking is allowed.
+    pub(crate) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&DataDir) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, String> {
+        let data = Arc::clone(&self.data);
+        match tokio::task::spawn_blocking(move || work(&data)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                // What is on the disk is unknown now.
+                self.fail(Fatal::Storage(error.to_string()));
+                Err(error.to_string())
+            }
+            Err(_) => Err("the node is shutting down".to_owned()),
+        }
+    }
+
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        self.stage.send_if_modified(|known| {
+            let changes = *known != stage && *known != Stage::Failed;
+            if changes {
+                info!(stage = stage.name(), "stage");
+                *known = stage;
+            }
+            changes
+        });
+    }
+
+    /// Says what the node waits for.
+    pub(crate) fn set_detail(&self, detail: impl Into<String>) {
+        let detail = detail.into();
+        let mut known = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != detail {
+            if !detail.is_empty() {
+                info!("{detail}");
+            }
+            *known = detail;
+        }
+    }
+
+    /// The process must end. The first reason counts.
+    pub(crate) fn fail(&self, fatal: Fatal) {
+        self.lease.set(0);
+        self.phase.send_replace(Phase::Closed);
+        let first = self.fatal.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(fatal.clone());
+            first
+        });
+        if first {
+            error!("{fatal}");
+            self.set_detail(fatal.to_string());
+            self.stage.send_replace(Stage::Failed);
+        }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.fatal.borrow().is_some()
+    }
+
+    pub(crate) async fn failed(&self) -> Fatal {
+        let mut fatal = self.fatal.subscribe();
+        match fatal.wait_for(Option::is_some).await.map(|f| f.clone()) {
+            Ok(Some(fatal)) => fatal,
+            _ => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn forward(&self, nodes: &[u64], frame: &Bytes) -> usize {
+        let mut taken = 0;
+        for node in nodes {
+            match self.net.send(*node, frame.clone()) {
+                Ok(()) => {
+                    taken += 1;
+                    ClusterCounters::add(&self.counters.forwards_out);
+                }
+                Err(_) => ClusterCounters::add(&self.counters.forwards_dropped),
+            }
+        }
+        taken
+    }
+
+    pub(crate) fn status(&self) -> ClusterStatus {
+        let identity = self.data.identity();
+        let running = self.running();
+        let groups = running.map(|r| {
+            GROUPS
+                .iter()
+                .filter_map(|(name, n)| Some((*name, r.group(*n)?.status().borrow().clone())))
+                .collect()
+        });
+        ClusterStatus {
+            stage: self.stage.borrow().clone(),
+            detail: self
+                .detail
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+            cluster: identity.cluster,
+            cluster_id: identity.member.map(|m| m.cluster_id),
+            node: identity.node,
+            raft_id: identity.member.map(|m| m.raft_id),
+            incarnation: identity.incarnation,
+            boot: self.data.boot,
+            phase: *self.phase.borrow(),
+            lease_left: clock::until(self.lease.deadline()),
+            watermark: self.barriers.watermark(),
+            meta: self.meta_state(),
+            groups: groups.unwrap_or_default(),
+            peers: self.net.try_links().map(Links::peers).unwrap_or_default(),
+            rpc: running.map(|r| r.groups.counters()).unwrap_or_default(),
+            own_routes: self.routes.len(),
+        }
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        self.lease.set(0);
+        self.phase.send_replace(Phase::Closed);
+        if let Some(running) = self.running() {
+            crate::lease::release(self, running).await;
+            for group in [&running.meta, &running.routes] {
+                let status = group.status().borrow().clone();
+                if status.is_leader() {
+                    let best = status
+                        .followers
+                        .iter()
+                        .filter(|(id, _)| status.voters.contains(id));
+                    let best = best.max_by_key(|(_, f)| f.matched).map(|(id, _)| *id);
+                    if let Some(to) = best {
+                        // Without it the others elect one after their timeout.
+                        let _ = tokio::time::timeout(CALL, group.transfer_leader(to)).await;
+                    }
+                }
+            }
+        }
+        self.stop().await;
+    }
+
+    pub(crate) async fn kill(&self) {
+        self.net.isolate(true);
+        self.lease.set(0);
+        self.stop().await;
+    }
+
+    async fn stop(&self) {
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        if let Some(running) = self.running() {
+            running.groups.shutdown().await;
+        }
+        if let Some(links) = self.net.try_links() {
+            links.shutdown().await;
+        }
+        let wal = self.wal.clone();
+        match tokio::task::spawn_blocking(move || wal.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!("closing the log: {error}"),
+            Err(_) => warn!("closing the log was interrupted"),
+        }
+    }
+}
+
+fn open(config: &ClusterConfig) -> Result<(DataDir, Wal, StateStore), StartError> {
+    let data = DataDir::open(&config.data_dir, &config.cluster, &config.node)?;
+    let (wal, report) = Wal::open(config.data_dir.join("wal"), config.wal.clone())?;
+    if report.torn_bytes > 0 {
+        info!(
+            bytes = report.torn_bytes,
+            reason = report.torn_reason,
+            "an unfinished write at the end of the log was cut"
+        );
+    }
+    let store = StateStore::open(config.data_dir.join("state"), config.store.clone())?;
+    Ok((data, wal, store))
+}
+
+async fn watch_wal(node: Arc<Node>) {
+    // Looked at rather than awaited: `Wal::failed` is a future for one thread only. The groups stop by themselves at once.
+    loop {
+        if let Some(failure) = node.wal.failure() {
+            return node.fail(Fatal::Storage(failure.to_string()));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// From whatever the directory holds to a member.
+async fn live(node: Arc<Node>) {
+    let membership = match node.data.identity().member {
+        Some(membership) => {
+            node.set_stage(Stage::AskingPermission);
+            if let Err(fatal) = permission::ask(&node, membership).await {
+                return node.fail(fatal);
+            }
+            membership
+        }
+        None => match join::find(&node).await {
+            Ok(membership) => membership,
+            Err(fatal) => return node.fail(fatal),
+        },
+    };
+    if let Err(fatal) = become_member(&node, membership).await {
+        node.fail(fatal);
+    }
+}
+
+async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), Fatal> {
+    let Membership {
+        cluster_id,
+        raft_id,
+    } = membership;
+    if let Some(links) = node.net.try_links() {
+        let mut hello = (*links.hello()).clone();
+        hello.raft_id = raft_id;
+        links
+            .set_hello(hello)
+            .map_err(|e| Fatal::Refused(e.to_string()))?;
+    }
+    node.shared_routes.set_own_node(raft_id);
+    let known = node.data.known_members();
+    if !known.members.is_empty() {
+        node.net.set_addresses(known.members);
+    }
+    let started = |group: &'static str| {
+        move |e: raftmq_raft::StartError| Fatal::Group {
+            group,
+            reason: e.to_string(),
+        }
+    };
+    let transport = Arc::new(LinkTransport(Arc::clone(&node.net)));
+    let snapshots = node.data.path().join("snapshots");
+    let options = node.config.raft.clone();
+    let groups = Groups::new(
+        raft_id,
+        cluster_id,
+        snapshots,
+        node.wal.clone(),
+        node.store.clone(),
+        transport,
+        options,
+    )
+    .map_err(|e| Fatal::Refused(e.to_string()))?;
+    let meta = groups
+        .start(
+            META,
+            Persistence::Stored,
+            MetaAdapter::new(node.meta.clone()),
+        )
+        .await
+        .map_err(started("meta"))?;
+    let machine = SharedMachine::new(RoutesMachine::new(node.shared_routes.clone()));
+    let (own, own_stream) = watch::channel(None);
+    let adapter = RoutesAdapter {
+        machine: machine.clone(),
+        node: raft_id,
+        own,
+    };
+    let routes = groups
+        .start(ROUTES, Persistence::Memory, adapter)
+        .await
+        .map_err(started("routes"))?;
+    let lease = Mutex::new(Lease::new(node.config.lease, raft_id, node.data.boot));
+    let running = Running {
+        id: raft_id,
+        cluster_id,
+        groups,
+        meta,
+        routes,
+        machine,
+        own_stream,
+        desk: Desk::default(),
+        lease,
+        booted: watch::Sender::new(false),
+    };
+    if node.running.set(running).is_err() {
+        return Err(Fatal::Refused("the groups run already".into()));
+    }
+    node.set_stage(Stage::Member);
+    node.set_detail("");
+    for (name, number) in GROUPS {
+        node.spawn(watch_group(Arc::clone(node), name, number));
+        node.spawn(crate::driver::drive(Arc::clone(node), name, number));
+    }
+    node.spawn(watch_members(Arc::clone(node)));
+    node.spawn(announce_boot(Arc::clone(node)));
+    node.spawn(crate::bootstrap::finish(Arc::clone(node)));
+    node.spawn(crate::routes::run(Arc::clone(node)));
+    node.spawn(crate::lease::renew(Arc::clone(node)));
+    node.spawn(crate::lease::watch_phase(Arc::clone(node)));
+    node.spawn(crate::lease::report_applied(Arc::clone(node)));
+    node.spawn(crate::leader::lead(Arc::clone(node)));
+    node.spawn(crate::driver::watch_fate(Arc::clone(node)));
+    Ok(())
+}
+
+async fn watch_group(node: Arc<Node>, name: &'static str, number: u32) {
+    let Some(group) = node.running().and_then(|r| r.group(number)) else {
+        return;
+    };
+    let mut status = group.status();
+    let stopped = status
+        .wait_for(|s| s.failure.is_some())
+        .await
+        .ok()
+        .and_then(|s| s.failure.clone());
+    if let Some(reason) = stopped {
+        node.fail(Fatal::Group {
+            group: name,
+            reason,
+        });
+    }
+}
+
+/// Keeps addresses, boots of peers and the notes for the next start as the meta group has them.
+async fn watch_members(node: Arc<Node>) {
+    let Some(running) = node.running() else {
+        return;
+    };
+    let mut state = node.meta.subscribe();
+    let mut status = running.meta.status();
+    let mut seen: BTreeMap<u64, (String, u64)> = BTreeMap::new();
+    loop {
+        let now = Arc::clone(&state.borrow_and_update());
+        let voters = status.borrow_and_update().voters.clone();
+        if now.cluster.is_some() {
+            let addresses: BTreeMap<u64, String> = now
+                .members
+                .values()
+                .map(|m| (m.id, m.addresses.link.clone()))
+                .collect();
+            node.net.set_addresses(addresses.clone());
+            let links = node.net.links();
+            for member in now.members.values().filter(|m| m.id != running.id) {
+                let fact = (member.addresses.link.clone(), member.boot);
+                if seen.insert(member.id, fact.clone()).as_ref() != Some(&fact) {
+                    links.expect(&member.addresses.link, member.incarnation, member.boot);
+                }
+            }
+            seen.retain(|id, (address, _)| {
+                let stays = now.members.contains_key(id);
+                if !stays && !addresses.values().any(|a| a == address) {
+                    links.forget(address);
+                }
+                stays
+            });
+            let known = KnownMembers::of_state(&now, &voters);
+            if node
+                .on_disk(move |data| data.remember_members(known))
+                .await
+                .is_err()
+            {
+                return;
+            }
+            crate::driver::own_fate(&node, running, &now);
+        }
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            changed = status.changed() => if changed.is_err() { return },
+        }
+        // The status changes with every entry; the members do not.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Has the boot recorded by the meta group; from then on the node may ask for a lease.
+async fn announce_boot(node: Arc<Node>) {
+    let Some(running) = node.running() else {
+        return;
+    };
+    let command = MetaCommand::Boot {
+        id: running.id,
+        incarnation: node.data.incarnation,
+        boot: node.data.boot,
+        nonce: node.data.nonce,
+        addresses: node.addresses(),
+        version: node.config.version.clone(),
+        feature_level: FEATURE_LEVEL,
+    };
+    loop {
+        let refusal = match propose(&running.meta, &command).await {
+            Ok(MetaResponse::Refused(refusal)) => refusal,
+            Ok(_) => break,
+            Err(reason) => {
+                node.set_detail(format!("waiting for the meta group: {reason}"));
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        match refusal {
+            Refusal::NotInitialised => tokio::time::sleep(RETRY).await,
+            Refusal::Stale { boot, recorded } => {
+                return node.fail(Fatal::StaleDisk {
+                    boot,
+                    recorded,
+                    witness: "the meta group".into(),
+                });
+            }
+            Refusal::Replaced { id } => return node.fail(Fatal::Replaced { id }),
+            Refusal::Left { id } => return node.fail(Fatal::Left { id }),
+            other => return node.fail(Fatal::Refused(other.to_string())),
+        }
+    }
+    node.set_detail("");
+    running.booted.send_replace(true);
+}
+
+/// Proposes to the meta group through its leader.
+pub(crate) async fn propose(meta: &Group, command: &MetaCommand) -> Result<MetaResponse, String> {
+    let applied = meta
+        .propose_anywhere(command.encode().into(), Duration::from_secs(3))
+        .await
+        .map_err(|e| e.to_string())?;
+    MetaResponse::decode(&applied.response).map_err(|e| e.to_string())
+}
+
+pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {
+    let Some(running) = node.running() else {
+        return Vec::new();
+    };
+    let meta = node.meta_state();
+    let info = |name: &str, s: GroupStatus| GroupInfo {
+        name: name.to_owned(),
+        number: s.group.number,
+        generation: s.group.generation,
+        term: s.term,
+        role: match s.role {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Learner => "learner",
+            Role::Stopped => "stopped",
+        }
+        .to_owned(),
+        leader_name: s
+            .leader
+            .and_then(|id| meta.members.get(&id))
+            .map(|m| m.name.clone()),
+        leader: s.leader,
+        voters: s.voters.into_iter().collect(),
+        learners: s.learners.into_iter().collect(),
+        last_log: s.last_log,
+        committed: s.committed,
+        applied: s.applied,
+        snapshot: s.snapshot,
+        purged: s.purged,
+    };
+    GROUPS
+        .iter()
+        .filter_map(|(name, n)| Some(info(name, running.group(*n)?.status().borrow().clone())))
+        .collect()
+}

@@ -1,0 +1,255 @@
+//! The node's own routes: counted for its workers, proposed on its stream.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use raftmq_meta::Nanos;
+use raftmq_raft::Applied;
+use raftmq_routing::{
+    BatchToSend, LocalRoutes, LocalRoutesOptions, Outcome, Progress, RoutesResponse, SharedRoutes,
+};
+use tokio::sync::{Notify, watch};
+use tracing::{debug, info};
+
+use crate::barrier::{Barriers, Pending};
+use crate::clock::boottime;
+use crate::error::Fatal;
+use crate::node::{Node, RETRY, Running};
+use crate::status::ClusterCounters;
+
+/// For one proposal, changes of leader included.
+const PROPOSAL: Duration = Duration::from_secs(3);
+
+/// The node's routes and who waits for them.
+pub(crate) struct RoutesOwner {
+    local: Mutex<LocalRoutes>,
+    barriers: Arc<Barriers>,
+    wake: Notify,
+    invalid: Notify,
+    ready: watch::Sender<bool>,
+    opened_at: AtomicU64,
+}
+
+impl RoutesOwner {
+    pub(crate) fn new(
+        shared: SharedRoutes,
+        options: LocalRoutesOptions,
+        barriers: Arc<Barriers>,
+    ) -> Self {
+        Self {
+            local: Mutex::new(LocalRoutes::new(shared, options)),
+            barriers,
+            wake: Notify::new(),
+            invalid: Notify::new(),
+            ready: watch::Sender::new(false),
+            opened_at: AtomicU64::new(0),
+        }
+    }
+
+    fn local(&self) -> MutexGuard<'_, LocalRoutes> {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.local().len()
+    }
+
+    /// Under one lock, so that no commit falls between the proposal and the waiting.
+    pub(crate) fn subscribe<F: AsRef<str>>(&self, worker: u8, filters: &[F]) -> Pending {
+        let pending = {
+            let mut local = self.local();
+            self.barriers.enlist(
+                filters
+                    .iter()
+                    .map(|f| local.worker_added(f.as_ref(), worker)),
+            )
+        };
+        self.wake.notify_one();
+        pending
+    }
+
+    pub(crate) fn unsubscribe<F: AsRef<str>>(&self, worker: u8, filters: &[F]) {
+        let now = millis();
+        {
+            let mut local = self.local();
+            for filter in filters {
+                if let Some(ticket) = local.worker_removed(now, filter.as_ref(), worker) {
+                    self.barriers.cancel(ticket);
+                }
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Whether a stream is open and everything that was to be announced when it was opened is committed.
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// When the open stream was asked for; 0 without one.
+    pub(crate) fn opened_at(&self) -> Nanos {
+        self.opened_at.load(Ordering::Relaxed)
+    }
+
+    /// The stream is too old to be used under a new lease: another one is opened.
+    pub(crate) fn invalidate(&self) {
+        // Once for each stream.
+        if self.is_ready() {
+            self.ready.send_replace(false);
+            self.invalid.notify_one();
+        }
+    }
+
+    fn work<T>(&self, work: impl FnOnce(&mut LocalRoutes, &mut Progress) -> T) -> T {
+        let mut progress = Progress::default();
+        let result = work(&mut self.local(), &mut progress);
+        self.barriers.progress(progress);
+        result
+    }
+}
+
+fn millis() -> u64 {
+    boottime() / 1_000_000
+}
+
+/// Opens streams and proposes batches for as long as the node lives.
+pub(crate) async fn run(node: Arc<Node>) {
+    let Some(running) = node.running() else {
+        return;
+    };
+    let mut stream = 0;
+    loop {
+        stream += 1;
+        node.routes.ready.send_replace(false);
+        match open(&node, running, stream).await {
+            Opened::At(index) => {
+                ClusterCounters::add(&node.counters.route_streams);
+                debug!(stream, index, "stream of routes opened");
+                match propose(&node, running, stream, index).await {
+                    Outcome::Refused => return refused(&node),
+                    Outcome::Continue | Outcome::Reopen => info!(
+                        stream,
+                        "the stream of routes is closed, opening another one"
+                    ),
+                }
+            }
+            Opened::After(last) => stream = stream.max(last),
+            Opened::Refused => return refused(&node),
+        }
+    }
+}
+
+fn refused(node: &Node) {
+    node.fail(Fatal::Refused("the routes group does not take this node's routes: another incarnation has its id, or the versions differ".into()));
+}
+
+enum Opened {
+    At(u64),
+    /// A later stream of this boot is known.
+    After(u64),
+    Refused,
+}
+
+async fn open(node: &Node, running: &Running, stream: u64) -> Opened {
+    let command = node.routes.work(|local, progress| {
+        local
+            .reopen(
+                running.id,
+                node.data.incarnation,
+                node.data.boot,
+                stream,
+                progress,
+            )
+            .encode()
+    });
+    loop {
+        // Before the proposal: when it is known to be older than D is what counts.
+        node.routes.opened_at.store(boottime(), Ordering::Relaxed);
+        match running
+            .routes
+            .propose_anywhere(command.clone().into(), PROPOSAL)
+            .await
+        {
+            Ok(Applied { index, response }) => {
+                let response = RoutesResponse::decode(&response);
+                return match node
+                    .routes
+                    .work(|local, _| local.on_opened(stream, &response))
+                {
+                    Outcome::Continue => Opened::At(index),
+                    Outcome::Refused => Opened::Refused,
+                    Outcome::Reopen => match response {
+                        RoutesResponse::Closed {
+                            last: Some((boot, last)),
+                        } if boot == node.data.boot => Opened::After(last),
+                        // A later boot of this directory is at work.
+                        _ => Opened::Refused,
+                    },
+                };
+            }
+            Err(error) => {
+                debug!("opening a stream of routes: {error}");
+                tokio::time::sleep(RETRY / 4).await;
+            }
+        }
+    }
+}
+
+type Answer = (BatchToSend, Option<(u64, RoutesResponse)>);
+
+/// Proposes batches on the open stream until it is closed.
+async fn propose(node: &Node, running: &Running, stream: u64, opened: u64) -> Outcome {
+    let mut own = running.own_stream.clone();
+    let mut flying: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
+    loop {
+        while let Some(batch) = node.routes.local().next_batch(millis()) {
+            ClusterCounters::add(&node.counters.route_batches);
+            let group = running.routes.clone();
+            flying.push(Box::pin(async move {
+                let applied = group
+                    .propose_anywhere(batch.command.encode().into(), PROPOSAL)
+                    .await;
+                let result = applied
+                    .ok()
+                    .map(|a| (a.index, RoutesResponse::decode(&a.response)));
+                (batch, result)
+            }));
+        }
+        if flying.is_empty() {
+            node.routes
+                .ready
+                .send_if_modified(|ready| !std::mem::replace(ready, true));
+        }
+        let wakeup = node.routes.local().next_wakeup();
+        let pause = wakeup.map_or(Duration::from_secs(1), |at| {
+            Duration::from_millis(at.saturating_sub(millis()))
+        });
+        tokio::select! {
+            Some((batch, result)) = flying.next(), if !flying.is_empty() => {
+                let outcome = node.routes.work(|local, progress| {
+                    let result = result.as_ref().map(|(index, response)| (*index, response));
+                    local.on_result(millis(), batch.stream, batch.seq, result, progress)
+                });
+                if outcome != Outcome::Continue {
+                    return outcome;
+                }
+                if result.is_none() {
+                    tokio::time::sleep(RETRY / 4).await;
+                }
+            }
+            () = node.routes.wake.notified() => {}
+            () = node.routes.invalid.notified() => return Outcome::Reopen,
+            _ = own.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+        // Closed by somebody else: seen once this replica has come past the opening.
+        let past = running.routes.status().borrow().applied >= Some(opened);
+        if past && *own.borrow_and_update() != Some((node.data.boot, stream)) {
+            return Outcome::Reopen;
+        }
+    }
+}
