@@ -123,6 +123,25 @@ fn content(bytes: &[u8]) -> Result<&[u8], String> {
     Err("the checksum does not fit: the file is damaged".to_owned())
 }
 
+/// Makes a directory, and those above it that are missing, durably.
+///
+/// # Errors
+/// What the file system says.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    if !dir.is_dir() {
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            make_dir(parent)?;
+        }
+        match fs::create_dir(dir) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // Also when it was there: the process that made it may have died before this.
+    sync_parent(dir)
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -177,6 +196,16 @@ mod tests {
                 "cut at {at}"
             );
         }
+    }
+
+    #[test]
+    fn directories_are_made_with_those_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("one/two");
+        make_dir(&deep).unwrap();
+        make_dir(&deep).unwrap();
+        AtomicFile::new(deep.join("file")).write(b"x").unwrap();
+        assert!(make_dir(&deep.join("file")).is_err());
     }
 
     #[test]

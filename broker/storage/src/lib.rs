@@ -5,7 +5,7 @@
 //! - [`store`]: what the stored state machines know, in fjall: written without a sync, with the applied index in the
 //!   same batch. The log is purged up to what the last sync of the store covers.
 //! - [`AtomicFile`]: small files that are either the old or the new one after a crash (identity, boot counters).
-//! - [`DirLock`]: one process a directory.
+//! - [`make_dir`], [`DirLock`]: a directory that is there after a crash, and one process in it.
 
 mod atomic_file;
 mod dir_lock;
@@ -14,7 +14,7 @@ pub mod wal;
 
 use std::fmt;
 
-pub use atomic_file::AtomicFile;
+pub use atomic_file::{AtomicFile, make_dir};
 pub use dir_lock::DirLock;
 pub use store::{GroupStore, Staged, StateStore, StoreBatch, StoreError, StoreOptions, View};
 pub use wal::{GroupState, LogEntry, RecoveryReport, Wal, WalError, WalMetrics, WalOptions};

@@ -7,7 +7,7 @@
 //! A state that comes as a snapshot is put together in a new keyspace beside the current one. Which keyspace counts is
 //! noted in the *catalog*; one synced write there swaps them. Keyspaces that the catalog does not name are leftovers and are removed.
 //!
-//! A power failure may tear what was not synced; the torn end is cut when the store is opened (see [`journal`]). Where the disk damaged what was
+//! A power failure may tear what was not synced; the torn end is cut when the store is opened (see `journal`). Where the disk damaged what was
 //! synced, the applied marker goes back further than the last sync, or the store does not open. Who opens a group compares it with
 //! what the log still has, and treats a gap as it treats a damaged log.
 
@@ -19,7 +19,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    fs, io,
+    io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
 };
@@ -27,7 +27,7 @@ use std::{
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use crate::{DirLock, GroupId};
+use crate::{DirLock, GroupId, make_dir};
 
 use group::Inner;
 
@@ -126,7 +126,7 @@ impl StateStore {
     /// What fjall says (a store that is open already is locked); [`StoreError::Damaged`].
     pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
         let dir = dir.as_ref();
-        fs::create_dir_all(dir).map_err(|error| failed("making the directory")(error.into()))?;
+        make_dir(dir).map_err(|error| failed("making the directory")(error.into()))?;
         // fjall's own lock is taken too late: the journal is looked at before.
         let lock = DirLock::acquire(dir).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => failed("locking the directory")(fjall::Error::Locked),

@@ -1,8 +1,8 @@
 //! The write-ahead log: one a node, for all Raft groups.
 //!
-//! Callers hand in records and change the index in memory at once; one thread, the [`writer`], puts what waits into blocks,
-//! syncs once and calls everybody back. [`format`] says how it looks on the disk, [`recovery`] how it is read
-//! and what is a torn tail and what is damage, [`index`] how entries are found again.
+//! Callers hand in records and change the index in memory at once; one thread, the `writer`, puts what waits into blocks,
+//! syncs once and calls everybody back. `format` says how it looks on the disk, `recovery` how it is read
+//! and what is a torn tail and what is damage, `index` how entries are found again.
 //!
 //! A segment goes when nothing in it counts any more. When a few old records hold up many segments, they are copied forward.
 //! A block tells which segments are needed; a segment is removed only when a block on the disk says that it is not.
@@ -31,7 +31,7 @@ mod tests;
 mod writer;
 
 use std::{
-    fs, io,
+    io,
     ops::RangeInclusive,
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -40,7 +40,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
-use crate::{DirLock, GroupId};
+use crate::{DirLock, GroupId, make_dir};
 
 use disk::RealDisk;
 use index::GroupIndex;
@@ -120,7 +120,7 @@ impl Wal {
     ) -> Result<(Self, RecoveryReport), WalError> {
         let dir = dir.as_ref();
         options.check()?;
-        fs::create_dir_all(dir).map_err(io_error("making the log's directory"))?;
+        make_dir(dir).map_err(io_error("making the log's directory"))?;
         let lock = DirLock::acquire(dir).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => WalError::Locked(dir.to_owned()),
             _ => io_error("locking the log's directory")(error),

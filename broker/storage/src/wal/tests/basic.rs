@@ -230,7 +230,7 @@ fn old_segments_go_and_few_old_records_do_not_hold_them() {
     };
     check(&wal);
     drop(wal);
-    let files = fs::read_dir(dir.path()).unwrap().filter(|file| {
+    let files = std::fs::read_dir(dir.path()).unwrap().filter(|file| {
         file.as_ref()
             .unwrap()
             .file_name()
