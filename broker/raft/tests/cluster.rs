@@ -302,36 +302,45 @@ async fn groups_share_a_log_and_a_transport() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_room_on_its_disk_does_not_lead_and_catches_up_later() {
-    let mut cluster = Cluster::empty([], Persistence::Memory, small()).await;
+    let mut cluster = Cluster::of(3, Persistence::Memory, small()).await;
+    cluster.write(1, "w", 5).await;
+    cluster.same(1..=3, 5).await;
+    cluster.stop(3).await;
     cluster.full.insert(3);
-    for id in 1..=3 {
-        cluster.start(id).await;
-    }
-    cluster
-        .group(1)
-        .initialize((1..=3).collect())
-        .await
-        .unwrap();
+    cluster.start(3).await;
     let leader = cluster.leader_of([1, 2]).await;
     cluster.write(leader, "x", 20).await;
-    cluster.same([1, 2], 20).await;
+    cluster.same([1, 2], 25).await;
     let refused = cluster.group(3).propose(Bytes::from_static(b"no")).await;
     assert!(
         matches!(refused, Err(ProposeError::DiskFull)),
         "{refused:?}"
     );
-    let pre_votes = cluster.net.last(3, leader, Class::Heartbeat);
-    assert!(pre_votes.is_none(), "it asks for no votes");
+
     // Its vote is good all the same; a commit without its disk is not possible then.
     cluster.stop(leader).await;
     let other = 3 - leader;
     eventually("the other one leads", || cluster.status(other).is_leader()).await;
     cluster.start(leader).await;
+    cluster.leader_of([1, 2]).await;
+
+    // Nobody hears of a leader: one asks for votes, the one without room does not.
+    let follower = 3 - cluster.leader_of([1, 2]).await;
+    let before = (cluster.net.asked(follower), cluster.net.asked(3));
+    cluster.net.isolate(3, 1..=3);
+    cluster.net.cut(1, 2);
+    eventually("some elections", || {
+        cluster.net.asked(follower) > before.0 + 8
+    })
+    .await;
+    assert_eq!(cluster.net.asked(3), before.1);
+    cluster.net.heal();
+
     cluster.full.clear();
     cluster.stop(3).await;
     cluster.start(3).await;
     cluster.write(3, "y", 5).await;
-    cluster.same(1..=3, 25).await;
+    cluster.same(1..=3, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

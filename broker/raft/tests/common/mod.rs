@@ -99,6 +99,8 @@ struct NetState {
     last: HashMap<(NodeId, NodeId, Class), Bytes>,
     chunks: u64,
     heartbeats: u64,
+    /// How often a node asked for a vote or a pre-vote.
+    asked: HashMap<NodeId, u64>,
 }
 
 impl Net {
@@ -134,6 +136,17 @@ impl Net {
             .cloned()
     }
 
+    /// How often a node asked for votes since the start.
+    pub(crate) fn asked(&self, node: NodeId) -> u64 {
+        self.state
+            .lock()
+            .unwrap()
+            .asked
+            .get(&node)
+            .copied()
+            .unwrap_or(0)
+    }
+
     /// Calls of the class of heartbeats.
     pub(crate) fn heartbeats(&self) -> u64 {
         self.state.lock().unwrap().heartbeats
@@ -166,6 +179,7 @@ impl Transport for Port {
             let target = {
                 let mut state = net.state.lock().unwrap();
                 state.last.insert((from, to, class), frame.clone());
+                *state.asked.entry(from).or_default() += u64::from(matches!(frame[1], 1 | 2));
                 if state.cut.contains(&(from, to)) {
                     return Err(unreachable());
                 }
