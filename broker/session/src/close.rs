@@ -1,6 +1,17 @@
-//! Why a connection ends.
+//! How a connection ends, and why.
 
-use raftmq_mqtt::ReasonCode;
+use std::sync::Arc;
+
+use raftmq_mqtt::{
+    Disconnect, Packet, PacketType, Properties, PropertiesBuf, Property, ReasonCode, Version,
+};
+
+use crate::{
+    Action, Connection, SessionState,
+    alias::Aliases,
+    connection::{Phase, put},
+    inbound::Inbound,
+};
 
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +47,115 @@ impl CloseReason {
         match self {
             Self::Client(_) | Self::Lost | Self::ConnectTimeout | Self::Refused(_) => None,
             Self::Fault(reason) | Self::Server(reason) => Some(reason),
+        }
+    }
+}
+
+impl Connection {
+    /// The server ends the connection: an MQTT 5 client is told by DISCONNECT, or by CONNACK before it is connected.
+    /// No [`Action::Close`] comes of it. Does nothing if the connection is over.
+    pub fn close(&mut self, reason: CloseReason, out: &mut Vec<u8>) {
+        self.close_saying(reason, None, out);
+    }
+
+    /// `detail` is for people; without it they get the name of the reason.
+    pub(crate) fn close_saying(
+        &mut self,
+        reason: CloseReason,
+        detail: Option<&str>,
+        out: &mut Vec<u8>,
+    ) {
+        match &self.phase {
+            Phase::Closed { .. } => return,
+            Phase::Connect { .. } => {}
+            Phase::Opening(_) => {
+                if let Some(reason) = reason.to_send() {
+                    self.write_refusal(reason, out);
+                }
+            }
+            Phase::Open => {
+                // MQTT 3 servers have no DISCONNECT to send.
+                if let (Version::V5, Some(reason)) = (self.version, reason.to_send()) {
+                    let reason = if reason.allowed_in(PacketType::Disconnect) {
+                        reason
+                    } else {
+                        ReasonCode::UnspecifiedError
+                    };
+                    self.write_disconnect(reason, detail, out);
+                }
+            }
+        }
+        let opened = self.is_open();
+        self.phase = Phase::Closed { opened };
+        self.pending = Vec::new();
+        self.inbound = Inbound::default();
+        self.aliases = Aliases::default();
+    }
+
+    fn write_disconnect(&self, reason: ReasonCode, detail: Option<&str>, out: &mut Vec<u8>) {
+        let mut properties = PropertiesBuf::new();
+        if self.explain {
+            let name = reason.to_string();
+            // A text that is too long is no loss.
+            let _ = properties.push(Property::ReasonString(detail.unwrap_or(&name)));
+        }
+        for properties in [properties.as_properties(), Properties::EMPTY] {
+            let packet = Packet::Disconnect(Disconnect { reason, properties });
+            // [MQTT-3.14.2-3]: without the text if the packet were too large.
+            if put(&packet, self.version, self.max_packet_size, out) {
+                return;
+            }
+        }
+    }
+
+    /// The session at the end of the connection, with the client identifier: `None` if the client was never connected.
+    ///
+    /// Whether it is to be kept says [`SessionState::expiry_s`]; in any case its subscriptions are still in the
+    /// server's index.
+    #[must_use]
+    pub fn into_state(self) -> Option<(Arc<str>, Box<SessionState>)> {
+        match self.phase {
+            Phase::Open | Phase::Closed { opened: true } => {
+                Some((self.client_id, Box::new(self.state)))
+            }
+            Phase::Connect { .. } | Phase::Opening(_) | Phase::Closed { opened: false } => None,
+        }
+    }
+
+    pub(crate) fn on_disconnect(
+        &mut self,
+        disconnect: &Disconnect<'_>,
+        out: &mut Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(expiry_s) = disconnect.properties.session_expiry_interval() {
+            // It may not be set now if it was 0 [MQTT5 3.14.2.2.2].
+            if self.state.expiry_s == 0 && expiry_s != 0 {
+                return self.fault(ReasonCode::ProtocolError, out, actions);
+            }
+            self.state.expiry_s = expiry_s.min(self.limits.max_session_expiry_s);
+        }
+        self.end(CloseReason::Client(disconnect.reason), out, actions);
+    }
+
+    pub(crate) fn fault(
+        &mut self,
+        reason: ReasonCode,
+        out: &mut Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.end(CloseReason::Fault(reason), out, actions);
+    }
+
+    pub(crate) fn end(
+        &mut self,
+        reason: CloseReason,
+        out: &mut Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
+        if !self.is_closed() {
+            self.close(reason, out);
+            actions.push(Action::Close { reason });
         }
     }
 }

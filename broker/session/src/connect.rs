@@ -175,6 +175,9 @@ impl Connection {
         push(Property::ReceiveMaximum(self.limits.receive_maximum.max(1)));
         push(Property::MaximumQoS(1));
         push(Property::RetainAvailable(0));
+        if self.limits.max_topic_aliases > 0 {
+            push(Property::TopicAliasMaximum(self.limits.max_topic_aliases));
+        }
         push(Property::MaximumPacketSize(
             self.limits.max_packet_size.max(1),
         ));

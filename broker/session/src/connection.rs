@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use raftmq_mqtt::{
-    Ack, DecodeError, Disconnect, Message, Origin, Packet, PacketType, Properties, PropertiesBuf,
-    Property, QoS, ReasonCode, Version, encode,
+    Ack, DecodeError, Message, Origin, Packet, Properties, ReasonCode, Version, encode,
 };
 
 use crate::{
-    Action, CloseReason, Delivery, DropReason, Flushed, Forms, SessionLimits, SessionState,
-    SubscriptionInfo,
+    Action, CloseReason, SessionLimits, SessionState,
+    alias::Aliases,
     connect::{Opening, refuse_undecoded},
     inbound::Inbound,
-    outbound::{OutMessage, Terms, effective_qos, effective_retain},
     subscribe::Pending,
 };
 
@@ -45,17 +43,14 @@ impl Origins {
     }
 }
 
-/// A pump stops after this many bytes and goes on when they are written, so that a long queue does not fill the memory.
-const PUMP_BYTES: usize = 256 * 1024;
-
-/// One client's connection. An idle one takes some 350 bytes.
+/// One client's connection. An idle one takes some 310 bytes and its identifier.
 #[derive(Debug)]
 pub struct Connection {
     pub(crate) limits: Arc<SessionLimits>,
     pub(crate) phase: Phase,
     pub(crate) version: Version,
     /// The socket takes no more, or a pump stopped early: nothing is sent before [`Connection::on_writable`].
-    congested: bool,
+    pub(crate) congested: bool,
     /// The client's receive maximum or the own limit, whichever is lower.
     pub(crate) window: u16,
     /// Request Problem Information: whether the client wants to read reasons.
@@ -67,6 +62,7 @@ pub struct Connection {
     heard_ms: u64,
     pub(crate) client_id: Arc<str>,
     pub(crate) inbound: Inbound,
+    pub(crate) aliases: Aliases,
     pub(crate) pending: Vec<Pending>,
     pub(crate) state: SessionState,
 }
@@ -106,6 +102,7 @@ impl Connection {
             heard_ms: now.ms,
             client_id: Arc::default(),
             inbound: Inbound::default(),
+            aliases: Aliases::default(),
             pending: Vec::new(),
             state: SessionState::default(),
         }
@@ -277,172 +274,6 @@ impl Connection {
         self.heard_ms = now.ms;
     }
 
-    /// The socket takes no more for now: messages are queued until [`Connection::on_writable`].
-    pub fn set_congested(&mut self) {
-        self.congested = true;
-    }
-
-    /// Whether [`Connection::on_writable`] is to be called once all that was in `out` is written.
-    #[must_use]
-    pub fn is_congested(&self) -> bool {
-        self.congested
-    }
-
-    /// What was in `out` is written: waiting messages go on.
-    pub fn on_writable(&mut self, now: Now, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
-        self.congested = false;
-        if self.is_open() {
-            self.pump(now, out, actions);
-        }
-    }
-
-    /// Takes a message that matched a subscription of this client.
-    pub fn deliver(
-        &mut self,
-        forms: &mut Forms,
-        now: Now,
-        info: SubscriptionInfo,
-        out: &mut Vec<u8>,
-    ) -> Delivery {
-        if !self.is_open() {
-            return self.state.deliver_offline(
-                now,
-                &self.limits,
-                &self.client_id,
-                forms.message(),
-                info,
-            );
-        }
-        let message = forms.message();
-        if info.options.no_local && message.publisher() == &*self.client_id {
-            return Delivery::Skipped;
-        }
-        if message.is_expired(now.unix_ms) {
-            return Delivery::Dropped(DropReason::Expired);
-        }
-        let qos = effective_qos(message, info);
-        let retain = effective_retain(message, info);
-        let terms = self.terms();
-        let outbound = &mut self.state.outbound;
-        let now_free = match qos {
-            QoS::AtMostOnce => outbound.may_send_qos0(),
-            QoS::AtLeastOnce | QoS::ExactlyOnce => outbound.may_send_qos1(terms),
-        };
-        if self.congested || !now_free {
-            return outbound.enqueue(&self.limits, OutMessage::new(message, info));
-        }
-        let written = forms.with(terms.version, qos, retain, info.sub_id, |form| {
-            if form.encoded_len() > terms.max_packet_size {
-                return Delivery::Dropped(DropReason::TooLarge);
-            }
-            let id = (qos != QoS::AtMostOnce)
-                .then(|| outbound.launch(OutMessage::new(form.message(), info)));
-            form.write(out, id, false);
-            Delivery::Sent(qos)
-        });
-        written.unwrap_or(Delivery::Dropped(DropReason::TooLarge))
-    }
-
-    /// The server ends the connection: an MQTT 5 client is told by DISCONNECT, or by CONNACK before it is connected.
-    /// No [`Action::Close`] comes of it. Does nothing if the connection is over.
-    pub fn close(&mut self, reason: CloseReason, out: &mut Vec<u8>) {
-        self.close_saying(reason, None, out);
-    }
-
-    /// `detail` is for people; without it they get the name of the reason.
-    fn close_saying(&mut self, reason: CloseReason, detail: Option<&str>, out: &mut Vec<u8>) {
-        match &self.phase {
-            Phase::Closed { .. } => return,
-            Phase::Connect { .. } => {}
-            Phase::Opening(_) => {
-                if let Some(reason) = reason.to_send() {
-                    self.write_refusal(reason, out);
-                }
-            }
-            Phase::Open => {
-                // MQTT 3 servers have no DISCONNECT to send.
-                if let (Version::V5, Some(reason)) = (self.version, reason.to_send()) {
-                    let reason = if reason.allowed_in(PacketType::Disconnect) {
-                        reason
-                    } else {
-                        ReasonCode::UnspecifiedError
-                    };
-                    self.write_disconnect(reason, detail, out);
-                }
-            }
-        }
-        let opened = self.is_open();
-        self.phase = Phase::Closed { opened };
-        self.pending = Vec::new();
-        self.inbound = Inbound::default();
-    }
-
-    fn write_disconnect(&self, reason: ReasonCode, detail: Option<&str>, out: &mut Vec<u8>) {
-        let mut properties = PropertiesBuf::new();
-        if self.explain {
-            let name = reason.to_string();
-            // A text that is too long is no loss.
-            let _ = properties.push(Property::ReasonString(detail.unwrap_or(&name)));
-        }
-        for properties in [properties.as_properties(), Properties::EMPTY] {
-            let packet = Packet::Disconnect(Disconnect { reason, properties });
-            // [MQTT-3.14.2-3]: without the text if the packet were too large.
-            if put(&packet, self.version, self.max_packet_size, out) {
-                return;
-            }
-        }
-    }
-
-    /// The session at the end of the connection, with the client identifier: `None` if the client was never connected.
-    ///
-    /// Whether it is to be kept says [`SessionState::expiry_s`]; in any case its subscriptions are still in the
-    /// server's index.
-    #[must_use]
-    pub fn into_state(self) -> Option<(Arc<str>, Box<SessionState>)> {
-        match self.phase {
-            Phase::Open | Phase::Closed { opened: true } => {
-                Some((self.client_id, Box::new(self.state)))
-            }
-            Phase::Connect { .. } | Phase::Opening(_) | Phase::Closed { opened: false } => None,
-        }
-    }
-
-    fn on_disconnect(
-        &mut self,
-        disconnect: &Disconnect<'_>,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
-        if let Some(expiry_s) = disconnect.properties.session_expiry_interval() {
-            // It may not be set now if it was 0 [MQTT5 3.14.2.2.2].
-            if self.state.expiry_s == 0 && expiry_s != 0 {
-                return self.fault(ReasonCode::ProtocolError, out, actions);
-            }
-            self.state.expiry_s = expiry_s.min(self.limits.max_session_expiry_s);
-        }
-        self.end(CloseReason::Client(disconnect.reason), out, actions);
-    }
-
-    pub(crate) fn terms(&self) -> Terms {
-        Terms {
-            version: self.version,
-            window: usize::from(self.window),
-            max_packet_size: usize::try_from(self.max_packet_size).unwrap_or(usize::MAX),
-        }
-    }
-
-    /// Sends what waits, as far as window and socket go.
-    pub(crate) fn pump(&mut self, now: Now, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
-        if self.congested {
-            return;
-        }
-        let (flushed, complete) = self.state.outbound.pump(self.terms(), now, PUMP_BYTES, out);
-        self.congested = !complete;
-        if flushed != Flushed::default() {
-            actions.push(Action::Flushed(flushed));
-        }
-    }
-
     pub(crate) fn send(
         &mut self,
         packet: &Packet<'_>,
@@ -452,27 +283,6 @@ impl Connection {
         if !put(packet, self.version, self.max_packet_size, out) {
             // [MQTT-3.1.2-24]: it may not be sent, and without it the client would wait for ever.
             self.fault(ReasonCode::PacketTooLarge, out, actions);
-        }
-    }
-
-    pub(crate) fn fault(
-        &mut self,
-        reason: ReasonCode,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
-        self.end(CloseReason::Fault(reason), out, actions);
-    }
-
-    pub(crate) fn end(
-        &mut self,
-        reason: CloseReason,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
-        if !self.is_closed() {
-            self.close(reason, out);
-            actions.push(Action::Close { reason });
         }
     }
 }

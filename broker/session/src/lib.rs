@@ -14,7 +14,7 @@
 //! What outlives the connection is its [`SessionState`]: subscriptions, messages in flight, messages waiting.
 //!
 //! What this release does not offer is announced so in CONNACK and refused: QoS 2, retained messages, shared subscriptions,
-//! topic aliases, extended authentication. Wills are parsed and handed over in [`OpenRequest`].
+//! extended authentication. Topic aliases are taken from clients and not used towards them. Wills are parsed and handed over in [`OpenRequest`].
 //!
 //! Rules of use:
 //! - While [`Connection::can_read`] is false no packet may be given: the worker stops reading and keeps the bytes it has.
@@ -22,9 +22,11 @@
 //! - The worker says by [`Connection::set_congested`] that the socket takes no more, and by [`Connection::on_writable`] that it does again.
 
 mod action;
+mod alias;
 mod close;
 mod connect;
 mod connection;
+mod deliver;
 mod forms;
 mod inbound;
 mod limits;

@@ -22,6 +22,10 @@ pub struct SessionLimits {
     pub max_queued_messages: usize,
     /// Bytes of messages that wait for a client.
     pub max_queued_bytes: usize,
+    /// The highest topic alias taken from an MQTT 5 client; 0 for none.
+    pub max_topic_aliases: u16,
+    /// Bytes of all topics behind aliases.
+    pub max_topic_alias_bytes: usize,
     /// Subscriptions of a session.
     pub max_subscriptions: usize,
     /// Topic filters of SUBSCRIBE and UNSUBSCRIBE packets that wait for the server; what is above is refused at once.
@@ -40,6 +44,8 @@ impl Default for SessionLimits {
             max_in_flight: 128,
             max_queued_messages: 1_000,
             max_queued_bytes: 16 * 1_048_576,
+            max_topic_aliases: 32,
+            max_topic_alias_bytes: 16 * 1_024,
             max_subscriptions: 10_000,
             max_pending_filters: 10_000,
         }

@@ -9,15 +9,23 @@ impl Connection {
         &mut self,
         now: Now,
         origins: &mut Origins,
-        mut publish: Publish<'_>,
+        publish: Publish<'_>,
         out: &mut Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
-        if let Err(reason) = self.check_publish(&publish) {
+        let checked = self
+            .check_publish(&publish)
+            .and_then(|()| self.aliases.note(&publish, &self.limits));
+        if let Err(reason) = checked {
             return self.fault(reason, out, actions);
         }
+        let topic = self.aliases.topic(&publish);
         // An MQTT 3 client cannot be told that nothing is retained.
-        publish.retain = false;
+        let publish = Publish {
+            topic,
+            retain: false,
+            ..publish
+        };
         let Some(message) = envelope(&publish, origins, &self.client_id, now) else {
             return self.fault(ReasonCode::ImplementationSpecificError, out, actions);
         };
@@ -31,12 +39,8 @@ impl Connection {
     }
 
     fn check_publish(&self, publish: &Publish<'_>) -> Result<(), ReasonCode> {
-        // Topic Alias Maximum is 0 [MQTT-3.3.2-9].
-        if publish.properties.topic_alias().is_some() {
-            return Err(ReasonCode::TopicAliasInvalid);
-        }
-        // [MQTT-3.3.4-6]; and an empty topic name is nothing without an alias.
-        if publish.topic.is_empty() || publish.properties.subscription_identifier().is_some() {
+        // [MQTT-3.3.4-6]
+        if publish.properties.subscription_identifier().is_some() {
             return Err(ReasonCode::ProtocolError);
         }
         match publish.qos {

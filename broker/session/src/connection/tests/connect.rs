@@ -204,7 +204,7 @@ fn connack_says_what_there_is() {
             told.topic_alias_maximum(),
             told.wildcard_subscription_available()
         ),
-        (None, None)
+        (Some(32), None)
     );
     assert!(peer.connection.is_open() && peer.connection.can_read());
 }

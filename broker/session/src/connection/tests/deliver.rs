@@ -417,3 +417,32 @@ fn identifiers_in_flight_are_not_used_again() {
         peer.puback(id);
     }
 }
+
+#[test]
+fn the_queue_is_bounded_by_bytes() {
+    let limits = SessionLimits {
+        max_queued_bytes: 2_500,
+        ..SessionLimits::default()
+    };
+    let mut peer = Peer::open(V4, limits, &PropertiesBuf::new(), None);
+    let large = message(&"x".repeat(900), QoS::AtMostOnce);
+    for _ in 0..3 {
+        peer.connection.set_congested();
+        let results: Vec<_> = (0..4)
+            .map(|_| peer.deliver(&large, at(QoS::AtMostOnce)))
+            .collect();
+        let queued = Delivery::Queued;
+        assert_eq!(
+            results,
+            [
+                queued,
+                queued,
+                Delivery::Dropped(DropReason::QueueFull),
+                Delivery::Dropped(DropReason::QueueFull)
+            ]
+        );
+        peer.connection
+            .on_writable(peer.now, &mut peer.out, &mut peer.actions);
+        assert_eq!(peer.deliveries().len(), 2);
+    }
+}

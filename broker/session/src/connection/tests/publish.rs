@@ -56,7 +56,8 @@ fn the_message() {
 
 #[test]
 fn what_is_not_offered() {
-    let alias = properties(&[Property::TopicAlias(1)]);
+    let alias = properties(&[Property::TopicAlias(33)]);
+    let unknown_alias = properties(&[Property::TopicAlias(1)]);
     let sub_id = properties(&[Property::SubscriptionIdentifier(1)]);
     let plain = publish("t", QoS::AtMostOnce, 0);
     let table = [
@@ -77,6 +78,14 @@ fn what_is_not_offered() {
                 ..plain
             },
             ReasonCode::TopicAliasInvalid,
+        ),
+        (
+            Publish {
+                topic: "",
+                properties: unknown_alias.as_properties(),
+                ..plain
+            },
+            ReasonCode::ProtocolError,
         ),
         (
             Publish {
@@ -162,5 +171,51 @@ fn an_error_to_a_publisher() {
     assert_eq!(
         (peer.out.len(), peer.closed()),
         (0, Some(CloseReason::Fault(ReasonCode::QuotaExceeded)))
+    );
+}
+
+#[test]
+fn topic_aliases() {
+    let limits = SessionLimits {
+        max_topic_aliases: 2,
+        max_topic_alias_bytes: 10,
+        ..SessionLimits::default()
+    };
+    let mut peer = Peer::open(V5, limits, &PropertiesBuf::new(), None);
+    let (one, two) = (
+        properties(&[Property::TopicAlias(1)]),
+        properties(&[Property::TopicAlias(2)]),
+    );
+    let mut give = |topic: &str, alias: &PropertiesBuf| {
+        peer.give(Packet::Publish(Publish {
+            properties: alias.as_properties(),
+            ..publish(topic, QoS::AtMostOnce, 0)
+        }));
+        match peer.actions.pop() {
+            Some(Action::Publish { message, .. }) => {
+                assert_eq!(message.properties().topic_alias(), None);
+                Ok(message.topic().to_owned())
+            }
+            Some(Action::Close { reason }) => Err(reason),
+            other => panic!("{other:?}"),
+        }
+    };
+    let script = [
+        ("second", &two, "second"),
+        ("one", &one, "one"),
+        ("", &two, "second"),
+        ("", &one, "one"),
+        // Another topic, then the same one again: what is not used any more does not count.
+        ("x", &two, "x"),
+        ("123456", &one, "123456"),
+        ("", &one, "123456"),
+        ("123456", &one, "123456"),
+    ];
+    for (topic, alias, expected) in script {
+        assert_eq!(give(topic, alias).as_deref(), Ok(expected));
+    }
+    assert_eq!(
+        give("1234567890", &two),
+        Err(CloseReason::Fault(ReasonCode::QuotaExceeded))
     );
 }
