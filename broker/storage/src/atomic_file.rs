@@ -134,7 +134,7 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
         }
         match fs::create_dir(dir) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             Err(error) => return Err(error),
         }
     }

@@ -66,6 +66,23 @@ fn a_failed_sync_or_write_ends_the_log_for_everyone() {
 }
 
 #[test]
+fn a_new_segment_whose_name_was_not_synced_is_not_relied_on() {
+    let disk = SimDisk::default();
+    let (wal, _) = Wal::on(&disk, small()).unwrap();
+    wal.append_now(G1, vec![entry(1, vec![1; 20_000])]).unwrap();
+    // The process dies between the new segment's rename and the sync of the directory.
+    disk.faults(|faults| faults.sync_dir = true);
+    assert!(wal.append_now(G1, vec![entry(2, vec![2; 20_000])]).is_err());
+    let disk = disk.copy();
+    assert!(disk.names().contains(&"00000002.wal".to_owned()));
+    let (wal, _) = Wal::on(&disk, small()).unwrap();
+    wal.append_now(G1, vec![entry(2, "now")]).unwrap();
+    // Then the power fails.
+    let (wal, _) = Wal::on(&disk.crash(|| false), small()).unwrap();
+    assert_eq!(wal.group_state(G1).unwrap().last_data.unwrap(), "now");
+}
+
+#[test]
 fn a_callback_that_panics_fails_the_log_instead_of_hanging_it() {
     let (wal, _) = Wal::on(&SimDisk::default(), small()).unwrap();
     wal.barrier(Box::new(|_| panic!("this panic is part of the test")))

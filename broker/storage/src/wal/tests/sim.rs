@@ -28,6 +28,7 @@ struct State {
 pub(crate) struct Faults {
     pub(crate) sync: bool,
     pub(crate) write: bool,
+    pub(crate) sync_dir: bool,
     /// Bytes that can still be reserved.
     pub(crate) room: Option<u64>,
     pub(crate) free: Option<u64>,
@@ -194,6 +195,9 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.lock();
+        if state.faults.sync_dir {
+            return Err(io::Error::other("a directory's sync that fails"));
+        }
         state.durable_names = state.names.clone();
         state.pending.clear();
         Ok(())
