@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use raftmq_meta::{
-    Denial, Grant, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, Nanos, RoundId,
-    would_lose,
+    Denial, Grant, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, MetaState,
+    Nanos, RoundId, would_lose,
 };
 use raftmq_routing::{RoutesCommand, RoutesResponse};
 use tokio::sync::{Notify, oneshot, watch};
@@ -185,14 +185,15 @@ impl Presidency {
         };
         let mut status = running.meta.status();
         let mut state = node.meta.subscribe();
-        state.mark_changed();
+        let mut known: Option<Arc<MetaState>> = None;
         let look = Duration::from_nanos(node.config.lease.length / 4);
         loop {
-            if state.has_changed().unwrap_or(false) {
-                let now = Arc::clone(&state.borrow_and_update());
+            let members = Arc::clone(&state.borrow_and_update());
+            if !known.as_ref().is_some_and(|k| Arc::ptr_eq(k, &members)) {
                 running
                     .desk
-                    .with(self.term, |table| table.set_members(boottime(), &now));
+                    .with(self.term, |table| table.set_members(boottime(), &members));
+                known = Some(members);
             }
             self.start_jobs(running);
             let next = running

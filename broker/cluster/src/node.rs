@@ -69,7 +69,6 @@ pub(crate) struct Node {
 /// What exists once the node is a member.
 pub(crate) struct Running {
     pub(crate) id: u64,
-    pub(crate) cluster_id: u128,
     pub(crate) groups: Groups,
     pub(crate) meta: Group,
     pub(crate) routes: Group,
@@ -469,7 +468,6 @@ async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), F
     let lease = Mutex::new(Lease::new(node.config.lease, raft_id, node.data.boot));
     let running = Running {
         id: raft_id,
-        cluster_id,
         groups,
         meta,
         routes,

@@ -1,5 +1,5 @@
 //! Clusters of nodes in one process: real links with certificates, real logs, loopback only.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
