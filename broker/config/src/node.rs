@@ -155,8 +155,23 @@ impl Default for Storage {
 pub struct Log {
     /// The least important level that is logged. It can be changed while the node runs.
     pub level: LogLevel,
+    /// Levels of single modules, `module=level` separated by commas, as `raftmq::rpc=debug`. Empty: none of their own.
+    #[schemars(length(max = 1000))]
+    pub modules: String,
     /// One line of text, or one JSON object, for each event.
     pub format: LogFormat,
+}
+
+impl Log {
+    /// Level and modules as one filter: `info,raftmq::rpc=debug`.
+    #[must_use]
+    pub fn filter(&self) -> String {
+        if self.modules.is_empty() {
+            self.level.as_str().to_owned()
+        } else {
+            format!("{},{}", self.level.as_str(), self.modules)
+        }
+    }
 }
 
 /// Importance of a log event.

@@ -81,6 +81,10 @@ catalog! {
         LEASE_HELD = Gauge "raftmq_lease_held" [] "1 while this node holds a serving lease, otherwise 0. A standalone node needs none and says 1.";
         LEASE_REMAINING = Gauge "raftmq_lease_remaining_seconds" [] "Time left of the serving lease; 0 without one.";
         LEASE_LOSSES = Counter "raftmq_lease_losses_total" [] "How often the serving lease ran out.";
+        FORWARDED = Counter "raftmq_forwarded_messages_total" ["direction"] "Messages between this node and others, one for each node that gets it: sent, received.";
+        FORWARDS_DROPPED = Counter "raftmq_forwarded_messages_dropped_total" [] "Messages that were not handed to a node's link: its queue was full, or its address is not known.";
+        BARRIERS = Counter "raftmq_subscribe_barriers_total" ["result"] "Subscriptions that waited until every serving node knew them, by result: reached, failed.";
+        MEMBERSHIP_STEPS = Counter "raftmq_membership_steps_total" [] "Changes of group memberships that this node drove as a leader.";
         READY = Gauge "raftmq_ready" ["condition"] "1 where the condition of /readyz holds, otherwise 0: member, caught_up, lease, listeners.";
         DISCOVERY_PEERS = Gauge "raftmq_discovery_peers" [] "Peers that discovery found last.";
         DISCOVERY_REFRESHES = Counter "raftmq_discovery_refreshes_total" ["result"] "Look-ups of discovery, by result: ok, error.";

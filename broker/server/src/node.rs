@@ -1,0 +1,499 @@
+//! `raftmq node`: one broker process, from its settings to its end.
+//!
+//! `settings → log → cluster → listeners → workers → HTTP → wait → stop`. Clients are on the workers' threads; Raft,
+//! discovery and HTTP on a runtime of their own, so that neither starves the other.
+
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use raftmq_cluster::{
+    Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Stage,
+};
+use raftmq_config::{Config, TlsFiles};
+use raftmq_links::pki::{PkiError, SecretPem, TlsMaterial, server_config};
+use raftmq_mqtt::Message;
+use raftmq_routing::{SharedRoutes, Targets};
+use raftmq_session::SessionLimits;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::http::health::{Readiness, ReadinessSource};
+use crate::http::{control, health, serve};
+use crate::metrics::Metrics;
+use crate::ops::NodeOps;
+use crate::telemetry::{self, LogControl, TelemetryError};
+use crate::worker::{
+    self, ClientRegistry, Clock, Inbox, Item, ListenError, ListenerState, NodeShared, Router,
+    WorkerHandle,
+};
+
+/// How a node is started.
+pub(crate) struct NodeOptions {
+    /// The settings' file.
+    pub(crate) config: Option<PathBuf>,
+    /// Settings from flags.
+    pub(crate) overrides: Vec<(String, String)>,
+    /// Only check the settings.
+    pub(crate) check: bool,
+    /// End with standard input.
+    pub(crate) exit_with_stdin: bool,
+}
+
+/// Why a node does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+enum NodeError {
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterConfigError),
+    #[error(transparent)]
+    Start(#[from] raftmq_cluster::StartError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("{what}: cannot listen on {address}: {source}")]
+    Http {
+        what: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("http.tls: {0}")]
+    Pki(#[from] PkiError),
+    #[error("cannot start {what}: {source}")]
+    Thread {
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+/// Runs a node until it is told to stop. Wrong settings end with exit code 2.
+pub(crate) fn run(options: &NodeOptions) -> ExitCode {
+    let config = match Config::load(
+        options.config.as_deref(),
+        std::env::vars(),
+        &options.overrides,
+    ) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("raftmq: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.check {
+        print!("{}", config.to_yaml());
+        return ExitCode::SUCCESS;
+    }
+    match start(&config, options.exit_with_stdin) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // For people at a terminal and for whoever reads the log.
+            eprintln!("raftmq: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(config: &Config, exit_with_stdin: bool) -> Result<(), NodeError> {
+    let log = telemetry::init(config.log.format, &config.log.filter())?;
+    raise_open_files();
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(|source| NodeError::Thread {
+            what: "the control runtime",
+            source,
+        })?;
+    let result = control.block_on(Node::run(config, log, exit_with_stdin));
+    control.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+/// A running node.
+struct Node {
+    shared: Arc<NodeShared>,
+    cluster: Option<Cluster>,
+    workers: Vec<WorkerHandle>,
+    closing: watch::Sender<bool>,
+}
+
+impl Node {
+    async fn run(config: &Config, log: LogControl, exit_with_stdin: bool) -> Result<(), NodeError> {
+        let started = Instant::now();
+        let workers = worker_count(config);
+        // Listeners first: a port in use is known before the node becomes a member.
+        let mut sockets = Vec::new();
+        for listener in &config.listeners {
+            let opened = worker::open_listener(&listener.name, listener.bind.get(), workers)?;
+            let state = ListenerState {
+                name: listener.name.clone(),
+                max_connections: listener.max_connections,
+                connections: Arc::new(AtomicU32::new(0)),
+            };
+            let address = opened.first().and_then(|socket| socket.local_addr().ok());
+            tracing::info!(listener = listener.name, address = ?address, "listening for MQTT");
+            sockets.push((opened, state));
+        }
+        let metrics_socket = bind("metrics", config.metrics.bind.get()).await?;
+        let http_socket = match &config.http.tls {
+            Some(_) => Some(bind("HTTP", config.http.bind.get()).await?),
+            None => None,
+        };
+
+        let metrics = Metrics::new();
+        let routes = SharedRoutes::new();
+        let inboxes: Arc<Vec<Inbox>> = Arc::new((0..workers).map(|_| Inbox::new()).collect());
+        let cluster = match &config.cluster {
+            Some(_) => {
+                let control = http_socket
+                    .as_ref()
+                    .and_then(|socket| socket.local_addr().ok())
+                    .map_or_else(String::new, |address| address.to_string());
+                let settings =
+                    ClusterConfig::from_settings(config, &control, env!("CARGO_PKG_VERSION"))?;
+                let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes));
+                Some(
+                    Cluster::start(
+                        settings,
+                        routes.clone(),
+                        Arc::new(move |_, frame| receive.frame(&frame)),
+                    )
+                    .await?,
+                )
+            }
+            None => None,
+        };
+
+        let shared = Arc::new(NodeShared {
+            registry: ClientRegistry::new(),
+            inboxes,
+            routes: routes.clone(),
+            router: cluster
+                .clone()
+                .map_or_else(|| Router::standalone(routes.clone()), Router::Cluster),
+            lease: cluster
+                .as_ref()
+                .map_or_else(|| Arc::new(LeaseState::always()), Cluster::lease),
+            limits: Arc::new(session_limits(config)),
+            codec: raftmq_mqtt::Limits {
+                max_packet_size: config.mqtt.max_packet_size.as_usize(),
+                max_topic_levels: usize::from(config.mqtt.max_topic_levels),
+            },
+            max_outbound: config.mqtt.max_outbound_bytes.as_usize(),
+            raft_id: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            clock: Clock::new(),
+        });
+        let (closing, closing_seen) = watch::channel(false);
+        // A standalone node serves from the start, and nobody changes that.
+        let phase = cluster
+            .as_ref()
+            .map_or_else(|| watch::channel(Phase::Serving).1, Cluster::phase);
+        let mut handles = Vec::new();
+        for id in 0..workers {
+            let own = sockets
+                .iter_mut()
+                .filter_map(|(opened, state)| opened.pop().map(|socket| (socket, state.clone())))
+                .collect();
+            let id = u8::try_from(id).expect("at most 64 workers");
+            let handle = worker::start(
+                id,
+                Arc::clone(&shared),
+                metrics.worker(),
+                own,
+                phase.clone(),
+                closing_seen.clone(),
+            )
+            .map_err(|source| NodeError::Thread {
+                what: "a worker",
+                source,
+            })?;
+            handles.push(handle);
+        }
+        let node = Self {
+            shared,
+            cluster,
+            workers: handles,
+            closing,
+        };
+        let readiness = node.readiness();
+        crate::sources::add(
+            &metrics,
+            &node.shared,
+            node.cluster.as_ref(),
+            Arc::clone(&readiness),
+        );
+
+        let probes = health::router(Arc::clone(&metrics), Arc::clone(&readiness));
+        let _metrics_server =
+            serve::HttpServer::start(metrics_socket, None, probes, serve::Limits::default())
+                .map_err(|source| NodeError::Http {
+                    what: "metrics",
+                    address: config.metrics.bind.get(),
+                    source,
+                })?;
+        let _control_server = match (http_socket, &config.http.tls) {
+            (Some(socket), Some(files)) => {
+                let tls = serve::Tls {
+                    config: Arc::new(server_config(&read_tls(files)?, &[b"http/1.1"])?),
+                    cluster: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
+                };
+                let clients = Arc::clone(&node.shared);
+                let ops = NodeOps {
+                    node: config.node.name.clone(),
+                    cluster: node.cluster.clone(),
+                    readiness,
+                    clients: Arc::new(move || clients.registry.len() as u64),
+                    started,
+                };
+                let api = control::router(Arc::new(ops), log);
+                let server =
+                    serve::HttpServer::start(socket, Some(tls), api, serve::Limits::default())
+                        .map_err(|source| NodeError::Http {
+                            what: "HTTP",
+                            address: config.http.bind.get(),
+                            source,
+                        })?;
+                Some(server)
+            }
+            _ => None,
+        };
+        tracing::info!(
+            node = config.node.name,
+            version = env!("CARGO_PKG_VERSION"),
+            workers,
+            "started"
+        );
+
+        let ended = node.wait(exit_with_stdin).await;
+        node.stop().await;
+        ended
+    }
+
+    /// Until somebody or something ends the node.
+    async fn wait(&self, exit_with_stdin: bool) -> Result<(), NodeError> {
+        let fatal = async {
+            match &self.cluster {
+                Some(cluster) => cluster.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let id_known = async {
+            if let Some(cluster) = &self.cluster {
+                let mut stage = cluster.stage();
+                while stage.changed().await.is_ok() {
+                    let now = stage.borrow_and_update().clone();
+                    tracing::info!(stage = now.name(), "cluster");
+                    if let Some(id) = cluster.status().raft_id {
+                        self.shared.raft_id.store(id, Ordering::Relaxed);
+                    }
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            fatal = fatal => {
+                tracing::error!(error = %fatal, "the node must end");
+                Err(fatal.into())
+            }
+            () = id_known => Ok(()),
+            signal = crate::up::stop_signal() => {
+                match signal {
+                    Ok(()) => tracing::info!("stopping: a signal"),
+                    Err(error) => tracing::error!(%error, "cannot wait for signals"),
+                }
+                Ok(())
+            }
+            () = stdin_closed(), if exit_with_stdin => {
+                tracing::info!("stopping: the process that started this one is gone");
+                Ok(())
+            }
+        }
+    }
+
+    /// Clients are told and closed, then the node leaves its part in the groups to others.
+    async fn stop(self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.closing.send_replace(true);
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            workers
+                .into_iter()
+                .map(WorkerHandle::join)
+                .fold(true, |all, one| all && one)
+        });
+        if !matches!(joined.await, Ok(true)) {
+            tracing::error!("a worker ended by a panic");
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.shutdown().await;
+        }
+        tracing::info!("stopped");
+    }
+
+    fn readiness(&self) -> Arc<dyn ReadinessSource> {
+        let cluster = self.cluster.clone();
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move || {
+            if shared.closing.load(Ordering::Acquire) {
+                return Readiness {
+                    listeners: Err("the node is shutting down".into()),
+                    ..Readiness::ready()
+                };
+            }
+            let Some(cluster) = &cluster else {
+                return Readiness::ready();
+            };
+            let status = cluster.status();
+            let why = |text: &str| {
+                Err(if status.detail.is_empty() {
+                    text.to_owned()
+                } else {
+                    format!("{text}: {}", status.detail)
+                })
+            };
+            Readiness {
+                member: match status.stage {
+                    Stage::Member => Ok(()),
+                    Stage::WaitingForCluster => why("there is no cluster yet"),
+                    Stage::AskingPermission => {
+                        why("it asks its peers whether its data directory is the latest")
+                    }
+                    Stage::Joining => why("it is joining"),
+                    Stage::Leaving | Stage::Left => why("it leaves the cluster"),
+                    Stage::Failed => why("it failed"),
+                },
+                // A lease is granted only to a node that has caught up.
+                caught_up: if status.watermark.is_some() || status.phase == Phase::Serving {
+                    Ok(())
+                } else {
+                    why("it has not caught up with the cluster")
+                },
+                lease: if status.phase == Phase::Serving {
+                    Ok(())
+                } else {
+                    why("it holds no serving lease")
+                },
+                listeners: Ok(()),
+            }
+        })
+    }
+}
+
+/// Messages that other nodes forward, on their way to the workers.
+struct Incoming {
+    routes: SharedRoutes,
+    inboxes: Arc<Vec<Inbox>>,
+    /// Messages that a worker's full queue did not take.
+    dropped: AtomicU64,
+}
+
+impl Incoming {
+    fn new(routes: SharedRoutes, inboxes: Arc<Vec<Inbox>>) -> Self {
+        Self {
+            routes,
+            inboxes,
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    fn frame(&self, frame: &[u8]) {
+        let message = match Message::from_wire(frame) {
+            Ok(message) => message,
+            Err(error) => return tracing::warn!(%error, "a peer forwarded what is no message"),
+        };
+        let mut targets = Targets::default();
+        self.routes.lookup(message.topic(), &mut targets);
+        for worker in targets.workers() {
+            let Some(inbox) = self.inboxes.get(usize::from(worker)) else {
+                continue;
+            };
+            if inbox.push_one(Item::Publish(message.clone())).is_err()
+                && self.dropped.fetch_add(1, Ordering::Relaxed) % 10_000 == 0
+            {
+                tracing::warn!(
+                    worker,
+                    "the worker's queue is full: forwarded messages are dropped"
+                );
+            }
+        }
+    }
+}
+
+fn worker_count(config: &Config) -> usize {
+    let wanted = usize::from(config.workers);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (if wanted == 0 { cores } else { wanted }).clamp(1, 64)
+}
+
+fn session_limits(config: &Config) -> SessionLimits {
+    let mqtt = &config.mqtt;
+    SessionLimits {
+        connect_timeout_ms: mqtt.connect_timeout.as_millis(),
+        max_keep_alive_s: u16::try_from(mqtt.max_keep_alive.as_secs()).unwrap_or(u16::MAX),
+        max_client_id_bytes: usize::from(mqtt.max_client_id_length),
+        max_session_expiry_s: u32::try_from(mqtt.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
+        receive_maximum: mqtt.receive_maximum,
+        max_packet_size: u32::try_from(mqtt.max_packet_size.bytes()).unwrap_or(u32::MAX),
+        max_in_flight: mqtt.max_inflight,
+        max_queued_messages: mqtt.max_queued_messages as usize,
+        max_queued_bytes: mqtt.max_queued_bytes.as_usize(),
+        max_subscriptions: mqtt.max_subscriptions as usize,
+        ..SessionLimits::default()
+    }
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| NodeError::Http {
+            what,
+            address,
+            source,
+        })
+}
+
+fn read_tls(files: &TlsFiles) -> Result<TlsMaterial, NodeError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| NodeError::File {
+            path: path.clone(),
+            source,
+        })
+    };
+    Ok(TlsMaterial {
+        ca_pem: read(&files.ca_file)?,
+        cert_pem: read(&files.cert_file)?,
+        key_pem: SecretPem::new(read(&files.key_file)?),
+    })
+}
+
+/// Every connection is an open file: take what the hard limit gives.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Resolves when standard input is closed. On a thread of its own: a read of a pipe cannot be given up.
+async fn stdin_closed() {
+    let (closed, seen) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while matches!(io::stdin().read(&mut byte), Ok(1..)) {}
+        // The receiver is gone when the node ended in another way.
+        let _ = closed.send(());
+    });
+    let _ = seen.await;
+}

@@ -1,0 +1,80 @@
+//! Where the numbers of `/metrics` come from, besides the workers' own.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use raftmq_cluster::{Cluster, Phase};
+use raftmq_meta::MemberStatus;
+
+use crate::http::health::ReadinessSource;
+use crate::metrics::sources::{self, ClusterNumbers};
+use crate::metrics::{Encoder, Metrics, catalog};
+use crate::worker::NodeShared;
+
+/// Tells the metrics whom to ask.
+pub(crate) fn add(
+    metrics: &Metrics,
+    shared: &Arc<NodeShared>,
+    cluster: Option<&Cluster>,
+    readiness: Arc<dyn ReadinessSource>,
+) {
+    metrics.add_source(move |out: &mut Encoder| sources::readiness(&readiness.readiness(), out));
+    let Some(cluster) = cluster.cloned() else {
+        return;
+    };
+    let shared = Arc::clone(shared);
+    metrics.add_source(move |out: &mut Encoder| collect(&cluster, &shared, out));
+}
+
+fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {
+    let status = cluster.status();
+    let counters = cluster.counters();
+    let routes = shared.routes.counts();
+    let count = |wanted: fn(&raftmq_meta::Member) -> bool| {
+        status
+            .meta
+            .members
+            .values()
+            .filter(|member| wanted(member))
+            .count() as u64
+    };
+    let numbers = ClusterNumbers {
+        members_up: count(|member| member.status == MemberStatus::Active && member.up),
+        members_down: count(|member| member.status == MemberStatus::Active && !member.up),
+        members_leaving: count(|member| member.status != MemberStatus::Active),
+        routes_exact: routes.exact as u64,
+        routes_wildcard: routes.wild as u64,
+        lease_remaining: (status.phase == Phase::Serving).then_some(status.lease_left),
+        lease_losses: counters.fenced.load(Ordering::Relaxed),
+    };
+    sources::cluster(&numbers, out);
+    for (name, group) in &status.groups {
+        sources::group(name, group, out);
+    }
+    sources::wal(&cluster.wal().metrics(), out);
+    let links = cluster.links();
+    sources::links(&links.metrics(), &status.peers, out);
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    out.counter(&catalog::FORWARDED, &["sent"], read(&counters.forwards_out));
+    out.counter(
+        &catalog::FORWARDED,
+        &["received"],
+        read(&counters.forwards_in),
+    );
+    out.counter(
+        &catalog::FORWARDS_DROPPED,
+        &[],
+        read(&counters.forwards_dropped),
+    );
+    out.counter(&catalog::BARRIERS, &["reached"], read(&counters.barriers));
+    out.counter(
+        &catalog::BARRIERS,
+        &["failed"],
+        read(&counters.barriers_failed),
+    );
+    out.counter(
+        &catalog::MEMBERSHIP_STEPS,
+        &[],
+        read(&counters.membership_steps),
+    );
+}

@@ -1,0 +1,426 @@
+//! What happens on one connection: bytes in, packets to the session, actions out, bytes out.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use raftmq_mqtt::{Decoded, Packet, QoS, ReasonCode, connect_version, decode};
+use raftmq_session::{Action, CloseReason, Connection, DropReason as Lost, Flushed};
+use tokio::net::TcpStream;
+
+use super::outlet::Outlet;
+use super::task::Next;
+use super::wheel::Key;
+use super::{CLOSING_MS, Conn, Worker};
+use crate::metrics::{DropReason, PublishQos, RefuseReason};
+
+/// A connection that goes to another worker: where to, and what was read of it.
+pub(crate) struct Move {
+    pub(crate) worker: u16,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) accepted_ms: u64,
+    pub(crate) listener: u16,
+}
+
+impl Worker {
+    /// Takes a socket in. `bytes` were read from it already.
+    pub(super) fn add(
+        &mut self,
+        socket: Rc<TcpStream>,
+        listener: u16,
+        accepted_ms: u64,
+        bytes: Vec<u8>,
+    ) -> Key {
+        let now = self.node.clock.now();
+        let session = Connection::new(Arc::clone(&self.node.limits), now, rand::random());
+        let key = self.conns.insert(Conn {
+            session,
+            socket,
+            outlet: Outlet::default(),
+            held: !bytes.is_empty(),
+            partial: bytes,
+            waker: None,
+            client: None,
+            listener,
+            accepted_ms,
+            dirty: false,
+            stalled: false,
+            closing: None,
+            watched: None,
+            moving: None,
+        });
+        self.watch(key);
+        key
+    }
+
+    /// What the connection's task is to wait for.
+    pub(super) fn next(&mut self, key: Key, waker: &Waker) -> Next {
+        let serving = self.is_serving();
+        let ready = |conn: &mut Conn| {
+            conn.held && !conn.stalled && conn.moving.is_none() && conn.session.can_read()
+        };
+        if self
+            .conns
+            .get_mut(key)
+            .is_some_and(|conn| ready(conn) && (serving || conn.client.is_none()))
+        {
+            self.parse_held(key);
+        }
+        let now = self.node.clock.ms();
+        let Some(conn) = self.conns.get_mut(key) else {
+            return Next::End;
+        };
+        if conn.moving.is_some() {
+            return Next::End;
+        }
+        if let Some(deadline) = conn.closing
+            && (conn.outlet.is_empty() || now >= deadline)
+        {
+            return Next::End;
+        }
+        if !conn
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
+            conn.waker = Some(waker.clone());
+        }
+        let write = conn.outlet.blocked;
+        // What is not served is not read: the client's own flow control holds it back. Before CONNECT it is read, to be refused.
+        let read = conn.closing.is_none()
+            && !conn.stalled
+            && !conn.held
+            && conn.session.can_read()
+            && (conn.client.is_none() || serving);
+        Next::Wait { read, write }
+    }
+
+    /// The socket has bytes.
+    pub(super) fn readable(&mut self, key: Key) {
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        let Some(conn) = self.conns.get_mut(key) else {
+            self.read_buffer = buffer;
+            return;
+        };
+        match conn.socket.try_read(&mut buffer) {
+            Ok(0) => self.lost(key),
+            Ok(count) => {
+                self.counters.bytes_in(count);
+                if conn.partial.is_empty() {
+                    let taken = self.parse(key, &buffer[..count]);
+                    self.keep(key, &buffer[taken..count]);
+                } else {
+                    // The rest of a packet: it grows by what has come, not by what it says that will come.
+                    let mut partial = std::mem::take(&mut conn.partial);
+                    partial.extend_from_slice(&buffer[..count]);
+                    let taken = self.parse(key, &partial);
+                    self.keep(key, &partial[taken..]);
+                }
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(_) => self.lost(key),
+        }
+        self.read_buffer = buffer;
+    }
+
+    /// The socket has room again.
+    pub(super) fn writable(&mut self, key: Key) -> bool {
+        self.write(key);
+        self.conns
+            .get_mut(key)
+            .is_some_and(|conn| !conn.outlet.blocked)
+    }
+
+    /// The connection's task ends: everything of it goes, but a session that is to be kept.
+    pub(super) fn ended(&mut self, key: Key) -> Option<Move> {
+        let conn = self.conns.remove(key)?;
+        if let Some(listener) = self.listeners.get(usize::from(conn.listener)) {
+            listener.closed();
+        }
+        self.counters.connection_closed();
+        if let Some((worker, bytes)) = conn.moving {
+            return Some(Move {
+                worker,
+                bytes,
+                accepted_ms: conn.accepted_ms,
+                listener: conn.listener,
+            });
+        }
+        if let Some(client) = conn.client {
+            self.counters.client_disconnected();
+            if let Some((_, state)) = conn.session.into_state() {
+                self.park(client, state);
+            }
+        }
+        None
+    }
+
+    /// A deadline of the connection may have passed.
+    pub(super) fn on_deadline(&mut self, key: Key) {
+        let now = self.node.clock.now();
+        let serving = self.is_serving();
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        if conn.watched.is_some_and(|watched| watched > now.ms) {
+            // An entry from before the deadline came earlier: the other one will fire.
+            return;
+        }
+        conn.watched = None;
+        if conn.closing.is_some() {
+            self.wake(key);
+            return self.watch(key);
+        }
+        if conn.client.is_some() && (!serving || conn.stalled) {
+            // A client that is not read cannot be blamed for its silence.
+            conn.session.excuse_silence(now);
+        }
+        let mut actions = std::mem::take(&mut self.actions);
+        let out = conn.outlet.buffer(&mut self.spares);
+        conn.session.on_timer(now, out, &mut actions);
+        self.act(key, &[], &mut actions);
+        self.actions = actions;
+        self.mark_dirty(key);
+        self.watch(key);
+    }
+
+    /// Puts the connection's next deadline into the wheel, unless an entry is there that fires before it.
+    pub(super) fn watch(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        if let Some(deadline) = conn.closing.or_else(|| conn.session.next_deadline())
+            && conn.watched.is_none_or(|watched| deadline < watched)
+        {
+            conn.watched = Some(deadline);
+            self.wheel.insert(key, deadline);
+        }
+    }
+
+    /// The server ends a connection.
+    pub(super) fn close(&mut self, key: Key, reason: CloseReason) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let out = conn.outlet.buffer(&mut self.spares);
+        conn.session.close(reason, out);
+        self.finish(key);
+    }
+
+    /// Nothing is read from the connection any more; it ends when what is left for the client is written.
+    fn finish(&mut self, key: Key) {
+        let deadline = self.node.clock.ms() + CLOSING_MS;
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        conn.closing.get_or_insert(deadline);
+        conn.partial = Vec::new();
+        conn.held = false;
+        self.watch(key);
+        self.mark_dirty(key);
+        self.wake(key);
+    }
+
+    /// The socket is of no use any more.
+    fn lost(&mut self, key: Key) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.session.close(CloseReason::Lost, &mut Vec::new());
+            conn.outlet.clear();
+        }
+        self.finish(key);
+    }
+
+    fn keep(&mut self, key: Key, rest: &[u8]) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && conn.closing.is_none()
+        {
+            if conn.moving.is_some() {
+                // It travels with the CONNECT.
+                return;
+            }
+            conn.partial = rest.to_vec();
+        }
+    }
+
+    fn parse_held(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let bytes = std::mem::take(&mut conn.partial);
+        conn.held = false;
+        let taken = self.parse(key, &bytes);
+        self.keep(key, &bytes[taken..]);
+    }
+
+    /// Gives the complete packets of `bytes` to the session; returns how many bytes that were.
+    fn parse(&mut self, key: Key, bytes: &[u8]) -> usize {
+        let node = Arc::clone(&self.node);
+        let now = node.clock.now();
+        // After the read and before anything is matched: what was read without a lease waits.
+        let serving = self.is_serving();
+        let mut actions = std::mem::take(&mut self.actions);
+        let mut at = 0;
+        while let Some(conn) = self.conns.get_mut(key) {
+            if conn.closing.is_some() || conn.moving.is_some() || at == bytes.len() {
+                break;
+            }
+            if conn.stalled || !conn.session.can_read() || (conn.client.is_some() && !serving) {
+                conn.held = true;
+                break;
+            }
+            let out = conn.outlet.buffer(&mut self.spares);
+            match decode(&bytes[at..], conn.session.version(), &node.codec) {
+                Ok(Decoded::Incomplete { .. }) => break,
+                Ok(Decoded::Packet { packet, consumed }) => {
+                    if let Packet::Publish(publish) = &packet {
+                        self.counters.message_in(count_as(publish.qos), consumed);
+                    }
+                    conn.session
+                        .on_packet(now, &mut self.origins, packet, out, &mut actions);
+                    self.act(key, &bytes[at..], &mut actions);
+                    at += consumed;
+                }
+                Err(error) => {
+                    let version = connect_version(&bytes[at..]);
+                    conn.session
+                        .on_decode_error(&error, version, out, &mut actions);
+                    self.act(key, &[], &mut actions);
+                    at = bytes.len();
+                }
+            }
+        }
+        self.actions = actions;
+        self.mark_dirty(key);
+        at
+    }
+
+    /// Carries out what the session asks for. `unread` are the bytes from the packet in hand on.
+    pub(super) fn act(&mut self, key: Key, unread: &[u8], actions: &mut Vec<Action>) {
+        // Answers to an action may bring new ones: they go to the end of the list.
+        let mut at = 0;
+        while at < actions.len() {
+            let action = std::mem::replace(&mut actions[at], Action::Flushed(Flushed::default()));
+            at += 1;
+            match action {
+                Action::Publish { message, token } => self.publish(key, &message, token, actions),
+                Action::Flushed(flushed) => self.count_flushed(flushed),
+                Action::Open(request) => self.open(key, &request, unread, actions),
+                Action::Subscribe { packet_id, items } => {
+                    self.subscribe(key, packet_id, &items, actions)
+                }
+                Action::Unsubscribe { packet_id, filters } => {
+                    self.unsubscribe(key, packet_id, &filters, actions)
+                }
+                Action::Close { reason } => self.closed_by_session(key, reason),
+            }
+        }
+        actions.clear();
+    }
+
+    fn closed_by_session(&mut self, key: Key, reason: CloseReason) {
+        match reason {
+            CloseReason::ConnectTimeout => self.counters.refused(RefuseReason::Timeout),
+            CloseReason::Refused(ReasonCode::ServerUnavailable) => {
+                self.counters.refused(RefuseReason::NotServing)
+            }
+            CloseReason::Refused(_) => self.counters.refused(RefuseReason::Protocol),
+            CloseReason::Fault(reason) => {
+                self.counters.protocol_error();
+                if let Some(conn) = self.conns.get_mut(key) {
+                    tracing::debug!(client = %conn.session.client_id(), %reason, "connection ended by the broker");
+                }
+            }
+            CloseReason::Client(_) | CloseReason::Lost | CloseReason::Server(_) => {}
+        }
+        self.finish(key);
+    }
+
+    pub(super) fn count_flushed(&mut self, flushed: Flushed) {
+        // Their bytes were counted with the socket's.
+        self.counters
+            .messages_out(PublishQos::AtMostOnce, u64::from(flushed.sent_qos0), 0);
+        self.counters
+            .messages_out(PublishQos::AtLeastOnce, u64::from(flushed.sent_qos1), 0);
+        self.counters
+            .dropped(DropReason::Expired, u64::from(flushed.expired));
+        self.counters
+            .dropped(DropReason::PacketTooLarge, u64::from(flushed.too_large));
+    }
+
+    /// Writes what waits for a connection, and lets its session go on when the socket took all.
+    pub(super) fn write(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        conn.dirty = false;
+        match conn.outlet.write(&conn.socket, &mut self.spares) {
+            Ok(count) => {
+                self.counters.bytes_out(count);
+                if conn.outlet.is_empty() {
+                    if conn.session.is_congested() && conn.closing.is_none() {
+                        self.uncongest(key);
+                    }
+                } else if conn.outlet.len() > self.node.max_outbound {
+                    conn.session.set_congested();
+                }
+                let conn = self.conns.get_mut(key);
+                if conn.is_some_and(|conn| {
+                    conn.outlet.blocked || (conn.closing.is_some() && conn.outlet.is_empty())
+                }) {
+                    self.wake(key);
+                }
+            }
+            Err(_) => self.lost(key),
+        }
+    }
+
+    fn uncongest(&mut self, key: Key) {
+        let now = self.node.clock.now();
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        let out = conn.outlet.buffer(&mut self.spares);
+        conn.session.on_writable(now, out, &mut actions);
+        let more = !out.is_empty();
+        self.act(key, &[], &mut actions);
+        self.actions = actions;
+        if more {
+            self.mark_dirty(key);
+        }
+    }
+
+    /// Writes for all connections that have something, once for a turn.
+    pub(super) fn flush_all(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            self.write(key);
+        }
+        if self.dirty.is_empty() {
+            // Its memory is used again.
+            self.dirty = dirty;
+        }
+    }
+}
+
+pub(super) const fn count_as(qos: QoS) -> PublishQos {
+    match qos {
+        QoS::AtMostOnce => PublishQos::AtMostOnce,
+        QoS::AtLeastOnce => PublishQos::AtLeastOnce,
+        QoS::ExactlyOnce => PublishQos::ExactlyOnce,
+    }
+}
+
+pub(super) const fn drop_reason(lost: Lost) -> DropReason {
+    match lost {
+        Lost::QueueFull => DropReason::SessionQueueFull,
+        Lost::TooLarge => DropReason::PacketTooLarge,
+        Lost::Expired => DropReason::Expired,
+        Lost::Offline => DropReason::Disconnected,
+    }
+}

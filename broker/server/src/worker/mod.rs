@@ -1,0 +1,180 @@
+//! A worker: one thread with listeners, connections and sessions of its own.
+//!
+//! A connection lives and dies on its worker and its state is never locked. The worker is one structure, used by
+//! the tasks of its thread in turn: one for each connection ([`task`]), one that accepts, one that empties the
+//! [`inbox`], one for time, one that writes. A task that has something for a client appends it to the client's
+//! [`outlet`] and names the client in `dirty`; the writing task runs when the others have had their turn, so that a client
+//! that got several messages in one turn is written to once.
+
+mod clients;
+mod connection;
+mod inbox;
+mod listener;
+mod messages;
+mod outlet;
+mod registry;
+mod run;
+mod shared;
+mod slab;
+mod task;
+mod wheel;
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
+use raftmq_session::{Action, Connection, Origins, SessionState, SubscriptionInfo};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::metrics::WorkerCounters;
+pub(crate) use inbox::{Inbox, Item};
+pub(crate) use listener::{ListenError, open as open_listener};
+pub(crate) use registry::ClientRegistry;
+pub(crate) use run::{ListenerState, WorkerHandle, start};
+pub(crate) use shared::{Clock, NodeShared, Router};
+
+use outlet::{Outlet, Spares};
+use slab::Slab;
+use wheel::{Key, Wheel};
+
+/// Bytes that one read of a socket may bring.
+const READ_BUFFER: usize = 64 * 1024;
+/// Topics whose targets a worker remembers.
+const CACHED_TOPICS: usize = 65_536;
+/// Messages that may wait for another worker before their publishers are not read any more.
+const OUTGOING_LIMIT: usize = 8_192;
+/// How long a connection that is to be closed may take to read what is left for it.
+const CLOSING_MS: u64 = 5_000;
+
+/// One socket and what belongs to it.
+struct Conn {
+    session: Connection,
+    /// The connection's task has the other reference.
+    socket: Rc<TcpStream>,
+    outlet: Outlet,
+    /// Bytes of a packet that is not there completely, or that must wait.
+    partial: Vec<u8>,
+    /// `partial` may hold a complete packet: it stopped because the session could not take it.
+    held: bool,
+    /// The connection's task, while it waits.
+    waker: Option<Waker>,
+    /// The client, once connected.
+    client: Option<Key>,
+    listener: u16,
+    accepted_ms: u64,
+    /// In `dirty`.
+    dirty: bool,
+    /// Its messages wait for another worker: it is not read.
+    stalled: bool,
+    /// Write what is left, then end; at this time in any case.
+    closing: Option<u64>,
+    /// The deadline of its entry in the wheel.
+    watched: Option<u64>,
+    /// To be moved to the worker that has its client's session, with these bytes.
+    moving: Option<(u16, Vec<u8>)>,
+}
+
+/// One client identifier that has a session on this worker.
+struct Client {
+    id: Arc<str>,
+    state: ClientState,
+    /// The deadline of its entry in the wheel of expiries; it stays there while the client is connected.
+    watched: Option<u64>,
+}
+
+enum ClientState {
+    /// Connected: the session is inside the connection.
+    Online(Key),
+    /// Not connected.
+    Offline {
+        state: Box<SessionState>,
+        /// `None`: never.
+        expires_ms: Option<u64>,
+    },
+}
+
+/// Everything of one worker. Used by the tasks of one thread; no borrow of it lasts over an await.
+pub(crate) struct Worker {
+    id: u8,
+    node: Arc<NodeShared>,
+    counters: WorkerCounters,
+    origins: Origins,
+    conns: Slab<Conn>,
+    clients: Slab<Client>,
+    by_id: HashMap<Arc<str>, Key, ahash::RandomState>,
+    /// Filters → clients, by slot.
+    index: SubscriptionIndex<SubscriptionInfo>,
+    cache: TopicCache,
+    /// Deadlines of connections.
+    wheel: Wheel,
+    /// Ends of sessions that are not connected.
+    expiries: Wheel,
+    due: Vec<Key>,
+    read_buffer: Vec<u8>,
+    spares: Spares,
+    actions: Vec<Action>,
+    matched: Vec<(u32, SubscriptionInfo)>,
+    targets: Targets,
+    /// Connections with something to be written.
+    dirty: Vec<Key>,
+    /// For the other workers, by number.
+    outgoing: Vec<VecDeque<Item>>,
+    /// Publishers that wait until `outgoing` is handed over.
+    stalled: Vec<Key>,
+    /// A connection was not served for want of a lease: all look again when there is one.
+    unserved: bool,
+    /// Wakes the writing task.
+    flush: Rc<Notify>,
+    /// Connections by listener, for their limits.
+    listeners: Rc<Vec<run::ListenerState>>,
+    /// What a task of the worker spawns: subscriptions that wait for their barrier.
+    barriers: VecDeque<messages::Barrier>,
+    /// Wakes the task that spawns them.
+    barrier_ready: Rc<Notify>,
+}
+
+impl Worker {
+    /// Names a connection to the writing task.
+    fn mark_dirty(&mut self, key: Key) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            if self.dirty.is_empty() {
+                self.flush.notify_one();
+            }
+            self.dirty.push(key);
+        }
+    }
+
+    /// The connection's task has to look again.
+    fn wake(&mut self, key: Key) {
+        if let Some(waker) = self.conns.get_mut(key).and_then(|conn| conn.waker.take()) {
+            waker.wake();
+        }
+    }
+
+    /// Whether the node serves now. Who got a no is woken when that changes.
+    fn is_serving(&mut self) -> bool {
+        let serving = self.node.is_serving();
+        self.unserved |= !serving;
+        serving
+    }
+
+    /// At each tick: a lease that ran out and came back within a moment may have changed no phase.
+    fn serve_again(&mut self) {
+        if self.unserved && self.node.is_serving() {
+            self.unserved = false;
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&mut self) {
+        for key in self.conns.keys() {
+            self.wake(key);
+        }
+    }
+}

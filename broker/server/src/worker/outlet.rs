@@ -1,0 +1,82 @@
+//! What waits to be written to one client's socket.
+
+use std::io;
+
+use tokio::net::TcpStream;
+
+/// A buffer that is kept for the next use is not larger than this.
+const KEEP: usize = 64 * 1024;
+/// Buffers kept.
+const SPARES: usize = 64;
+
+/// Encoded packets for a socket. Owns memory only while something waits.
+#[derive(Default)]
+pub(crate) struct Outlet {
+    bytes: Vec<u8>,
+    written: usize,
+    /// The socket takes no more for now: its task waits for room.
+    pub(crate) blocked: bool,
+}
+
+/// Buffers of a worker that are free, so that a busy connection does not allocate at each turn.
+#[derive(Default)]
+pub(crate) struct Spares(Vec<Vec<u8>>);
+
+impl Outlet {
+    /// The buffer to append to.
+    pub(crate) fn buffer(&mut self, spares: &mut Spares) -> &mut Vec<u8> {
+        if self.bytes.capacity() == 0
+            && let Some(spare) = spares.0.pop()
+        {
+            self.bytes = spare;
+        }
+        &mut self.bytes
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops what waits: the connection is gone.
+    pub(crate) fn clear(&mut self) {
+        self.bytes = Vec::new();
+        self.written = 0;
+    }
+
+    /// Writes as much as the socket takes. Returns how much that was.
+    pub(crate) fn write(&mut self, socket: &TcpStream, spares: &mut Spares) -> io::Result<usize> {
+        let before = self.written;
+        self.blocked = false;
+        while self.written < self.bytes.len() {
+            match socket.try_write(&self.bytes[self.written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let count = self.written - before;
+        if self.written == self.bytes.len() {
+            let mut spare = std::mem::take(&mut self.bytes);
+            self.written = 0;
+            if spares.0.len() < SPARES && spare.capacity() <= KEEP && spare.capacity() > 0 {
+                spare.clear();
+                spares.0.push(spare);
+            }
+        } else if self.written >= KEEP {
+            // A slow reader must not keep what it has read.
+            self.bytes.drain(..self.written);
+            self.written = 0;
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,343 @@
+//! The worker's thread and its tasks.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use raftmq_cluster::Phase;
+use raftmq_mqtt::ReasonCode;
+use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
+use raftmq_session::Origins;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::{LocalSet, spawn_local};
+
+use super::inbox::Item;
+use super::outlet::Spares;
+use super::slab::Slab;
+use super::task::ConnectionTask;
+use super::wheel::Wheel;
+use super::{CACHED_TOPICS, NodeShared, READ_BUFFER, Worker};
+use crate::metrics::{RefuseReason, WorkerCounters};
+
+/// Pause after an accept failed for want of resources.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause before another worker's full queue is tried again.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(1);
+/// Time for the clients to read their last packets when the node shuts down.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// One worker's view of a listener.
+#[derive(Clone)]
+pub(crate) struct ListenerState {
+    /// Its name in logs.
+    pub(crate) name: String,
+    /// Connections that it keeps at a time, over all workers.
+    pub(crate) max_connections: Option<u32>,
+    /// How many it has.
+    pub(crate) connections: Arc<AtomicU32>,
+}
+
+impl ListenerState {
+    fn opened(&self) -> bool {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let fits = self.max_connections.is_none_or(|most| before < most);
+        if !fits {
+            self.closed();
+        }
+        fits
+    }
+
+    pub(super) fn closed(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A running worker.
+pub(crate) struct WorkerHandle {
+    thread: JoinHandle<()>,
+}
+
+impl WorkerHandle {
+    /// Waits until the thread has ended; it does when the node closes.
+    pub(crate) fn join(self) -> bool {
+        self.thread.join().is_ok()
+    }
+}
+
+/// Starts a worker with its sockets of every listener.
+pub(crate) fn start(
+    id: u8,
+    node: Arc<NodeShared>,
+    counters: WorkerCounters,
+    listeners: Vec<(StdListener, ListenerState)>,
+    phase: watch::Receiver<Phase>,
+    closing: watch::Receiver<bool>,
+) -> io::Result<WorkerHandle> {
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{id}"))
+        .spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    tracing::error!(worker = id, %error, "cannot start the worker's event loop");
+                    std::process::exit(1);
+                }
+            };
+            let local = LocalSet::new();
+            local.block_on(&runtime, run(id, node, counters, listeners, phase, closing));
+        })?;
+    Ok(WorkerHandle { thread })
+}
+
+type Shared = Rc<RefCell<Worker>>;
+
+async fn run(
+    id: u8,
+    node: Arc<NodeShared>,
+    counters: WorkerCounters,
+    listeners: Vec<(StdListener, ListenerState)>,
+    mut phase: watch::Receiver<Phase>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let (sockets, states): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
+    let workers = node.inboxes.len();
+    let worker: Shared = Rc::new(RefCell::new(Worker {
+        id,
+        origins: Origins {
+            node: 0,
+            next: first_sequence(id),
+        },
+        counters,
+        conns: Slab::new(),
+        clients: Slab::new(),
+        by_id: HashMap::default(),
+        index: SubscriptionIndex::new(),
+        cache: TopicCache::new(node.routes.clone(), CACHED_TOPICS),
+        wheel: Wheel::new(node.clock.ms()),
+        expiries: Wheel::new(node.clock.ms()),
+        due: Vec::new(),
+        read_buffer: vec![0; READ_BUFFER],
+        spares: Spares::default(),
+        actions: Vec::new(),
+        matched: Vec::new(),
+        targets: Targets::default(),
+        dirty: Vec::new(),
+        outgoing: (0..workers).map(|_| VecDeque::new()).collect(),
+        stalled: Vec::new(),
+        unserved: false,
+        flush: Rc::new(Notify::new()),
+        listeners: Rc::new(states),
+        barriers: VecDeque::new(),
+        barrier_ready: Rc::new(Notify::new()),
+        node,
+    }));
+    let mut accepting = Vec::new();
+    for (number, socket) in (0u16..).zip(sockets) {
+        accepting.push(spawn_local(accept(Rc::clone(&worker), number, socket)));
+    }
+    spawn_local(flush(Rc::clone(&worker)));
+    spawn_local(receive(Rc::clone(&worker), phase.clone()));
+    spawn_local(barriers(Rc::clone(&worker)));
+    spawn_local(time(Rc::clone(&worker)));
+    loop {
+        tokio::select! {
+            // A standalone node has nobody who would change it: then only the other branch is left.
+            Ok(()) = phase.changed() => {
+                let now = *phase.borrow_and_update();
+                let mut worker = worker.borrow_mut();
+                if now == Phase::Closed {
+                    worker.close_all(ReasonCode::UseAnotherServer);
+                }
+                worker.wake_all();
+            }
+            _ = closing.wait_for(|closing| *closing) => break,
+        }
+    }
+    for task in accepting {
+        task.abort();
+    }
+    worker
+        .borrow_mut()
+        .close_all(ReasonCode::ServerShuttingDown);
+    let drained = async {
+        while worker.borrow().connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN, drained).await;
+}
+
+/// Numbers for messages that neither another worker nor an earlier run gives: the time of the start, and the worker.
+fn first_sequence(id: u8) -> u64 {
+    let unix = std::time::SystemTime::now()
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    // Milliseconds leave room for 2^16 messages each, over all of a worker's run; the worker's number is above them.
+    (u64::from(id) << 58) | ((u64::try_from(unix.as_millis()).unwrap_or(0) << 16) & ((1 << 58) - 1))
+}
+
+async fn accept(worker: Shared, number: u16, socket: StdListener) {
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen");
+            std::process::exit(1);
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let accepted_ms = worker.borrow().node.clock.ms();
+                let states = Rc::clone(&worker.borrow().listeners);
+                let state = &states[usize::from(number)];
+                worker.borrow().counters.connection_opened();
+                if !state.opened() {
+                    let counters = &worker.borrow().counters;
+                    counters.refused(RefuseReason::Limit);
+                    counters.connection_closed();
+                    continue;
+                }
+                // Small packets must not wait for each other. An error means that the client is gone already.
+                let _ = socket.set_nodelay(true);
+                take_in(&worker, socket, number, accepted_ms, Vec::new());
+            }
+            Err(error) if super::listener::is_exhaustion(&error) => {
+                let name = worker.borrow().listeners[usize::from(number)].name.clone();
+                tracing::warn!(listener = name, %error, "cannot accept connections; raise the limit of open files");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            // The client gave up before it was accepted.
+            Err(error) => tracing::debug!(%error, "accept"),
+        }
+    }
+}
+
+fn take_in(worker: &Shared, socket: TcpStream, listener: u16, accepted_ms: u64, bytes: Vec<u8>) {
+    let socket = Rc::new(socket);
+    let key = worker
+        .borrow_mut()
+        .add(Rc::clone(&socket), listener, accepted_ms, bytes);
+    spawn_local(ConnectionTask::new(Rc::clone(worker), key, socket));
+}
+
+/// Writes to the clients and hands over to the other workers, after the turn in which there was something.
+async fn flush(worker: Shared) {
+    let ready = Rc::clone(&worker.borrow().flush);
+    loop {
+        ready.notified().await;
+        loop {
+            let all = {
+                let mut worker = worker.borrow_mut();
+                worker.flush_all();
+                worker.flush_outgoing()
+            };
+            if all {
+                break;
+            }
+            tokio::time::sleep(HAND_OVER_PAUSE).await;
+        }
+    }
+}
+
+/// Takes what other threads hand over. A node that may not serve delivers nothing: it waits, and its publishers with it.
+async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
+    let (node, id) = {
+        let worker = worker.borrow();
+        (Arc::clone(&worker.node), usize::from(worker.id))
+    };
+    let mut items = VecDeque::new();
+    loop {
+        node.inboxes[id].ready().await;
+        if *phase.borrow() == Phase::Fenced {
+            // An error means a standalone node, which always serves.
+            let _ = phase.wait_for(|phase| *phase != Phase::Fenced).await;
+        }
+        node.inboxes[id].take(&mut items);
+        let mut budget = 0;
+        while let Some(item) = items.pop_front() {
+            match item {
+                Item::Publish(message) => worker.borrow_mut().deliver(&message),
+                Item::Adopt(adopted) => {
+                    let states = Rc::clone(&worker.borrow().listeners);
+                    worker.borrow().counters.connection_opened();
+                    if let Some(state) = states.get(usize::from(adopted.listener)) {
+                        // It moves within its listener's limit.
+                        state.connections.fetch_add(1, Ordering::Relaxed);
+                    }
+                    match TcpStream::from_std(adopted.socket) {
+                        Ok(socket) => take_in(
+                            &worker,
+                            socket,
+                            adopted.listener,
+                            adopted.accepted_ms,
+                            adopted.bytes,
+                        ),
+                        Err(error) => {
+                            tracing::warn!(%error, "a connection was lost between two workers")
+                        }
+                    }
+                }
+            }
+            budget += 1;
+            if budget % 256 == 0 {
+                // What was delivered is written, and the connections have their turn.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Lets SUBACKs wait for their barriers.
+async fn barriers(worker: Shared) {
+    let ready = Rc::clone(&worker.borrow().barrier_ready);
+    loop {
+        ready.notified().await;
+        let waiting = std::mem::take(&mut worker.borrow_mut().barriers);
+        for barrier in waiting {
+            let worker = Rc::clone(&worker);
+            spawn_local(async move {
+                let result = barrier.reached.await;
+                worker.borrow_mut().barrier_done(
+                    barrier.key,
+                    barrier.packet_id,
+                    barrier.filters,
+                    result,
+                );
+            });
+        }
+    }
+}
+
+/// Time: deadlines of connections and sessions, and the sign of life.
+async fn time(worker: Shared) {
+    let mut ticks = tokio::time::interval(Wheel::period());
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let mut worker = worker.borrow_mut();
+        worker.counters.beat();
+        worker.serve_again();
+        worker.origins.node = worker.node.raft_id.load(Ordering::Relaxed);
+        let now = worker.node.clock.ms();
+        let mut due = std::mem::take(&mut worker.due);
+        worker.wheel.advance(now, &mut due);
+        for key in due.drain(..) {
+            worker.on_deadline(key);
+        }
+        worker.expiries.advance(now, &mut due);
+        for client in due.drain(..) {
+            worker.on_expiry(client);
+        }
+        worker.due = due;
+    }
+}

@@ -1,0 +1,140 @@
+//! What the workers of a node share. Nothing here is locked for a message but the queues between workers.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use raftmq_cluster::{BarrierError, Cluster, LeaseState};
+use raftmq_routing::{LocalRoutes, LocalRoutesOptions, SharedRoutes};
+use raftmq_session::{Now, SessionLimits};
+
+use super::inbox::Inbox;
+use super::registry::ClientRegistry;
+
+/// The parts of the node that every worker sees.
+pub(crate) struct NodeShared {
+    /// Who holds which client's session.
+    pub(crate) registry: ClientRegistry,
+    /// One for each worker.
+    pub(crate) inboxes: Arc<Vec<Inbox>>,
+    /// Filters → workers and nodes.
+    pub(crate) routes: SharedRoutes,
+    /// Announces routes, forwards messages.
+    pub(crate) router: Router,
+    /// Whether the node may serve.
+    pub(crate) lease: Arc<LeaseState>,
+    /// What a client may use.
+    pub(crate) limits: Arc<SessionLimits>,
+    /// What a packet may cost.
+    pub(crate) codec: raftmq_mqtt::Limits,
+    /// Bytes encoded for a client's socket that may wait.
+    pub(crate) max_outbound: usize,
+    /// The node's Raft id, once it has one: the origin of its messages.
+    pub(crate) raft_id: AtomicU64,
+    /// Connections are to be closed and none to be taken: the node shuts down.
+    pub(crate) closing: AtomicBool,
+    /// The node's clocks.
+    pub(crate) clock: Clock,
+}
+
+/// Milliseconds by two clocks: one that only grows, and the wall's.
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+
+    /// Now, by both.
+    pub(crate) fn now(&self) -> Now {
+        let unix = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            ms: self.ms(),
+            unix_ms: millis(unix),
+        }
+    }
+
+    /// Now, by the one that only grows.
+    pub(crate) fn ms(&self) -> u64 {
+        millis(self.start.elapsed())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How a subscription reaches the node's own workers and the other nodes.
+pub(crate) enum Router {
+    /// No other nodes: no consensus in the way of anything.
+    Standalone(Mutex<LocalRoutes>),
+    /// A member of a cluster.
+    Cluster(Cluster),
+}
+
+impl Router {
+    pub(crate) fn standalone(routes: SharedRoutes) -> Self {
+        let options = LocalRoutesOptions {
+            standalone: true,
+            ..LocalRoutesOptions::default()
+        };
+        Self::Standalone(Mutex::new(LocalRoutes::new(routes, options)))
+    }
+
+    /// The worker has one subscriber more of each filter. `None`: nothing has to be waited for. Else the SUBACK
+    /// must wait for the future.
+    pub(crate) fn subscribe(
+        &self,
+        worker: u8,
+        filters: &[Arc<str>],
+    ) -> Option<BoxFuture<'static, Result<(), BarrierError>>> {
+        match self {
+            Self::Standalone(routes) => {
+                let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+                for filter in filters {
+                    // Alone there is nothing to be waited for.
+                    let _ = routes.worker_added(filter, worker);
+                }
+                None
+            }
+            Self::Cluster(cluster) => Some(cluster.subscribe(worker, filters).boxed()),
+        }
+    }
+
+    /// The worker has one subscriber less of each filter.
+    pub(crate) fn unsubscribe(&self, worker: u8, filters: &[Arc<str>]) {
+        match self {
+            Self::Standalone(routes) => {
+                let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+                for filter in filters {
+                    routes.worker_removed(0, filter, worker);
+                }
+            }
+            Self::Cluster(cluster) => cluster.unsubscribe(worker, filters),
+        }
+    }
+
+    /// One frame for each node; returns how many took it.
+    pub(crate) fn forward(&self, nodes: &[u64], frame: &Bytes) -> usize {
+        match self {
+            Self::Standalone(_) => 0,
+            Self::Cluster(cluster) => cluster.forward(nodes, frame),
+        }
+    }
+}
+
+impl NodeShared {
+    /// Whether the node takes clients and their messages now.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.lease.is_serving() && !self.closing.load(Ordering::Acquire)
+    }
+}

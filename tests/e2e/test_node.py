@@ -1,0 +1,93 @@
+"""`raftmq node` alone, and what it says about wrong settings."""
+
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from harness import BINARY, Client, http, wait_until
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def standalone(tmp_path):
+    ports = {name: free_port() for name in ("mqtt", "http", "metrics")}
+    environment = {
+        **os.environ,
+        "RAFTMQ__LISTENERS__0__BIND": f"127.0.0.1:{ports['mqtt']}",
+        "RAFTMQ__HTTP__BIND": f"127.0.0.1:{ports['http']}",
+        "RAFTMQ__METRICS__BIND": f"127.0.0.1:{ports['metrics']}",
+    }
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen([BINARY, "node"], cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    try:
+        wait_until("ready", lambda: http(f"http://127.0.0.1:{ports['metrics']}/readyz")[0] == 200, 15)
+        yield ports, process, tmp_path
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def test_a_standalone_node_serves_without_consensus(standalone):
+    ports, process, directory = standalone
+    with Client(ports["mqtt"]) as client:
+        client.subscribe("a/+")
+        client.publish("a/b", "x")
+        wait_until("the message", lambda: client.received("a/b"), 5)
+    # No consensus in the way of anything: nothing of it is on the disk, none of its ports are open.
+    assert not list(directory.rglob("*wal*"))
+    _, text = http(f"http://127.0.0.1:{ports['metrics']}/metrics")
+    assert "raftmq_raft_term" not in text
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=15) == 0
+
+
+def run(arguments, cwd, **environment):
+    return subprocess.run(
+        [BINARY, *arguments], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=30
+    )
+
+
+@pytest.mark.parametrize("text, words", [
+    ("nodes:\n  name: x\n", ["nodes", "line 1", "node"]),
+    ("node:\n  name: x\nmqtt:\n  maxInflight: many\n", ["maxInflight", "line 4"]),
+    ("mqtt:\n  receiveMaximum: 0\n", ["receiveMaximum", "line 2", "1", "65535"]),
+    ("listeners:\n  - name: a\n    type: tpc\n    bind: 127.0.0.1:0\n", ["type", "line 3", "tcp"]),
+    ("node: [", ["line"]),
+])
+def test_a_wrong_setting_in_the_file_is_named_with_its_line(tmp_path, text, words):
+    (tmp_path / "node.yaml").write_text(text)
+    done = run(["node", "--config", "node.yaml"], tmp_path)
+    assert done.returncode == 2 and "node.yaml" in done.stderr, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_a_wrong_variable_or_flag_is_named(tmp_path):
+    done = run(["node"], tmp_path, RAFTMQ__MQTT__MAXINFLIGHTS="3")
+    assert done.returncode == 2 and "RAFTMQ__MQTT__MAXINFLIGHTS" in done.stderr
+    done = run(["node", "--set", "mqtt.maxInflight=-1"], tmp_path)
+    assert done.returncode == 2 and "mqtt.maxInflight" in done.stderr
+    done = run(["node", "--config", "absent.yaml"], tmp_path)
+    assert done.returncode == 2 and "absent.yaml" in done.stderr
+
+
+def test_a_port_in_use_is_named(standalone, tmp_path):
+    ports, _, _ = standalone
+    done = run(["node"], tmp_path, RAFTMQ__LISTENERS__0__BIND=f"127.0.0.1:{ports['mqtt']}",
+               RAFTMQ__HTTP__BIND="127.0.0.1:0", RAFTMQ__METRICS__BIND="127.0.0.1:0")
+    assert done.returncode != 0 and str(ports["mqtt"]) in done.stderr, done.stderr
+
+
+def test_help_helps():
+    for arguments in (["--help"], ["up", "--help"], ["node", "--help"], ["ctl", "--help"], ["ctl", "members", "--help"]):
+        done = run(arguments, ".")
+        assert done.returncode == 0 and len(done.stdout) > 200

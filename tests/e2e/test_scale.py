@@ -1,0 +1,60 @@
+"""Five nodes, then three."""
+
+from harness import Client, LocalCluster, wait_until
+
+
+def roles(cluster):
+    return sorted(member["role"] for member in cluster.members().values())
+
+
+def test_three_nodes_become_five_and_three_again():
+    with LocalCluster(3) as cluster:
+        cluster.start()
+        assert cluster.interrupt() == 0
+        cluster.write(5)
+        cluster.start()
+        assert len(cluster.nodes) == 5
+        wait_until("five voters", lambda: roles(cluster) == ["leader"] + ["voter"] * 4, 30)
+
+        first, last = cluster.nodes[0], cluster.nodes[4]
+        with Client(first.mqtt) as subscriber, Client(last.mqtt) as publisher:
+            subscriber.subscribe("five")
+            publisher.publish("five", "x")
+            wait_until("across five", lambda: subscriber.messages, 10)
+
+        assert cluster.interrupt() == 0
+        cluster.write(3)
+        cluster.start()
+        wait_until("three voters", lambda: roles(cluster) == ["leader", "voter", "voter"], 40)
+        assert [node.name for node in cluster.nodes] == ["test-0", "test-1", "test-2"]
+        for group in cluster.ctl("groups")["groups"]:
+            assert len(group["voters"]) == 3 and not group["learners"], group
+        with Client(cluster.nodes[0].mqtt) as subscriber, Client(cluster.nodes[2].mqtt) as publisher:
+            subscriber.subscribe("three")
+            publisher.publish("three", "x")
+            wait_until("across three", lambda: subscriber.messages, 10)
+
+
+def test_leave_by_hand_and_the_loss_check(cluster):
+    leaving = next(node for node in cluster.nodes if node is not cluster.leader("meta"))
+    status, loss = cluster.nodes[0].control(f"loss?node={leaving.name}")
+    assert status == 200 and loss["losesQuorum"] is False, loss
+    cluster.ctl("leave", leaving.name, as_json=False)
+    wait_until("two members", lambda: len(cluster.members()) == 2, 20)
+    # Two members: one votes, the other would be a second half.
+    remaining = [node for node in cluster.nodes if node is not leaving]
+    wait_until("the rest is ready", lambda: all(node.ready() for node in remaining), 15)
+    voter = next(name for name, member in cluster.members().items() if member["role"] == "leader")
+    _, loss = next(node for node in remaining if node.name == voter).control(f"loss?node={voter}")
+    assert loss["losesQuorum"] is True, loss
+    refused = cluster.ctl("leave", voter, check=False)
+    assert refused.returncode != 0 or len(cluster.members()) == 1
+
+
+def test_leadership_is_transferred(cluster):
+    leader = cluster.leader("meta")
+    target = next(node for node in cluster.nodes if node is not leader)
+    cluster.ctl("transfer", "meta", target.name, as_json=False)
+    wait_until("the new leader", lambda: cluster.leader("meta") is target, 10)
+    bad = cluster.ctl("transfer", "meta", "nobody", check=False)
+    assert bad.returncode != 0 and "nobody" in bad.stderr
