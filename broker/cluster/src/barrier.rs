@@ -31,10 +31,7 @@ pub(crate) struct Barriers {
 
 impl Barriers {
     pub(crate) fn new() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            watermark: watch::Sender::new(None),
-        }
+        Self { waiting: Mutex::default(), watermark: watch::Sender::new(None) }
     }
 
     pub(crate) fn watermark(&self) -> Option<u64> {
@@ -54,10 +51,7 @@ impl Barriers {
 
     /// What a subscription has to wait for. To be called under the lock of the local routes, so that no commit is missed.
     pub(crate) fn enlist(&self, needs: impl Iterator<Item = Need>) -> Pending {
-        let mut pending = Pending {
-            index: None,
-            tickets: Vec::new(),
-        };
+        let mut pending = Pending { index: None, tickets: Vec::new() };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for need in needs {
             match need {
@@ -88,10 +82,7 @@ impl Barriers {
     }
 
     pub(crate) fn cancel(&self, ticket: Ticket) {
-        self.progress(Progress {
-            cancelled: vec![ticket],
-            ..Progress::default()
-        });
+        self.progress(Progress { cancelled: vec![ticket], ..Progress::default() });
     }
 
     /// Waits until the barrier is reached.
@@ -101,14 +92,8 @@ impl Barriers {
         deadline: Duration,
         serving: impl Fn() -> bool + Send + 'static,
     ) -> Result<(), BarrierError> {
-        tokio::time::timeout(deadline, self.reached(pending))
-            .await
-            .map_err(|_| BarrierError::Timeout)??;
-        if serving() {
-            Ok(())
-        } else {
-            Err(BarrierError::NotServing)
-        }
+        tokio::time::timeout(deadline, self.reached(pending)).await.map_err(|_| BarrierError::Timeout)??;
+        if serving() { Ok(()) } else { Err(BarrierError::NotServing) }
     }
 
     async fn reached(&self, pending: Pending) -> Result<(), BarrierError> {
@@ -121,10 +106,7 @@ impl Barriers {
         }
         let Some(index) = index else { return Ok(()) };
         let mut watermark = self.watermark.subscribe();
-        watermark
-            .wait_for(|w| w.is_some_and(|w| w >= index))
-            .await
-            .map_err(|_| BarrierError::Shutdown)?;
+        watermark.wait_for(|w| w.is_some_and(|w| w >= index)).await.map_err(|_| BarrierError::Shutdown)?;
         Ok(())
     }
 }
@@ -146,21 +128,9 @@ mod tests {
     #[tokio::test]
     async fn committed_and_covered() {
         let barriers = Arc::new(Barriers::new());
-        let needs = [
-            Need::Nothing,
-            Need::Barrier(4),
-            Need::Pending(Ticket(1)),
-            Need::Pending(Ticket(2)),
-        ];
-        let wait = tokio::spawn(Arc::clone(&barriers).wait(
-            barriers.enlist(needs.into_iter()),
-            SOON,
-            || true,
-        ));
-        let mut progress = Progress {
-            committed: vec![(Ticket(1), 9)],
-            cancelled: vec![Ticket(2)],
-        };
+        let needs = [Need::Nothing, Need::Barrier(4), Need::Pending(Ticket(1)), Need::Pending(Ticket(2))];
+        let wait = tokio::spawn(Arc::clone(&barriers).wait(barriers.enlist(needs.into_iter()), SOON, || true));
+        let mut progress = Progress { committed: vec![(Ticket(1), 9)], cancelled: vec![Ticket(2)] };
         barriers.progress(std::mem::take(&mut progress));
         barriers.raise(8);
         tokio::task::yield_now().await;
@@ -177,28 +147,17 @@ mod tests {
         barriers.raise(3);
         let need = |n| barriers.enlist(std::iter::once(n));
         assert_eq!(
-            Arc::clone(&barriers)
-                .wait(need(Need::Barrier(10)), NEVER, || true)
-                .await,
+            Arc::clone(&barriers).wait(need(Need::Barrier(10)), NEVER, || true).await,
             Err(BarrierError::Timeout)
         );
         assert_eq!(
-            Arc::clone(&barriers)
-                .wait(need(Need::Pending(Ticket(5))), NEVER, || true)
-                .await,
+            Arc::clone(&barriers).wait(need(Need::Pending(Ticket(5))), NEVER, || true).await,
             Err(BarrierError::Timeout)
         );
         assert_eq!(
-            Arc::clone(&barriers)
-                .wait(need(Need::Barrier(9)), SOON, || false)
-                .await,
+            Arc::clone(&barriers).wait(need(Need::Barrier(9)), SOON, || false).await,
             Err(BarrierError::NotServing)
         );
-        assert_eq!(
-            Arc::clone(&barriers)
-                .wait(need(Need::Barrier(9)), SOON, || true)
-                .await,
-            Ok(())
-        );
+        assert_eq!(Arc::clone(&barriers).wait(need(Need::Barrier(9)), SOON, || true).await, Ok(()));
     }
 }

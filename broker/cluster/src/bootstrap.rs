@@ -28,9 +28,7 @@ use crate::wire::{Probe, Request, Response};
 pub(crate) async fn bootstrap(node: &Node, members: Vec<String>) -> Result<u128, ControlError> {
     let names: BTreeSet<String> = members.iter().cloned().collect();
     if names.is_empty() || names.len() != members.len() || names.len() > raftmq_meta::MAX_MEMBERS {
-        return Err(ControlError::Invalid(
-            "give the names of the initial members, each once".into(),
-        ));
+        return Err(ControlError::Invalid("give the names of the initial members, each once".into()));
     }
     if let Some(done) = already(node, &names)? {
         return Ok(done);
@@ -39,25 +37,15 @@ pub(crate) async fn bootstrap(node: &Node, members: Vec<String>) -> Result<u128,
     if lowest == node.config.node {
         return tokio::time::timeout(DEADLINE, form(node, &names))
             .await
-            .map_err(|_| {
-                ControlError::Unavailable("not all initial members have answered yet".into())
-            })?;
+            .map_err(|_| ControlError::Unavailable("not all initial members have answered yet".into()))?;
     }
     let probes = probe_all(node).await;
     let Some((address, _)) = probes.iter().find(|(_, p)| p.name == lowest) else {
-        return Err(ControlError::Unavailable(format!(
-            "node {lowest} is not found yet"
-        )));
+        return Err(ControlError::Unavailable(format!("node {lowest} is not found yet")));
     };
-    match node
-        .net
-        .call(address, &Request::Bootstrap { members }, DEADLINE)
-        .await
-    {
+    match node.net.call(address, &Request::Bootstrap { members }, DEADLINE).await {
         Ok(Response::Bootstrap(result)) => result,
-        Ok(_) => Err(ControlError::Unavailable(format!(
-            "node {lowest} gave an answer to something else"
-        ))),
+        Ok(_) => Err(ControlError::Unavailable(format!("node {lowest} gave an answer to something else"))),
         Err(error) => Err(ControlError::Unavailable(format!("node {lowest}: {error}"))),
     }
 }
@@ -71,9 +59,7 @@ fn already(node: &Node, names: &BTreeSet<String>) -> Result<Option<u128>, Contro
     // Until the first entry is applied the plan tells who is in it.
     let plan = node.data.identity().agreed;
     let known: BTreeSet<String> = match &plan {
-        Some(plan) if state.cluster.is_none() => {
-            plan.names().into_iter().map(str::to_owned).collect()
-        }
+        Some(plan) if state.cluster.is_none() => plan.names().into_iter().map(str::to_owned).collect(),
         _ => state.members.values().map(|m| m.name.clone()).collect(),
     };
     if known.is_empty() || names.is_subset(&known) {
@@ -82,11 +68,7 @@ fn already(node: &Node, names: &BTreeSet<String>) -> Result<Option<u128>, Contro
     Err(ControlError::Conflict(format!(
         "this node is a member of cluster {:032x} already; start {} and they will join it",
         membership.cluster_id,
-        names
-            .difference(&known)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ")
+        names.difference(&known).cloned().collect::<Vec<_>>().join(", ")
     )))
 }
 
@@ -106,10 +88,7 @@ async fn form(node: &Node, names: &BTreeSet<String>) -> Result<u128, ControlErro
         }
         let other = found.insert(&probe.name, (address, probe));
         if other.is_some_and(|(_, o)| o.incarnation != probe.incarnation) {
-            return Err(ControlError::Conflict(format!(
-                "two nodes are called {}",
-                probe.name
-            )));
+            return Err(ControlError::Conflict(format!("two nodes are called {}", probe.name)));
         }
     }
     let mut initial = Vec::new();
@@ -118,9 +97,7 @@ async fn form(node: &Node, names: &BTreeSet<String>) -> Result<u128, ControlErro
             own_probe(node)
         } else {
             let Some((_, probe)) = found.get(name.as_str()) else {
-                return Err(ControlError::Unavailable(format!(
-                    "node {name} is not found yet"
-                )));
+                return Err(ControlError::Unavailable(format!("node {name} is not found yet")));
             };
             (*probe).clone()
         };
@@ -144,14 +121,9 @@ async fn form(node: &Node, names: &BTreeSet<String>) -> Result<u128, ControlErro
         Some(plan) => plan.cluster_id,
         None => rand::random::<u128>().max(1),
     };
-    let plan = Plan {
-        cluster_id,
-        members: initial,
-    };
+    let plan = Plan { cluster_id, members: initial };
     let noted = plan.clone();
-    node.on_disk(move |data| data.update(|i| i.agreed = Some(noted)))
-        .await
-        .map_err(ControlError::Unavailable)?;
+    node.on_disk(move |data| data.update(|i| i.agreed = Some(noted))).await.map_err(ControlError::Unavailable)?;
     agree_and_begin(node, &plan).await?;
     Ok(cluster_id)
 }
@@ -164,68 +136,42 @@ pub(crate) async fn resume(node: &Node) {
     let Ok(_one) = node.bootstrapping.try_lock() else {
         return;
     };
-    let initialises = plan
-        .members
-        .first()
-        .is_some_and(|m| m.incarnation == node.data.incarnation);
+    let initialises = plan.members.first().is_some_and(|m| m.incarnation == node.data.incarnation);
     if initialises && let Err(error) = agree_and_begin(node, &plan).await {
         warn!("forming the cluster goes on later: {error}");
     }
 }
 
 async fn agree_and_begin(node: &Node, plan: &Plan) -> Result<(), ControlError> {
-    let others: Vec<_> = plan
-        .members
-        .iter()
-        .filter(|m| m.incarnation != node.data.incarnation)
-        .collect();
+    let others: Vec<_> = plan.members.iter().filter(|m| m.incarnation != node.data.incarnation).collect();
     let request = Request::Agree(plan.clone());
-    let calls = others
-        .iter()
-        .map(|m| node.net.call(&m.addresses.link, &request, CALL * 3));
+    let calls = others.iter().map(|m| node.net.call(&m.addresses.link, &request, CALL * 3));
     for (member, answer) in others.iter().zip(join_all(calls).await) {
         let name = &member.name;
         match answer {
             Ok(Response::Agree(Ok(()))) => {}
             Ok(Response::Agree(Err(reason))) => {
-                return Err(ControlError::Conflict(format!(
-                    "node {name} does not agree: {reason}"
-                )));
+                return Err(ControlError::Conflict(format!("node {name} does not agree: {reason}")));
             }
             Ok(_) => {
-                return Err(ControlError::Unavailable(format!(
-                    "node {name} gave an answer to something else"
-                )));
+                return Err(ControlError::Unavailable(format!("node {name} gave an answer to something else")));
             }
             Err(error) => return Err(ControlError::Unavailable(format!("node {name}: {error}"))),
         }
     }
     info!(cluster = %format!("{:032x}", plan.cluster_id), "all initial members agreed");
-    take_part(node, plan.cluster_id)
-        .await
-        .map_err(ControlError::Unavailable)
+    take_part(node, plan.cluster_id).await.map_err(ControlError::Unavailable)
 }
 
 /// This node becomes a member by the plan that it agreed to. The plan stays noted: see [`finish`].
 async fn take_part(node: &Node, cluster_id: u128) -> Result<(), String> {
     let incarnation = node.data.incarnation;
-    let plan = node
-        .data
-        .identity()
-        .agreed
-        .filter(|p| p.cluster_id == cluster_id);
+    let plan = node.data.identity().agreed.filter(|p| p.cluster_id == cluster_id);
     let plan = plan.ok_or("this node did not agree to that cluster")?;
-    let raft_id = plan
-        .id_of(incarnation)
-        .ok_or("this node is not in the plan")?;
+    let raft_id = plan.id_of(incarnation).ok_or("this node is not in the plan")?;
     node.on_disk(move |data| {
         data.remember_members(KnownMembers::of_plan(&plan))?;
-        data.update(|i| {
-            i.member = Some(Membership {
-                cluster_id,
-                raft_id,
-            })
-        })
+        data.update(|i| i.member = Some(Membership { cluster_id, raft_id }))
     })
     .await?;
     node.begun.notify_one();
@@ -242,20 +188,12 @@ pub(crate) async fn on_agree(node: &Node, plan: Plan) -> Result<(), String> {
             Err("it is a member of another cluster".into())
         };
     }
-    let own = plan
-        .members
-        .iter()
-        .find(|m| m.incarnation == identity.incarnation);
+    let own = plan.members.iter().find(|m| m.incarnation == identity.incarnation);
     if own.is_none_or(|m| m.name != node.config.node) {
         return Err("the plan is about another data directory".into());
     }
-    let _one = node
-        .bootstrapping
-        .try_lock()
-        .map_err(|_| "it is forming a cluster itself")?;
-    node.on_disk(move |data| data.update(|i| i.agreed = Some(plan)))
-        .await
-        .map(|_| ())
+    let _one = node.bootstrapping.try_lock().map_err(|_| "it is forming a cluster itself")?;
+    node.on_disk(move |data| data.update(|i| i.agreed = Some(plan))).await.map(|_| ())
 }
 
 /// A peer says that all agreed.
@@ -274,20 +212,10 @@ pub(crate) async fn finish(node: Arc<Node>) {
     };
     let identity = node.data.identity();
     let Some(plan) = identity.agreed else { return };
-    let initialises = plan
-        .members
-        .first()
-        .is_some_and(|m| m.incarnation == identity.incarnation);
+    let initialises = plan.members.first().is_some_and(|m| m.incarnation == identity.incarnation);
     if initialises {
-        let begin = Request::Begin {
-            cluster_id: plan.cluster_id,
-        };
-        let voters: BTreeSet<u64> = plan
-            .members
-            .iter()
-            .take(voters_for(plan.members.len()))
-            .map(|m| m.id)
-            .collect();
+        let begin = Request::Begin { cluster_id: plan.cluster_id };
+        let voters: BTreeSet<u64> = plan.members.iter().take(voters_for(plan.members.len())).map(|m| m.id).collect();
         let init = MetaCommand::Init {
             cluster_id: plan.cluster_id,
             name: node.config.cluster.clone(),
@@ -298,8 +226,7 @@ pub(crate) async fn finish(node: Arc<Node>) {
         while told.len() < plan.members.len() || !made {
             for member in &plan.members {
                 if !told.contains(&member.id)
-                    && let Ok(Response::Begin(answer)) =
-                        node.net.call(&member.addresses.link, &begin, CALL).await
+                    && let Ok(Response::Begin(answer)) = node.net.call(&member.addresses.link, &begin, CALL).await
                 {
                     if let Err(reason) = answer {
                         warn!("node {} does not begin: {reason}", member.name);
@@ -322,11 +249,7 @@ pub(crate) async fn finish(node: Arc<Node>) {
     }
 }
 
-async fn initialise(
-    running: &crate::node::Running,
-    voters: &BTreeSet<u64>,
-    init: &MetaCommand,
-) -> bool {
+async fn initialise(running: &crate::node::Running, voters: &BTreeSet<u64>, init: &MetaCommand) -> bool {
     for group in [&running.meta, &running.routes] {
         match group.initialize(voters.clone()).await {
             Ok(()) | Err(MembershipError::Initialized) => {}
@@ -362,10 +285,6 @@ pub(crate) fn own_probe(node: &Node) -> Probe {
         feature_level: FEATURE_LEVEL,
         member_of: node.data.identity().member.map(|m| m.cluster_id),
         running: node.running().is_some() && state.cluster.is_some(),
-        peers: state
-            .members
-            .values()
-            .map(|m| m.addresses.link.clone())
-            .collect(),
+        peers: state.members.values().map(|m| m.addresses.link.clone()).collect(),
     }
 }

@@ -39,9 +39,7 @@ impl Cluster {
         routes: SharedRoutes,
         on_forward: ForwardHandler,
     ) -> Result<Self, StartError> {
-        Ok(Self {
-            node: Node::start(config, routes, on_forward).await?,
-        })
+        Ok(Self { node: Node::start(config, routes, on_forward).await? })
     }
 
     /// Whether this node may serve, for workers.
@@ -97,19 +95,12 @@ impl Cluster {
         let pending = self.node.routes.subscribe(worker, filters);
         let lease = Arc::clone(&self.node.lease);
         let node = Arc::clone(&self.node);
-        let wait = Arc::clone(&self.node.barriers).wait(
-            pending,
-            node.config.barrier_deadline,
-            move || lease.is_serving(),
-        );
+        let wait =
+            Arc::clone(&self.node.barriers).wait(pending, node.config.barrier_deadline, move || lease.is_serving());
         async move {
             let result = wait.await;
             let counters = &node.counters;
-            ClusterCounters::add(if result.is_ok() {
-                &counters.barriers
-            } else {
-                &counters.barriers_failed
-            });
+            ClusterCounters::add(if result.is_ok() { &counters.barriers } else { &counters.barriers_failed });
             result
         }
     }
@@ -127,9 +118,7 @@ impl Cluster {
 
     /// The operations of the control API.
     pub fn control(&self) -> Control {
-        Control {
-            node: Arc::clone(&self.node),
-        }
+        Control { node: Arc::clone(&self.node) }
     }
 
     /// Stops serving, gives back the lease, hands leadership on, stops the groups, closes links and log. The server closes its

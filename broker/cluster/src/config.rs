@@ -75,17 +75,10 @@ impl ClusterConfig {
     ///
     /// # Errors
     /// No cluster in the settings, or files that cannot be read. May block for the files.
-    pub fn from_settings(
-        config: &Config,
-        control: &str,
-        version: &str,
-    ) -> Result<Self, ConfigError> {
+    pub fn from_settings(config: &Config, control: &str, version: &str) -> Result<Self, ConfigError> {
         let cluster = config.cluster.as_ref().ok_or(ConfigError::Standalone)?;
         let read = |path: &PathBuf| {
-            std::fs::read_to_string(path).map_err(|source| ConfigError::File {
-                path: path.clone(),
-                source,
-            })
+            std::fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.clone(), source })
         };
         let links = &cluster.links;
         let tls = TlsMaterial {
@@ -112,10 +105,7 @@ impl ClusterConfig {
             ballast_bytes: config.storage.ballast_bytes.bytes(),
             ..WalOptions::default()
         };
-        let store = StoreOptions {
-            cache_bytes: config.storage.cache_bytes.bytes(),
-            ..StoreOptions::default()
-        };
+        let store = StoreOptions { cache_bytes: config.storage.cache_bytes.bytes(), ..StoreOptions::default() };
         let resolver = Arc::new(PeerResolver(raftmq_discovery::Resolver::system()));
         Ok(Self {
             cluster: cluster.name.clone(),
@@ -124,12 +114,7 @@ impl ClusterConfig {
             advertise: links.advertised(),
             control: control.to_owned(),
             version: version.to_owned(),
-            links: LinkConfig {
-                listen: links.listen.get(),
-                tls,
-                options,
-                resolver,
-            },
+            links: LinkConfig { listen: links.listen.get(), tls, options, resolver },
             discovery,
             raft,
             lease: LeaseParams::default(),

@@ -125,10 +125,7 @@ impl Control {
     /// All members.
     pub fn members(&self) -> Vec<MemberInfo> {
         let meta = self.node.meta_state();
-        let status = self
-            .node
-            .running()
-            .map(|r| r.meta.status().borrow().clone());
+        let status = self.node.running().map(|r| r.meta.status().borrow().clone());
         let role = |id: u64| match &status {
             Some(s) if s.leader == Some(id) => MemberRole::Leader,
             Some(s) if s.voters.contains(&id) => MemberRole::Voter,
@@ -161,9 +158,7 @@ impl Control {
 
     /// The leader of the meta group, if this node knows one.
     pub fn leader(&self) -> Option<MemberInfo> {
-        self.members()
-            .into_iter()
-            .find(|m| m.role == MemberRole::Leader)
+        self.members().into_iter().find(|m| m.role == MemberRole::Leader)
     }
 
     /// The groups as this node sees them.

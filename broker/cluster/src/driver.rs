@@ -1,20 +1,17 @@
 //! Drives each group's membership towards the plan, on the group's leader; and what people ask of members and groups.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use raftmq_meta::{
-    GroupMembership, LossReport, MemberStatus, MetaCommand, MetaResponse, MetaState, Step, plan,
-};
+use raftmq_meta::{GroupMembership, LossReport, MemberStatus, MetaCommand, MetaResponse, MetaState, Step, plan};
 use raftmq_raft::{Group, GroupStatus, MembershipError, RaftOptions};
 use tracing::{debug, info, warn};
 
 use crate::control::{ControlError, DEADLINE};
-use crate::error::Fatal;
 use crate::node::{CALL, GROUPS, Node, RETRY, Running, propose};
-use crate::status::{ClusterCounters, Stage};
-use crate::wire::{Fate, Request, Response};
-use crate::{META, leader, lease};
+use crate::status::ClusterCounters;
+use crate::wire::{Request, Response};
+use crate::{META, leader};
 
 /// A follower that lacks fewer entries than this is caught up: it has the rest within a moment.
 const NEARLY: u64 = 256;
@@ -96,10 +93,7 @@ pub(crate) fn membership(status: &GroupStatus, options: &RaftOptions) -> GroupMe
     group.reachable.insert(status.node);
     group.caught_up.insert(status.node);
     for (id, follower) in &status.followers {
-        if follower
-            .acked
-            .is_some_and(|at| now.saturating_duration_since(at) < recent)
-        {
+        if follower.acked.is_some_and(|at| now.saturating_duration_since(at) < recent) {
             group.reachable.insert(*id);
         }
         let lacks = match (status.last_log, follower.matched) {
@@ -121,113 +115,20 @@ pub(crate) async fn read_index(node: &Node, running: &Running, number: u32) -> O
     if leader == running.id {
         return group.read_index().await.ok();
     }
-    match node
-        .net
-        .call_node(leader, &Request::ReadIndex { group: number }, CALL)
-        .await
-    {
+    match node.net.call_node(leader, &Request::ReadIndex { group: number }, CALL).await {
         Ok(Response::ReadIndex(index)) => index,
         _ => None,
     }
 }
 
-/// Called whenever the meta state changed: what it means for this node itself.
-pub(crate) fn own_fate(node: &Arc<Node>, running: &Running, state: &MetaState) {
-    let fate = match state.members.get(&running.id) {
-        Some(m) if m.incarnation != node.data.incarnation => Fate::Replaced { id: running.id },
-        Some(m) => match m.status {
-            MemberStatus::Active => Fate::Active,
-            MemberStatus::Leaving => Fate::Leaving,
-            MemberStatus::Replaced => Fate::Replaced { id: running.id },
-        },
-        None if state.left.contains_key(&node.data.incarnation) => Fate::Left { id: running.id },
-        None => Fate::Unknown,
-    };
-    act_on(node, fate);
-}
-
-fn act_on(node: &Arc<Node>, fate: Fate) {
-    match fate {
-        Fate::Unknown | Fate::Active => {}
-        Fate::Replaced { id } => node.fail(Fatal::Replaced { id }),
-        Fate::Left { .. } => node.set_stage(Stage::Left),
-        Fate::Leaving => {
-            let first = node.stage.send_if_modified(|stage| {
-                let first = *stage == Stage::Member;
-                if first {
-                    *stage = Stage::Leaving;
-                }
-                first
-            });
-            if first {
-                info!("leaving the cluster");
-                node.spawn(depart(Arc::clone(node)));
-            }
-        }
-    }
-}
-
-/// A node that leaves serves no more, and learns from others when it is out: the groups do not tell it.
-async fn depart(node: Arc<Node>) {
-    let Some(running) = node.running() else {
-        return;
-    };
-    lease::release(&node, running).await;
-    while *node.stage.borrow() == Stage::Leaving {
-        let fate = Request::Fate {
-            incarnation: node.data.incarnation,
-        };
-        for address in node.candidates() {
-            if let Ok(Response::Fate(fate @ (Fate::Left { .. } | Fate::Replaced { .. }))) =
-                node.net.call(&address, &fate, CALL).await
-            {
-                act_on(&node, fate);
-                break;
-            }
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// A node that was cut off while it was replaced or removed is told nothing by its groups: it asks when it has had no lease for long.
-pub(crate) async fn watch_fate(node: Arc<Node>) {
-    let pause = Duration::from_nanos(node.config.lease.close);
-    loop {
-        tokio::time::sleep(pause).await;
-        if node.lease.is_serving() || *node.stage.borrow() != Stage::Member {
-            continue;
-        }
-        let fate = Request::Fate {
-            incarnation: node.data.incarnation,
-        };
-        for address in node.candidates() {
-            if let Ok(Response::Fate(fate @ (Fate::Left { .. } | Fate::Replaced { .. }))) =
-                node.net.call(&address, &fate, CALL).await
-            {
-                match fate {
-                    // Nobody asked this node to leave while it listened: its directory is of no use any more.
-                    Fate::Left { id } => node.fail(Fatal::Left { id }),
-                    fate => act_on(&node, fate),
-                }
-                break;
-            }
-        }
-    }
-}
-
 fn member_id(state: &MetaState, node: &str) -> Result<u64, ControlError> {
-    let by_id = || {
-        node.parse()
-            .ok()
-            .filter(|id| state.members.contains_key(id))
-    };
+    let by_id = || node.parse().ok().filter(|id| state.members.contains_key(id));
     let id = state.by_name(node).map(|m| m.id).or_else(by_id);
     id.ok_or_else(|| ControlError::NotFound(format!("no member is called {node}")))
 }
 
 fn running_of(node: &Node) -> Result<&Running, ControlError> {
-    node.running()
-        .ok_or_else(|| ControlError::Unavailable("this node is not a member of a cluster".into()))
+    node.running().ok_or_else(|| ControlError::Unavailable("this node is not a member of a cluster".into()))
 }
 
 pub(crate) async fn leave(node: &Node, name: &str) -> Result<(), ControlError> {
@@ -246,58 +147,28 @@ pub(crate) async fn leave(node: &Node, name: &str) -> Result<(), ControlError> {
     }
 }
 
-pub(crate) async fn transfer(
-    node: &Node,
-    group: &str,
-    to: Option<&str>,
-) -> Result<(), ControlError> {
+pub(crate) async fn transfer(node: &Node, group: &str, to: Option<&str>) -> Result<(), ControlError> {
     let running = running_of(node)?;
-    let number = GROUPS
-        .iter()
-        .find(|(name, _)| *name == group)
-        .map(|(_, number)| *number);
-    let number = number.ok_or_else(|| {
-        ControlError::NotFound(format!(
-            "no group is called {group}; there are meta and routes"
-        ))
-    })?;
-    let to = to
-        .map(|name| member_id(&node.meta_state(), name))
-        .transpose()?;
-    let leader = running
-        .group(number)
-        .and_then(|g| g.status().borrow().leader);
-    let leader =
-        leader.ok_or_else(|| ControlError::Unavailable(format!("group {group} has no leader")))?;
+    let number = GROUPS.iter().find(|(name, _)| *name == group).map(|(_, number)| *number);
+    let number = number
+        .ok_or_else(|| ControlError::NotFound(format!("no group is called {group}; there are meta and routes")))?;
+    let to = to.map(|name| member_id(&node.meta_state(), name)).transpose()?;
+    let leader = running.group(number).and_then(|g| g.status().borrow().leader);
+    let leader = leader.ok_or_else(|| ControlError::Unavailable(format!("group {group} has no leader")))?;
     if leader == running.id {
         return transfer_here(running, number, to).await;
     }
-    match node
-        .net
-        .call_node(leader, &Request::Transfer { group: number, to }, DEADLINE)
-        .await
-    {
+    match node.net.call_node(leader, &Request::Transfer { group: number, to }, DEADLINE).await {
         Ok(Response::Transfer(result)) => result,
-        Ok(_) => Err(ControlError::Unavailable(
-            "the leader gave an answer to something else".into(),
-        )),
+        Ok(_) => Err(ControlError::Unavailable("the leader gave an answer to something else".into())),
         Err(error) => Err(ControlError::Unavailable(format!("the leader: {error}"))),
     }
 }
 
-pub(crate) async fn transfer_here(
-    running: &Running,
-    number: u32,
-    to: Option<u64>,
-) -> Result<(), ControlError> {
-    let group = running
-        .group(number)
-        .ok_or_else(|| ControlError::NotFound(format!("no group {number}")))?;
+pub(crate) async fn transfer_here(running: &Running, number: u32, to: Option<u64>) -> Result<(), ControlError> {
+    let group = running.group(number).ok_or_else(|| ControlError::NotFound(format!("no group {number}")))?;
     let status = group.status().borrow().clone();
-    let others = status
-        .followers
-        .iter()
-        .filter(|(id, _)| status.voters.contains(id));
+    let others = status.followers.iter().filter(|(id, _)| status.voters.contains(id));
     let to = match to {
         Some(to) if to == running.id && status.is_leader() => return Ok(()),
         Some(to) if !status.voters.contains(&to) => {
@@ -309,33 +180,23 @@ pub(crate) async fn transfer_here(
             best.ok_or_else(|| ControlError::Conflict("no other node votes".into()))?
         }
     };
-    group
-        .transfer_leader(to)
-        .await
-        .map_err(|error| match error {
-            MembershipError::Impossible(reason) => ControlError::Conflict(reason),
-            other => ControlError::Unavailable(other.to_string()),
-        })
+    group.transfer_leader(to).await.map_err(|error| match error {
+        MembershipError::Impossible(reason) => ControlError::Conflict(reason),
+        other => ControlError::Unavailable(other.to_string()),
+    })
 }
 
 pub(crate) async fn loss(node: &Node, name: &str) -> Result<LossReport, ControlError> {
     let running = running_of(node)?;
     let id = member_id(&node.meta_state(), name)?;
     let leader = running.meta.status().borrow().leader;
-    let leader =
-        leader.ok_or_else(|| ControlError::Unavailable("the meta group has no leader".into()))?;
+    let leader = leader.ok_or_else(|| ControlError::Unavailable("the meta group has no leader".into()))?;
     if leader == running.id {
         return leader::loss(node, running, id);
     }
-    match node
-        .net
-        .call_node(leader, &Request::Loss { node: id }, CALL * 3)
-        .await
-    {
+    match node.net.call_node(leader, &Request::Loss { node: id }, CALL * 3).await {
         Ok(Response::Loss(result)) => result,
-        Ok(_) => Err(ControlError::Unavailable(
-            "the leader gave an answer to something else".into(),
-        )),
+        Ok(_) => Err(ControlError::Unavailable("the leader gave an answer to something else".into())),
         Err(error) => {
             debug!("asking the leader: {error}");
             Err(ControlError::Unavailable(format!("the leader: {error}")))

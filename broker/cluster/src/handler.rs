@@ -19,9 +19,7 @@ pub(crate) struct LinkHandler {
 
 impl LinkHandler {
     pub(crate) fn new(node: &Arc<Node>) -> Self {
-        Self {
-            node: Arc::downgrade(node),
-        }
+        Self { node: Arc::downgrade(node) }
     }
 
     fn node(&self) -> Result<Arc<Node>, String> {
@@ -68,34 +66,18 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         if peer.hello.raft_id == claimed {
             Ok(())
         } else {
-            Err(format!(
-                "{} does not speak for node {claimed}",
-                peer.hello.node
-            ))
+            Err(format!("{} does not speak for node {claimed}", peer.hello.node))
         }
     };
     Ok(match request {
         Request::Probe => Response::Probe(bootstrap::own_probe(node)),
-        Request::Boot {
-            incarnation,
-            boot,
-            nonce,
-            cluster_id,
-        } => Response::Boot(on_boot(node, incarnation, boot, nonce, cluster_id).await?),
+        Request::Boot { incarnation, boot, nonce, cluster_id } => {
+            Response::Boot(on_boot(node, incarnation, boot, nonce, cluster_id).await?)
+        }
         Request::Agree(plan) => Response::Agree(bootstrap::on_agree(node, plan).await),
-        Request::Begin { cluster_id } => {
-            Response::Begin(bootstrap::on_begin(node, cluster_id).await)
-        }
-        Request::Bootstrap { members } => {
-            Response::Bootstrap(bootstrap::bootstrap(node, members).await)
-        }
-        Request::Join {
-            ref name,
-            incarnation,
-            boot,
-            nonce,
-            ..
-        } => {
+        Request::Begin { cluster_id } => Response::Begin(bootstrap::on_begin(node, cluster_id).await),
+        Request::Bootstrap { members } => Response::Bootstrap(bootstrap::bootstrap(node, members).await),
+        Request::Join { ref name, incarnation, boot, nonce, .. } => {
             if *name != peer.hello.node && !is_forwarded(node, peer) {
                 return Err(format!("{} does not speak for {name}", peer.hello.node));
             }
@@ -108,12 +90,7 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
                 None => Err(LeaseError::NotLeader),
             })
         }
-        Request::Applied {
-            node: id,
-            boot,
-            term,
-            applied,
-        } => {
+        Request::Applied { node: id, boot, term, applied } => {
             speaks(id)?;
             let running = running(node)?;
             let (term, watermark) = running.desk.applied(id, boot, term, applied);
@@ -128,9 +105,7 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
             Response::ReadIndex(group.read_index().await.ok())
         }
         Request::Fate { incarnation } => Response::Fate(fate(node, incarnation)),
-        Request::Transfer { group, to } => {
-            Response::Transfer(driver::transfer_here(running(node)?, group, to).await)
-        }
+        Request::Transfer { group, to } => Response::Transfer(driver::transfer_here(running(node)?, group, to).await),
         Request::Loss { node: id } => Response::Loss(leader::loss(node, running(node)?, id)),
     })
 }
@@ -141,10 +116,7 @@ fn running(node: &Node) -> Result<&Running, String> {
 
 /// A member that passes on what another node asked it.
 fn is_forwarded(node: &Node, peer: &PeerHello) -> bool {
-    node.meta_state()
-        .members
-        .get(&peer.hello.raft_id)
-        .is_some_and(|m| m.incarnation == peer.hello.incarnation)
+    node.meta_state().members.get(&peer.hello.raft_id).is_some_and(|m| m.incarnation == peer.hello.incarnation)
 }
 
 /// The boot is on this node's disk before the answer is sent.
@@ -163,14 +135,10 @@ async fn on_boot(
         _ => None,
     };
     let Some(own) = own else { return Ok(None) };
-    let verdict = node
-        .on_disk(move |data| data.judge_boot(incarnation, boot, nonce))
-        .await?;
+    let verdict = node.on_disk(move |data| data.judge_boot(incarnation, boot, nonce)).await?;
     // What the meta group has recorded counts as seen.
     let verdict = match node.meta_state().by_incarnation(incarnation) {
-        Some(m) if boot < m.boot || (boot == m.boot && nonce != m.nonce) => {
-            BootVerdict::Stale { recorded: m.boot }
-        }
+        Some(m) if boot < m.boot || (boot == m.boot && nonce != m.nonce) => BootVerdict::Stale { recorded: m.boot },
         _ => verdict,
     };
     Ok(Some((own, verdict, fate(node, incarnation))))
@@ -203,42 +171,25 @@ async fn on_join(
     if state.cluster.is_none() {
         return Err("the cluster is being formed".into());
     }
-    let verdict = node
-        .on_disk(move |data| data.judge_boot(incarnation, boot, nonce))
-        .await?;
+    let verdict = node.on_disk(move |data| data.judge_boot(incarnation, boot, nonce)).await?;
     if let BootVerdict::Stale { recorded } = verdict {
-        return Ok((
-            MetaResponse::Refused(Refusal::Stale { boot, recorded }),
-            KnownMembers::default(),
-        ));
+        return Ok((MetaResponse::Refused(Refusal::Stale { boot, recorded }), KnownMembers::default()));
     }
     let status = running.meta.status().borrow().clone();
     if !status.is_leader() {
-        let leader = status
-            .leader
-            .filter(|l| *l != running.id)
-            .ok_or("no leader is known")?;
+        let leader = status.leader.filter(|l| *l != running.id).ok_or("no leader is known")?;
         return match node.net.call_node(leader, &request, CALL * 4).await {
             Ok(Response::Join(answer)) => answer,
             Ok(_) => Err("the leader gave an answer to something else".into()),
             Err(error) => Err(format!("the leader: {error}")),
         };
     }
-    let Request::Join {
-        name,
-        addresses,
-        version,
-        feature_level,
-        ..
-    } = request
-    else {
+    let Request::Join { name, addresses, version, feature_level, .. } = request else {
         return Err("not a join".into());
     };
     // A name is taken over only when its holder cannot be serving: two living nodes with one name by mistake must
     // not throw each other out.
-    let holder = state
-        .by_name(&name)
-        .filter(|m| m.incarnation != incarnation);
+    let holder = state.by_name(&name).filter(|m| m.incarnation != incarnation);
     if let Some(holder) = holder
         && running.desk.is_holder(holder.id).unwrap_or(true)
     {
@@ -247,18 +198,7 @@ async fn on_join(
             holder.id
         ));
     }
-    let command = MetaCommand::Join {
-        name,
-        incarnation,
-        boot,
-        nonce,
-        addresses,
-        version,
-        feature_level,
-    };
+    let command = MetaCommand::Join { name, incarnation, boot, nonce, addresses, version, feature_level };
     let response = propose(&running.meta, &command).await?;
-    Ok((
-        response,
-        KnownMembers::of_state(&node.meta_state(), &status.voters),
-    ))
+    Ok((response, KnownMembers::of_state(&node.meta_state(), &status.voters)))
 }

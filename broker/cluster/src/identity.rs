@@ -46,10 +46,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn id_of(&self, incarnation: u128) -> Option<u64> {
-        self.members
-            .iter()
-            .find(|m| m.incarnation == incarnation)
-            .map(|m| m.id)
+        self.members.iter().find(|m| m.incarnation == incarnation).map(|m| m.id)
     }
 
     pub(crate) fn names(&self) -> BTreeSet<&str> {
@@ -70,22 +67,14 @@ impl KnownMembers {
     pub(crate) fn of_plan(plan: &Plan) -> Self {
         let voters = raftmq_meta::voters_for(plan.members.len());
         Self {
-            members: plan
-                .members
-                .iter()
-                .map(|m| (m.id, m.addresses.link.clone()))
-                .collect(),
+            members: plan.members.iter().map(|m| (m.id, m.addresses.link.clone())).collect(),
             voters: plan.members.iter().take(voters).map(|m| m.id).collect(),
         }
     }
 
     pub(crate) fn of_state(state: &MetaState, voters: &BTreeSet<u64>) -> Self {
         Self {
-            members: state
-                .members
-                .values()
-                .map(|m| (m.id, m.addresses.link.clone()))
-                .collect(),
+            members: state.members.values().map(|m| (m.id, m.addresses.link.clone())).collect(),
             voters: voters.clone(),
         }
     }
@@ -119,13 +108,7 @@ pub(crate) struct DataDir {
 impl DataDir {
     /// Locks the directory, reads or makes the identity, and counts this start. Blocks.
     pub(crate) fn open(path: &Path, cluster: &str, node: &str) -> Result<Self, StartError> {
-        let failed = |context| {
-            move |source| StartError::Directory {
-                path: path.to_path_buf(),
-                context,
-                source,
-            }
-        };
+        let failed = |context| move |source| StartError::Directory { path: path.to_path_buf(), context, source };
         std::fs::create_dir_all(path).map_err(failed("making it"))?;
         let lock = DirLock::acquire(path).map_err(failed("locking it"))?;
         // The boot first: from here on no other start of this directory, or of a copy, has this number and this nonce.
@@ -135,8 +118,7 @@ impl DataDir {
         write(&boot_file, &boot).map_err(failed("counting the boot"))?;
 
         let identity_file = AtomicFile::new(path.join("identity"));
-        let found: Option<Identity> =
-            read(&identity_file).map_err(failed("reading the identity"))?;
+        let found: Option<Identity> = read(&identity_file).map_err(failed("reading the identity"))?;
         let identity = match found {
             Some(identity) => {
                 if identity.cluster != cluster || identity.node != node {
@@ -170,13 +152,9 @@ impl DataDir {
             }
         };
         let seen_file = AtomicFile::new(path.join("seen-boots"));
-        let seen = read(&seen_file)
-            .map_err(failed("reading the boots seen"))?
-            .unwrap_or_default();
+        let seen = read(&seen_file).map_err(failed("reading the boots seen"))?.unwrap_or_default();
         let members_file = AtomicFile::new(path.join("members"));
-        let members = read(&members_file)
-            .map_err(failed("reading the members"))?
-            .unwrap_or_default();
+        let members = read(&members_file).map_err(failed("reading the members"))?.unwrap_or_default();
         Ok(Self {
             path: path.to_path_buf(),
             _lock: lock,
@@ -197,10 +175,7 @@ impl DataDir {
     }
 
     pub(crate) fn identity(&self) -> Identity {
-        self.identity
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the identity; it is on the disk when this returns. Blocks for a sync.
@@ -216,10 +191,7 @@ impl DataDir {
     }
 
     pub(crate) fn known_members(&self) -> KnownMembers {
-        self.members
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Remembers whom to ask at the next start. Blocks for a sync if it changed.
@@ -233,12 +205,7 @@ impl DataDir {
     }
 
     /// Judges a peer's boot. What is answered is on the disk before: blocks for a sync.
-    pub(crate) fn judge_boot(
-        &self,
-        incarnation: u128,
-        boot: u64,
-        nonce: u64,
-    ) -> io::Result<BootVerdict> {
+    pub(crate) fn judge_boot(&self, incarnation: u128, boot: u64, nonce: u64) -> io::Result<BootVerdict> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.get(&incarnation) {
             Some(&(recorded, by)) if boot == recorded && nonce == by => {
@@ -250,10 +217,7 @@ impl DataDir {
         let mut new = seen.clone();
         new.insert(incarnation, (boot, nonce));
         while new.len() > MAX_SEEN {
-            let lowest = new
-                .iter()
-                .min_by_key(|(_, (boot, _))| *boot)
-                .map(|(i, _)| *i);
+            let lowest = new.iter().min_by_key(|(_, (boot, _))| *boot).map(|(i, _)| *i);
             lowest.and_then(|i| new.remove(&i));
         }
         write(&self.seen_file, &new)?;
@@ -263,22 +227,14 @@ impl DataDir {
 }
 
 fn read<T: DeserializeOwned>(file: &AtomicFile) -> io::Result<Option<T>> {
-    let invalid = |what: String| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{}: {what}", file.path().display()),
-        )
-    };
+    let invalid =
+        |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", file.path().display()));
     let Some(bytes) = file.read()? else {
         return Ok(None);
     };
     match bytes.split_first() {
-        Some((&FORMAT, rest)) => postcard::from_bytes(rest)
-            .map(Some)
-            .map_err(|e| invalid(e.to_string())),
-        Some((other, _)) => Err(invalid(format!(
-            "format {other} is not known to this version"
-        ))),
+        Some((&FORMAT, rest)) => postcard::from_bytes(rest).map(Some).map_err(|e| invalid(e.to_string())),
+        Some((other, _)) => Err(invalid(format!("format {other} is not known to this version"))),
         None => Err(invalid("empty".into())),
     }
 }
@@ -299,59 +255,28 @@ mod tests {
         let first = DataDir::open(dir.path(), "c", "n").unwrap();
         assert_eq!(first.boot, 1);
         let second = DataDir::open(dir.path(), "c", "n");
-        assert!(matches!(
-            second,
-            Err(StartError::Directory {
-                context: "locking it",
-                ..
-            })
-        ));
+        assert!(matches!(second, Err(StartError::Directory { context: "locking it", .. })));
         let (incarnation, nonce) = (first.incarnation, first.nonce);
-        first
-            .update(|i| {
-                i.member = Some(Membership {
-                    cluster_id: 3,
-                    raft_id: 4,
-                })
-            })
-            .unwrap();
+        first.update(|i| i.member = Some(Membership { cluster_id: 3, raft_id: 4 })).unwrap();
         drop(first);
         let again = DataDir::open(dir.path(), "c", "n").unwrap();
         assert_eq!((again.boot, again.incarnation), (2, incarnation));
         assert_ne!(again.nonce, nonce);
-        assert_eq!(
-            again.identity().member,
-            Some(Membership {
-                cluster_id: 3,
-                raft_id: 4
-            })
-        );
+        assert_eq!(again.identity().member, Some(Membership { cluster_id: 3, raft_id: 4 }));
         drop(again);
-        assert!(matches!(
-            DataDir::open(dir.path(), "c", "other"),
-            Err(StartError::Identity { .. })
-        ));
-        assert!(matches!(
-            DataDir::open(dir.path(), "d", "n"),
-            Err(StartError::Identity { .. })
-        ));
+        assert!(matches!(DataDir::open(dir.path(), "c", "other"), Err(StartError::Identity { .. })));
+        assert!(matches!(DataDir::open(dir.path(), "d", "n"), Err(StartError::Identity { .. })));
     }
 
     #[test]
     fn half_a_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("wal")).unwrap();
-        assert!(matches!(
-            DataDir::open(dir.path(), "c", "n"),
-            Err(StartError::Identity { .. })
-        ));
+        assert!(matches!(DataDir::open(dir.path(), "c", "n"), Err(StartError::Identity { .. })));
         let damaged = tempfile::tempdir().unwrap();
         drop(DataDir::open(damaged.path(), "c", "n").unwrap());
         std::fs::write(damaged.path().join("identity"), b"what").unwrap();
-        assert!(matches!(
-            DataDir::open(damaged.path(), "c", "n"),
-            Err(StartError::Directory { .. })
-        ));
+        assert!(matches!(DataDir::open(damaged.path(), "c", "n"), Err(StartError::Directory { .. })));
     }
 
     #[test]
@@ -362,14 +287,8 @@ mod tests {
         assert_eq!(data.judge_boot(7, 3, 1).unwrap(), BootVerdict::Fresh);
         drop(data);
         let data = DataDir::open(dir.path(), "c", "n").unwrap();
-        assert_eq!(
-            data.judge_boot(7, 3, 2).unwrap(),
-            BootVerdict::Stale { recorded: 3 }
-        );
-        assert_eq!(
-            data.judge_boot(7, 2, 1).unwrap(),
-            BootVerdict::Stale { recorded: 3 }
-        );
+        assert_eq!(data.judge_boot(7, 3, 2).unwrap(), BootVerdict::Stale { recorded: 3 });
+        assert_eq!(data.judge_boot(7, 2, 1).unwrap(), BootVerdict::Stale { recorded: 3 });
         assert_eq!(data.judge_boot(7, 4, 2).unwrap(), BootVerdict::Fresh);
         assert_eq!(data.judge_boot(8, 1, 1).unwrap(), BootVerdict::Fresh);
     }

@@ -19,11 +19,8 @@ pub(crate) async fn find(node: &Node) -> Result<Membership, Fatal> {
             return Ok(membership);
         }
         let probes = probe_all(node).await;
-        let mut clusters: Vec<u128> = probes
-            .iter()
-            .filter(|(_, p)| p.running)
-            .filter_map(|(_, p)| p.member_of)
-            .collect();
+        let mut clusters: Vec<u128> =
+            probes.iter().filter(|(_, p)| p.running).filter_map(|(_, p)| p.member_of).collect();
         clusters.sort_unstable();
         clusters.dedup();
         match clusters.as_slice() {
@@ -37,22 +34,16 @@ pub(crate) async fn find(node: &Node) -> Result<Membership, Fatal> {
             }
             [cluster] => {
                 node.set_stage(Stage::Joining);
-                let members = probes
-                    .iter()
-                    .filter(|(_, p)| p.running && p.member_of == Some(*cluster));
+                let members = probes.iter().filter(|(_, p)| p.running && p.member_of == Some(*cluster));
                 for (address, _) in members {
                     match join(node, address).await {
                         Ok(membership) => return Ok(membership),
                         Err(JoinError::Fatal(fatal)) => return Err(fatal),
-                        Err(JoinError::Later(reason)) => {
-                            node.set_detail(format!("joining by {address}: {reason}"))
-                        }
+                        Err(JoinError::Later(reason)) => node.set_detail(format!("joining by {address}: {reason}")),
                     }
                 }
             }
-            _ => {
-                node.set_detail("peers are members of different clusters; not joining any of them")
-            }
+            _ => node.set_detail("peers are members of different clusters; not joining any of them"),
         }
         tokio::select! {
             () = node.begun.notified() => {}
@@ -68,9 +59,7 @@ pub(crate) async fn probe_all(node: &Node) -> Vec<(String, Probe)> {
     let mut found = Vec::new();
     // Whoever answers may know others that the discovery does not.
     for _ in 0..2 {
-        let calls = candidates
-            .iter()
-            .map(|address| node.net.call(address, &Request::Probe, CALL));
+        let calls = candidates.iter().map(|address| node.net.call(address, &Request::Probe, CALL));
         let answers = join_all(calls).await;
         let mut more = Vec::new();
         for (address, answer) in candidates.iter().zip(answers) {
@@ -109,21 +98,14 @@ async fn join(node: &Node, address: &str) -> Result<Membership, JoinError> {
         feature_level: FEATURE_LEVEL,
     };
     let later = |reason: String| JoinError::Later(reason);
-    let answer = node
-        .net
-        .call(address, &request, CALL * 5)
-        .await
-        .map_err(|e| later(e.to_string()))?;
+    let answer = node.net.call(address, &request, CALL * 5).await.map_err(|e| later(e.to_string()))?;
     let Response::Join(answer) = answer else {
         return Err(later("an answer to something else".into()));
     };
     let (response, known) = answer.map_err(later)?;
     let refusal = match response {
         MetaResponse::Joined { id, cluster_id } => {
-            let membership = Membership {
-                cluster_id,
-                raft_id: id,
-            };
+            let membership = Membership { cluster_id, raft_id: id };
             // The id is written before it is used; if the node dies before this, it asks again and gets the same.
             node.on_disk(move |data| {
                 data.remember_members(known)?;
@@ -140,11 +122,7 @@ async fn join(node: &Node, address: &str) -> Result<Membership, JoinError> {
         MetaResponse::Done => return Err(later("an answer to something else".into())),
     };
     Err(JoinError::Fatal(match refusal {
-        Refusal::Stale { boot, recorded } => Fatal::StaleDisk {
-            boot,
-            recorded,
-            witness: address.to_owned(),
-        },
+        Refusal::Stale { boot, recorded } => Fatal::StaleDisk { boot, recorded, witness: address.to_owned() },
         Refusal::Replaced { id } => Fatal::Replaced { id },
         Refusal::Left { id } => Fatal::Left { id },
         Refusal::NotInitialised | Refusal::Full => {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use raftmq_meta::{
-    Denial, Grant, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, MetaState,
-    Nanos, RoundId, would_lose,
+    Denial, Grant, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, MetaState, Nanos, RoundId,
+    would_lose,
 };
 use raftmq_routing::{RoutesCommand, RoutesResponse};
 use tokio::sync::{Notify, oneshot, watch};
@@ -35,8 +35,7 @@ struct Active {
 impl Active {
     fn publish(&self) {
         let watermark = self.table.watermark();
-        self.watermark
-            .send_if_modified(|known| std::mem::replace(known, watermark) != watermark);
+        self.watermark.send_if_modified(|known| std::mem::replace(known, watermark) != watermark);
     }
 }
 
@@ -59,20 +58,11 @@ impl Desk {
             receiver
         };
         // Dropped when the desk is closed, or when the node asked again.
-        receiver
-            .await
-            .map_err(|_| LeaseError::NotLeader)?
-            .map_err(LeaseError::Denied)
+        receiver.await.map_err(|_| LeaseError::NotLeader)?.map_err(LeaseError::Denied)
     }
 
     /// A node says how far it has applied routes. Answers with the term of the table (0: none) and the watermark.
-    pub(crate) fn applied(
-        &self,
-        node: u64,
-        boot: u64,
-        term: u64,
-        applied: u64,
-    ) -> (u64, Option<u64>) {
+    pub(crate) fn applied(&self, node: u64, boot: u64, term: u64, applied: u64) -> (u64, Option<u64>) {
         let mut active = self.lock();
         let Some(active) = active.as_mut().filter(|a| a.table.term() == term) else {
             return (0, None);
@@ -136,11 +126,7 @@ pub(crate) async fn lead(node: Arc<Node>) {
         info!(term, "leading the meta group");
         let table = LeaseTable::new(node.config.lease, term, boottime(), &node.meta_state());
         let watermark = watch::Sender::new(None);
-        *running.desk.lock() = Some(Active {
-            table,
-            waiting: HashMap::new(),
-            watermark,
-        });
+        *running.desk.lock() = Some(Active { table, waiting: HashMap::new(), watermark });
         Presidency::new(Arc::clone(&node), term).preside().await;
         *running.desk.lock() = None;
         info!(term, "not leading the meta group any more");
@@ -190,16 +176,11 @@ impl Presidency {
         loop {
             let members = Arc::clone(&state.borrow_and_update());
             if !known.as_ref().is_some_and(|k| Arc::ptr_eq(k, &members)) {
-                running
-                    .desk
-                    .with(self.term, |table| table.set_members(boottime(), &members));
+                running.desk.with(self.term, |table| table.set_members(boottime(), &members));
                 known = Some(members);
             }
             self.start_jobs(running);
-            let next = running
-                .desk
-                .with(self.term, |table| table.next_event(boottime()))
-                .flatten();
+            let next = running.desk.with(self.term, |table| table.next_event(boottime())).flatten();
             let pause = next.map_or(look, |at| until(at).clamp(Duration::from_millis(5), look));
             tokio::select! {
                 () = running.desk.wake.notified() => {}
@@ -226,8 +207,7 @@ impl Presidency {
         }
         for id in desk.with(term, |t| t.begin_down(now)).unwrap_or_default() {
             let stream = self.dead_stream(running, id, now);
-            self.jobs
-                .spawn(down(Arc::clone(&self.node), term, id, stream));
+            self.jobs.spawn(down(Arc::clone(&self.node), term, id, stream));
         }
         // Routes that outlived their node, because a leader died between the two entries.
         for member in state.members.values().filter(|m| !m.up) {
@@ -235,33 +215,24 @@ impl Presidency {
                 continue;
             };
             if desk.with(term, |t| t.begin_down_again(now, member.id)) == Some(true) {
-                self.jobs
-                    .spawn(down(Arc::clone(&self.node), term, member.id, Some(stream)));
+                self.jobs.spawn(down(Arc::clone(&self.node), term, member.id, Some(stream)));
             }
         }
         for id in desk.with(term, |t| t.to_bring_up()).unwrap_or_default() {
             if self.begin(id) {
-                self.jobs
-                    .spawn(up(Arc::clone(&self.node), term, id, Arc::clone(&self.busy)));
+                self.jobs.spawn(up(Arc::clone(&self.node), term, id, Arc::clone(&self.busy)));
             }
         }
         for member in state.members.values().filter(|m| !m.is_active()) {
             if desk.is_holder(member.id) == Some(false) && self.begin(member.id) {
-                self.jobs.spawn(remove(
-                    Arc::clone(&self.node),
-                    term,
-                    member.id,
-                    Arc::clone(&self.busy),
-                ));
+                self.jobs.spawn(remove(Arc::clone(&self.node), term, member.id, Arc::clone(&self.busy)));
             }
         }
-        for id in state.members.keys().filter(|id| **id != running.id) {
+        for id in state.members.keys() {
             if !self.pushed_to.contains_key(id) {
                 let watermark = desk.lock().as_ref().map(|a| a.watermark.subscribe());
                 if let Some(watermark) = watermark {
-                    let task = self
-                        .jobs
-                        .spawn(push(Arc::clone(&self.node), *id, term, watermark));
+                    let task = self.jobs.spawn(push(Arc::clone(&self.node), *id, term, watermark));
                     self.pushed_to.insert(*id, task);
                 }
             }
@@ -273,17 +244,10 @@ impl Presidency {
             }
             stays
         });
-        // The leader is a node like the others.
-        if let Some(index) = desk.with(term, |t| t.watermark()).flatten() {
-            crate::lease::on_watermark(&self.node, running, term, index);
-        }
     }
 
     fn begin(&self, id: u64) -> bool {
-        self.busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id)
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
     }
 
     fn watch_streams(&mut self, running: &Running, now: Nanos) {
@@ -308,9 +272,7 @@ impl Presidency {
     /// one before it asks, because this one is older than D (see `lease::may_ask`).
     fn dead_stream(&self, running: &Running, id: u64, now: Nanos) -> Option<(u64, u64)> {
         let &(stream, since) = self.streams.get(&id)?;
-        let released = running
-            .desk
-            .with(self.term, |t| t.is_released(id, stream.0))?;
+        let released = running.desk.with(self.term, |t| t.is_released(id, stream.0))?;
         let old = now >= since.saturating_add(self.node.config.lease.down_after());
         (released || old).then_some(stream)
     }
@@ -356,27 +318,14 @@ async fn down(node: Arc<Node>, term: u64, id: u64, stream: Option<(u64, u64)>) {
     {
         done = close_stream(running, id, stream).await;
     }
-    running
-        .desk
-        .with(term, |t| t.end_down(boottime(), id, done));
+    running.desk.with(term, |t| t.end_down(boottime(), id, done));
     running.desk.wake.notify_one();
 }
 
 async fn close_stream(running: &Running, id: u64, stream: (u64, u64)) -> bool {
-    let command = RoutesCommand::NodeDown {
-        node: id,
-        through: Some(stream),
-    };
-    let applied = running
-        .routes
-        .propose_anywhere(command.encode().into(), RETRY * 15)
-        .await;
-    applied.is_ok_and(|a| {
-        matches!(
-            RoutesResponse::decode(&a.response),
-            RoutesResponse::Ok { .. }
-        )
-    })
+    let command = RoutesCommand::NodeDown { node: id, through: Some(stream) };
+    let applied = running.routes.propose_anywhere(command.encode().into(), RETRY * 15).await;
+    applied.is_ok_and(|a| matches!(RoutesResponse::decode(&a.response), RoutesResponse::Ok { .. }))
 }
 
 async fn up(node: Arc<Node>, term: u64, id: u64, busy: Arc<Mutex<BTreeSet<u64>>>) {
@@ -389,9 +338,7 @@ async fn up(node: Arc<Node>, term: u64, id: u64, busy: Arc<Mutex<BTreeSet<u64>>>
     } else {
         tokio::time::sleep(RETRY).await;
     }
-    busy.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&id);
+    busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
 }
 
 /// Removes a member that no group holds any more and that cannot be serving.
@@ -406,20 +353,13 @@ async fn remove(node: Arc<Node>, term: u64, id: u64, busy: Arc<Mutex<BTreeSet<u6
             Some(stream) => close_stream(running, id, stream).await,
             None => true,
         };
-        if closed
-            && matches!(
-                propose(&running.meta, &MetaCommand::Removed { id }).await,
-                Ok(MetaResponse::Done)
-            )
-        {
+        if closed && matches!(propose(&running.meta, &MetaCommand::Removed { id }).await, Ok(MetaResponse::Done)) {
             info!(node = id, "removed from the cluster");
         }
     }
     // Between two tries; when it was done, the members change meanwhile.
     tokio::time::sleep(RETRY).await;
-    busy.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&id);
+    busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     running.desk.wake.notify_one();
 }
 
@@ -445,18 +385,24 @@ async fn is_out_of_groups(node: &Node, running: &Running, id: u64) -> bool {
 
 /// Pushes the watermark to one member whenever it rises.
 async fn push(node: Arc<Node>, id: u64, term: u64, mut watermark: watch::Receiver<Option<u64>>) {
+    let Some(running) = node.running() else {
+        return;
+    };
     loop {
         let Ok(Some(index)) = watermark.wait_for(Option::is_some).await.map(|w| *w) else {
             return;
         };
-        let request = Request::Watermark { term, index };
-        match node.net.call_node(id, &request, RETRY * 3).await {
-            Ok(_) => {
-                if watermark.wait_for(|w| *w > Some(index)).await.is_err() {
-                    return;
-                }
+        if id == running.id {
+            crate::lease::on_watermark(&node, running, term, index);
+        } else {
+            let request = Request::Watermark { term, index };
+            if node.net.call_node(id, &request, RETRY * 3).await.is_err() {
+                tokio::time::sleep(RETRY / 10).await;
+                continue;
             }
-            Err(_) => tokio::time::sleep(RETRY / 10).await,
+        }
+        if watermark.wait_for(|w| *w > Some(index)).await.is_err() {
+            return;
         }
     }
 }
@@ -465,23 +411,12 @@ async fn push(node: Arc<Node>, id: u64, term: u64, mut watermark: watch::Receive
 pub(crate) fn loss(node: &Node, running: &Running, id: u64) -> Result<LossReport, ControlError> {
     let live: Option<BTreeSet<u64>> = {
         let active = running.desk.lock();
-        active.as_ref().map(|a| {
-            a.table
-                .members()
-                .filter(|(_, m)| m.holder)
-                .map(|(id, _)| id)
-                .collect()
-        })
+        active.as_ref().map(|a| a.table.members().filter(|(_, m)| m.holder).map(|(id, _)| id).collect())
     };
-    let live = live.ok_or_else(|| {
-        ControlError::Unavailable("this node does not lead the meta group".into())
-    })?;
+    let live = live.ok_or_else(|| ControlError::Unavailable("this node does not lead the meta group".into()))?;
     let groups = GROUPS.iter().filter_map(|(name, number)| {
         let status = running.group(*number)?.status().borrow().clone();
-        Some((
-            (*name).to_owned(),
-            driver::membership(&status, &node.config.raft),
-        ))
+        Some(((*name).to_owned(), driver::membership(&status, &node.config.raft)))
     });
     let groups: Vec<_> = groups.collect();
     debug_assert_eq!(META.number, 1);

@@ -23,9 +23,7 @@ pub struct LeaseState {
 impl LeaseState {
     /// The lease of a standalone node, which needs none.
     pub fn always() -> Self {
-        Self {
-            deadline: AtomicU64::new(u64::MAX),
-        }
+        Self { deadline: AtomicU64::new(u64::MAX) }
     }
 
     /// Whether the node may serve now.
@@ -70,11 +68,7 @@ pub(crate) async fn renew(node: Arc<Node>) {
         if at_once {
             continue;
         }
-        let pause = if node.lease.is_serving() {
-            length / 4
-        } else {
-            (length / 20).max(Duration::from_millis(10))
-        };
+        let pause = if node.lease.is_serving() { length / 4 } else { (length / 20).max(Duration::from_millis(10)) };
         let pause = tokio::time::sleep(pause);
         tokio::pin!(pause);
         // A new leader is asked at once; the status changes for many other reasons too.
@@ -108,12 +102,7 @@ fn may_ask(node: &Node, running: &Running) -> bool {
         }
         lease.close_at()
     };
-    let usable = now
-        < held_until.max(
-            node.routes
-                .opened_at()
-                .saturating_add(node.config.lease.close),
-        );
+    let usable = now < held_until.max(node.routes.opened_at().saturating_add(node.config.lease.close));
     if !usable {
         node.routes.invalidate();
     }
@@ -130,11 +119,7 @@ async fn ask(node: &Node, running: &Running, leader: u64, deadline: Duration) ->
             Err(_) => return false,
         }
     } else {
-        match node
-            .net
-            .call_node(leader, &Request::Lease(request), deadline)
-            .await
-        {
+        match node.net.call_node(leader, &Request::Lease(request), deadline).await {
             Ok(Response::Lease(answer)) => answer,
             Ok(_) => return false,
             Err(error) => {
@@ -288,17 +273,8 @@ async fn report(node: &Node, running: &Running, leader: u64, term: u64, applied:
     let answer = if leader == running.id {
         running.desk.applied(running.id, boot, term, applied)
     } else {
-        let request = Request::Applied {
-            node: running.id,
-            boot,
-            term,
-            applied,
-        };
-        match node
-            .net
-            .call_node(leader, &request, Duration::from_millis(500))
-            .await
-        {
+        let request = Request::Applied { node: running.id, boot, term, applied };
+        match node.net.call_node(leader, &request, Duration::from_millis(500)).await {
             Ok(Response::Applied { term, watermark }) => (term, watermark),
             _ => return false,
         }

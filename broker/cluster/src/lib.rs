@@ -32,6 +32,7 @@ mod config;
 mod control;
 mod driver;
 mod error;
+mod fate;
 mod handler;
 mod identity;
 mod join;

@@ -15,10 +15,7 @@ pub(crate) struct MetaAdapter {
 
 impl MetaAdapter {
     pub(crate) fn new(state: watch::Sender<Arc<MetaState>>) -> Self {
-        Self {
-            machine: MetaMachine::new(),
-            state,
-        }
+        Self { machine: MetaMachine::new(), state }
     }
 
     fn publish(&self) {
@@ -42,9 +39,7 @@ impl StateMachine for MetaAdapter {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        self.machine
-            .restore(snapshot)
-            .map_err(|e| MachineError::new(e.to_string()))?;
+        self.machine.restore(snapshot).map_err(|e| MachineError::new(e.to_string()))?;
         self.publish();
         Ok(())
     }
@@ -90,17 +85,13 @@ impl StateMachine for RoutesAdapter {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        self.machine
-            .lock()
-            .restore(snapshot)
-            .map_err(|e| MachineError::new(e.to_string()))?;
+        self.machine.lock().restore(snapshot).map_err(|e| MachineError::new(e.to_string()))?;
         self.applied(0);
         Ok(())
     }
 
     fn applied(&mut self, _index: u64) {
         let open = self.machine.open_stream(self.node);
-        self.own
-            .send_if_modified(|known| std::mem::replace(known, open) != open);
+        self.own.send_if_modified(|known| std::mem::replace(known, open) != open);
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Net {
     links: OnceLock<Links>,
     isolated: AtomicBool,
     addresses: ArcSwap<BTreeMap<u64, String>>,
+    /// Where members were found though the meta group says otherwise: they moved and could not tell it yet.
+    moved: ArcSwap<BTreeMap<u64, String>>,
 }
 
 impl Net {
@@ -39,6 +41,7 @@ impl Net {
             links: OnceLock::new(),
             isolated: AtomicBool::new(false),
             addresses: ArcSwap::default(),
+            moved: ArcSwap::default(),
         })
     }
 
@@ -52,10 +55,7 @@ impl Net {
     }
 
     pub(crate) fn links(&self) -> Links {
-        self.links
-            .get()
-            .expect("the links are started before the node is handed out")
-            .clone()
+        self.links.get().expect("the links are started before the node is handed out").clone()
     }
 
     pub(crate) fn isolate(&self, cut: bool) {
@@ -75,7 +75,25 @@ impl Net {
     }
 
     pub(crate) fn address_of(&self, node: u64) -> Option<String> {
+        if let Some(moved) = self.moved.load().get(&node) {
+            return Some(moved.clone());
+        }
         self.addresses.load().get(&node).cloned()
+    }
+
+    /// The member was found elsewhere (`None`: what the meta group says counts again). Says whether that is news.
+    pub(crate) fn set_moved(&self, node: u64, address: Option<String>) -> bool {
+        let before = self.moved.load_full();
+        if before.get(&node) == address.as_ref() {
+            return false;
+        }
+        let mut moved = (*before).clone();
+        match address {
+            Some(address) => moved.insert(node, address),
+            None => moved.remove(&node),
+        };
+        self.moved.store(Arc::new(moved));
+        true
     }
 
     /// Calls a peer by its address.
@@ -90,9 +108,7 @@ impl Net {
         }
         let payload = wire::encode(request);
         let links = self.links.get().ok_or(LinkError::Shutdown)?;
-        let answer = links
-            .request(address, kind::CALL, payload, Class::Control, deadline)
-            .await?;
+        let answer = links.request(address, kind::CALL, payload, Class::Control, deadline).await?;
         if self.is_isolated() {
             return Err(CallError::Isolated);
         }
@@ -118,12 +134,10 @@ impl Net {
         let addresses = self.addresses.load();
         let address = addresses.get(&node).ok_or(CallError::NoAddress(node))?;
         let links = self.links.get().ok_or(LinkError::Shutdown)?;
-        links
-            .send(address, kind::FORWARD, frame)
-            .map_err(|error| match error {
-                SendError::Shutdown => CallError::Link(LinkError::Shutdown),
-                other => CallError::Malformed(other.to_string()),
-            })
+        links.send(address, kind::FORWARD, frame).map_err(|error| match error {
+            SendError::Shutdown => CallError::Link(LinkError::Shutdown),
+            other => CallError::Malformed(other.to_string()),
+        })
     }
 }
 
@@ -145,29 +159,19 @@ impl Transport for LinkTransport {
             raftmq_raft::Class::Snapshot => Class::Bulk,
         };
         Box::pin(async move {
-            let unreachable = |reason: &str| TransportError::Unreachable {
-                to,
-                reason: reason.to_owned(),
-            };
+            let unreachable = |reason: &str| TransportError::Unreachable { to, reason: reason.to_owned() };
             if net.is_isolated() {
                 return Err(unreachable("cut off by a test"));
             }
-            let address = net
-                .address_of(to)
-                .ok_or_else(|| unreachable("no address known"))?;
+            let address = net.address_of(to).ok_or_else(|| unreachable("no address known"))?;
             let links = net.links.get().ok_or_else(|| unreachable("no links"))?;
-            let answer = links
-                .request(&address, kind::RAFT, frame, class, deadline)
-                .await
-                .map_err(|error| match error {
+            let answer =
+                links.request(&address, kind::RAFT, frame, class, deadline).await.map_err(|error| match error {
                     LinkError::Deadline => TransportError::Timeout { to },
                     LinkError::Unreachable(reason) | LinkError::Refused(reason) => {
                         TransportError::Unreachable { to, reason }
                     }
-                    other => TransportError::Failed {
-                        to,
-                        reason: other.to_string(),
-                    },
+                    other => TransportError::Failed { to, reason: other.to_string() },
                 })?;
             if net.is_isolated() {
                 return Err(unreachable("cut off by a test"));

@@ -8,9 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raftmq_discovery::Discovery;
 use raftmq_links::{Hello, Links};
-use raftmq_meta::{
-    FEATURE_LEVEL, Lease, MetaCommand, MetaResponse, MetaState, NodeAddresses, Phase, Refusal,
-};
+use raftmq_meta::{FEATURE_LEVEL, Lease, MetaCommand, MetaResponse, MetaState, NodeAddresses, Phase, Refusal};
 use raftmq_raft::{Group, GroupStatus, Groups, Persistence, Role};
 use raftmq_routing::{RoutesMachine, SharedRoutes};
 use raftmq_storage::{StateStore, Wal};
@@ -108,8 +106,7 @@ impl Node {
     ) -> Result<Arc<Self>, StartError> {
         let opening = config.clone();
         let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
-        let (data, wal, store) =
-            opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let (data, wal, store) = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         info!(boot = data.boot, incarnation = %format!("{:032x}", data.incarnation), "data directory opened");
         let discovery = Discovery::start(config.discovery.clone())?;
         let member = data.identity().member;
@@ -128,11 +125,7 @@ impl Node {
             stage: watch::Sender::new(Stage::WaitingForCluster),
             detail: Mutex::default(),
             meta: watch::Sender::default(),
-            routes: RoutesOwner::new(
-                shared_routes.clone(),
-                config.routes.clone(),
-                Arc::clone(&barriers),
-            ),
+            routes: RoutesOwner::new(shared_routes.clone(), config.routes.clone(), Arc::clone(&barriers)),
             shared_routes,
             barriers,
             counters: ClusterCounters::default(),
@@ -155,10 +148,7 @@ impl Node {
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .spawn(task);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 
     pub(crate) fn running(&self) -> Option<&Running> {
@@ -174,30 +164,17 @@ impl Node {
     }
 
     pub(crate) fn addresses(&self) -> NodeAddresses {
-        NodeAddresses {
-            link: self.config.advertise.clone(),
-            control: self.config.control.clone(),
-        }
+        NodeAddresses { link: self.config.advertise.clone(), control: self.config.control.clone() }
     }
 
     /// Whom one could ask: found ones and those of the last run, without this node itself.
     pub(crate) fn candidates(&self) -> Vec<String> {
         let own_id = self.raft_id();
         let known = self.net.addresses();
-        let known = known
-            .iter()
-            .filter(|(id, _)| Some(**id) != own_id)
-            .map(|(_, address)| address.clone());
+        let known = known.iter().filter(|(id, _)| Some(**id) != own_id).map(|(_, address)| address.clone());
         let found = self.discovery.peers();
-        let found = found
-            .borrow()
-            .addresses()
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        let mut all: Vec<String> = known
-            .chain(found)
-            .filter(|a| *a != self.config.advertise)
-            .collect();
+        let found = found.borrow().addresses().map(str::to_owned).collect::<Vec<_>>();
+        let mut all: Vec<String> = known.chain(found).filter(|a| *a != self.config.advertise).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -247,16 +224,17 @@ impl Node {
     pub(crate) fn fail(&self, fatal: Fatal) {
         self.lease.set(0);
         self.phase.send_replace(Phase::Closed);
-        let first = self.fatal.send_if_modified(|known| {
-            let first = known.is_none();
-            known.get_or_insert(fatal.clone());
-            first
-        });
-        if first {
+        // The stage before the reason, for who wakes up by the reason and looks at the stage.
+        if !self.has_failed() {
             error!("{fatal}");
             self.set_detail(fatal.to_string());
             self.stage.send_replace(Stage::Failed);
         }
+        self.fatal.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert(fatal);
+            first
+        });
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -289,18 +267,11 @@ impl Node {
         let identity = self.data.identity();
         let running = self.running();
         let groups = running.map(|r| {
-            GROUPS
-                .iter()
-                .filter_map(|(name, n)| Some((*name, r.group(*n)?.status().borrow().clone())))
-                .collect()
+            GROUPS.iter().filter_map(|(name, n)| Some((*name, r.group(*n)?.status().borrow().clone()))).collect()
         });
         ClusterStatus {
             stage: self.stage.borrow().clone(),
-            detail: self
-                .detail
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            detail: self.detail.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             cluster: identity.cluster,
             cluster_id: identity.member.map(|m| m.cluster_id),
             node: identity.node,
@@ -326,10 +297,7 @@ impl Node {
             for group in [&running.meta, &running.routes] {
                 let status = group.status().borrow().clone();
                 if status.is_leader() {
-                    let best = status
-                        .followers
-                        .iter()
-                        .filter(|(id, _)| status.voters.contains(id));
+                    let best = status.followers.iter().filter(|(id, _)| status.voters.contains(id));
                     let best = best.max_by_key(|(_, f)| f.matched).map(|(id, _)| *id);
                     if let Some(to) = best {
                         // Without it the others elect one after their timeout.
@@ -348,8 +316,7 @@ impl Node {
     }
 
     async fn stop(&self) {
-        let mut tasks =
-            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
         if let Some(running) = self.running() {
             running.groups.shutdown().await;
@@ -411,60 +378,29 @@ async fn live(node: Arc<Node>) {
 }
 
 async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), Fatal> {
-    let Membership {
-        cluster_id,
-        raft_id,
-    } = membership;
+    let Membership { cluster_id, raft_id } = membership;
     if let Some(links) = node.net.try_links() {
         let mut hello = (*links.hello()).clone();
         hello.raft_id = raft_id;
-        links
-            .set_hello(hello)
-            .map_err(|e| Fatal::Refused(e.to_string()))?;
+        links.set_hello(hello).map_err(|e| Fatal::Refused(e.to_string()))?;
     }
     node.shared_routes.set_own_node(raft_id);
     let known = node.data.known_members();
     if !known.members.is_empty() {
         node.net.set_addresses(known.members);
     }
-    let started = |group: &'static str| {
-        move |e: raftmq_raft::StartError| Fatal::Group {
-            group,
-            reason: e.to_string(),
-        }
-    };
+    let started = |group: &'static str| move |e: raftmq_raft::StartError| Fatal::Group { group, reason: e.to_string() };
     let transport = Arc::new(LinkTransport(Arc::clone(&node.net)));
     let snapshots = node.data.path().join("snapshots");
     let options = node.config.raft.clone();
-    let groups = Groups::new(
-        raft_id,
-        cluster_id,
-        snapshots,
-        node.wal.clone(),
-        node.store.clone(),
-        transport,
-        options,
-    )
-    .map_err(|e| Fatal::Refused(e.to_string()))?;
-    let meta = groups
-        .start(
-            META,
-            Persistence::Stored,
-            MetaAdapter::new(node.meta.clone()),
-        )
-        .await
-        .map_err(started("meta"))?;
+    let groups = Groups::new(raft_id, cluster_id, snapshots, node.wal.clone(), node.store.clone(), transport, options)
+        .map_err(|e| Fatal::Refused(e.to_string()))?;
+    let meta =
+        groups.start(META, Persistence::Stored, MetaAdapter::new(node.meta.clone())).await.map_err(started("meta"))?;
     let machine = SharedMachine::new(RoutesMachine::new(node.shared_routes.clone()));
     let (own, own_stream) = watch::channel(None);
-    let adapter = RoutesAdapter {
-        machine: machine.clone(),
-        node: raft_id,
-        own,
-    };
-    let routes = groups
-        .start(ROUTES, Persistence::Memory, adapter)
-        .await
-        .map_err(started("routes"))?;
+    let adapter = RoutesAdapter { machine: machine.clone(), node: raft_id, own };
+    let routes = groups.start(ROUTES, Persistence::Memory, adapter).await.map_err(started("routes"))?;
     let lease = Mutex::new(Lease::new(node.config.lease, raft_id, node.data.boot));
     let running = Running {
         id: raft_id,
@@ -494,7 +430,7 @@ async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), F
     node.spawn(crate::lease::watch_phase(Arc::clone(node)));
     node.spawn(crate::lease::report_applied(Arc::clone(node)));
     node.spawn(crate::leader::lead(Arc::clone(node)));
-    node.spawn(crate::driver::watch_fate(Arc::clone(node)));
+    node.spawn(crate::fate::watch(Arc::clone(node)));
     Ok(())
 }
 
@@ -503,16 +439,9 @@ async fn watch_group(node: Arc<Node>, name: &'static str, number: u32) {
         return;
     };
     let mut status = group.status();
-    let stopped = status
-        .wait_for(|s| s.failure.is_some())
-        .await
-        .ok()
-        .and_then(|s| s.failure.clone());
+    let stopped = status.wait_for(|s| s.failure.is_some()).await.ok().and_then(|s| s.failure.clone());
     if let Some(reason) = stopped {
-        node.fail(Fatal::Group {
-            group: name,
-            reason,
-        });
+        node.fail(Fatal::Group { group: name, reason });
     }
 }
 
@@ -528,16 +457,14 @@ async fn watch_members(node: Arc<Node>) {
         let now = Arc::clone(&state.borrow_and_update());
         let voters = status.borrow_and_update().voters.clone();
         if now.cluster.is_some() {
-            let addresses: BTreeMap<u64, String> = now
-                .members
-                .values()
-                .map(|m| (m.id, m.addresses.link.clone()))
-                .collect();
+            let addresses: BTreeMap<u64, String> =
+                now.members.values().map(|m| (m.id, m.addresses.link.clone())).collect();
             node.net.set_addresses(addresses.clone());
             let links = node.net.links();
             for member in now.members.values().filter(|m| m.id != running.id) {
                 let fact = (member.addresses.link.clone(), member.boot);
                 if seen.insert(member.id, fact.clone()).as_ref() != Some(&fact) {
+                    node.net.set_moved(member.id, None);
                     links.expect(&member.addresses.link, member.incarnation, member.boot);
                 }
             }
@@ -549,14 +476,10 @@ async fn watch_members(node: Arc<Node>) {
                 stays
             });
             let known = KnownMembers::of_state(&now, &voters);
-            if node
-                .on_disk(move |data| data.remember_members(known))
-                .await
-                .is_err()
-            {
+            if node.on_disk(move |data| data.remember_members(known)).await.is_err() {
                 return;
             }
-            crate::driver::own_fate(&node, running, &now);
+            crate::fate::own(&node, running, &now);
         }
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
@@ -594,11 +517,7 @@ async fn announce_boot(node: Arc<Node>) {
         match refusal {
             Refusal::NotInitialised => tokio::time::sleep(RETRY).await,
             Refusal::Stale { boot, recorded } => {
-                return node.fail(Fatal::StaleDisk {
-                    boot,
-                    recorded,
-                    witness: "the meta group".into(),
-                });
+                return node.fail(Fatal::StaleDisk { boot, recorded, witness: "the meta group".into() });
             }
             Refusal::Replaced { id } => return node.fail(Fatal::Replaced { id }),
             Refusal::Left { id } => return node.fail(Fatal::Left { id }),
@@ -611,10 +530,8 @@ async fn announce_boot(node: Arc<Node>) {
 
 /// Proposes to the meta group through its leader.
 pub(crate) async fn propose(meta: &Group, command: &MetaCommand) -> Result<MetaResponse, String> {
-    let applied = meta
-        .propose_anywhere(command.encode().into(), Duration::from_secs(3))
-        .await
-        .map_err(|e| e.to_string())?;
+    let applied =
+        meta.propose_anywhere(command.encode().into(), Duration::from_secs(3)).await.map_err(|e| e.to_string())?;
     MetaResponse::decode(&applied.response).map_err(|e| e.to_string())
 }
 
@@ -636,10 +553,7 @@ pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {
             Role::Stopped => "stopped",
         }
         .to_owned(),
-        leader_name: s
-            .leader
-            .and_then(|id| meta.members.get(&id))
-            .map(|m| m.name.clone()),
+        leader_name: s.leader.and_then(|id| meta.members.get(&id)).map(|m| m.name.clone()),
         leader: s.leader,
         voters: s.voters.into_iter().collect(),
         learners: s.learners.into_iter().collect(),
@@ -649,8 +563,5 @@ pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {
         snapshot: s.snapshot,
         purged: s.purged,
     };
-    GROUPS
-        .iter()
-        .filter_map(|(name, n)| Some(info(name, running.group(*n)?.status().borrow().clone())))
-        .collect()
+    GROUPS.iter().filter_map(|(name, n)| Some(info(name, running.group(*n)?.status().borrow().clone()))).collect()
 }

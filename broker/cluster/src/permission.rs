@@ -21,9 +21,7 @@ pub(crate) async fn ask(node: &Node, membership: Membership) -> Result<(), Fatal
             cluster_id: membership.cluster_id,
         };
         let candidates = node.candidates();
-        let calls = candidates
-            .iter()
-            .map(|address| node.net.call(address, &request, CALL));
+        let calls = candidates.iter().map(|address| node.net.call(address, &request, CALL));
         for (address, answer) in candidates.iter().zip(join_all(calls).await) {
             let Ok(Response::Boot(Some((id, verdict, fate)))) = answer else {
                 continue;
@@ -38,24 +36,13 @@ pub(crate) async fn ask(node: &Node, membership: Membership) -> Result<(), Fatal
                     fresh.insert(id);
                 }
                 BootVerdict::Stale { recorded } => {
-                    return Err(Fatal::StaleDisk {
-                        boot: node.data.boot,
-                        recorded,
-                        witness: address.clone(),
-                    });
+                    return Err(Fatal::StaleDisk { boot: node.data.boot, recorded, witness: address.clone() });
                 }
             }
         }
-        let agreeing = voters
-            .iter()
-            .filter(|id| **id == membership.raft_id || fresh.contains(id))
-            .count();
+        let agreeing = voters.iter().filter(|id| **id == membership.raft_id || fresh.contains(id)).count();
         // Without a note of the voters (it was lost, or never written) any member will do.
-        let enough = if voters.is_empty() {
-            !fresh.is_empty()
-        } else {
-            agreeing > voters.len() / 2
-        };
+        let enough = if voters.is_empty() { !fresh.is_empty() } else { agreeing > voters.len() / 2 };
         if enough {
             return Ok(());
         }

@@ -9,9 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use raftmq_meta::Nanos;
 use raftmq_raft::Applied;
-use raftmq_routing::{
-    BatchToSend, LocalRoutes, LocalRoutesOptions, Outcome, Progress, RoutesResponse, SharedRoutes,
-};
+use raftmq_routing::{BatchToSend, LocalRoutes, LocalRoutesOptions, Outcome, Progress, RoutesResponse, SharedRoutes};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info};
 
@@ -35,11 +33,7 @@ pub(crate) struct RoutesOwner {
 }
 
 impl RoutesOwner {
-    pub(crate) fn new(
-        shared: SharedRoutes,
-        options: LocalRoutesOptions,
-        barriers: Arc<Barriers>,
-    ) -> Self {
+    pub(crate) fn new(shared: SharedRoutes, options: LocalRoutesOptions, barriers: Arc<Barriers>) -> Self {
         Self {
             local: Mutex::new(LocalRoutes::new(shared, options)),
             barriers,
@@ -62,11 +56,7 @@ impl RoutesOwner {
     pub(crate) fn subscribe<F: AsRef<str>>(&self, worker: u8, filters: &[F]) -> Pending {
         let pending = {
             let mut local = self.local();
-            self.barriers.enlist(
-                filters
-                    .iter()
-                    .map(|f| local.worker_added(f.as_ref(), worker)),
-            )
+            self.barriers.enlist(filters.iter().map(|f| local.worker_added(f.as_ref(), worker)))
         };
         self.wake.notify_one();
         pending
@@ -131,10 +121,9 @@ pub(crate) async fn run(node: Arc<Node>) {
                 debug!(stream, index, "stream of routes opened");
                 match propose(&node, running, stream, index).await {
                     Outcome::Refused => return refused(&node),
-                    Outcome::Continue | Outcome::Reopen => info!(
-                        stream,
-                        "the stream of routes is closed, opening another one"
-                    ),
+                    Outcome::Continue | Outcome::Reopen => {
+                        info!(stream, "the stream of routes is closed, opening another one")
+                    }
                 }
             }
             Opened::After(last) => stream = stream.max(last),
@@ -144,7 +133,10 @@ pub(crate) async fn run(node: Arc<Node>) {
 }
 
 fn refused(node: &Node) {
-    node.fail(Fatal::Refused("the routes group does not take this node's routes: another incarnation has its id, or the versions differ".into()));
+    node.fail(Fatal::Refused(
+        "the routes group does not take this node's routes: another incarnation has its id, or the versions differ"
+            .into(),
+    ));
 }
 
 enum Opened {
@@ -156,36 +148,21 @@ enum Opened {
 
 async fn open(node: &Node, running: &Running, stream: u64) -> Opened {
     let command = node.routes.work(|local, progress| {
-        local
-            .reopen(
-                running.id,
-                node.data.incarnation,
-                node.data.boot,
-                stream,
-                progress,
-            )
-            .encode()
+        local.reopen(running.id, node.data.incarnation, node.data.boot, stream, progress).encode()
     });
     loop {
         // Before the proposal: when it is known to be older than D is what counts.
         node.routes.opened_at.store(boottime(), Ordering::Relaxed);
-        match running
-            .routes
-            .propose_anywhere(command.clone().into(), PROPOSAL)
-            .await
-        {
+        match running.routes.propose_anywhere(command.clone().into(), PROPOSAL).await {
             Ok(Applied { index, response }) => {
                 let response = RoutesResponse::decode(&response);
-                return match node
-                    .routes
-                    .work(|local, _| local.on_opened(stream, &response))
-                {
+                return match node.routes.work(|local, _| local.on_opened(stream, &response)) {
                     Outcome::Continue => Opened::At(index),
                     Outcome::Refused => Opened::Refused,
                     Outcome::Reopen => match response {
-                        RoutesResponse::Closed {
-                            last: Some((boot, last)),
-                        } if boot == node.data.boot => Opened::After(last),
+                        RoutesResponse::Closed { last: Some((boot, last)) } if boot == node.data.boot => {
+                            Opened::After(last)
+                        }
                         // A later boot of this directory is at work.
                         _ => Opened::Refused,
                     },
@@ -210,24 +187,16 @@ async fn propose(node: &Node, running: &Running, stream: u64, opened: u64) -> Ou
             ClusterCounters::add(&node.counters.route_batches);
             let group = running.routes.clone();
             flying.push(Box::pin(async move {
-                let applied = group
-                    .propose_anywhere(batch.command.encode().into(), PROPOSAL)
-                    .await;
-                let result = applied
-                    .ok()
-                    .map(|a| (a.index, RoutesResponse::decode(&a.response)));
+                let applied = group.propose_anywhere(batch.command.encode().into(), PROPOSAL).await;
+                let result = applied.ok().map(|a| (a.index, RoutesResponse::decode(&a.response)));
                 (batch, result)
             }));
         }
         if flying.is_empty() {
-            node.routes
-                .ready
-                .send_if_modified(|ready| !std::mem::replace(ready, true));
+            node.routes.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
         let wakeup = node.routes.local().next_wakeup();
-        let pause = wakeup.map_or(Duration::from_secs(1), |at| {
-            Duration::from_millis(at.saturating_sub(millis()))
-        });
+        let pause = wakeup.map_or(Duration::from_secs(1), |at| Duration::from_millis(at.saturating_sub(millis())));
         tokio::select! {
             Some((batch, result)) = flying.next(), if !flying.is_empty() => {
                 let outcome = node.routes.work(|local, progress| {

@@ -26,12 +26,7 @@ pub(crate) enum Request {
     /// Who are you, and do you know a cluster?
     Probe,
     /// May this boot take part?
-    Boot {
-        incarnation: u128,
-        boot: u64,
-        nonce: u64,
-        cluster_id: u128,
-    },
+    Boot { incarnation: u128, boot: u64, nonce: u64, cluster_id: u128 },
     /// Note on your disk that you will be a member of this cluster and no other.
     Agree(Plan),
     /// All have agreed: take part.
@@ -51,12 +46,7 @@ pub(crate) enum Request {
     /// To the meta leader.
     Lease(LeaseRequest),
     /// To the meta leader: how far the node has applied routes.
-    Applied {
-        node: u64,
-        boot: u64,
-        term: u64,
-        applied: u64,
-    },
+    Applied { node: u64, boot: u64, term: u64, applied: u64 },
     /// From the meta leader: how far all serving nodes have.
     Watermark { term: u64, index: u64 },
     /// To the leader of a group: a linearizable read of its commit index.
@@ -142,9 +132,7 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
 
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     match bytes.split_first() {
-        Some((&FORMAT, rest)) => {
-            postcard::from_bytes(rest).map_err(|e| format!("malformed message: {e}"))
-        }
+        Some((&FORMAT, rest)) => postcard::from_bytes(rest).map_err(|e| format!("malformed message: {e}")),
         Some((other, _)) => Err(format!("message format {other} is not known")),
         None => Err("empty message".to_owned()),
     }

@@ -18,10 +18,7 @@ use raftmq_storage::{StoreOptions, WalOptions};
 
 pub const NAME: &str = "test";
 /// L and D of the tests.
-pub const LEASE: LeaseParams = LeaseParams {
-    length: 1_000_000_000,
-    close: 2_000_000_000,
-};
+pub const LEASE: LeaseParams = LeaseParams { length: 1_000_000_000, close: 2_000_000_000 };
 
 /// Everything that outlives a node's process: directories, certificates, addresses.
 pub struct Lab {
@@ -46,11 +43,7 @@ impl Lab {
                 .with_test_writer()
                 .try_init();
         }
-        Self {
-            root: tempfile::tempdir().unwrap(),
-            ca: ClusterCa::create(NAME).unwrap(),
-            addresses: Mutex::default(),
-        }
+        Self { root: tempfile::tempdir().unwrap(), ca: ClusterCa::create(NAME).unwrap(), addresses: Mutex::default() }
     }
 
     pub fn dir(&self, name: &str) -> PathBuf {
@@ -63,27 +56,23 @@ impl Lab {
         if let Some((_, address)) = addresses.iter().find(|(n, _)| n == name) {
             return *address;
         }
-        let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         addresses.push((name.to_owned(), address));
         address
     }
 
+    /// From now on every node has another address.
+    pub fn move_all(&self) {
+        self.addresses.lock().unwrap().clear();
+    }
+
     pub fn config(&self, name: &str, peers: &[&str]) -> ClusterConfig {
         let issued = self.ca.issue_node(NAME, name, &[]).unwrap();
-        let tls = TlsMaterial {
-            ca_pem: self.ca.cert_pem().to_owned(),
-            cert_pem: issued.cert_pem,
-            key_pem: issued.key_pem,
-        };
+        let tls =
+            TlsMaterial { ca_pem: self.ca.cert_pem().to_owned(), cert_pem: issued.cert_pem, key_pem: issued.key_pem };
         let address = self.address(name);
         let mut links = LinkConfig::new(address, tls);
-        links.options = LinkOptions {
-            backoff_max: Duration::from_millis(300),
-            ..LinkOptions::default()
-        };
+        links.options = LinkOptions { backoff_max: Duration::from_millis(300), ..LinkOptions::default() };
         let peers = peers.iter().map(|p| self.address(p).to_string()).collect();
         ClusterConfig {
             cluster: NAME.to_owned(),
@@ -93,26 +82,12 @@ impl Lab {
             control: String::new(),
             version: "test".to_owned(),
             links,
-            discovery: DiscoverySettings {
-                strategy: Strategy::Static { peers },
-                refresh: Duration::from_secs(1),
-            },
+            discovery: DiscoverySettings { strategy: Strategy::Static { peers }, refresh: Duration::from_secs(1) },
             raft: RaftOptions::default(),
             lease: LEASE,
-            wal: WalOptions {
-                segment_bytes: 1 << 20,
-                ballast_bytes: 0,
-                min_free_bytes: 0,
-                ..WalOptions::default()
-            },
-            store: StoreOptions {
-                cache_bytes: 1 << 20,
-                ..StoreOptions::default()
-            },
-            routes: LocalRoutesOptions {
-                linger_ms: 50,
-                ..LocalRoutesOptions::default()
-            },
+            wal: WalOptions { segment_bytes: 1 << 20, ballast_bytes: 0, min_free_bytes: 0, ..WalOptions::default() },
+            store: StoreOptions { cache_bytes: 1 << 20, ..StoreOptions::default() },
+            routes: LocalRoutesOptions { linger_ms: 50, ..LocalRoutesOptions::default() },
             barrier_deadline: Duration::from_secs(15),
         }
     }
@@ -135,12 +110,7 @@ impl Lab {
         let sink = Arc::clone(&received);
         let handler = Arc::new(move |from, frame| sink.lock().unwrap().push((from, frame)));
         let cluster = Cluster::start(self.config(name, peers), routes.clone(), handler).await?;
-        Ok(Process {
-            name: name.to_owned(),
-            cluster,
-            routes,
-            received,
-        })
+        Ok(Process { name: name.to_owned(), cluster, routes, received })
     }
 
     pub async fn start_all(&self, names: &[&str]) -> Vec<Process> {
@@ -181,20 +151,11 @@ impl Process {
     }
 
     pub fn voters(&self, group: usize) -> BTreeSet<u64> {
-        self.cluster
-            .status()
-            .groups
-            .get(group)
-            .map(|(_, s)| s.voters.clone())
-            .unwrap_or_default()
+        self.cluster.status().groups.get(group).map(|(_, s)| s.voters.clone()).unwrap_or_default()
     }
 
     pub fn meta_leader(&self) -> Option<u64> {
-        self.cluster
-            .status()
-            .groups
-            .first()
-            .and_then(|(_, s)| s.leader)
+        self.cluster.status().groups.first().and_then(|(_, s)| s.leader)
     }
 }
 
@@ -224,10 +185,7 @@ pub async fn serving(all: &[Process]) {
         all.iter()
             .map(|p| {
                 let s = p.cluster.status();
-                format!(
-                    "{} {:?} {:?} {:?} {}",
-                    p.name, s.stage, s.phase, s.raft_id, s.detail
-                )
+                format!("{} {:?} {:?} {:?} {}", p.name, s.stage, s.phase, s.raft_id, s.detail)
             })
             .collect::<Vec<_>>()
             .join("; ")
@@ -241,11 +199,5 @@ pub async fn serving(all: &[Process]) {
 
 /// Members by name, as a node knows them.
 pub fn members(process: &Process) -> Vec<(String, u64)> {
-    process
-        .cluster
-        .control()
-        .members()
-        .into_iter()
-        .map(|m| (m.name, m.id))
-        .collect()
+    process.cluster.control().members().into_iter().map(|m| (m.name, m.id)).collect()
 }

@@ -1,0 +1,257 @@
+//! What happens to a running cluster: restarts, lost and copied disks, dead leaders, partitions.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{LEASE, Lab, Process, eventually, members, serving};
+use raftmq_cluster::{BarrierError, Fatal, Phase, Stage};
+
+const NAMES: [&str; 3] = ["n1", "n2", "n3"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_restarts_then_all() {
+    let lab = Lab::new();
+    let mut all = lab.form(&NAMES).await;
+    let id = all[0].cluster.status().cluster_id;
+    let before = members(&all[0]);
+    // Cleanly, then as if killed.
+    let one = all.remove(1);
+    one.cluster.shutdown().await;
+    drop(one);
+    all.insert(1, lab.start("n2", &NAMES).await);
+    serving(&all).await;
+    let one = all.remove(0);
+    one.kill().await;
+    all.insert(0, lab.start("n1", &NAMES).await);
+    serving(&all).await;
+    for p in all {
+        p.kill().await;
+    }
+    let all = lab.start_all(&NAMES).await;
+    serving(&all).await;
+    for p in &all {
+        assert_eq!(p.cluster.status().cluster_id, id);
+        assert_eq!(members(p), before);
+    }
+    assert_eq!(all[1].cluster.status().boot, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_wiped_node_returns_as_a_new_member_and_the_old_id_is_gone() {
+    let lab = Lab::new();
+    let mut all = lab.form(&NAMES).await;
+    let one = all.remove(2);
+    assert_eq!(one.id(), 3);
+    one.kill().await;
+    std::fs::remove_dir_all(lab.dir("n3")).unwrap();
+    all.push(lab.start("n3", &NAMES).await);
+    serving(&all).await;
+    for p in &all {
+        eventually("the new member votes and the old one is gone", || {
+            let expected = [1, 2, 4].into_iter().collect();
+            p.voters(0) == expected && p.voters(1) == expected
+        })
+        .await;
+        eventually("the old one is no member", || members(p).iter().all(|(_, id)| *id != 3)).await;
+    }
+    assert_eq!(all[2].id(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_directory_copied_back_is_refused() {
+    let lab = Lab::new();
+    let mut all = lab.form(&NAMES).await;
+    all.remove(1).kill().await;
+    let copy = lab.dir("copy");
+    copy_dir(&lab.dir("n2"), &copy);
+    // It runs once more, then the old copy comes back.
+    let again = lab.start("n2", &NAMES).await;
+    eventually("it serves", || again.is_serving()).await;
+    again.kill().await;
+    std::fs::remove_dir_all(lab.dir("n2")).unwrap();
+    copy_dir(&copy, &lab.dir("n2"));
+    let stale = lab.start("n2", &NAMES).await;
+    let fatal = tokio::time::timeout(Duration::from_secs(20), stale.cluster.failed()).await.unwrap();
+    assert!(matches!(fatal, Fatal::StaleDisk { boot: 2, recorded: 2, .. }), "{fatal}");
+    assert_eq!(*stale.cluster.stage().borrow(), Stage::Failed);
+    assert!(stale.cluster.status().groups.is_empty(), "no group was started");
+    // The others go on.
+    assert!(all.iter().all(Process::is_serving));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_subscription_is_seen_everywhere_when_its_barrier_is_reached() {
+    let lab = Lab::new();
+    let all = lab.form(&NAMES).await;
+    let mut slowest = Duration::ZERO;
+    for round in 0..200 {
+        let from = &all[round % 3];
+        let filters = [format!("a/{round}"), format!("b/{round}/+")];
+        let begun = Instant::now();
+        from.cluster.subscribe(0, &filters).await.unwrap();
+        slowest = slowest.max(begun.elapsed());
+        for p in all.iter().filter(|p| p.id() != from.id()) {
+            assert_eq!(p.targets(&format!("a/{round}")), [from.id()], "round {round}");
+            assert_eq!(p.targets(&format!("b/{round}/x")), [from.id()], "round {round}");
+        }
+    }
+    println!("slowest barrier: {slowest:?}");
+    // The second subscriber of a filter waits for nothing new.
+    all[0].cluster.subscribe(1, &["a/0"]).await.unwrap();
+    all[0].cluster.unsubscribe(0, &["a/0"]);
+    all[0].cluster.unsubscribe(1, &["a/0"]);
+    eventually("the route goes when its last subscriber left", || all[1].targets("a/0").is_empty()).await;
+    let sent = all[1].cluster.forward(&[1, 3, 99], &Bytes::from_static(b"hello"));
+    assert_eq!(sent, 2);
+    for to in [0, 2] {
+        eventually("the frame arrives", || *all[to].received.lock().unwrap() == [(2, Bytes::from_static(b"hello"))])
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_meta_leader_dies() {
+    let lab = Lab::new();
+    let mut all = lab.form(&NAMES).await;
+    let leader = all[0].meta_leader().unwrap();
+    let at = all.iter().position(|p| p.id() == leader).unwrap();
+    let mut phases: Vec<_> = all.iter().filter(|p| p.id() != leader).map(|p| p.cluster.phase()).collect();
+    all.remove(at).kill().await;
+    let begun = Instant::now();
+    // A SUBACK waits until the dead one is fenced, and no longer.
+    all[0].cluster.subscribe(0, &["after/#"]).await.unwrap();
+    println!("barrier after the leader's death: {:?}", begun.elapsed());
+    assert_eq!(all[1].targets("after/x"), [all[0].id()]);
+    assert!(all.iter().all(Process::is_serving));
+    eventually("the dead one is declared down", || {
+        let down = all[0].cluster.control().members().iter().any(|m| m.id == leader && !m.up);
+        down && all[0].meta_leader().is_some_and(|l| l != leader)
+    })
+    .await;
+    for phase in &mut phases {
+        assert_eq!(*phase.borrow_and_update(), Phase::Serving);
+    }
+    let loss = all[0].cluster.control().loss(&all[1].name).await.unwrap();
+    assert!(!loss.nothing, "with two of three alive neither may stop: {loss:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_is_cut_off_is_fenced_and_heals() {
+    let lab = Lab::new();
+    let all = lab.form(&NAMES).await;
+    // The leader of the meta group: what it believes must not matter.
+    let leader = all[0].meta_leader().unwrap();
+    let (cut, rest): (Vec<_>, Vec<_>) = all.iter().partition(|p| p.id() == leader);
+    let cut = cut[0];
+    cut.cluster.subscribe(3, &["lonely/+"]).await.unwrap();
+    let filter = ["while/cut/off"];
+    let begun = Instant::now();
+    cut.cluster.isolate(true);
+    let waiting = rest[0].cluster.subscribe(0, &filter);
+    waiting.await.unwrap();
+    // The barrier was reached: whoever still serves has the route; the one cut off does not serve any more.
+    assert!(!cut.is_serving() || cut.targets(filter[0]) == [rest[0].id()]);
+    println!("barrier while one is cut off: {:?}", begun.elapsed());
+    eventually("clients of the fenced node are closed", || *cut.cluster.phase().borrow() == Phase::Closed).await;
+    assert!(begun.elapsed() >= Duration::from_nanos(LEASE.length / 2));
+    assert_eq!(cut.cluster.subscribe(0, &["x"]).now_or_fail().await, Err(BarrierError::Timeout));
+    eventually("its routes are removed", || rest[1].targets("lonely/x").is_empty()).await;
+    cut.cluster.isolate(false);
+    let healed = Instant::now();
+    serving(&all).await;
+    println!("serving again after {:?}", healed.elapsed());
+    assert_eq!(cut.targets(filter[0]), [rest[0].id()], "who serves has caught up");
+    eventually("its routes are back", || rest[1].targets("lonely/x") == [cut.id()]).await;
+    cut.cluster.subscribe(1, &["healed"]).await.unwrap();
+    assert_eq!(rest[1].targets("healed"), [cut.id()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_dead_member_is_taken_out_and_its_directory_is_refused() {
+    let lab = Lab::new();
+    let mut all = lab.form(&["n1", "n2", "n3", "n4"]).await;
+    eventually("three vote", || all[0].voters(0).len() == 3 && all[0].voters(1).len() == 3).await;
+    let voter = *all[0].voters(0).iter().next_back().unwrap();
+    let at = all.iter().position(|p| p.id() == voter).unwrap();
+    let dead = all.remove(at);
+    let name = dead.name.clone();
+    dead.kill().await;
+    all[0].cluster.control().leave(&name).await.unwrap();
+    for p in &all {
+        eventually("it is out, another votes", || {
+            let replaced = |group| p.voters(group).len() == 3 && !p.voters(group).contains(&voter);
+            members(p).len() == 3 && replaced(0) && replaced(1)
+        })
+        .await;
+    }
+    let again = lab.start(&name, &["n1", "n2", "n3", "n4"]).await;
+    let fatal = tokio::time::timeout(Duration::from_secs(20), again.cluster.failed()).await.unwrap();
+    assert_eq!(fatal, Fatal::Left { id: voter });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn all_nodes_return_under_other_addresses() {
+    let lab = Lab::new();
+    let all = lab.form(&NAMES).await;
+    let id = all[0].cluster.status().cluster_id;
+    for p in all {
+        p.kill().await;
+    }
+    lab.move_all();
+    let all = lab.start_all(&NAMES).await;
+    serving(&all).await;
+    assert!(all.iter().all(|p| p.cluster.status().cluster_id == id));
+    let address = lab.address("n2").to_string();
+    eventually("the new addresses are recorded", || {
+        all[0].cluster.control().members().iter().any(|m| m.name == "n2" && m.link_address == address)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leadership_is_handed_on() {
+    let lab = Lab::new();
+    let all = lab.form(&NAMES).await;
+    for group in ["meta", "routes"] {
+        for to in ["n1", "n3", "n2"] {
+            all[0].cluster.control().transfer(group, Some(to)).await.unwrap();
+            eventually("it leads", || {
+                let groups = all[2].cluster.control().groups();
+                groups.iter().any(|g| g.name == group && g.leader_name.as_deref() == Some(to))
+            })
+            .await;
+        }
+    }
+    assert!(all.iter().all(Process::is_serving));
+    assert!(all[0].cluster.control().transfer("meta", Some("nobody")).await.is_err());
+    assert!(all[0].cluster.control().transfer("nothing", None).await.is_err());
+    let leader = all[1].cluster.control().leader().unwrap();
+    assert_eq!(leader.name, "n2");
+    all[1].cluster.subscribe(0, &["after/transfer"]).await.unwrap();
+}
+
+/// Gives a barrier that cannot be reached a second.
+trait NowOrFail: Future<Output = Result<(), BarrierError>> + Sized {
+    async fn now_or_fail(self) -> Result<(), BarrierError> {
+        tokio::time::timeout(Duration::from_secs(1), self).await.unwrap_or(Err(BarrierError::Timeout))
+    }
+}
+
+impl<F: Future<Output = Result<(), BarrierError>>> NowOrFail for F {}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
