@@ -9,9 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::EntryPayload;
 use openraft::vote::{RaftLeaderId, RaftVote};
 
-use crate::types::{
-    Command, Entry, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote,
-};
+use crate::types::{Command, Entry, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote};
 
 /// The first byte of everything stored.
 pub(crate) const FORMAT: u8 = 1;
@@ -100,10 +98,7 @@ impl Reader {
     pub(crate) fn count(&mut self, what: &'static str) -> Result<usize, CodecError> {
         let count = self.u32(what)? as usize;
         if count > MAX_MEMBERS {
-            return Err(CodecError::Invalid {
-                what,
-                reason: format!("{count} elements"),
-            });
+            return Err(CodecError::Invalid { what, reason: format!("{count} elements") });
         }
         Ok(count)
     }
@@ -113,11 +108,7 @@ impl Reader {
         what: &'static str,
         value: impl FnOnce(&mut Self) -> Result<T, CodecError>,
     ) -> Result<Option<T>, CodecError> {
-        if self.bool(what)? {
-            value(self).map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.bool(what)? { value(self).map(Some) } else { Ok(None) }
     }
 
     /// All that is left.
@@ -126,11 +117,7 @@ impl Reader {
     }
 
     pub(crate) fn end(self) -> Result<(), CodecError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(CodecError::Trailing(self.rest.len()))
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Trailing(self.rest.len())) }
     }
 
     pub(crate) fn leader_id(&mut self) -> Result<LeaderId, CodecError> {
@@ -163,10 +150,7 @@ impl Reader {
         if configs.is_empty() && nodes.is_empty() {
             return Ok(Membership::default());
         }
-        Membership::new(configs, nodes).map_err(|e| CodecError::Invalid {
-            what: "membership",
-            reason: e.to_string(),
-        })
+        Membership::new(configs, nodes).map_err(|e| CodecError::Invalid { what: "membership", reason: e.to_string() })
     }
 
     pub(crate) fn stored_membership(&mut self) -> Result<StoredMembership, CodecError> {
@@ -176,18 +160,11 @@ impl Reader {
 
     pub(crate) fn snapshot_meta(&mut self) -> Result<SnapshotMeta, CodecError> {
         let last_log_id = self.option("snapshot's log id", Self::log_id)?;
-        Ok(SnapshotMeta {
-            last_log_id,
-            last_membership: self.stored_membership()?,
-        })
+        Ok(SnapshotMeta { last_log_id, last_membership: self.stored_membership()? })
     }
 }
 
-pub(crate) fn put_option<T>(
-    out: &mut BytesMut,
-    value: Option<&T>,
-    put: impl FnOnce(&mut BytesMut, &T),
-) {
+pub(crate) fn put_option<T>(out: &mut BytesMut, value: Option<&T>, put: impl FnOnce(&mut BytesMut, &T)) {
     out.put_u8(value.is_some().into());
     if let Some(value) = value {
         put(out, value);
@@ -297,10 +274,7 @@ pub(crate) fn decode_entry(index: u64, bytes: Bytes) -> Result<Entry, CodecError
             EntryPayload::Membership(membership)
         }
         found => {
-            return Err(CodecError::Unknown {
-                what: "entry",
-                found,
-            });
+            return Err(CodecError::Unknown { what: "entry", found });
         }
     };
     Ok(Entry { log_id, payload })
@@ -363,10 +337,7 @@ mod tests {
             EntryPayload::Normal(Command(Bytes::from_static(b"command"))),
             EntryPayload::Membership(membership()),
         ] {
-            let entry = Entry {
-                log_id: id(3, 2, 7),
-                payload,
-            };
+            let entry = Entry { log_id: id(3, 2, 7), payload };
             let bytes = encode_entry(&entry);
             assert_eq!(decode_entry(7, bytes.clone()).unwrap(), entry);
             assert_eq!(decode_entry_id(7, bytes).unwrap(), entry.log_id);
@@ -377,34 +348,15 @@ mod tests {
     fn votes_and_snapshots_come_back() {
         for committed in [false, true] {
             let vote = Vote::from_leader_id(LeaderId::new(u64::MAX, 5), committed);
-            assert_eq!(
-                load("vote", stored(&vote, put_vote), Reader::vote).unwrap(),
-                vote
-            );
+            assert_eq!(load("vote", stored(&vote, put_vote), Reader::vote).unwrap(), vote);
         }
         let meta = SnapshotMeta {
             last_log_id: Some(id(1, 2, 3)),
             last_membership: StoredMembership::new(Some(id(1, 2, 2)), membership()),
         };
-        assert_eq!(
-            load(
-                "meta",
-                stored(&meta, put_snapshot_meta),
-                Reader::snapshot_meta
-            )
-            .unwrap(),
-            meta
-        );
+        assert_eq!(load("meta", stored(&meta, put_snapshot_meta), Reader::snapshot_meta).unwrap(), meta);
         let empty = SnapshotMeta::default();
-        assert_eq!(
-            load(
-                "meta",
-                stored(&empty, put_snapshot_meta),
-                Reader::snapshot_meta
-            )
-            .unwrap(),
-            empty
-        );
+        assert_eq!(load("meta", stored(&empty, put_snapshot_meta), Reader::snapshot_meta).unwrap(), empty);
     }
 
     #[test]
@@ -415,10 +367,7 @@ mod tests {
         };
         let bytes = stored(&meta, put_snapshot_meta);
         for end in 0..bytes.len() {
-            assert!(
-                load("meta", bytes.slice(..end), Reader::snapshot_meta).is_err(),
-                "cut at {end}"
-            );
+            assert!(load("meta", bytes.slice(..end), Reader::snapshot_meta).is_err(), "cut at {end}");
         }
     }
 

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use raftmq_storage::GroupId;
 
 use crate::NodeId;
 use crate::codec::{
-    CodecError, FORMAT, Reader, decode_entry, encode, encode_entry, put_bytes, put_log_id,
-    put_option, put_snapshot_meta, put_vote,
+    CodecError, FORMAT, Reader, decode_entry, encode, encode_entry, put_bytes, put_log_id, put_option,
+    put_snapshot_meta, put_vote,
 };
 use crate::types::{Entry, LogId, SnapshotMeta, Types, Vote};
 
@@ -41,10 +41,7 @@ impl Kind {
             5 => Kind::Transfer,
             6 => Kind::Propose,
             found => {
-                return Err(CodecError::Unknown {
-                    what: "frame",
-                    found,
-                });
+                return Err(CodecError::Unknown { what: "frame", found });
             }
         })
     }
@@ -82,17 +79,8 @@ pub(crate) fn parse_call(frame: Bytes) -> Result<(Header, Reader), CodecError> {
     reader.format("frame")?;
     let kind = Kind::from_byte(reader.u8("frame")?)?;
     let cluster = reader.u128("cluster")?;
-    let group = GroupId {
-        number: reader.u32("group")?,
-        generation: reader.u32("generation")?,
-    };
-    let header = Header {
-        kind,
-        cluster,
-        group,
-        from: reader.u64("from")?,
-        to: reader.u64("to")?,
-    };
+    let group = GroupId { number: reader.u32("group")?, generation: reader.u32("generation")? };
+    let header = Header { kind, cluster, group, from: reader.u64("from")?, to: reader.u64("to")? };
     Ok((header, reader))
 }
 
@@ -125,10 +113,7 @@ impl Refusal {
             7 => Refusal::Stopped,
             8 => Refusal::Snapshot,
             found => {
-                return Err(CodecError::Unknown {
-                    what: "refusal",
-                    found,
-                });
+                return Err(CodecError::Unknown { what: "refusal", found });
             }
         })
     }
@@ -180,10 +165,7 @@ pub(crate) fn put_vote_request(out: &mut BytesMut, request: &VoteRequest<Types>)
 }
 
 pub(crate) fn get_vote_request(mut reader: Reader) -> Result<VoteRequest<Types>, CodecError> {
-    let mut request = VoteRequest::new(
-        reader.vote()?,
-        reader.option("last log id", Reader::log_id)?,
-    );
+    let mut request = VoteRequest::new(reader.vote()?, reader.option("last log id", Reader::log_id)?);
     request.leadership_transfer = reader.bool("leadership transfer")?;
     reader.end()?;
     Ok(request)
@@ -206,11 +188,7 @@ pub(crate) fn get_vote_response(mut reader: Reader) -> Result<VoteResponse<Types
 // Log entries and heartbeats.
 
 /// Writes as many of the request's entries as fit into `limit` bytes, at least one if there is any; says how many.
-pub(crate) fn append_call(
-    header: &Header,
-    request: &AppendEntriesRequest<Types>,
-    limit: usize,
-) -> (Bytes, usize) {
+pub(crate) fn append_call(header: &Header, request: &AppendEntriesRequest<Types>, limit: usize) -> (Bytes, usize) {
     let mut bodies = Vec::with_capacity(request.entries.len());
     let mut total = 0;
     for entry in &request.entries {
@@ -235,46 +213,31 @@ pub(crate) fn append_call(
     (frame, sent)
 }
 
-pub(crate) fn get_append_request(
-    mut reader: Reader,
-) -> Result<AppendEntriesRequest<Types>, CodecError> {
+pub(crate) fn get_append_request(mut reader: Reader) -> Result<AppendEntriesRequest<Types>, CodecError> {
     let vote = reader.vote()?;
     let prev_log_id = reader.option("previous log id", Reader::log_id)?;
     let leader_commit = reader.option("committed log id", Reader::log_id)?;
     let mut entries: Vec<Entry> = Vec::new();
-    let mut next = prev_log_id
-        .as_ref()
-        .map_or(0, |id| id.index.saturating_add(1));
+    let mut next = prev_log_id.as_ref().map_or(0, |id| id.index.saturating_add(1));
     let mut previous = prev_log_id.as_ref().map(|id| id.leader_id);
     for _ in 0..reader.count("entries")? {
         let index = reader.u64("index")?;
         if index != next {
             let reason = format!("index {index} where {next} was due");
-            return Err(CodecError::Invalid {
-                what: "entries",
-                reason,
-            });
+            return Err(CodecError::Invalid { what: "entries", reason });
         }
         let entry = decode_entry(index, reader.bytes("entry")?)?;
         let leader = Some(entry.log_id.leader_id);
         if leader < previous || leader > Some(*vote.leader_id()) {
             let reason = format!("term {} at index {index}", entry.log_id.leader_id);
-            return Err(CodecError::Invalid {
-                what: "entries",
-                reason,
-            });
+            return Err(CodecError::Invalid { what: "entries", reason });
         }
         entries.push(entry);
         next = index.saturating_add(1);
         previous = leader;
     }
     reader.end()?;
-    Ok(AppendEntriesRequest {
-        vote,
-        prev_log_id,
-        entries,
-        leader_commit,
-    })
+    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
 }
 
 pub(crate) fn put_append_response(out: &mut BytesMut, response: &AppendEntriesResponse<Types>) {
@@ -292,19 +255,14 @@ pub(crate) fn put_append_response(out: &mut BytesMut, response: &AppendEntriesRe
     }
 }
 
-pub(crate) fn get_append_response(
-    mut reader: Reader,
-) -> Result<AppendEntriesResponse<Types>, CodecError> {
+pub(crate) fn get_append_response(mut reader: Reader) -> Result<AppendEntriesResponse<Types>, CodecError> {
     let response = match reader.u8("append's answer")? {
         0 => AppendEntriesResponse::Success,
         1 => AppendEntriesResponse::PartialSuccess(reader.option("log id", Reader::log_id)?),
         2 => AppendEntriesResponse::Conflict,
         3 => AppendEntriesResponse::HigherVote(reader.vote()?),
         found => {
-            return Err(CodecError::Unknown {
-                what: "append's answer",
-                found,
-            });
+            return Err(CodecError::Unknown { what: "append's answer", found });
         }
     };
     reader.end()?;
@@ -354,9 +312,7 @@ pub(crate) fn put_chunk_response(out: &mut BytesMut, response: Option<&SnapshotR
     put_option(out, response.map(|r| &r.vote), put_vote);
 }
 
-pub(crate) fn get_chunk_response(
-    mut reader: Reader,
-) -> Result<Option<SnapshotResponse<Types>>, CodecError> {
+pub(crate) fn get_chunk_response(mut reader: Reader) -> Result<Option<SnapshotResponse<Types>>, CodecError> {
     let vote = reader.option("vote", Reader::vote)?;
     reader.end()?;
     Ok(vote.map(SnapshotResponse::new))
@@ -370,9 +326,7 @@ pub(crate) fn put_transfer_request(out: &mut BytesMut, request: &TransferLeaderR
     put_option(out, request.last_log_id(), put_log_id);
 }
 
-pub(crate) fn get_transfer_request(
-    mut reader: Reader,
-) -> Result<TransferLeaderRequest<Types>, CodecError> {
+pub(crate) fn get_transfer_request(mut reader: Reader) -> Result<TransferLeaderRequest<Types>, CodecError> {
     let from = reader.vote()?;
     let to = reader.u64("new leader")?;
     let last = reader.option("last log id", Reader::log_id)?;
@@ -396,30 +350,17 @@ pub(crate) fn put_transfer_response(out: &mut BytesMut, response: &TransferLeade
     }
 }
 
-pub(crate) fn get_transfer_response(
-    mut reader: Reader,
-) -> Result<TransferLeaderResponse<Types>, CodecError> {
-    let log_id = |reader: &mut Reader| -> Result<Option<LogId>, CodecError> {
-        reader.option("log id", Reader::log_id)
-    };
+pub(crate) fn get_transfer_response(mut reader: Reader) -> Result<TransferLeaderResponse<Types>, CodecError> {
+    let log_id = |reader: &mut Reader| -> Result<Option<LogId>, CodecError> { reader.option("log id", Reader::log_id) };
     let response = match reader.u8("transfer's answer")? {
         0 => Ok(()),
-        1 => Err(TransferLeaderError::VoteChanged {
-            expected: reader.vote()?,
-            actual: reader.vote()?,
-        }),
+        1 => Err(TransferLeaderError::VoteChanged { expected: reader.vote()?, actual: reader.vote()? }),
         2 => {
             let expected = log_id(&mut reader)?;
-            Err(TransferLeaderError::LogNotFlushed {
-                expected,
-                actual: log_id(&mut reader)?,
-            })
+            Err(TransferLeaderError::LogNotFlushed { expected, actual: log_id(&mut reader)? })
         }
         found => {
-            return Err(CodecError::Unknown {
-                what: "transfer's answer",
-                found,
-            });
+            return Err(CodecError::Unknown { what: "transfer's answer", found });
         }
     };
     reader.end()?;
@@ -465,22 +406,14 @@ pub(crate) fn put_proposed(out: &mut BytesMut, proposed: &Proposed) {
 
 pub(crate) fn get_proposed(mut reader: Reader) -> Result<Proposed, CodecError> {
     let proposed = match reader.u8("proposal's answer")? {
-        0 => Proposed::Applied {
-            index: reader.u64("index")?,
-            response: reader.bytes("response")?,
-        },
+        0 => Proposed::Applied { index: reader.u64("index")?, response: reader.bytes("response")? },
         1 => Proposed::NotLeader(reader.option("leader", |r| r.u64("leader"))?),
-        2 => Proposed::TooLarge {
-            limit: reader.u64("limit")?,
-        },
+        2 => Proposed::TooLarge { limit: reader.u64("limit")? },
         3 => Proposed::Failed(String::from_utf8_lossy(&reader.bytes("reason")?).into_owned()),
         4 => Proposed::DiskFull,
         5 => Proposed::Timeout,
         found => {
-            return Err(CodecError::Unknown {
-                what: "proposal's answer",
-                found,
-            });
+            return Err(CodecError::Unknown { what: "proposal's answer", found });
         }
     };
     reader.end()?;

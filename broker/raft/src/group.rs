@@ -90,9 +90,7 @@ impl Group {
             alive: tokio::sync::Mutex::new(alive),
             handing_over: AtomicBool::new(false),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// Which group.
@@ -111,33 +109,19 @@ impl Group {
     pub async fn propose(&self, command: Bytes) -> Result<Applied, ProposeError> {
         let limit = self.inner.sender.options.max_command;
         if command.len() > limit {
-            return Err(ProposeError::TooLarge {
-                len: command.len(),
-                limit,
-            });
+            return Err(ProposeError::TooLarge { len: command.len(), limit });
         }
         if !self.inner.sender.wal.accepting() {
             self.hand_over();
             return Err(ProposeError::DiskFull);
         }
         let permits = permits(command.len());
-        let _permit = self
-            .inner
-            .in_flight
-            .acquire_many(permits)
-            .await
-            .map_err(|_| ProposeError::Shutdown)?;
+        let _permit = self.inner.in_flight.acquire_many(permits).await.map_err(|_| ProposeError::Shutdown)?;
         match self.inner.raft.client_write(Command(command)).await {
-            Ok(done) => Ok(Applied {
-                index: done.log_id.index,
-                response: done.data.0,
-            }),
+            Ok(done) => Ok(Applied { index: done.log_id.index, response: done.data.0 }),
             Err(RaftError::APIError(
-                ClientWriteError::ForwardToLeader(forward)
-                | ClientWriteError::LogEntryDiscarded(forward),
-            )) => Err(ProposeError::NotLeader {
-                leader: forward.leader_id.filter(|id| *id != self.inner.sender.node),
-            }),
+                ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
+            )) => Err(ProposeError::NotLeader { leader: forward.leader_id.filter(|id| *id != self.inner.sender.node) }),
             Err(RaftError::APIError(other)) => Err(ProposeError::Failed(other.to_string())),
             Err(RaftError::Fatal(Fatal::Stopped)) => Err(ProposeError::Shutdown),
             Err(RaftError::Fatal(fatal)) => Err(ProposeError::Failed(fatal.to_string())),
@@ -151,11 +135,7 @@ impl Group {
     ///
     /// # Errors
     /// Never [`ProposeError::NotLeader`]; [`ProposeError::Timeout`] if no leader answered in time.
-    pub async fn propose_anywhere(
-        &self,
-        command: Bytes,
-        deadline: Duration,
-    ) -> Result<Applied, ProposeError> {
+    pub async fn propose_anywhere(&self, command: Bytes, deadline: Duration) -> Result<Applied, ProposeError> {
         let end = Instant::now() + deadline;
         match timeout_at(end, self.propose_until(&command, end)).await {
             Ok(result) => result,
@@ -172,26 +152,19 @@ impl Group {
                 let status = status.borrow_and_update();
                 match status.role {
                     Role::Stopped => {
-                        return Err(status
-                            .failure
-                            .clone()
-                            .map_or(ProposeError::Shutdown, ProposeError::Failed));
+                        return Err(status.failure.clone().map_or(ProposeError::Shutdown, ProposeError::Failed));
                     }
                     _ => hint.take().or(status.leader),
                 }
             };
             let result = match leader {
                 None => Err(ProposeError::NotLeader { leader: None }),
-                Some(leader) if leader == self.inner.sender.node => {
-                    self.propose(command.clone()).await
-                }
+                Some(leader) if leader == self.inner.sender.node => self.propose(command.clone()).await,
                 Some(leader) => self.propose_at(leader, command, end).await,
             };
             match result {
                 Err(ProposeError::NotLeader { leader: other }) if other != leader => hint = other,
-                Err(
-                    ProposeError::NotLeader { .. } | ProposeError::Timeout | ProposeError::DiskFull,
-                ) => {}
+                Err(ProposeError::NotLeader { .. } | ProposeError::Timeout | ProposeError::DiskFull) => {}
                 result => return result,
             }
             if hint.is_none() {
@@ -201,25 +174,14 @@ impl Group {
         }
     }
 
-    async fn propose_at(
-        &self,
-        leader: NodeId,
-        command: &Bytes,
-        end: Instant,
-    ) -> Result<Applied, ProposeError> {
+    async fn propose_at(&self, leader: NodeId, command: &Bytes, end: Instant) -> Result<Applied, ProposeError> {
         let left = end.saturating_duration_since(Instant::now());
-        match self
-            .inner
-            .sender
-            .propose(self.inner.id, leader, command, left)
-            .await
-        {
+        match self.inner.sender.propose(self.inner.id, leader, command, left).await {
             Ok(Proposed::Applied { index, response }) => Ok(Applied { index, response }),
             Ok(Proposed::NotLeader(leader)) => Err(ProposeError::NotLeader { leader }),
-            Ok(Proposed::TooLarge { limit }) => Err(ProposeError::TooLarge {
-                len: command.len(),
-                limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            }),
+            Ok(Proposed::TooLarge { limit }) => {
+                Err(ProposeError::TooLarge { len: command.len(), limit: usize::try_from(limit).unwrap_or(usize::MAX) })
+            }
             Ok(Proposed::DiskFull) => Err(ProposeError::DiskFull),
             Ok(Proposed::Timeout) => Err(ProposeError::Timeout),
             Ok(Proposed::Failed(reason)) => {
@@ -236,19 +198,12 @@ impl Group {
     /// Carries out a proposal that another node forwarded.
     pub(crate) async fn propose_for(&self, command: Bytes, deadline: Duration) -> Proposed {
         match timeout(deadline, self.propose(command)).await {
-            Ok(Ok(applied)) => Proposed::Applied {
-                index: applied.index,
-                response: applied.response,
-            },
+            Ok(Ok(applied)) => Proposed::Applied { index: applied.index, response: applied.response },
             Ok(Err(ProposeError::NotLeader { leader })) => Proposed::NotLeader(leader),
-            Ok(Err(ProposeError::TooLarge { limit, .. })) => Proposed::TooLarge {
-                limit: limit as u64,
-            },
+            Ok(Err(ProposeError::TooLarge { limit, .. })) => Proposed::TooLarge { limit: limit as u64 },
             Ok(Err(ProposeError::DiskFull)) => Proposed::DiskFull,
             Ok(Err(ProposeError::Timeout)) | Err(_) => Proposed::Timeout,
-            Ok(Err(error @ (ProposeError::Shutdown | ProposeError::Failed(_)))) => {
-                Proposed::Failed(error.to_string())
-            }
+            Ok(Err(error @ (ProposeError::Shutdown | ProposeError::Failed(_)))) => Proposed::Failed(error.to_string()),
         }
     }
 
@@ -261,13 +216,8 @@ impl Group {
         tokio::spawn(async move {
             let to = {
                 let status = group.inner.status.borrow();
-                let voters = status
-                    .followers
-                    .iter()
-                    .filter(|(id, _)| status.voters.contains(id));
-                voters
-                    .max_by_key(|(_, f)| (f.matched, f.acked))
-                    .map(|(id, _)| *id)
+                let voters = status.followers.iter().filter(|(id, _)| status.voters.contains(id));
+                voters.max_by_key(|(_, f)| (f.matched, f.acked)).map(|(id, _)| *id)
             };
             if let Some(to) = to {
                 tracing::info!(group = %group.inner.id, to, "hands the leadership on");
@@ -287,10 +237,7 @@ impl Group {
     /// [`ReadError::NoQuorum`] if no quorum answered within [`crate::RaftOptions::read_deadline`].
     pub async fn read_index(&self) -> Result<u64, ReadError> {
         let inner = &self.inner;
-        inner
-            .reads
-            .read(&inner.raft, inner.sender.options.read_deadline)
-            .await
+        inner.reads.read(&inner.raft, inner.sender.options.read_deadline).await
     }
 
     /// Waits until `index` is applied on this node.
@@ -298,9 +245,7 @@ impl Group {
     /// # Errors
     /// The deadline passed, or the group stopped.
     pub async fn wait_applied(&self, index: u64, deadline: Duration) -> Result<(), WaitError> {
-        self.wait(deadline, |status| status.applied >= Some(index))
-            .await
-            .map(drop)
+        self.wait(deadline, |status| status.applied >= Some(index)).await.map(drop)
     }
 
     /// Waits until the status is as wanted and returns it.
@@ -314,15 +259,9 @@ impl Group {
     ) -> Result<GroupStatus, WaitError> {
         let mut status = self.status();
         let done = |status: &GroupStatus| wanted(status) || status.role == Role::Stopped;
-        let found = timeout(deadline, status.wait_for(done))
-            .await
-            .map_err(|_| WaitError::Timeout)?;
+        let found = timeout(deadline, status.wait_for(done)).await.map_err(|_| WaitError::Timeout)?;
         let found = found.map_err(|_| WaitError::Shutdown)?.clone();
-        if found.role == Role::Stopped {
-            Err(WaitError::Shutdown)
-        } else {
-            Ok(found)
-        }
+        if found.role == Role::Stopped { Err(WaitError::Shutdown) } else { Ok(found) }
     }
 
     /// What this replica knows. Watchers are woken by every change except that of the times of acknowledgements.
@@ -342,17 +281,10 @@ impl Group {
         let end = Instant::now() + deadline;
         loop {
             // One that was being made already may not cover enough: then once more.
-            self.inner
-                .raft
-                .trigger()
-                .snapshot()
-                .await
-                .map_err(|_| WaitError::Shutdown)?;
+            self.inner.raft.trigger().snapshot().await.map_err(|_| WaitError::Shutdown)?;
             let before = self.inner.status.borrow().snapshot;
             let left = end.saturating_duration_since(Instant::now());
-            let done = self
-                .wait(left, |s| s.snapshot >= applied || s.snapshot != before)
-                .await?;
+            let done = self.wait(left, |s| s.snapshot >= applied || s.snapshot != before).await?;
             if done.snapshot >= applied {
                 return Ok(());
             }
@@ -375,13 +307,7 @@ impl Group {
             // It may be waiting for a disk.
             Err(_) => tracing::warn!(group = %self.inner.id, "the group does not stop"),
         }
-        let tasks = std::mem::take(
-            &mut *self
-                .inner
-                .tasks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             // They end by themselves when consensus has ended.
             let abort = task.abort_handle();
@@ -398,7 +324,5 @@ impl Group {
 
 /// Kilobytes, and one for the entry itself.
 fn permits(bytes: usize) -> u32 {
-    u32::try_from(bytes >> 10)
-        .unwrap_or(u32::MAX >> 4)
-        .saturating_add(1)
+    u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 4).saturating_add(1)
 }

@@ -23,7 +23,7 @@ use crate::options::{OptionsError, RaftOptions};
 use crate::snapshot::SnapshotDir;
 use crate::state::{MachineStore, OpenError, Place, Trigger};
 use crate::transport::Transport;
-use crate::types::{Raft, Types};
+use crate::types::Raft;
 
 /// All groups of a node, and what they share. Cheap to clone.
 #[derive(Clone)]
@@ -90,19 +90,8 @@ impl Groups {
     ) -> Result<Self, OptionsError> {
         options.config(String::new())?;
         let transfers = Semaphore::new(options.snapshot_transfers);
-        let incoming = Incoming::new(
-            options.snapshot_transfers,
-            options.max_snapshot,
-            options.chunk_deadline * 3,
-        );
-        let sender = Arc::new(Sender {
-            node,
-            cluster,
-            transport,
-            options,
-            wal,
-            transfers,
-        });
+        let incoming = Incoming::new(options.snapshot_transfers, options.max_snapshot, options.chunk_deadline * 3);
+        let sender = Arc::new(Sender { node, cluster, transport, options, wal, transfers });
         let inner = Inner {
             sender,
             directory: directory.into(),
@@ -111,16 +100,11 @@ impl Groups {
             incoming,
             counters: Counters::default(),
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<u32, Option<Group>>> {
-        self.inner
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts this node's replica of a group: its machine is brought to what was known to be committed at the last stop.
@@ -158,27 +142,14 @@ impl Groups {
     ) -> Result<Group, StartError> {
         let inner = &self.inner;
         let options = &inner.sender.options;
-        let storage = |context: &'static str| {
-            move |source| StartError::Storage {
-                group: id,
-                context,
-                source,
-            }
-        };
+        let storage = |context: &'static str| move |source| StartError::Storage { group: id, context, source };
         let config = options.config(format!("raftmq-{id}"))?;
         let (alive, alive_receiver) = mpsc::channel(1);
 
-        let (wal, append_bytes, log_alive) = (
-            inner.sender.wal.clone(),
-            options.max_append_bytes,
-            alive.clone(),
-        );
+        let (wal, append_bytes, log_alive) = (inner.sender.wal.clone(), options.max_append_bytes, alive.clone());
         let (log, backlog) = blocking(move || {
             let state = wal.group_state(id).map_err(crate::log::to_io)?;
-            let entries = state
-                .first
-                .zip(state.last)
-                .map_or(0, |(first, last)| last - first + 1);
+            let entries = state.first.zip(state.last).map_or(0, |(first, last)| last - first + 1);
             let backlog = (entries, wal.live_bytes(id));
             Ok((LogStore::open(wal, id, append_bytes, log_alive)?, backlog))
         })
@@ -186,28 +157,19 @@ impl Groups {
         .map_err(storage("the log cannot be opened"))?;
 
         let due = Arc::new(Notify::new());
-        let trigger = Trigger {
-            entries: options.snapshot_entries,
-            bytes: options.snapshot_bytes,
-            due: due.clone(),
-        };
+        let trigger = Trigger { entries: options.snapshot_entries, bytes: options.snapshot_bytes, due: due.clone() };
         let (store, directory) = (inner.store.clone(), inner.directory.clone());
         let opened = blocking(move || {
             let snapshots = SnapshotDir::open(&directory, id)?;
             let place = match persistence {
                 Persistence::Memory => Place::Memory(snapshots.clone()),
-                Persistence::Stored => Place::Stored(
-                    store.group(id).map_err(std::io::Error::other)?,
-                    snapshots.clone(),
-                ),
+                Persistence::Stored => {
+                    Place::Stored(store.group(id).map_err(std::io::Error::other)?, snapshots.clone())
+                }
             };
-            Ok(MachineStore::open(machine, place, trigger, backlog, alive)
-                .map(|machine| (snapshots, machine)))
+            Ok(MachineStore::open(machine, place, trigger, backlog, alive).map(|machine| (snapshots, machine)))
         });
-        let (snapshots, machine) = match opened
-            .await
-            .map_err(storage("the state cannot be opened"))?
-        {
+        let (snapshots, machine) = match opened.await.map_err(storage("the state cannot be opened"))? {
             Ok(opened) => opened,
             Err(OpenError::Storage(e)) => return Err(storage("the state cannot be read")(e)),
             Err(OpenError::Machine(source)) => {
@@ -215,25 +177,11 @@ impl Groups {
             }
         };
 
-        let network = Network {
-            sender: inner.sender.clone(),
-            group: id,
-            snapshots: snapshots.clone(),
-        };
+        let network = Network { sender: inner.sender.clone(), group: id, snapshots: snapshots.clone() };
         let raft = Raft::new(inner.sender.node, config, network, log, machine)
             .await
-            .map_err(|fatal| StartError::Failed {
-                group: id,
-                reason: fatal.to_string(),
-            })?;
-        Ok(Group::new(
-            id,
-            raft,
-            snapshots,
-            inner.sender.clone(),
-            due,
-            alive_receiver,
-        ))
+            .map_err(|fatal| StartError::Failed { group: id, reason: fatal.to_string() })?;
+        Ok(Group::new(id, raft, snapshots, inner.sender.clone(), due, alive_receiver))
     }
 
     /// The replica of the group with this number, if it runs here.
@@ -305,26 +253,14 @@ impl Groups {
             Kind::Snapshot => {
                 let chunk = frame::get_chunk(body).map_err(malformed)?;
                 let inner = &group.inner;
-                let response = self
-                    .inner
-                    .incoming
-                    .chunk(inner.id, &inner.raft, &inner.snapshots, header.from, chunk)
-                    .await?;
-                Ok(frame::answer(|out| {
-                    frame::put_chunk_response(out, response.as_ref())
-                }))
+                let response =
+                    self.inner.incoming.chunk(inner.id, &inner.raft, &inner.snapshots, header.from, chunk).await?;
+                Ok(frame::answer(|out| frame::put_chunk_response(out, response.as_ref())))
             }
             Kind::Transfer => {
                 let request = frame::get_transfer_request(body).map_err(malformed)?;
-                let response = group
-                    .inner
-                    .raft
-                    .handle_transfer_leader(request)
-                    .await
-                    .map_err(stopped)?;
-                Ok(frame::answer(|out| {
-                    frame::put_transfer_response(out, &response)
-                }))
+                let response = group.inner.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+                Ok(frame::answer(|out| frame::put_transfer_response(out, &response)))
             }
             Kind::Propose => {
                 let (deadline, command) = frame::get_propose(body).map_err(malformed)?;
@@ -338,10 +274,7 @@ impl Groups {
     fn addressee(&self, header: &Header) -> Result<Group, Refused> {
         let sender = &self.inner.sender;
         if header.cluster != sender.cluster {
-            return Err((
-                Refusal::Cluster,
-                format!("this is cluster {:032x}", sender.cluster),
-            ));
+            return Err((Refusal::Cluster, format!("this is cluster {:032x}", sender.cluster)));
         }
         if header.to != sender.node {
             return Err((Refusal::Addressee, format!("this is node {}", sender.node)));
@@ -350,10 +283,7 @@ impl Groups {
             return Err((Refusal::Malformed, "a frame of this node itself".into()));
         }
         let Some(group) = self.group(header.group.number) else {
-            return Err((
-                Refusal::Group,
-                format!("group {} does not run here", header.group.number),
-            ));
+            return Err((Refusal::Group, format!("group {} does not run here", header.group.number)));
         };
         if group.id() != header.group {
             return Err((Refusal::Generation, format!("this is group {}", group.id())));
@@ -364,23 +294,13 @@ impl Groups {
     async fn append(&self, group: &Group, header: &Header, body: Reader) -> Result<Bytes, Refused> {
         let request = frame::get_append_request(body).map_err(malformed)?;
         if !request.vote.is_committed() || *request.vote.leader_id().node_id() != header.from {
-            return Err((
-                Refusal::Malformed,
-                "entries come from the leader of their vote".into(),
-            ));
+            return Err((Refusal::Malformed, "entries come from the leader of their vote".into()));
         }
         if !request.entries.is_empty() && !self.inner.sender.wal.accepting() {
             return Err((Refusal::Busy, "the disk is nearly full".into()));
         }
-        let response = group
-            .inner
-            .raft
-            .append_entries(request)
-            .await
-            .map_err(stopped)?;
-        Ok(frame::answer(|out| {
-            frame::put_append_response(out, &response)
-        }))
+        let response = group.inner.raft.append_entries(request).await.map_err(stopped)?;
+        Ok(frame::answer(|out| frame::put_append_response(out, &response)))
     }
 }
 
@@ -388,10 +308,7 @@ async fn vote(group: &Group, header: &Header, body: Reader) -> Result<Bytes, Ref
     let Header { kind, from, to, .. } = *header;
     let request = frame::get_vote_request(body).map_err(malformed)?;
     if *request.vote.leader_id().node_id() != from {
-        return Err((
-            Refusal::Malformed,
-            "a node asks for its own votes only".into(),
-        ));
+        return Err((Refusal::Malformed, "a node asks for its own votes only".into()));
     }
     let term = request.vote.leader_id().term();
     tracing::debug!(target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, "is asked for a vote");
@@ -404,9 +321,7 @@ async fn vote(group: &Group, header: &Header, body: Reader) -> Result<Bytes, Ref
         target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, granted = response.vote_granted,
         "answers about a vote"
     );
-    Ok(frame::answer(|out| {
-        frame::put_vote_response(out, &response)
-    }))
+    Ok(frame::answer(|out| frame::put_vote_response(out, &response)))
 }
 
 fn malformed(error: CodecError) -> Refused {
@@ -416,12 +331,3 @@ fn malformed(error: CodecError) -> Refused {
 fn stopped(error: impl std::error::Error) -> Refused {
     (Refusal::Stopped, error.to_string())
 }
-
-/// The type config is only named to be checked.
-#[allow(dead_code)]
-const fn assert_send_sync<T: Send + Sync>() {}
-const _: () = {
-    assert_send_sync::<Groups>();
-    assert_send_sync::<Group>();
-    assert_send_sync::<Types>();
-};

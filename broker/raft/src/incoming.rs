@@ -45,12 +45,7 @@ pub(crate) type Refused = (Refusal, String);
 
 impl Incoming {
     pub(crate) fn new(limit: usize, max_bytes: u64, idle: Duration) -> Self {
-        Self {
-            transfers: Mutex::default(),
-            limit,
-            max_bytes,
-            idle,
-        }
+        Self { transfers: Mutex::default(), limit, max_bytes, idle }
     }
 
     /// Forgets what a group was receiving.
@@ -59,9 +54,7 @@ impl Incoming {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<GroupId, Transfer>> {
-        self.transfers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a chunk; with the last one the snapshot is installed.
@@ -92,10 +85,7 @@ impl Incoming {
             Ok(written) => written,
             Err(e) => {
                 self.forget(group);
-                return Err((
-                    Refusal::Snapshot,
-                    format!("the chunk cannot be written: {e}"),
-                ));
+                return Err((Refusal::Snapshot, format!("the chunk cannot be written: {e}")));
             }
         };
         if end < chunk.total {
@@ -105,14 +95,8 @@ impl Incoming {
         self.forget(group);
         tracing::info!(%group, from, bytes = chunk.total, "installs a snapshot");
         let file = SnapshotFile::temporary(file, chunk.total, path);
-        let snapshot = Snapshot {
-            meta: chunk.meta,
-            snapshot: SnapshotData::File(file),
-        };
-        raft.install_full_snapshot(chunk.vote, snapshot)
-            .await
-            .map(Some)
-            .map_err(|e| (Refusal::Stopped, e.to_string()))
+        let snapshot = Snapshot { meta: chunk.meta, snapshot: SnapshotData::File(file) };
+        raft.install_full_snapshot(chunk.vote, snapshot).await.map(Some).map_err(|e| (Refusal::Stopped, e.to_string()))
     }
 
     /// What openraft takes for granted about a snapshot is checked before it sees it.
@@ -129,15 +113,10 @@ impl Incoming {
             Some(_) => {}
         }
         if chunk.total > self.max_bytes {
-            return Err((
-                Refusal::Snapshot,
-                format!("{} bytes are over the limit", chunk.total),
-            ));
+            return Err((Refusal::Snapshot, format!("{} bytes are over the limit", chunk.total)));
         }
         match chunk.offset.checked_add(chunk.data.len() as u64) {
-            Some(end) if end <= chunk.total && (!chunk.data.is_empty() || chunk.total == 0) => {
-                Ok(())
-            }
+            Some(end) if end <= chunk.total && (!chunk.data.is_empty() || chunk.total == 0) => Ok(()),
             _ => malformed("a chunk outside of its snapshot"),
         }
     }
@@ -163,10 +142,7 @@ impl Incoming {
                 return Ok(None);
             }
             if chunk.offset != transfer.written {
-                return Err((
-                    Refusal::Snapshot,
-                    format!("{} bytes are here", transfer.written),
-                ));
+                return Err((Refusal::Snapshot, format!("{} bytes are here", transfer.written)));
             }
             let busy = || (Refusal::Busy, "a chunk is being written".to_owned());
             return transfer.part.take().map(Some).ok_or_else(busy);
@@ -185,9 +161,7 @@ impl Incoming {
             }
             None => {}
         }
-        let part = dir
-            .create()
-            .map_err(|e: io::Error| (Refusal::Snapshot, e.to_string()))?;
+        let part = dir.create().map_err(|e: io::Error| (Refusal::Snapshot, e.to_string()))?;
         let transfer = Transfer {
             id: chunk.transfer,
             from,

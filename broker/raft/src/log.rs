@@ -13,9 +13,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use raftmq_storage::{GroupId, LogEntry, Wal, WalError};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::{
-    Reader, decode_entry, decode_entry_id, encode_entry, load, put_log_id, put_vote, stored,
-};
+use crate::codec::{Reader, decode_entry, decode_entry_id, encode_entry, load, put_log_id, put_vote, stored};
 use crate::types::{Entry, LogId, Types, Vote};
 
 /// How long to wait for room on the disk before an entry of Raft itself is tried again. It happens on the
@@ -39,24 +37,10 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    pub(crate) fn open(
-        wal: Wal,
-        group: GroupId,
-        append_bytes: usize,
-        alive: mpsc::Sender<()>,
-    ) -> io::Result<Self> {
+    pub(crate) fn open(wal: Wal, group: GroupId, append_bytes: usize, alive: mpsc::Sender<()>) -> io::Result<Self> {
         let state = wal.group_state(group).map_err(to_io)?;
-        let vote = state
-            .vote
-            .map(|bytes| load("vote", bytes, Reader::vote))
-            .transpose()?;
-        Ok(Self {
-            wal,
-            group,
-            vote: Arc::new(Mutex::new(vote)),
-            append_bytes,
-            _alive: alive,
-        })
+        let vote = state.vote.map(|bytes| load("vote", bytes, Reader::vote)).transpose()?;
+        Ok(Self { wal, group, vote: Arc::new(Mutex::new(vote)), append_bytes, _alive: alive })
     }
 
     fn saved_vote(&self) -> Option<Vote> {
@@ -68,25 +52,17 @@ impl LogStore {
             return Ok(Vec::new());
         }
         let entries = if self.wal.is_cached(self.group, range.clone()) {
-            self.wal
-                .read_limited(self.group, range, limit)
-                .map_err(to_io)?
+            self.wal.read_limited(self.group, range, limit).map_err(to_io)?
         } else {
             let (wal, group) = (self.wal.clone(), self.group);
             blocking(move || wal.read_limited(group, range, limit).map_err(to_io)).await?
         };
-        entries
-            .into_iter()
-            .map(|e| decode_entry(e.index, e.data).map_err(io::Error::from))
-            .collect()
+        entries.into_iter().map(|e| decode_entry(e.index, e.data).map_err(io::Error::from)).collect()
     }
 
     fn ids(&self) -> io::Result<(Option<LogId>, Option<LogId>, Option<Bytes>)> {
         let state = self.wal.group_state(self.group).map_err(to_io)?;
-        let purged = state
-            .purged
-            .map(|(_, marker)| load("purge marker", marker, Reader::log_id))
-            .transpose()?;
+        let purged = state.purged.map(|(_, marker)| load("purge marker", marker, Reader::log_id)).transpose()?;
         let last = match (state.last, state.last_data) {
             (Some(index), Some(data)) => Some(decode_entry_id(index, data)?),
             _ => purged,
@@ -126,48 +102,33 @@ impl RaftLogReader<Types> for LogStore {
         Ok(self.saved_vote())
     }
 
-    async fn limited_get_log_entries(
-        &mut self,
-        start: u64,
-        end: u64,
-    ) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         self.read(inclusive(&(start..end)), self.append_bytes).await
     }
 
-    async fn entries_stream<RB>(
-        &mut self,
-        range: RB,
-    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
         let range = inclusive(&range);
-        let state = (
-            self.clone(),
-            *range.start(),
-            *range.end(),
-            Vec::new().into_iter(),
-        );
+        let state = (self.clone(), *range.start(), *range.end(), Vec::new().into_iter());
         // Boxed: the state machine wants the stream pinned anyhow.
-        Box::pin(stream::try_unfold(
-            state,
-            |(log, mut next, last, mut read)| async move {
-                loop {
-                    if let Some(entry) = read.next() {
-                        return Ok(Some((entry, (log, next, last, read))));
-                    }
-                    if next > last {
-                        return Ok(None);
-                    }
-                    let entries = log.read(next..=last, READ_BYTES).await?;
-                    let Some(end) = entries.last().map(|e: &Entry| e.log_id.index) else {
-                        return Ok(None);
-                    };
-                    next = end.saturating_add(1);
-                    read = entries.into_iter();
+        Box::pin(stream::try_unfold(state, |(log, mut next, last, mut read)| async move {
+            loop {
+                if let Some(entry) = read.next() {
+                    return Ok(Some((entry, (log, next, last, read))));
                 }
-            },
-        ))
+                if next > last {
+                    return Ok(None);
+                }
+                let entries = log.read(next..=last, READ_BYTES).await?;
+                let Some(end) = entries.last().map(|e: &Entry| e.log_id.index) else {
+                    return Ok(None);
+                };
+                next = end.saturating_add(1);
+                read = entries.into_iter();
+            }
+        }))
     }
 }
 
@@ -176,10 +137,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let (last_purged_log_id, last_log_id, _) = self.ids()?;
-        Ok(LogState {
-            last_purged_log_id,
-            last_log_id,
-        })
+        Ok(LogState { last_purged_log_id, last_log_id })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -189,13 +147,7 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (done, saved) = oneshot::channel();
         let bytes = stored(vote, put_vote);
-        self.wal
-            .save_vote(
-                self.group,
-                bytes,
-                Box::new(move |result| drop(done.send(result))),
-            )
-            .map_err(to_io)?;
+        self.wal.save_vote(self.group, bytes, Box::new(move |result| drop(done.send(result)))).map_err(to_io)?;
         saved.await.map_err(io::Error::other)?.map_err(to_io)?;
         *self.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(*vote);
         Ok(())
@@ -205,16 +157,12 @@ impl RaftLogStorage<Types> for LogStore {
         let Some(committed) = committed else {
             return Ok(());
         };
-        self.wal
-            .save_committed(self.group, stored(&committed, put_log_id))
-            .map_err(to_io)
+        self.wal.save_committed(self.group, stored(&committed, put_log_id)).map_err(to_io)
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
         let (_, last, committed) = self.ids()?;
-        let committed = committed
-            .map(|bytes| load("committed", bytes, Reader::log_id))
-            .transpose()?;
+        let committed = committed.map(|bytes| load("committed", bytes, Reader::log_id)).transpose()?;
         // A crash between noting that a snapshot commits this much and installing it: what is in the log below is
         // then not known to be committed, so nothing is.
         Ok(committed.filter(|id| last.is_some_and(|last| id.index <= last.index)))
@@ -227,10 +175,7 @@ impl RaftLogStorage<Types> for LogStore {
     {
         let entries: Vec<LogEntry> = entries
             .into_iter()
-            .map(|entry| LogEntry {
-                index: entry.log_id.index,
-                data: encode_entry(&entry),
-            })
+            .map(|entry| LogEntry { index: entry.log_id.index, data: encode_entry(&entry) })
             .collect();
         if entries.is_empty() {
             callback.io_completed(Ok(()));
@@ -246,9 +191,7 @@ impl RaftLogStorage<Types> for LogStore {
                     self.group,
                     entries.clone(),
                     Box::new(move |result| {
-                        if let Some(callback) =
-                            done.lock().unwrap_or_else(PoisonError::into_inner).take()
-                        {
+                        if let Some(callback) = done.lock().unwrap_or_else(PoisonError::into_inner).take() {
                             callback.io_completed(result.map_err(to_io));
                         }
                     }),
@@ -270,9 +213,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        self.wal
-            .purge_to(self.group, log_id.index, stored(&log_id, put_log_id))
-            .map_err(to_io)
+        self.wal.purge_to(self.group, log_id.index, stored(&log_id, put_log_id)).map_err(to_io)
     }
 }
 
@@ -284,7 +225,5 @@ pub(crate) fn to_io(error: WalError) -> io::Error {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

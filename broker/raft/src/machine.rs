@@ -87,8 +87,6 @@ pub struct MachineError {
 impl MachineError {
     /// An error with a reason for the log.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-        }
+        Self { reason: reason.into() }
     }
 }

@@ -20,9 +20,7 @@ impl Group {
         let voters: BTreeMap<NodeId, ()> = voters.into_iter().map(|id| (id, ())).collect();
         match self.inner.raft.initialize(voters).await {
             Ok(()) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
-                Err(MembershipError::Initialized)
-            }
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(MembershipError::Initialized),
             Err(RaftError::APIError(other @ InitializeError::NotInMembers(_))) => {
                 Err(MembershipError::Impossible(other.to_string()))
             }
@@ -30,7 +28,7 @@ impl Group {
         }
     }
 
-    /// Adds a learner. Does not wait until it has caught up: see [`GroupStatus::followers`]. Fine if it is a member.
+    /// Adds a learner. Does not wait until it has caught up: see [`crate::GroupStatus::followers`]. Fine if it is a member.
     ///
     /// # Errors
     /// See [`MembershipError`].
@@ -38,12 +36,7 @@ impl Group {
         if self.inner.status.borrow().is_member(node) && self.inner.status.borrow().is_leader() {
             return Ok(());
         }
-        self.inner
-            .raft
-            .add_learner(node, (), false)
-            .await
-            .map(drop)
-            .map_err(membership_error)
+        self.inner.raft.add_learner(node, (), false).await.map(drop).map_err(membership_error)
     }
 
     /// Replaces the voters; all of them must be members already. Goes over both sets together (joint consensus) and
@@ -52,18 +45,10 @@ impl Group {
     ///
     /// # Errors
     /// [`MembershipError::Impossible`] if one is no member.
-    pub async fn change_voters(
-        &self,
-        voters: BTreeSet<NodeId>,
-        keep_removed: bool,
-    ) -> Result<(), MembershipError> {
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, keep_removed: bool) -> Result<(), MembershipError> {
         let stays = voters.contains(&self.inner.sender.node);
         let change = ChangeMembers::ReplaceAllVoters(voters);
-        self.inner
-            .raft
-            .change_membership(change, keep_removed)
-            .await
-            .map_err(membership_error)?;
+        self.inner.raft.change_membership(change, keep_removed).await.map_err(membership_error)?;
         if !stays && keep_removed {
             // openraft takes care of a leader that has left, not of one that leads without a vote.
             self.hand_over();
@@ -79,27 +64,15 @@ impl Group {
     pub async fn remove(&self, node: NodeId) -> Result<(), MembershipError> {
         let (voter, learner, settled) = {
             let status = self.inner.status.borrow();
-            (
-                status.voters.contains(&node),
-                status.learners.contains(&node),
-                status.membership_settled,
-            )
+            (status.voters.contains(&node), status.learners.contains(&node), status.membership_settled)
         };
         if voter || !settled {
             let change = ChangeMembers::RemoveVoters(BTreeSet::from([node]));
-            self.inner
-                .raft
-                .change_membership(change, false)
-                .await
-                .map_err(membership_error)?;
+            self.inner.raft.change_membership(change, false).await.map_err(membership_error)?;
         }
         if learner && !voter {
             let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
-            self.inner
-                .raft
-                .change_membership(change, false)
-                .await
-                .map_err(membership_error)?;
+            self.inner.raft.change_membership(change, false).await.map_err(membership_error)?;
         }
         Ok(())
     }
@@ -112,9 +85,7 @@ impl Group {
         {
             let status = self.inner.status.borrow();
             if !status.is_leader() {
-                return Err(MembershipError::NotLeader {
-                    leader: status.leader,
-                });
+                return Err(MembershipError::NotLeader { leader: status.leader });
             }
             if !status.voters.contains(&to) {
                 return Err(MembershipError::Impossible(format!("{to} is no voter")));
@@ -123,18 +94,8 @@ impl Group {
                 return Ok(());
             }
         }
-        self.inner
-            .raft
-            .trigger()
-            .transfer_leader(to)
-            .await
-            .map_err(|fatal| stopped(&fatal))?;
-        match self
-            .wait(self.inner.sender.options.transfer_deadline, |status| {
-                status.leader == Some(to)
-            })
-            .await
-        {
+        self.inner.raft.trigger().transfer_leader(to).await.map_err(|fatal| stopped(&fatal))?;
+        match self.wait(self.inner.sender.options.transfer_deadline, |status| status.leader == Some(to)).await {
             Ok(_) => Ok(()),
             Err(WaitError::Timeout) => Err(MembershipError::Timeout),
             Err(WaitError::Shutdown) => Err(MembershipError::Shutdown),
@@ -152,11 +113,8 @@ fn stopped(fatal: &Fatal<Types>) -> MembershipError {
 fn membership_error(error: RaftError<Types, ClientWriteError<Types>>) -> MembershipError {
     match error {
         RaftError::APIError(
-            ClientWriteError::ForwardToLeader(forward)
-            | ClientWriteError::LogEntryDiscarded(forward),
-        ) => MembershipError::NotLeader {
-            leader: forward.leader_id,
-        },
+            ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
+        ) => MembershipError::NotLeader { leader: forward.leader_id },
         RaftError::APIError(ClientWriteError::ChangeMembershipError(
             ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
         )) => MembershipError::InProgress,

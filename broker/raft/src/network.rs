@@ -7,13 +7,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::future::{Either, select};
 use openraft::OptionalSend;
-use openraft::error::{
-    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
-};
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
 };
 use openraft::vote::RaftLeaderId;
 use raftmq_storage::{GroupId, Wal};
@@ -48,43 +46,23 @@ pub(crate) enum CallError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     #[error("node {to} refused: {reason}")]
-    Refused {
-        to: NodeId,
-        refusal: Refusal,
-        reason: String,
-    },
+    Refused { to: NodeId, refusal: Refusal, reason: String },
     #[error("the answer makes no sense: {0}")]
     Answer(#[from] CodecError),
 }
 
 impl Sender {
     fn header(&self, kind: Kind, group: GroupId, to: NodeId) -> Header {
-        Header {
-            kind,
-            cluster: self.cluster,
-            group,
-            from: self.node,
-            to,
-        }
+        Header { kind, cluster: self.cluster, group, from: self.node, to }
     }
 
-    async fn call(
-        &self,
-        to: NodeId,
-        frame: Bytes,
-        class: Class,
-        deadline: Duration,
-    ) -> Result<Reader, CallError> {
+    async fn call(&self, to: NodeId, frame: Bytes, class: Class, deadline: Duration) -> Result<Reader, CallError> {
         let answer = self.transport.call(to, frame, class, deadline).await?;
         match frame::parse_answer(answer)? {
             Answer::Done(body) => Ok(body),
             Answer::Refused(refusal, reason) => {
                 tracing::debug!(target: "raftmq::rpc", to, ?refusal, reason, "refused");
-                Err(CallError::Refused {
-                    to,
-                    refusal,
-                    reason,
-                })
+                Err(CallError::Refused { to, refusal, reason })
             }
         }
     }
@@ -98,9 +76,7 @@ impl Sender {
         deadline: Duration,
     ) -> Result<frame::Proposed, CallError> {
         let header = self.header(Kind::Propose, group, to);
-        let frame = frame::call(&header, 8 + command.len(), |out| {
-            frame::put_propose(out, deadline, command)
-        });
+        let frame = frame::call(&header, 8 + command.len(), |out| frame::put_propose(out, deadline, command));
         let body = self.call(to, frame, Class::Log, deadline).await?;
         Ok(frame::get_proposed(body)?)
     }
@@ -115,13 +91,7 @@ pub(crate) struct Network {
 
 impl Network {
     fn client(&self, target: NodeId, class: Class) -> Client {
-        Client {
-            sender: self.sender.clone(),
-            group: self.group,
-            snapshots: self.snapshots.clone(),
-            target,
-            class,
-        }
+        Client { sender: self.sender.clone(), group: self.group, snapshots: self.snapshots.clone(), target, class }
     }
 }
 
@@ -157,27 +127,16 @@ impl Client {
     }
 
     fn timeout(&self, action: openraft::network::RPCTypes, timeout: Duration) -> Timeout<Types> {
-        Timeout {
-            action,
-            id: self.sender.node,
-            target: self.target,
-            timeout,
-        }
+        Timeout { action, id: self.sender.node, target: self.target, timeout }
     }
 
-    fn rpc_error(
-        &self,
-        error: CallError,
-        action: openraft::network::RPCTypes,
-        deadline: Duration,
-    ) -> RPCError<Types> {
+    fn rpc_error(&self, error: CallError, action: openraft::network::RPCTypes, deadline: Duration) -> RPCError<Types> {
         match error {
-            CallError::Transport(TransportError::Timeout { .. }) => {
-                RPCError::Timeout(self.timeout(action, deadline))
-            }
+            CallError::Transport(TransportError::Timeout { .. }) => RPCError::Timeout(self.timeout(action, deadline)),
             // Trying again at once is of no use: openraft waits before it does.
-            CallError::Transport(TransportError::Unreachable { .. })
-            | CallError::Refused { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+            CallError::Transport(TransportError::Unreachable { .. }) | CallError::Refused { .. } => {
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
             CallError::Transport(TransportError::Failed { .. }) | CallError::Answer(_) => {
                 RPCError::Network(NetworkError::new(&error))
             }
@@ -192,26 +151,18 @@ impl Client {
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         if !self.sender.wal.accepting() {
             // A leader has to write; this node could not.
-            return Err(RPCError::Unreachable(Unreachable::from_string(
-                "this node's disk is nearly full",
-            )));
+            return Err(RPCError::Unreachable(Unreachable::from_string("this node's disk is nearly full")));
         }
         let deadline = option.soft_ttl();
         let term = request.vote.leader_id().term();
         tracing::debug!(target: "raftmq::rpc", group = %self.group, from = self.sender.node, to = self.target, term, ?kind, "asks for a vote");
-        let frame = frame::call(&self.header(kind), 64, |out| {
-            frame::put_vote_request(out, &request)
-        });
+        let frame = frame::call(&self.header(kind), 64, |out| frame::put_vote_request(out, &request));
         // Votes are asked for by clients of the log's class, but must not wait behind entries.
         let call = async {
-            let body = self
-                .sender
-                .call(self.target, frame, Class::Heartbeat, deadline)
-                .await?;
+            let body = self.sender.call(self.target, frame, Class::Heartbeat, deadline).await?;
             Ok(frame::get_vote_response(body)?)
         };
-        call.await
-            .map_err(|e| self.rpc_error(e, openraft::network::RPCTypes::Vote, deadline))
+        call.await.map_err(|e| self.rpc_error(e, openraft::network::RPCTypes::Vote, deadline))
     }
 
     async fn send_snapshot(
@@ -223,70 +174,36 @@ impl Client {
         let options = &self.sender.options;
         let give_up = |e: &CallError| StreamingError::Unreachable(Unreachable::new(e));
         if file.len() > options.max_snapshot {
-            let reason = format!(
-                "a snapshot of {} bytes is over the limit of {}",
-                file.len(),
-                options.max_snapshot
-            );
-            return Err(StreamingError::Unreachable(Unreachable::from_string(
-                reason,
-            )));
+            let reason = format!("a snapshot of {} bytes is over the limit of {}", file.len(), options.max_snapshot);
+            return Err(StreamingError::Unreachable(Unreachable::from_string(reason)));
         }
         let (transfer, total) = (rand::random::<u64>(), file.len());
         let file = Arc::new(file);
         let mut offset = 0;
         loop {
-            let len = options
-                .snapshot_chunk
-                .min(usize::try_from(total - offset).unwrap_or(usize::MAX));
+            let len = options.snapshot_chunk.min(usize::try_from(total - offset).unwrap_or(usize::MAX));
             let reading = file.clone();
-            let data = blocking(move || reading.read_at(offset, len))
-                .await
-                .map_err(|e| {
-                    StreamingError::Unreachable(Unreachable::from_string(format!(
-                        "the snapshot cannot be read: {e}"
-                    )))
-                })?;
+            let data = blocking(move || reading.read_at(offset, len)).await.map_err(|e| {
+                StreamingError::Unreachable(Unreachable::from_string(format!("the snapshot cannot be read: {e}")))
+            })?;
             let end = offset + data.len() as u64;
-            let chunk = Chunk {
-                vote,
-                meta: meta.clone(),
-                transfer,
-                offset,
-                total,
-                data,
-            };
-            let frame = frame::call(
-                &self.header(Kind::Snapshot),
-                256 + chunk.data.len(),
-                |out: &mut BytesMut| {
-                    frame::put_chunk(out, &chunk);
-                },
-            );
+            let chunk = Chunk { vote, meta: meta.clone(), transfer, offset, total, data };
+            let frame = frame::call(&self.header(Kind::Snapshot), 256 + chunk.data.len(), |out: &mut BytesMut| {
+                frame::put_chunk(out, &chunk);
+            });
             // The last one is answered when the snapshot is installed.
-            let deadline = if end == total {
-                options.install_deadline
-            } else {
-                options.chunk_deadline
-            };
+            let deadline = if end == total { options.install_deadline } else { options.chunk_deadline };
             let mut tries = 0;
             let body = loop {
                 tries += 1;
-                match self
-                    .sender
-                    .call(self.target, frame.clone(), Class::Snapshot, deadline)
-                    .await
-                {
+                match self.sender.call(self.target, frame.clone(), Class::Snapshot, deadline).await {
                     Ok(body) => break body,
-                    Err(CallError::Transport(
-                        TransportError::Timeout { .. } | TransportError::Failed { .. },
-                    )) if tries < CHUNK_TRIES => {}
+                    Err(CallError::Transport(TransportError::Timeout { .. } | TransportError::Failed { .. }))
+                        if tries < CHUNK_TRIES => {}
                     Err(e) => return Err(give_up(&e)),
                 }
             };
-            if let Some(response) =
-                frame::get_chunk_response(body).map_err(|e| give_up(&e.into()))?
-            {
+            if let Some(response) = frame::get_chunk_response(body).map_err(|e| give_up(&e.into()))? {
                 return Ok(response);
             }
             if end == total {
@@ -309,31 +226,21 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let options = &self.sender.options;
-        let (frame, sent) = frame::append_call(
-            &self.header(Kind::Append),
-            &request,
-            options.max_append_bytes,
-        );
+        let (frame, sent) = frame::append_call(&self.header(Kind::Append), &request, options.max_append_bytes);
         // A heartbeat that is late is of no use; entries may wait for a disk.
         let deadline = match self.class {
             Class::Heartbeat => option.hard_ttl(),
             Class::Log | Class::Snapshot => options.append_deadline,
         };
         let call = async {
-            let body = self
-                .sender
-                .call(self.target, frame, self.class, deadline)
-                .await?;
+            let body = self.sender.call(self.target, frame, self.class, deadline).await?;
             Ok(frame::get_append_response(body)?)
         };
-        let response = call
-            .await
-            .map_err(|e| self.rpc_error(e, openraft::network::RPCTypes::AppendEntries, deadline))?;
+        let response =
+            call.await.map_err(|e| self.rpc_error(e, openraft::network::RPCTypes::AppendEntries, deadline))?;
         Ok(match response {
             AppendEntriesResponse::Success if sent < request.entries.len() => {
-                AppendEntriesResponse::PartialSuccess(
-                    request.entries.get(sent - 1).map(|e| e.log_id),
-                )
+                AppendEntriesResponse::PartialSuccess(request.entries.get(sent - 1).map(|e| e.log_id))
             }
             response => response,
         })
@@ -364,10 +271,12 @@ impl RaftNetworkV2<Types> for Client {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let this = &*self;
         let send = async move {
-            let _permit =
-                this.sender.transfers.acquire().await.map_err(|_| {
-                    StreamingError::Closed(ReplicationClosed::new("the node stops"))
-                })?;
+            let _permit = this
+                .sender
+                .transfers
+                .acquire()
+                .await
+                .map_err(|_| StreamingError::Closed(ReplicationClosed::new("the node stops")))?;
             let file = match snapshot.snapshot {
                 SnapshotData::File(file) => file,
                 SnapshotData::View(view) => {
@@ -394,17 +303,11 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let deadline = option.soft_ttl();
-        let frame = frame::call(&self.header(Kind::Transfer), 96, |out| {
-            frame::put_transfer_request(out, &request)
-        });
+        let frame = frame::call(&self.header(Kind::Transfer), 96, |out| frame::put_transfer_request(out, &request));
         let call = async {
-            let body = self
-                .sender
-                .call(self.target, frame, Class::Heartbeat, deadline)
-                .await?;
+            let body = self.sender.call(self.target, frame, Class::Heartbeat, deadline).await?;
             Ok(frame::get_transfer_response(body)?)
         };
-        call.await
-            .map_err(|e| self.rpc_error(e, openraft::network::RPCTypes::TransferLeader, deadline))
+        call.await.map_err(|e| self.rpc_error(e, openraft::network::RPCTypes::TransferLeader, deadline))
     }
 }

@@ -76,11 +76,7 @@ impl RaftOptions {
     pub(crate) fn config(&self, name: String) -> Result<Arc<Config>, OptionsError> {
         let millis = |what: &str, time: Duration| {
             let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            if millis == 0 {
-                Err(wrong(format!("{what} is less than a millisecond")))
-            } else {
-                Ok(millis)
-            }
+            if millis == 0 { Err(wrong(format!("{what} is less than a millisecond"))) } else { Ok(millis) }
         };
         for (what, value) in [
             ("max_command", self.max_command),
@@ -95,9 +91,7 @@ impl RaftOptions {
             return Err(wrong("max_in_flight is less than max_command".into()));
         }
         if self.max_command > MAX_FRAME || self.snapshot_chunk > MAX_FRAME {
-            return Err(wrong(format!(
-                "max_command and snapshot_chunk may be {MAX_FRAME} bytes at most"
-            )));
+            return Err(wrong(format!("max_command and snapshot_chunk may be {MAX_FRAME} bytes at most")));
         }
         Config {
             cluster_name: name,

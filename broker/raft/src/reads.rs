@@ -27,11 +27,7 @@ struct State {
 
 impl Reads {
     /// Waits for a round that began after this call.
-    pub(crate) async fn read(
-        self: &Arc<Self>,
-        raft: &Raft,
-        deadline: Duration,
-    ) -> Result<u64, ReadError> {
+    pub(crate) async fn read(self: &Arc<Self>, raft: &Raft, deadline: Duration) -> Result<u64, ReadError> {
         let (sender, receiver) = oneshot::channel();
         let start = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,13 +67,9 @@ async fn round(raft: &Raft, deadline: Duration) -> Result<u64, ReadError> {
     match tokio::time::timeout(deadline * 2, raft.get_read_log_id(option)).await {
         Ok(Ok((read, _))) => Ok(read.index()),
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-            Err(ReadError::NotLeader {
-                leader: forward.leader_id,
-            })
+            Err(ReadError::NotLeader { leader: forward.leader_id })
         }
-        Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
-            Err(ReadError::NoQuorum)
-        }
+        Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => Err(ReadError::NoQuorum),
         Ok(Err(RaftError::Fatal(openraft::error::Fatal::Stopped))) => Err(ReadError::Shutdown),
         Ok(Err(RaftError::Fatal(fatal))) => Err(ReadError::Failed(fatal.to_string())),
     }

@@ -48,12 +48,7 @@ pub(crate) struct SnapshotFile {
 
 impl SnapshotFile {
     pub(crate) fn temporary(file: File, len: u64, path: Temporary) -> Self {
-        Self {
-            file,
-            start: 0,
-            len,
-            _temporary: Some(path),
-        }
+        Self { file, start: 0, len, _temporary: Some(path) }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -104,12 +99,7 @@ impl SnapshotDir {
                 fs::remove_file(entry.path())?;
             }
         }
-        Ok(Arc::new(Self {
-            dir: dir.to_owned(),
-            group,
-            lock: Mutex::new(()),
-            count: AtomicU64::new(0),
-        }))
+        Ok(Arc::new(Self { dir: dir.to_owned(), group, lock: Mutex::new(()), count: AtomicU64::new(0) }))
     }
 
     fn path(&self) -> PathBuf {
@@ -120,12 +110,7 @@ impl SnapshotDir {
     pub(crate) fn create(&self) -> io::Result<(File, Temporary)> {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{}.part-{number}", self.group));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
         Ok((file, Temporary(path)))
     }
 
@@ -143,9 +128,7 @@ impl SnapshotDir {
         };
         let mut fixed = [0; FIXED];
         file.read_exact(&mut fixed)?;
-        let word = |at: usize| {
-            u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
-        };
+        let word = |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
         if !fixed.starts_with(MAGIC) || word(8) > MAX_META {
             return Err(self.damaged("it does not begin like a snapshot"));
         }
@@ -155,28 +138,13 @@ impl SnapshotDir {
             return Err(self.damaged("the checksum of its metadata does not fit"));
         }
         let start = (FIXED + meta.len()) as u64;
-        let len = file
-            .metadata()?
-            .len()
-            .checked_sub(start + 4)
-            .ok_or_else(|| self.damaged("it is cut off"))?;
+        let len = file.metadata()?.len().checked_sub(start + 4).ok_or_else(|| self.damaged("it is cut off"))?;
         let meta = load("snapshot", Bytes::from(meta), Reader::snapshot_meta)?;
-        Ok(Some((
-            meta,
-            SnapshotFile {
-                file,
-                start,
-                len,
-                _temporary: None,
-            },
-        )))
+        Ok(Some((meta, SnapshotFile { file, start, len, _temporary: None })))
     }
 
     fn damaged(&self, reason: &str) -> io::Error {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{}: {reason}", self.path().display()),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", self.path().display()))
     }
 
     /// All bytes of the current snapshot, checked.
@@ -199,18 +167,12 @@ impl SnapshotDir {
         let head = stored(&meta, put_snapshot_meta);
         let mut out = BufWriter::new(file);
         out.write_all(MAGIC)?;
-        out.write_all(
-            &u32::try_from(head.len())
-                .map_err(io::Error::other)?
-                .to_le_bytes(),
-        )?;
+        out.write_all(&u32::try_from(head.len()).map_err(io::Error::other)?.to_le_bytes())?;
         out.write_all(&crc32c::crc32c(&head).to_le_bytes())?;
         out.write_all(&head)?;
         out.write_all(data)?;
         out.write_all(&crc32c::crc32c(data).to_le_bytes())?;
-        out.into_inner()
-            .map_err(io::IntoInnerError::into_error)?
-            .sync_all()?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
 
         let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((current, _)) = self.read_current()?
@@ -233,11 +195,7 @@ impl SnapshotDir {
         for pair in view.view.pairs(None) {
             let (key, value) = pair.map_err(io::Error::other)?;
             for part in [key, value] {
-                out.write_all(
-                    &u32::try_from(part.len())
-                        .map_err(io::Error::other)?
-                        .to_le_bytes(),
-                )?;
+                out.write_all(&u32::try_from(part.len()).map_err(io::Error::other)?.to_le_bytes())?;
                 out.write_all(&part)?;
                 len += 4 + part.len() as u64;
             }
@@ -259,12 +217,7 @@ impl<'a> Pairs<'a> {
     }
 
     fn part(&mut self) -> io::Result<Bytes> {
-        let cut = || {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a pair of the snapshot is cut off",
-            )
-        };
+        let cut = || io::Error::new(io::ErrorKind::InvalidData, "a pair of the snapshot is cut off");
         let left = self.file.len - self.at;
         if left < 4 {
             return Err(cut());
@@ -305,10 +258,7 @@ mod tests {
     use crate::types::{LeaderId, LogId};
 
     fn meta(index: u64) -> SnapshotMeta {
-        SnapshotMeta {
-            last_log_id: Some(LogId::new(LeaderId::new(1, 1), index)),
-            ..SnapshotMeta::default()
-        }
+        SnapshotMeta { last_log_id: Some(LogId::new(LeaderId::new(1, 1), index)), ..SnapshotMeta::default() }
     }
 
     #[test]
@@ -318,17 +268,10 @@ mod tests {
         assert!(snapshots.load().unwrap().is_none());
         snapshots.write(meta(5), b"five").unwrap();
         assert_eq!(snapshots.write(meta(3), b"three").unwrap(), meta(5));
-        assert_eq!(
-            snapshots.load().unwrap().unwrap(),
-            (meta(5), Bytes::from_static(b"five"))
-        );
+        assert_eq!(snapshots.load().unwrap().unwrap(), (meta(5), Bytes::from_static(b"five")));
         snapshots.write(meta(9), b"").unwrap();
         assert_eq!(snapshots.load().unwrap().unwrap(), (meta(9), Bytes::new()));
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "nothing is left behind"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
     }
 
     #[test]

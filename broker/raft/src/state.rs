@@ -87,8 +87,7 @@ impl MachineStore {
             Place::Stored(store, _) => {
                 // What is there counts as the snapshot from here on, so it must be on the disk.
                 if let Some(marker) = store.sync().map_err(from_store)? {
-                    applied =
-                        load("applied", marker, Reader::snapshot_meta).map_err(io::Error::from)?;
+                    applied = load("applied", marker, Reader::snapshot_meta).map_err(io::Error::from)?;
                     let whole = store.get(WHOLE).map_err(from_store)?.unwrap_or_default();
                     machine.restore(&whole).map_err(OpenError::Machine)?;
                     machine.load(&Keys(store)).map_err(OpenError::Machine)?;
@@ -113,10 +112,7 @@ impl MachineStore {
     }
 
     fn machine(&mut self) -> &mut dyn StateMachine {
-        self.machine
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_mut()
+        self.machine.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
     }
 
     fn check_trigger(&self) {
@@ -136,11 +132,7 @@ impl MachineStore {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(command) => {
                     self.bytes_since = self.bytes_since.saturating_add(command.0.len() as u64);
-                    response = Response(
-                        self.machine()
-                            .apply(id.index, &command.0, &mut batch)
-                            .into(),
-                    );
+                    response = Response(self.machine().apply(id.index, &command.0, &mut batch).into());
                 }
                 EntryPayload::Membership(membership) => {
                     self.applied.last_membership = StoredMembership::new(Some(id), membership);
@@ -163,9 +155,7 @@ impl MachineStore {
             }
             let whole = self.machine().snapshot();
             changes.put(WHOLE, whole);
-            store
-                .apply(changes, stored(&self.applied, put_snapshot_meta))
-                .map_err(from_store)?;
+            store.apply(changes, stored(&self.applied, put_snapshot_meta)).map_err(from_store)?;
         }
         if let Some(id) = self.applied.last_log_id {
             self.machine().applied(id.index);
@@ -183,10 +173,7 @@ impl RaftStateMachine<Types> for MachineStore {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((
-            self.applied.last_log_id,
-            self.applied.last_membership.clone(),
-        ))
+        Ok((self.applied.last_log_id, self.applied.last_membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -202,11 +189,7 @@ impl RaftStateMachine<Types> for MachineStore {
                 tokio::task::yield_now().await;
             }
         }
-        if some.is_empty() {
-            Ok(())
-        } else {
-            self.apply_some(some)
-        }
+        if some.is_empty() { Ok(()) } else { self.apply_some(some) }
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -215,24 +198,13 @@ impl RaftStateMachine<Types> for MachineStore {
         match self.place.clone() {
             Place::Memory(dir) => {
                 let data = self.machine().snapshot();
-                Builder::Memory {
-                    dir,
-                    meta: self.applied.clone(),
-                    data,
-                }
+                Builder::Memory { dir, meta: self.applied.clone(), data }
             }
-            Place::Stored(store, _) => Builder::Stored {
-                store,
-                alive: self.alive.clone(),
-            },
+            Place::Stored(store, _) => Builder::Stored { store, alive: self.alive.clone() },
         }
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMeta,
-        snapshot: SnapshotData,
-    ) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
         let place = self.place.clone();
         let (Place::Memory(dir) | Place::Stored(_, dir)) = &place;
         let dir = dir.clone();
@@ -252,9 +224,7 @@ impl RaftStateMachine<Types> for MachineStore {
                 let installing = store.clone();
                 let whole = blocking(move || install_pairs(&installing, &file, marker)).await?;
                 self.machine().restore(&whole).map_err(io::Error::other)?;
-                self.machine()
-                    .load(&Keys(&store))
-                    .map_err(io::Error::other)?;
+                self.machine().load(&Keys(&store)).map_err(io::Error::other)?;
             }
         }
         self.applied = meta.clone();
@@ -270,10 +240,7 @@ impl RaftStateMachine<Types> for MachineStore {
         match self.place.clone() {
             Place::Memory(dir) => {
                 let current = blocking(move || dir.current()).await?;
-                Ok(current.map(|(meta, file)| Snapshot {
-                    meta,
-                    snapshot: SnapshotData::File(file),
-                }))
+                Ok(current.map(|(meta, file)| Snapshot { meta, snapshot: SnapshotData::File(file) }))
             }
             Place::Stored(store, _) => {
                 let snapshot = stored_snapshot(store, self.alive.clone()).await?;
@@ -300,15 +267,8 @@ fn install_pairs(store: &GroupStore, file: &SnapshotFile, marker: Bytes) -> io::
 
 /// Makes a snapshot of what was applied when it was asked for.
 pub(crate) enum Builder {
-    Memory {
-        dir: Arc<SnapshotDir>,
-        meta: SnapshotMeta,
-        data: Vec<u8>,
-    },
-    Stored {
-        store: GroupStore,
-        alive: mpsc::Sender<()>,
-    },
+    Memory { dir: Arc<SnapshotDir>, meta: SnapshotMeta, data: Vec<u8> },
+    Stored { store: GroupStore, alive: mpsc::Sender<()> },
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -320,15 +280,10 @@ impl RaftSnapshotBuilder<Types> for Builder {
                 let (dir, meta, data) = (dir.clone(), meta.clone(), std::mem::take(data));
                 let (meta, file) = blocking(move || {
                     dir.write(meta, &data)?;
-                    dir.current()?.ok_or_else(|| {
-                        io::Error::other("the snapshot that was just written is gone")
-                    })
+                    dir.current()?.ok_or_else(|| io::Error::other("the snapshot that was just written is gone"))
                 })
                 .await?;
-                Ok(Snapshot {
-                    meta,
-                    snapshot: SnapshotData::File(file),
-                })
+                Ok(Snapshot { meta, snapshot: SnapshotData::File(file) })
             }
             Builder::Stored { store, alive } => stored_snapshot(store.clone(), alive.clone()).await,
         }
@@ -347,14 +302,8 @@ async fn stored_snapshot(store: GroupStore, alive: mpsc::Sender<()>) -> io::Resu
         Some(marker) => load("applied", marker, Reader::snapshot_meta)?,
         None => SnapshotMeta::default(),
     };
-    let view = StateView {
-        view: Box::new(view),
-        _alive: alive,
-    };
-    Ok(Snapshot {
-        meta,
-        snapshot: SnapshotData::View(view),
-    })
+    let view = StateView { view: Box::new(view), _alive: alive };
+    Ok(Snapshot { meta, snapshot: SnapshotData::View(view) })
 }
 
 /// A stored machine's own keys.
@@ -362,18 +311,13 @@ struct Keys<'a>(&'a GroupStore);
 
 impl StateRead for Keys<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MachineError> {
-        self.0
-            .get(&own(key))
-            .map_err(|e| MachineError::new(e.to_string()))
+        self.0.get(&own(key)).map_err(|e| MachineError::new(e.to_string()))
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
         self.0
             .scan(&own(prefix))
-            .map(|pair| {
-                pair.map(|(key, value)| (key.slice(1..), value))
-                    .map_err(|e| MachineError::new(e.to_string()))
-            })
+            .map(|pair| pair.map(|(key, value)| (key.slice(1..), value)).map_err(|e| MachineError::new(e.to_string())))
             .collect()
     }
 }

@@ -120,17 +120,10 @@ impl GroupStatus {
         };
         let membership = metrics.membership_config.membership();
         // Before that, a leader does not know what else is committed, and openraft refuses changes.
-        let committed_in_term = metrics
-            .local_committed
-            .as_ref()
-            .is_some_and(|id| id.leader_id.term == metrics.current_term);
+        let committed_in_term =
+            metrics.local_committed.as_ref().is_some_and(|id| id.leader_id.term == metrics.current_term);
         let mut followers = BTreeMap::<NodeId, FollowerStatus>::new();
-        for (node, matched) in metrics
-            .replication
-            .iter()
-            .flatten()
-            .filter(|(node, _)| **node != metrics.id)
-        {
+        for (node, matched) in metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id) {
             followers.entry(*node).or_default().matched = index(matched);
         }
         for (node, acked) in metrics.heartbeat.iter().flatten() {
@@ -155,9 +148,7 @@ impl GroupStatus {
                 && membership.get_joint_config().len() == 1
                 && (role != Role::Leader || committed_in_term),
             followers,
-            quorum_acked: metrics
-                .last_quorum_acked
-                .and_then(|instant| std_instant(instant.into_inner())),
+            quorum_acked: metrics.last_quorum_acked.and_then(|instant| std_instant(instant.into_inner())),
             failure,
         }
     }
@@ -168,10 +159,7 @@ impl GroupStatus {
         let election = |s: &Self| (s.role, s.term, s.leader, s.membership_settled);
         let matched = |s: &Self, o: &Self| {
             let of_other = o.followers.iter().map(|(id, f)| (*id, f.matched));
-            s.followers
-                .iter()
-                .map(|(id, f)| (*id, f.matched))
-                .eq(of_other)
+            s.followers.iter().map(|(id, f)| (*id, f.matched)).eq(of_other)
         };
         indexes(self) != indexes(other)
             || election(self) != election(other)

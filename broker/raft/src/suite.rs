@@ -30,9 +30,7 @@ impl StateMachine for Count {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        let bytes = snapshot
-            .try_into()
-            .map_err(|_| MachineError::new("not 8 bytes"))?;
+        let bytes = snapshot.try_into().map_err(|_| MachineError::new("not 8 bytes"))?;
         self.0 = u64::from_be_bytes(bytes);
         Ok(())
     }
@@ -44,12 +42,8 @@ impl StoreBuilder<Types, LogStore, MachineStore, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, MachineStore), StorageError<Types>> {
         let dir = tempfile::tempdir().unwrap();
         let group = GroupId::new(1, 0);
-        let options = WalOptions {
-            segment_bytes: 1 << 20,
-            ballast_bytes: 0,
-            min_free_bytes: 0,
-            ..WalOptions::default()
-        };
+        let options =
+            WalOptions { segment_bytes: 1 << 20, ballast_bytes: 0, min_free_bytes: 0, ..WalOptions::default() };
         let (wal, _) = Wal::open(dir.path().join("wal"), options).unwrap();
         let (alive, _) = mpsc::channel(1);
         let log = LogStore::open(wal, group, 1 << 20, alive.clone()).unwrap();
@@ -57,18 +51,12 @@ impl StoreBuilder<Types, LogStore, MachineStore, TempDir> for Builder {
         let place = match self.0 {
             Persistence::Memory => Place::Memory(snapshots),
             Persistence::Stored => {
-                let store =
-                    StateStore::open(dir.path().join("state"), StoreOptions::default()).unwrap();
+                let store = StateStore::open(dir.path().join("state"), StoreOptions::default()).unwrap();
                 Place::Stored(store.group(group).unwrap(), snapshots)
             }
         };
-        let trigger = Trigger {
-            entries: u64::MAX,
-            bytes: u64::MAX,
-            due: Arc::new(Notify::new()),
-        };
-        let Ok(machine) = MachineStore::open(Box::new(Count(0)), place, trigger, (0, 0), alive)
-        else {
+        let trigger = Trigger { entries: u64::MAX, bytes: u64::MAX, due: Arc::new(Notify::new()) };
+        let Ok(machine) = MachineStore::open(Box::new(Count(0)), place, trigger, (0, 0), alive) else {
             panic!("the machine cannot be opened");
         };
         Ok((dir, log, machine))

@@ -34,13 +34,7 @@ pub(crate) async fn follow_metrics(id: GroupId, raft: Raft, status: watch::Sende
 }
 
 /// Makes a snapshot when enough was applied, and lets the log be purged.
-pub(crate) async fn make_snapshots(
-    id: GroupId,
-    raft: Raft,
-    wal: Wal,
-    due: Arc<Notify>,
-    limit: u64,
-) {
+pub(crate) async fn make_snapshots(id: GroupId, raft: Raft, wal: Wal, due: Arc<Notify>, limit: u64) {
     let mut metrics = raft.metrics();
     let mut last = metrics.borrow_watched().snapshot;
     loop {

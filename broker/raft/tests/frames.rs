@@ -27,25 +27,12 @@ async fn frames_for_somebody_else_are_refused_and_counted() {
     let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
     let leader = cluster.leader().await;
     let follower = (1..=3).find(|id| *id != leader).unwrap();
-    eventually("a heartbeat", || {
-        cluster
-            .net
-            .last(leader, follower, Class::Heartbeat)
-            .is_some()
-    })
-    .await;
-    let frame = cluster
-        .net
-        .last(leader, follower, Class::Heartbeat)
-        .unwrap();
+    eventually("a heartbeat", || cluster.net.last(leader, follower, Class::Heartbeat).is_some()).await;
+    let frame = cluster.net.last(leader, follower, Class::Heartbeat).unwrap();
     let groups = &cluster.nodes[&follower].groups;
     // The refusal's number is the second byte of the answer.
     for (at, number, count) in [
-        (
-            CLUSTER,
-            2,
-            (|c| c.refused_cluster) as fn(RpcCounters) -> u64,
-        ),
+        (CLUSTER, 2, (|c| c.refused_cluster) as fn(RpcCounters) -> u64),
         (TO, 3, |c| c.refused_addressee),
         (GROUP, 4, |c| c.refused_group),
         (GENERATION, 5, |c| c.refused_generation),
@@ -92,9 +79,7 @@ async fn it_can_be_seen_who_votes() {
     let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
     let leader = cluster.leader().await;
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let answered = |line: &&str| {
-        line.contains("answers about a vote") && line.contains(&format!("from={leader} "))
-    };
+    let answered = |line: &&str| line.contains("answers about a vote") && line.contains(&format!("from={leader} "));
     let line = text.lines().find(answered).unwrap();
     for part in ["group=1.3", "to=", "term=", "kind=", "granted="] {
         assert!(line.contains(part), "{line}");

@@ -17,39 +17,23 @@ async fn three_become_five_become_three() {
     let mut cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
     cluster.write(1, "three", 5).await;
     let leader = cluster.leader().await;
-    let refused = cluster
-        .group(leader)
-        .change_voters(set([1, 2, 3, 4]), true)
-        .await;
-    assert!(
-        matches!(refused, Err(MembershipError::Impossible(_))),
-        "learners first: {refused:?}"
-    );
+    let refused = cluster.group(leader).change_voters(set([1, 2, 3, 4]), true).await;
+    assert!(matches!(refused, Err(MembershipError::Impossible(_))), "learners first: {refused:?}");
     for id in [4, 5] {
         cluster.start(id).await;
         cluster.group(leader).add_learner(id).await.unwrap();
         cluster.group(leader).add_learner(id).await.unwrap();
     }
-    cluster
-        .group(leader)
-        .change_voters(set([1, 2, 3, 4, 5]), true)
-        .await
-        .unwrap();
+    cluster.group(leader).change_voters(set([1, 2, 3, 4, 5]), true).await.unwrap();
     cluster.write(4, "five", 5).await;
     cluster.same(1..=5, 10).await;
 
     let leader = cluster.leader().await;
-    cluster
-        .group(leader)
-        .change_voters(set([3, 4, 5]), true)
-        .await
-        .unwrap();
+    cluster.group(leader).change_voters(set([3, 4, 5]), true).await.unwrap();
     let leader = cluster.leader_of([3, 4, 5]).await;
     eventually("the others are learners", || {
         let status = cluster.status(leader);
-        status.voters == set([3, 4, 5])
-            && status.learners == set([1, 2])
-            && status.membership_settled
+        status.voters == set([3, 4, 5]) && status.learners == set([1, 2]) && status.membership_settled
     })
     .await;
     cluster.write(1, "learners", 5).await;
@@ -90,11 +74,7 @@ async fn a_member_with_an_empty_disk_comes_back_under_a_new_id() {
         cluster.group(leader).add_learner(9).await.unwrap();
         cluster.same([leader, 9], 70).await;
         let voters: BTreeSet<u64> = (1..=3).filter(|id| *id != lost).chain([9]).collect();
-        cluster
-            .group(leader)
-            .change_voters(voters.clone(), false)
-            .await
-            .unwrap();
+        cluster.group(leader).change_voters(voters.clone(), false).await.unwrap();
         assert_eq!(cluster.status(leader).voters, voters);
         assert!(!cluster.status(leader).is_member(lost));
         // The old id is not needed any more: one of the others may go.
@@ -127,7 +107,7 @@ async fn snapshots_reach_members_that_lag_and_new_ones() {
         cluster.same(1..=4, 160).await;
         let chunks = cluster.net.chunks();
         assert!(chunks > 5, "the snapshot went in chunks");
-        assert!(cluster.status(4).snapshot >= Some(100));
+        eventually("it came as a snapshot", || cluster.status(4).snapshot >= Some(100)).await;
 
         cluster.start(5).await;
         cluster.group(leader).add_learner(5).await.unwrap();
@@ -143,13 +123,7 @@ async fn snapshots_reach_members_that_lag_and_new_ones() {
         cluster.same(1..=5, 165).await;
         for id in 1..=5 {
             let dir = std::fs::read_dir(cluster.snapshots(id)).unwrap();
-            let parts = dir.filter(|f| {
-                f.as_ref()
-                    .unwrap()
-                    .file_name()
-                    .to_string_lossy()
-                    .contains("part")
-            });
+            let parts = dir.filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().contains("part"));
             assert_eq!(parts.count(), 0, "nothing half is left");
         }
     }
@@ -160,18 +134,12 @@ async fn a_group_is_initialised_once() {
     let cluster = Cluster::empty(1..=3, Persistence::Memory, RaftOptions::default()).await;
     assert!(!cluster.group(1).is_initialized().await);
     let refused = cluster.group(1).initialize(set([2, 3])).await;
-    assert!(
-        matches!(refused, Err(MembershipError::Impossible(_))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(MembershipError::Impossible(_))), "{refused:?}");
     cluster.group(1).initialize(set([1, 2, 3])).await.unwrap();
     cluster.leader().await;
     for id in 1..=3 {
         let refused = cluster.group(id).initialize(set([1, 2, 3])).await;
-        assert!(
-            matches!(refused, Err(MembershipError::Initialized)),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(MembershipError::Initialized)), "{refused:?}");
         assert!(cluster.group(id).is_initialized().await);
     }
 }

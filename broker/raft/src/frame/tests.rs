@@ -17,20 +17,12 @@ fn vote() -> Vote {
 }
 
 fn header(kind: Kind) -> Header {
-    Header {
-        kind,
-        cluster: u128::MAX - 1,
-        group: GroupId::new(2, 7),
-        from: 11,
-        to: 12,
-    }
+    Header { kind, cluster: u128::MAX - 1, group: GroupId::new(2, 7), from: 11, to: 12 }
 }
 
 fn append(count: u64) -> AppendEntriesRequest<Types> {
-    let entries = (6..6 + count).map(|index| Entry {
-        log_id: id(index),
-        payload: EntryPayload::Normal(Command(vec![7; 100].into())),
-    });
+    let entries = (6..6 + count)
+        .map(|index| Entry { log_id: id(index), payload: EntryPayload::Normal(Command(vec![7; 100].into())) });
     AppendEntriesRequest {
         vote: vote(),
         prev_log_id: Some(id(5)),
@@ -41,23 +33,14 @@ fn append(count: u64) -> AppendEntriesRequest<Types> {
 
 #[test]
 fn append_calls_come_back_and_keep_to_their_limit() {
-    for (count, limit, want) in [
-        (0, 10, 0),
-        (1, 10, 1),
-        (5, 10, 1),
-        (5, 300, 2),
-        (5, 1 << 20, 5),
-    ] {
+    for (count, limit, want) in [(0, 10, 0), (1, 10, 1), (5, 10, 1), (5, 300, 2), (5, 1 << 20, 5)] {
         let (frame, sent) = append_call(&header(Kind::Append), &append(count), limit);
         assert_eq!(sent, want);
         let (got, body) = parse_call(frame).unwrap();
         assert_eq!(got, header(Kind::Append));
         let request = get_append_request(body).unwrap();
         assert_eq!(request.entries, append(count).entries[..want]);
-        assert_eq!(
-            (request.prev_log_id, request.leader_commit),
-            (Some(id(5)), Some(id(4)))
-        );
+        assert_eq!((request.prev_log_id, request.leader_commit), (Some(id(5)), Some(id(4))));
     }
 }
 
@@ -75,10 +58,7 @@ fn entries_of_a_later_or_falling_term_are_refused() {
         let mut request = append(3);
         request.entries[at].log_id.leader_id = LeaderId::new(term, 2);
         let (frame, _) = append_call(&header(Kind::Append), &request, 1 << 20);
-        assert!(
-            get_append_request(parse_call(frame).unwrap().1).is_err(),
-            "term {term} at {at}"
-        );
+        assert!(get_append_request(parse_call(frame).unwrap().1).is_err(), "term {term} at {at}");
     }
 }
 
@@ -100,23 +80,14 @@ fn answers_come_back() {
     }
     for response in [
         Ok(()),
-        Err(TransferLeaderError::VoteChanged {
-            expected: vote(),
-            actual: vote(),
-        }),
-        Err(TransferLeaderError::LogNotFlushed {
-            expected: Some(id(4)),
-            actual: None,
-        }),
+        Err(TransferLeaderError::VoteChanged { expected: vote(), actual: vote() }),
+        Err(TransferLeaderError::LogNotFlushed { expected: Some(id(4)), actual: None }),
     ] {
         let frame = answer(|out| put_transfer_response(out, &response));
         assert_eq!(get_transfer_response(reader(frame)).unwrap(), response);
     }
     for proposed in [
-        Proposed::Applied {
-            index: 3,
-            response: Bytes::from_static(b"done"),
-        },
+        Proposed::Applied { index: 3, response: Bytes::from_static(b"done") },
         Proposed::NotLeader(Some(4)),
         Proposed::NotLeader(None),
         Proposed::TooLarge { limit: 9 },
@@ -140,26 +111,17 @@ fn answers_come_back() {
 fn chunks_and_votes_come_back() {
     let chunk = Chunk {
         vote: vote(),
-        meta: SnapshotMeta {
-            last_log_id: Some(id(3)),
-            ..SnapshotMeta::default()
-        },
+        meta: SnapshotMeta { last_log_id: Some(id(3)), ..SnapshotMeta::default() },
         transfer: 5,
         offset: 6,
         total: 17,
         data: Bytes::from_static(b"data"),
     };
-    let (_, body) = parse_call(call(&header(Kind::Snapshot), 0, |out| {
-        put_chunk(out, &chunk)
-    }))
-    .unwrap();
+    let (_, body) = parse_call(call(&header(Kind::Snapshot), 0, |out| put_chunk(out, &chunk))).unwrap();
     assert_eq!(get_chunk(body).unwrap(), chunk);
     let mut request = VoteRequest::new(vote(), None);
     request.leadership_transfer = true;
-    let (_, body) = parse_call(call(&header(Kind::Vote), 0, |out| {
-        put_vote_request(out, &request)
-    }))
-    .unwrap();
+    let (_, body) = parse_call(call(&header(Kind::Vote), 0, |out| put_vote_request(out, &request))).unwrap();
     assert_eq!(get_vote_request(body).unwrap(), request);
 }
 

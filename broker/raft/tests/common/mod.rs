@@ -10,17 +10,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use raftmq_raft::{
-    Class, Group, GroupId, GroupStatus, Groups, MachineError, NodeId, Persistence, RaftOptions,
-    StateBatch, StateMachine, StateRead, Transport, TransportError,
+    Class, Group, GroupId, GroupStatus, Groups, MachineError, NodeId, Persistence, RaftOptions, StateBatch,
+    StateMachine, StateRead, Transport, TransportError,
 };
 use raftmq_storage::{StateStore, StoreOptions, Wal, WalOptions};
 use tempfile::TempDir;
 
 pub(crate) const CLUSTER: u128 = 0x1234_5678_9abc_def0_0fed_cba9_8765_4321;
-pub(crate) const GROUP: GroupId = GroupId {
-    number: 1,
-    generation: 3,
-};
+pub(crate) const GROUP: GroupId = GroupId { number: 1, generation: 3 };
 /// Long enough for a machine that is busy with other tests.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
@@ -64,9 +61,8 @@ impl StateMachine for Journal {
     fn restore(&mut self, mut snapshot: &[u8]) -> Result<(), MachineError> {
         let mut commands = Vec::new();
         while let Some((len, rest)) = snapshot.split_first_chunk::<4>() {
-            let (command, rest) = rest
-                .split_at_checked(u32::from_be_bytes(*len) as usize)
-                .ok_or_else(|| MachineError::new("cut off"))?;
+            let (command, rest) =
+                rest.split_at_checked(u32::from_be_bytes(*len) as usize).ok_or_else(|| MachineError::new("cut off"))?;
             commands.push(command.to_vec());
             snapshot = rest;
         }
@@ -75,11 +71,7 @@ impl StateMachine for Journal {
     }
 
     fn load(&mut self, keys: &dyn StateRead) -> Result<(), MachineError> {
-        *self.commands.lock().unwrap() = keys
-            .scan(b"")?
-            .into_iter()
-            .map(|(_, value)| value.to_vec())
-            .collect();
+        *self.commands.lock().unwrap() = keys.scan(b"")?.into_iter().map(|(_, value)| value.to_vec()).collect();
         Ok(())
     }
 }
@@ -105,10 +97,7 @@ struct NetState {
 
 impl Net {
     pub(crate) fn port(&self, node: NodeId) -> Arc<dyn Transport> {
-        Arc::new(Port {
-            node,
-            net: self.clone(),
-        })
+        Arc::new(Port { node, net: self.clone() })
     }
 
     pub(crate) fn cut(&self, a: NodeId, b: NodeId) {
@@ -117,10 +106,7 @@ impl Net {
 
     /// Cuts the node off from everybody else.
     pub(crate) fn isolate(&self, node: NodeId, others: impl IntoIterator<Item = NodeId>) {
-        others
-            .into_iter()
-            .filter(|other| *other != node)
-            .for_each(|other| self.cut(node, other));
+        others.into_iter().filter(|other| *other != node).for_each(|other| self.cut(node, other));
     }
 
     pub(crate) fn heal(&self) {
@@ -128,23 +114,12 @@ impl Net {
     }
 
     pub(crate) fn last(&self, from: NodeId, to: NodeId, class: Class) -> Option<Bytes> {
-        self.state
-            .lock()
-            .unwrap()
-            .last
-            .get(&(from, to, class))
-            .cloned()
+        self.state.lock().unwrap().last.get(&(from, to, class)).cloned()
     }
 
     /// How often a node asked for votes since the start.
     pub(crate) fn asked(&self, node: NodeId) -> u64 {
-        self.state
-            .lock()
-            .unwrap()
-            .asked
-            .get(&node)
-            .copied()
-            .unwrap_or(0)
+        self.state.lock().unwrap().asked.get(&node).copied().unwrap_or(0)
     }
 
     /// Calls of the class of heartbeats.
@@ -172,10 +147,7 @@ impl Transport for Port {
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
         let (from, net) = (self.node, self.net.clone());
         async move {
-            let unreachable = || TransportError::Unreachable {
-                to,
-                reason: "cut off or down".into(),
-            };
+            let unreachable = || TransportError::Unreachable { to, reason: "cut off or down".into() };
             let target = {
                 let mut state = net.state.lock().unwrap();
                 state.last.insert((from, to, class), frame.clone());
@@ -192,10 +164,7 @@ impl Transport for Port {
             let answer = tokio::time::timeout(deadline, handled)
                 .await
                 .map_err(|_| TransportError::Timeout { to })?
-                .map_err(|e| TransportError::Failed {
-                    to,
-                    reason: e.to_string(),
-                })?;
+                .map_err(|e| TransportError::Failed { to, reason: e.to_string() })?;
             if net.state.lock().unwrap().cut.contains(&(to, from)) {
                 return Err(TransportError::Timeout { to });
             }
@@ -232,14 +201,8 @@ impl Cluster {
         options: RaftOptions,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self {
-            net: Net::default(),
-            nodes: BTreeMap::new(),
-            options,
-            persistence,
-            full: BTreeSet::new(),
-            dir,
-        };
+        let mut cluster =
+            Self { net: Net::default(), nodes: BTreeMap::new(), options, persistence, full: BTreeSet::new(), dir };
         for id in ids {
             cluster.start(id).await;
         }
@@ -249,11 +212,7 @@ impl Cluster {
     /// Voters with a leader.
     pub(crate) async fn of(count: u64, persistence: Persistence, options: RaftOptions) -> Self {
         let cluster = Self::empty(1..=count, persistence, options).await;
-        cluster.nodes[&1]
-            .group
-            .initialize((1..=count).collect())
-            .await
-            .unwrap();
+        cluster.nodes[&1].group.initialize((1..=count).collect()).await.unwrap();
         cluster.leader().await;
         cluster
     }
@@ -272,11 +231,7 @@ impl Cluster {
         let wal_options = WalOptions {
             segment_bytes: 1 << 20,
             ballast_bytes: 0,
-            min_free_bytes: if self.full.contains(&id) {
-                u64::MAX >> 1
-            } else {
-                0
-            },
+            min_free_bytes: if self.full.contains(&id) { u64::MAX >> 1 } else { 0 },
             ..WalOptions::default()
         };
         let (wal, _) = Wal::open(path.join("wal"), wal_options).unwrap();
@@ -284,9 +239,7 @@ impl Cluster {
         let end = Instant::now() + Duration::from_secs(5);
         let store = loop {
             match StateStore::open(path.join("state"), StoreOptions::default()) {
-                Err(_) if Instant::now() < end => {
-                    tokio::time::sleep(Duration::from_millis(10)).await
-                }
+                Err(_) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(10)).await,
                 store => break store.unwrap(),
             }
         };
@@ -300,31 +253,10 @@ impl Cluster {
             self.options.clone(),
         )
         .unwrap();
-        self.net
-            .state
-            .lock()
-            .unwrap()
-            .nodes
-            .insert(id, groups.clone());
-        let journal = Journal {
-            stored: self.persistence == Persistence::Stored,
-            ..Journal::default()
-        };
-        let group = groups
-            .start(GROUP, self.persistence, journal.clone())
-            .await
-            .unwrap();
-        self.nodes.insert(
-            id,
-            Node {
-                id,
-                groups,
-                group,
-                journal,
-                wal,
-                _store: store,
-            },
-        );
+        self.net.state.lock().unwrap().nodes.insert(id, groups.clone());
+        let journal = Journal { stored: self.persistence == Persistence::Stored, ..Journal::default() };
+        let group = groups.start(GROUP, self.persistence, journal.clone()).await.unwrap();
+        self.nodes.insert(id, Node { id, groups, group, journal, wal, _store: store });
     }
 
     pub(crate) async fn stop(&mut self, id: NodeId) {
@@ -332,10 +264,7 @@ impl Cluster {
         self.net.state.lock().unwrap().nodes.remove(&id);
         let before = Instant::now();
         node.groups.shutdown().await;
-        assert!(
-            before.elapsed() < Duration::from_secs(4),
-            "a shutdown is quick"
-        );
+        assert!(before.elapsed() < Duration::from_secs(4), "a shutdown is quick");
         node.wal.close().unwrap();
     }
 
@@ -373,32 +302,17 @@ impl Cluster {
     pub(crate) async fn write(&self, from: NodeId, name: &str, count: usize) {
         for number in 0..count {
             let command = Bytes::from(format!("{name}-{number}"));
-            self.group(from)
-                .propose_anywhere(command, SOON)
-                .await
-                .unwrap();
+            self.group(from).propose_anywhere(command, SOON).await.unwrap();
         }
     }
 
     /// Waits until all running nodes have the same commands, this many, and returns them.
-    pub(crate) async fn same(
-        &self,
-        ids: impl IntoIterator<Item = NodeId>,
-        count: usize,
-    ) -> Vec<Vec<u8>> {
+    pub(crate) async fn same(&self, ids: impl IntoIterator<Item = NodeId>, count: usize) -> Vec<Vec<u8>> {
         let ids: Vec<NodeId> = ids.into_iter().collect();
-        eventually("the same commands everywhere", || {
-            ids.iter()
-                .all(|id| self.nodes[id].journal.get().len() == count)
-        })
-        .await;
-        let all: BTreeSet<Vec<Vec<u8>>> =
-            ids.iter().map(|id| self.nodes[id].journal.get()).collect();
-        assert_eq!(
-            all.len(),
-            1,
-            "all nodes have the same commands in the same order"
-        );
+        eventually("the same commands everywhere", || ids.iter().all(|id| self.nodes[id].journal.get().len() == count))
+            .await;
+        let all: BTreeSet<Vec<Vec<u8>>> = ids.iter().map(|id| self.nodes[id].journal.get()).collect();
+        assert_eq!(all.len(), 1, "all nodes have the same commands in the same order");
         all.into_iter().next().unwrap()
     }
 }
