@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use raftmq_meta::{GroupMembership, LossReport, MemberStatus, MetaCommand, MetaResponse, MetaState, Step, plan};
+use raftmq_meta::{GroupMembership, LossReport, MetaCommand, MetaResponse, MetaState, Step, plan};
 use raftmq_raft::{Group, GroupStatus, MembershipError, RaftOptions};
 use tracing::{debug, info, warn};
 

@@ -148,9 +148,7 @@ pub enum Refusal {
         id: u64,
     },
     /// The data directory belonged to a member that left for good.
-    #[error(
-        "this data directory was node {id}, which left the cluster; start with an empty directory"
-    )]
+    #[error("this data directory was node {id}, which left the cluster; start with an empty directory")]
     Left {
         /// The id it had.
         id: u64,
@@ -255,22 +253,11 @@ pub(crate) fn encode<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
         .expect("a vector takes any number of bytes and the types have a fixed shape")
 }
 
-pub(crate) fn decode<T: for<'a> Deserialize<'a>>(
-    version: u8,
-    bytes: &[u8],
-) -> Result<T, CommandError> {
+pub(crate) fn decode<T: for<'a> Deserialize<'a>>(version: u8, bytes: &[u8]) -> Result<T, CommandError> {
     let (&first, rest) = bytes.split_first().ok_or(CommandError::Empty)?;
     if first != version {
         return Err(CommandError::Version(first));
     }
-    let (value, rest) =
-        postcard::take_from_bytes(rest).map_err(|e| CommandError::Malformed(e.to_string()))?;
-    if rest.is_empty() {
-        Ok(value)
-    } else {
-        Err(CommandError::Malformed(format!(
-            "{} bytes too many",
-            rest.len()
-        )))
-    }
+    let (value, rest) = postcard::take_from_bytes(rest).map_err(|e| CommandError::Malformed(e.to_string()))?;
+    if rest.is_empty() { Ok(value) } else { Err(CommandError::Malformed(format!("{} bytes too many", rest.len()))) }
 }

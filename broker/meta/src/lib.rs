@@ -24,8 +24,7 @@ mod state;
 
 pub use command::{CommandError, InitialMember, MetaCommand, MetaResponse, NodeAddresses, Refusal};
 pub use lease::{
-    Answer, Denial, Grant, Lease, LeaseParams, LeaseRequest, LeaseTable, MemberLease, Nanos, Phase,
-    RoundId,
+    Answer, Denial, Grant, Lease, LeaseParams, LeaseRequest, LeaseTable, MemberLease, Nanos, Phase, RoundId,
 };
 pub use loss::{GroupLoss, LossReport, would_lose};
 pub use machine::{MetaMachine, RestoreError};

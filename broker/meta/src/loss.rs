@@ -48,10 +48,7 @@ pub fn would_lose(
 ) -> LossReport {
     let mut reasons = Vec::new();
     let member = state.members.contains_key(&node);
-    let others = state
-        .active()
-        .filter(|m| m.id != node && live.contains(&m.id))
-        .count();
+    let others = state.active().filter(|m| m.id != node && live.contains(&m.id)).count();
     if member && others == 0 {
         reasons.push("no other member is alive: every client loses its broker".to_owned());
     }
@@ -59,11 +56,7 @@ pub fn would_lose(
     for (name, group) in groups {
         let quorum = group.voters.len() / 2 + 1;
         let live_now = group.voters.intersection(live).count();
-        let live_after = group
-            .voters
-            .iter()
-            .filter(|id| **id != node && live.contains(id))
-            .count();
+        let live_after = group.voters.iter().filter(|id| **id != node && live.contains(id)).count();
         let has_quorum = live_now >= quorum;
         let loses_quorum = has_quorum && live_after < quorum;
         if loses_quorum {
@@ -86,11 +79,5 @@ pub fn would_lose(
             loses_quorum,
         });
     }
-    LossReport {
-        node,
-        member,
-        groups: losses,
-        nothing: reasons.is_empty(),
-        reasons,
-    }
+    LossReport { node, member, groups: losses, nothing: reasons.is_empty(), reasons }
 }

@@ -68,8 +68,7 @@ impl MetaMachine {
     /// # Errors
     /// When the bytes are no snapshot or damaged; the state is then as before.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let (applied, written, state): (u64, u64, MetaState) =
-            command::decode(SNAPSHOT_VERSION, bytes)?;
+        let (applied, written, state): (u64, u64, MetaState) = command::decode(SNAPSHOT_VERSION, bytes)?;
         let found = hash(&state);
         if found != written {
             return Err(RestoreError::Hash { found, written });
@@ -89,9 +88,7 @@ impl MetaMachine {
 fn hash(state: &MetaState) -> u64 {
     command::encode(SNAPSHOT_VERSION, state)
         .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |h, b| {
-            (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
-        })
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -6,10 +6,7 @@ use crate::command::{InitialMember, NodeAddresses};
 use crate::state::MemberStatus;
 
 fn addresses(port: u16) -> NodeAddresses {
-    NodeAddresses {
-        link: format!("127.0.0.1:{port}"),
-        control: String::new(),
-    }
+    NodeAddresses { link: format!("127.0.0.1:{port}"), control: String::new() }
 }
 
 fn init(cluster_id: u128, n: u64) -> MetaCommand {
@@ -25,11 +22,7 @@ fn init(cluster_id: u128, n: u64) -> MetaCommand {
             feature_level: 1,
         })
         .collect();
-    MetaCommand::Init {
-        cluster_id,
-        name: "test".into(),
-        members,
-    }
+    MetaCommand::Init { cluster_id, name: "test".into(), members }
 }
 
 fn join(name: &str, incarnation: u128, boot: u64, nonce: u64) -> MetaCommand {
@@ -68,17 +61,11 @@ fn refused(response: MetaResponse) -> Refusal {
 #[test]
 fn initialised_once() {
     let mut m = MetaMachine::new();
-    assert_eq!(
-        refused(run(&mut m, &join("n1", 1, 1, 1))),
-        Refusal::NotInitialised
-    );
+    assert_eq!(refused(run(&mut m, &join("n1", 1, 1, 1))), Refusal::NotInitialised);
     assert_eq!(run(&mut m, &init(5, 3)), MetaResponse::Done);
     let before = m.state().clone();
     assert_eq!(run(&mut m, &init(5, 3)), MetaResponse::Done);
-    assert_eq!(
-        refused(run(&mut m, &init(6, 3))),
-        Refusal::AlreadyInitialised { cluster_id: 5 }
-    );
+    assert_eq!(refused(run(&mut m, &init(6, 3))), Refusal::AlreadyInitialised { cluster_id: 5 });
     assert_eq!(*m.state(), before);
     assert_eq!(m.state().next_id, 4);
 }
@@ -93,41 +80,17 @@ fn ids_are_never_used_again() {
     assert_eq!(run(&mut m, &join("n4", 400, 1, 1)), joined(4));
     // It died and asks again in its next boot.
     assert_eq!(run(&mut m, &join("n4", 400, 2, 9)), joined(4));
-    assert_eq!(
-        refused(run(&mut m, &join("n4", 400, 1, 1))),
-        Refusal::Stale {
-            boot: 1,
-            recorded: 2
-        }
-    );
+    assert_eq!(refused(run(&mut m, &join("n4", 400, 1, 1))), Refusal::Stale { boot: 1, recorded: 2 });
     // Its directory was wiped.
     assert_eq!(run(&mut m, &join("n4", 401, 1, 1)), joined(5));
     assert_eq!(m.state().members[&4].status, MemberStatus::Replaced);
     assert_eq!(m.state().by_name("n4").unwrap().id, 5);
-    assert_eq!(
-        refused(run(&mut m, &join("n4", 400, 3, 1))),
-        Refusal::Replaced { id: 4 }
-    );
-    assert_eq!(
-        refused(run(&mut m, &boot(4, 400, 3, 1))),
-        Refusal::Replaced { id: 4 }
-    );
-    assert_eq!(
-        run(&mut m, &MetaCommand::Removed { id: 4 }),
-        MetaResponse::Done
-    );
-    assert_eq!(
-        run(&mut m, &MetaCommand::Removed { id: 4 }),
-        MetaResponse::Done
-    );
-    assert_eq!(
-        refused(run(&mut m, &join("n4", 400, 4, 1))),
-        Refusal::Left { id: 4 }
-    );
-    assert_eq!(
-        refused(run(&mut m, &boot(4, 400, 4, 1))),
-        Refusal::Left { id: 4 }
-    );
+    assert_eq!(refused(run(&mut m, &join("n4", 400, 3, 1))), Refusal::Replaced { id: 4 });
+    assert_eq!(refused(run(&mut m, &boot(4, 400, 3, 1))), Refusal::Replaced { id: 4 });
+    assert_eq!(run(&mut m, &MetaCommand::Removed { id: 4 }), MetaResponse::Done);
+    assert_eq!(run(&mut m, &MetaCommand::Removed { id: 4 }), MetaResponse::Done);
+    assert_eq!(refused(run(&mut m, &join("n4", 400, 4, 1))), Refusal::Left { id: 4 });
+    assert_eq!(refused(run(&mut m, &boot(4, 400, 4, 1))), Refusal::Left { id: 4 });
     assert_eq!(run(&mut m, &join("n4", 402, 1, 1)), joined(6));
 }
 
@@ -138,47 +101,20 @@ fn boots_only_grow() {
     assert_eq!(run(&mut m, &boot(1, 100, 2, 3)), MetaResponse::Done);
     assert_eq!(m.state().members[&1].addresses, addresses(9002));
     assert_eq!(run(&mut m, &boot(1, 100, 2, 3)), MetaResponse::Done);
-    assert_eq!(
-        refused(run(&mut m, &boot(1, 100, 2, 4))),
-        Refusal::Stale {
-            boot: 2,
-            recorded: 2
-        }
-    );
-    assert_eq!(
-        refused(run(&mut m, &boot(1, 100, 1, 3))),
-        Refusal::Stale {
-            boot: 1,
-            recorded: 2
-        }
-    );
-    assert_eq!(
-        refused(run(&mut m, &boot(1, 200, 9, 3))),
-        Refusal::NotMember { id: 1 }
-    );
+    assert_eq!(refused(run(&mut m, &boot(1, 100, 2, 4))), Refusal::Stale { boot: 2, recorded: 2 });
+    assert_eq!(refused(run(&mut m, &boot(1, 100, 1, 3))), Refusal::Stale { boot: 1, recorded: 2 });
+    assert_eq!(refused(run(&mut m, &boot(1, 200, 9, 3))), Refusal::NotMember { id: 1 });
 }
 
 #[test]
 fn leaving() {
     let mut m = MetaMachine::new();
     run(&mut m, &init(5, 3));
-    assert!(matches!(
-        refused(run(&mut m, &MetaCommand::Removed { id: 3 })),
-        Refusal::Invalid(_)
-    ));
-    assert_eq!(
-        run(&mut m, &MetaCommand::Leave { id: 3 }),
-        MetaResponse::Done
-    );
+    assert!(matches!(refused(run(&mut m, &MetaCommand::Removed { id: 3 })), Refusal::Invalid(_)));
+    assert_eq!(run(&mut m, &MetaCommand::Leave { id: 3 }), MetaResponse::Done);
     assert_eq!(m.state().active().count(), 2);
-    assert_eq!(
-        run(&mut m, &MetaCommand::Removed { id: 3 }),
-        MetaResponse::Done
-    );
-    assert_eq!(
-        refused(run(&mut m, &MetaCommand::Leave { id: 3 })),
-        Refusal::NotMember { id: 3 }
-    );
+    assert_eq!(run(&mut m, &MetaCommand::Removed { id: 3 }), MetaResponse::Done);
+    assert_eq!(refused(run(&mut m, &MetaCommand::Leave { id: 3 })), Refusal::NotMember { id: 3 });
 }
 
 #[test]
@@ -187,10 +123,7 @@ fn up_and_down_by_epoch() {
     run(&mut m, &init(5, 3));
     run(&mut m, &MetaCommand::NodeUp { id: 2, epoch: 4 });
     assert!(m.state().members[&2].up);
-    assert!(matches!(
-        refused(run(&mut m, &MetaCommand::NodeDown { id: 2, epoch: 3 })),
-        Refusal::Invalid(_)
-    ));
+    assert!(matches!(refused(run(&mut m, &MetaCommand::NodeDown { id: 2, epoch: 3 })), Refusal::Invalid(_)));
     run(&mut m, &MetaCommand::NodeDown { id: 2, epoch: 4 });
     assert!(!m.state().members[&2].up);
 }
@@ -204,38 +137,15 @@ fn features_need_all_members() {
         Refusal::FeatureUnknown { id: 1, known: 1 }
     );
     for id in 1..=3 {
-        let MetaCommand::Boot {
-            incarnation,
-            nonce,
-            addresses,
-            version,
-            ..
-        } = boot(id, u128::from(id) * 100, 2, 1)
+        let MetaCommand::Boot { incarnation, nonce, addresses, version, .. } = boot(id, u128::from(id) * 100, 2, 1)
         else {
             unreachable!()
         };
-        let command = MetaCommand::Boot {
-            id,
-            incarnation,
-            boot: 2,
-            nonce,
-            addresses,
-            version,
-            feature_level: 2,
-        };
+        let command = MetaCommand::Boot { id, incarnation, boot: 2, nonce, addresses, version, feature_level: 2 };
         assert_eq!(run(&mut m, &command), MetaResponse::Done);
     }
-    assert_eq!(
-        run(&mut m, &MetaCommand::FeatureLevel { level: 2 }),
-        MetaResponse::Done
-    );
-    assert_eq!(
-        refused(run(&mut m, &join("old", 8, 1, 1))),
-        Refusal::TooOld {
-            needed: 2,
-            known: 1
-        }
-    );
+    assert_eq!(run(&mut m, &MetaCommand::FeatureLevel { level: 2 }), MetaResponse::Done);
+    assert_eq!(refused(run(&mut m, &join("old", 8, 1, 1))), Refusal::TooOld { needed: 2, known: 1 });
 }
 
 #[test]
@@ -255,16 +165,9 @@ fn damaged_bytes_are_refused() {
         let mut other = MetaMachine::new();
         let restored = other.restore(&bad);
         // A flip in the applied index alone leaves the state as it was written.
-        assert!(
-            restored.is_err() || other.state() == m.state(),
-            "flip at {at}"
-        );
+        assert!(restored.is_err() || other.state() == m.state(), "flip at {at}");
     }
-    assert!(
-        MetaMachine::new()
-            .restore(&snapshot[..snapshot.len() - 1])
-            .is_err()
-    );
+    assert!(MetaMachine::new().restore(&snapshot[..snapshot.len() - 1]).is_err());
 }
 
 fn any_command() -> impl Strategy<Value = MetaCommand> {

@@ -63,20 +63,12 @@ pub fn plan(state: &MetaState, group: &GroupMembership) -> Option<Step> {
         return Some(Step::ChangeVoters(new));
     }
     let gone = |id: &&u64| state.members.get(id).is_none_or(|m| !m.is_active());
-    group
-        .learners
-        .iter()
-        .find(gone)
-        .map(|id| Step::RemoveNode(*id))
+    group.learners.iter().find(gone).map(|id| Step::RemoveNode(*id))
 }
 
 /// A voter now and afterwards that could lead.
 fn successor(group: &GroupMembership, new: &BTreeSet<u64>) -> Option<u64> {
-    group
-        .voters
-        .intersection(new)
-        .find(|id| group.reachable.contains(id) && group.caught_up.contains(id))
-        .copied()
+    group.voters.intersection(new).find(|id| group.reachable.contains(id) && group.caught_up.contains(id)).copied()
 }
 
 /// Who should vote after the next change; `None` when any change would endanger the quorum.
@@ -84,9 +76,8 @@ fn wanted_voters(state: &MetaState, group: &GroupMembership) -> Option<BTreeSet<
     let active: BTreeSet<u64> = state.active().map(|m| m.id).collect();
     let count = voters_for(active.len());
     let up = |id: &u64| group.reachable.contains(id) || state.members.get(id).is_some_and(|m| m.up);
-    let promotable = |id: &u64| {
-        group.learners.contains(id) && group.reachable.contains(id) && group.caught_up.contains(id)
-    };
+    let promotable =
+        |id: &u64| group.learners.contains(id) && group.reachable.contains(id) && group.caught_up.contains(id);
 
     // In the order in which they are wanted. The leader first: a change that keeps it needs no election.
     let mut order: Vec<u64> = Vec::new();
@@ -103,24 +94,16 @@ fn wanted_voters(state: &MetaState, group: &GroupMembership) -> Option<BTreeSet<
     if new.len() < count {
         let could_still = active.iter().any(|id| !new.contains(id) && up(id));
         if could_still {
-            let leaving = gone.iter().filter(|id| {
-                state
-                    .members
-                    .get(id)
-                    .is_some_and(|m| m.status == MemberStatus::Leaving)
-                    && up(id)
-            });
+            let leaving = gone
+                .iter()
+                .filter(|id| state.members.get(id).is_some_and(|m| m.status == MemberStatus::Leaving) && up(id));
             let room = count - new.len();
             new.extend(leaving.take(room));
         }
     }
     // An even number of voters stands no more failures than one fewer: growth waits for the next odd number.
     if gone.is_empty() && new.len() > group.voters.len() && new.len().is_multiple_of(2) {
-        let last = order
-            .iter()
-            .rev()
-            .find(|id| !group.voters.contains(id))
-            .copied()?;
+        let last = order.iter().rev().find(|id| !group.voters.contains(id)).copied()?;
         new.remove(&last);
     }
     let alive = new.iter().filter(|id| group.reachable.contains(id)).count();

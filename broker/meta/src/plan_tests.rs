@@ -18,19 +18,12 @@ fn state(active: u64) -> MetaState {
             incarnation: u128::from(id),
             boot: 1,
             nonce: 1,
-            addresses: NodeAddresses {
-                link: format!("n{id}:9883"),
-                control: String::new(),
-            },
+            addresses: NodeAddresses { link: format!("n{id}:9883"), control: String::new() },
             version: "0".into(),
             feature_level: 1,
         })
         .collect();
-    state.apply(MetaCommand::Init {
-        cluster_id: 9,
-        name: "c".into(),
-        members,
-    });
+    state.apply(MetaCommand::Init { cluster_id: 9, name: "c".into(), members });
     for m in state.members.values_mut() {
         m.up = true;
     }
@@ -50,16 +43,7 @@ fn group(voters: &[u64], learners: &[u64]) -> GroupMembership {
 
 #[test]
 fn voters_are_1_3_or_5() {
-    let table = [
-        (0, 0),
-        (1, 1),
-        (2, 1),
-        (3, 3),
-        (4, 3),
-        (5, 5),
-        (6, 5),
-        (64, 5),
-    ];
+    let table = [(0, 0), (1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (6, 5), (64, 5)];
     for (members, voters) in table {
         assert_eq!(voters_for(members), voters, "{members} members");
     }
@@ -90,91 +74,26 @@ fn steps() {
 
     let table: Vec<(&str, MetaState, GroupMembership, Option<Step>)> = vec![
         ("in order", state(3), group(&[1, 2, 3], &[]), None),
-        (
-            "a fourth follows",
-            state(4),
-            group(&[1, 2, 3], &[]),
-            Some(Step::AddLearner(4)),
-        ),
-        (
-            "a fourth has no vote",
-            state(4),
-            group(&[1, 2, 3], &[4]),
-            None,
-        ),
-        (
-            "a fifth makes five",
-            state(5),
-            group(&[1, 2, 3], &[4, 5]),
-            Some(Step::ChangeVoters(set(&[1, 2, 3, 4, 5]))),
-        ),
-        (
-            "one to three in one change",
-            state(3),
-            group(&[1], &[2, 3]),
-            Some(Step::ChangeVoters(set(&[1, 2, 3]))),
-        ),
+        ("a fourth follows", state(4), group(&[1, 2, 3], &[]), Some(Step::AddLearner(4))),
+        ("a fourth has no vote", state(4), group(&[1, 2, 3], &[4]), None),
+        ("a fifth makes five", state(5), group(&[1, 2, 3], &[4, 5]), Some(Step::ChangeVoters(set(&[1, 2, 3, 4, 5])))),
+        ("one to three in one change", state(3), group(&[1], &[2, 3]), Some(Step::ChangeVoters(set(&[1, 2, 3])))),
         ("never two for growth", state(3), one_of_two, None),
-        (
-            "three to one",
-            leaving3.clone(),
-            group(&[1, 2, 3], &[]),
-            Some(Step::ChangeVoters(set(&[1]))),
-        ),
-        (
-            "and out",
-            leaving3,
-            group(&[1], &[2, 3]),
-            Some(Step::RemoveNode(3)),
-        ),
-        (
-            "a leader that leaves hands on",
-            leaving1,
-            group(&[1, 2, 3], &[]),
-            Some(Step::TransferLeader(2)),
-        ),
+        ("three to one", leaving3.clone(), group(&[1, 2, 3], &[]), Some(Step::ChangeVoters(set(&[1])))),
+        ("and out", leaving3, group(&[1], &[2, 3]), Some(Step::RemoveNode(3))),
+        ("a leader that leaves hands on", leaving1, group(&[1, 2, 3], &[]), Some(Step::TransferLeader(2))),
         (
             "a leaving voter is swapped",
             leave_of_four.clone(),
             group(&[1, 2, 3], &[4]),
             Some(Step::ChangeVoters(set(&[1, 3, 4]))),
         ),
-        (
-            "a leaving voter waits for its successor",
-            leave_of_four,
-            behind.clone(),
-            None,
-        ),
-        (
-            "a replaced voter does not wait",
-            replaced.clone(),
-            replaced_gone,
-            Some(Step::ChangeVoters(set(&[1, 2]))),
-        ),
-        (
-            "then its successor votes",
-            replaced,
-            group(&[1, 2], &[3, 4]),
-            Some(Step::ChangeVoters(set(&[1, 2, 4]))),
-        ),
-        (
-            "a voter that is down is swapped",
-            down,
-            down_group,
-            Some(Step::ChangeVoters(set(&[1, 3, 4]))),
-        ),
-        (
-            "nothing without a quorum",
-            state(5),
-            minority,
-            Some(Step::AddLearner(5)),
-        ),
-        (
-            "strangers go",
-            state(3),
-            group(&[1, 2, 3], &[9]),
-            Some(Step::RemoveNode(9)),
-        ),
+        ("a leaving voter waits for its successor", leave_of_four, behind.clone(), None),
+        ("a replaced voter does not wait", replaced.clone(), replaced_gone, Some(Step::ChangeVoters(set(&[1, 2])))),
+        ("then its successor votes", replaced, group(&[1, 2], &[3, 4]), Some(Step::ChangeVoters(set(&[1, 2, 4])))),
+        ("a voter that is down is swapped", down, down_group, Some(Step::ChangeVoters(set(&[1, 3, 4])))),
+        ("nothing without a quorum", state(5), minority, Some(Step::AddLearner(5))),
+        ("strangers go", state(3), group(&[1, 2, 3], &[9]), Some(Step::RemoveNode(9))),
     ];
     for (name, state, group, step) in table {
         assert_eq!(plan(&state, &group), step, "{name}");

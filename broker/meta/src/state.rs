@@ -83,13 +83,7 @@ pub struct MetaState {
 
 impl Default for MetaState {
     fn default() -> Self {
-        Self {
-            cluster: None,
-            members: BTreeMap::new(),
-            next_id: 1,
-            feature_level: 1,
-            left: BTreeMap::new(),
-        }
+        Self { cluster: None, members: BTreeMap::new(), next_id: 1, feature_level: 1, left: BTreeMap::new() }
     }
 }
 
@@ -101,9 +95,7 @@ impl MetaState {
 
     /// The member of that name that is not on its way out.
     pub fn by_name(&self, name: &str) -> Option<&Member> {
-        self.members
-            .values()
-            .find(|m| m.name == name && m.status != MemberStatus::Replaced)
+        self.members.values().find(|m| m.name == name && m.status != MemberStatus::Replaced)
     }
 
     /// The member with that data directory.
@@ -113,8 +105,7 @@ impl MetaState {
 
     /// Applies one command. What it answers depends on the state and the command alone.
     pub fn apply(&mut self, command: MetaCommand) -> MetaResponse {
-        self.try_apply(command)
-            .unwrap_or_else(MetaResponse::Refused)
+        self.try_apply(command).unwrap_or_else(MetaResponse::Refused)
     }
 
     fn try_apply(&mut self, command: MetaCommand) -> Result<MetaResponse, Refusal> {
@@ -122,20 +113,8 @@ impl MetaState {
             return Err(Refusal::NotInitialised);
         }
         match command {
-            MetaCommand::Init {
-                cluster_id,
-                name,
-                members,
-            } => self.init(cluster_id, name, members),
-            MetaCommand::Join {
-                name,
-                incarnation,
-                boot,
-                nonce,
-                addresses,
-                version,
-                feature_level,
-            } => {
+            MetaCommand::Init { cluster_id, name, members } => self.init(cluster_id, name, members),
+            MetaCommand::Join { name, incarnation, boot, nonce, addresses, version, feature_level } => {
                 let new = Member {
                     id: 0,
                     name,
@@ -151,15 +130,7 @@ impl MetaState {
                 };
                 self.join(new)
             }
-            MetaCommand::Boot {
-                id,
-                incarnation,
-                boot,
-                nonce,
-                addresses,
-                version,
-                feature_level,
-            } => {
+            MetaCommand::Boot { id, incarnation, boot, nonce, addresses, version, feature_level } => {
                 check_texts("", &addresses, &version)?;
                 self.check_feature(feature_level)?;
                 if let Some(&id) = self.left.get(&incarnation) {
@@ -187,40 +158,26 @@ impl MetaState {
         }
     }
 
-    fn init(
-        &mut self,
-        cluster_id: u128,
-        name: String,
-        members: Vec<InitialMember>,
-    ) -> Result<MetaResponse, Refusal> {
+    fn init(&mut self, cluster_id: u128, name: String, members: Vec<InitialMember>) -> Result<MetaResponse, Refusal> {
         if let Some(cluster) = &self.cluster {
             return if cluster.id == cluster_id {
                 Ok(MetaResponse::Done)
             } else {
-                Err(Refusal::AlreadyInitialised {
-                    cluster_id: cluster.id,
-                })
+                Err(Refusal::AlreadyInitialised { cluster_id: cluster.id })
             };
         }
         check_name(&name)?;
         if members.is_empty() || members.len() > MAX_MEMBERS {
-            return Err(Refusal::Invalid(format!(
-                "{} initial members",
-                members.len()
-            )));
+            return Err(Refusal::Invalid(format!("{} initial members", members.len())));
         }
         let mut made = BTreeMap::new();
         for m in members {
             check_name(&m.name)?;
             check_texts(&m.name, &m.addresses, &m.version)?;
-            let twice = made.values().any(|o: &Member| {
-                o.name == m.name || o.incarnation == m.incarnation || o.id == m.id
-            });
+            let twice =
+                made.values().any(|o: &Member| o.name == m.name || o.incarnation == m.incarnation || o.id == m.id);
             if twice || m.id == 0 || m.incarnation == 0 {
-                return Err(Refusal::Invalid(format!(
-                    "initial member {} is not unique",
-                    m.name
-                )));
+                return Err(Refusal::Invalid(format!("initial member {} is not unique", m.name)));
             }
             made.insert(
                 m.id,
@@ -241,10 +198,7 @@ impl MetaState {
         }
         self.next_id = made.keys().next_back().map_or(1, |id| id.saturating_add(1));
         self.members = made;
-        self.cluster = Some(ClusterInfo {
-            id: cluster_id,
-            name,
-        });
+        self.cluster = Some(ClusterInfo { id: cluster_id, name });
         Ok(MetaResponse::Done)
     }
 
@@ -260,29 +214,12 @@ impl MetaState {
         }
         let cluster_id = self.cluster.as_ref().map_or(0, |c| c.id);
         // The answer to the first request was lost, or the node died before it wrote it down.
-        if let Some(old) = self
-            .members
-            .values_mut()
-            .find(|m| m.incarnation == new.incarnation)
-        {
+        if let Some(old) = self.members.values_mut().find(|m| m.incarnation == new.incarnation) {
             if old.name != new.name {
-                return Err(Refusal::Invalid(format!(
-                    "this data directory is {}",
-                    old.name
-                )));
+                return Err(Refusal::Invalid(format!("this data directory is {}", old.name)));
             }
-            boot_member(
-                old,
-                new.boot,
-                new.nonce,
-                new.addresses,
-                new.version,
-                new.feature_level,
-            )?;
-            return Ok(MetaResponse::Joined {
-                id: old.id,
-                cluster_id,
-            });
+            boot_member(old, new.boot, new.nonce, new.addresses, new.version, new.feature_level)?;
+            return Ok(MetaResponse::Joined { id: old.id, cluster_id });
         }
         if self.members.len() >= MAX_MEMBERS {
             return Err(Refusal::Full);
@@ -302,9 +239,7 @@ impl MetaState {
             // Repeated: it is gone already.
             None => return Ok(MetaResponse::Done),
             Some(m) if m.is_active() => {
-                return Err(Refusal::Invalid(format!(
-                    "node {id} was not asked to leave"
-                )));
+                return Err(Refusal::Invalid(format!("node {id} was not asked to leave")));
             }
             Some(_) => {}
         }
@@ -337,10 +272,7 @@ impl MetaState {
             return Ok(MetaResponse::Done);
         }
         if let Some(m) = self.members.values().find(|m| m.feature_level < level) {
-            return Err(Refusal::FeatureUnknown {
-                id: m.id,
-                known: m.feature_level,
-            });
+            return Err(Refusal::FeatureUnknown { id: m.id, known: m.feature_level });
         }
         self.feature_level = level;
         Ok(MetaResponse::Done)
@@ -348,10 +280,7 @@ impl MetaState {
 
     fn check_feature(&self, known: u32) -> Result<(), Refusal> {
         if known < self.feature_level {
-            return Err(Refusal::TooOld {
-                needed: self.feature_level,
-                known,
-            });
+            return Err(Refusal::TooOld { needed: self.feature_level, known });
         }
         Ok(())
     }
@@ -370,10 +299,7 @@ fn boot_member(
     }
     let repeated = boot == member.boot && nonce == member.nonce;
     if boot < member.boot || (boot == member.boot && !repeated) {
-        return Err(Refusal::Stale {
-            boot,
-            recorded: member.boot,
-        });
+        return Err(Refusal::Stale { boot, recorded: member.boot });
     }
     member.boot = boot;
     member.nonce = nonce;
@@ -386,27 +312,16 @@ fn boot_member(
 fn check_name(name: &str) -> Result<(), Refusal> {
     let ok = !name.is_empty()
         && name.len() <= MAX_NAME
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if ok {
-        Ok(())
-    } else {
-        Err(Refusal::Invalid(format!("name {:?}", clip(name))))
-    }
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if ok { Ok(()) } else { Err(Refusal::Invalid(format!("name {:?}", clip(name)))) }
 }
 
 fn check_texts(name: &str, addresses: &NodeAddresses, version: &str) -> Result<(), Refusal> {
-    let short = [addresses.link.as_str(), &addresses.control, version]
-        .iter()
-        .all(|t| t.len() <= MAX_TEXT);
+    let short = [addresses.link.as_str(), &addresses.control, version].iter().all(|t| t.len() <= MAX_TEXT);
     if short && !addresses.link.is_empty() {
         Ok(())
     } else {
-        Err(Refusal::Invalid(format!(
-            "addresses or version of {}",
-            clip(name)
-        )))
+        Err(Refusal::Invalid(format!("addresses or version of {}", clip(name))))
     }
 }
 

@@ -52,10 +52,7 @@ impl LeaseParams {
 
 impl Default for LeaseParams {
     fn default() -> Self {
-        Self {
-            length: 2_000_000_000,
-            close: 5_000_000_000,
-        }
+        Self { length: 2_000_000_000, close: 5_000_000_000 }
     }
 }
 

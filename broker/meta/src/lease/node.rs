@@ -75,11 +75,7 @@ impl Lease {
 
     /// A lease was granted. Says whether it prolongs the one held.
     pub fn on_grant(&mut self, grant: &Grant) -> bool {
-        if self.released
-            || grant.node != self.node
-            || grant.boot != self.boot
-            || grant.term < self.term
-        {
+        if self.released || grant.node != self.node || grant.boot != self.boot || grant.term < self.term {
             return false;
         }
         self.term = grant.term;
@@ -114,14 +110,12 @@ impl Lease {
 
     /// Until when the node may serve; 0 when it may not.
     pub fn deadline(&self) -> Nanos {
-        self.held_from
-            .map_or(0, |from| from.saturating_add(self.params.length))
+        self.held_from.map_or(0, |from| from.saturating_add(self.params.length))
     }
 
     /// When clients must be closed; 0 when none may be connected.
     pub fn close_at(&self) -> Nanos {
-        self.held_from
-            .map_or(0, |from| from.saturating_add(self.params.close))
+        self.held_from.map_or(0, |from| from.saturating_add(self.params.close))
     }
 
     /// The highest term known.

@@ -54,36 +54,12 @@ enum Event {
 }
 
 enum Message {
-    Request {
-        term: u64,
-        request: LeaseRequest,
-    },
-    Answer {
-        node: usize,
-        boot: u64,
-        result: Result<Grant, Denial>,
-    },
-    RoundEnd {
-        term: u64,
-        id: RoundId,
-        began: u64,
-    },
-    RoutesRead {
-        term: u64,
-        committed: u64,
-    },
-    Applied {
-        term: u64,
-        node: usize,
-        boot: u64,
-        applied: u64,
-    },
-    Watermark {
-        node: usize,
-        boot: u64,
-        term: u64,
-        index: u64,
-    },
+    Request { term: u64, request: LeaseRequest },
+    Answer { node: usize, boot: u64, result: Result<Grant, Denial> },
+    RoundEnd { term: u64, id: RoundId, began: u64 },
+    RoutesRead { term: u64, committed: u64 },
+    Applied { term: u64, node: usize, boot: u64, applied: u64 },
+    Watermark { node: usize, boot: u64, term: u64, index: u64 },
 }
 
 struct Node {
@@ -129,10 +105,7 @@ pub(super) struct World {
 }
 
 fn params() -> LeaseParams {
-    LeaseParams {
-        length: 2000,
-        close: 5000,
-    }
+    LeaseParams { length: 2000, close: 5000 }
 }
 
 impl World {
@@ -146,19 +119,12 @@ impl World {
                 incarnation: u128::from(id),
                 boot: 1,
                 nonce: 1,
-                addresses: NodeAddresses {
-                    link: "x:1".into(),
-                    control: String::new(),
-                },
+                addresses: NodeAddresses { link: "x:1".into(), control: String::new() },
                 version: String::new(),
                 feature_level: 1,
             })
             .collect();
-        state.apply(MetaCommand::Init {
-            cluster_id: 1,
-            name: "sim".into(),
-            members,
-        });
+        state.apply(MetaCommand::Init { cluster_id: 1, name: "sim".into(), members });
         let nodes = (1..=NODES)
             .map(|id| Node {
                 lease: Lease::new(params(), id, 1),
@@ -191,11 +157,7 @@ impl World {
         world.at(0, Event::Elect);
         world.at(3000, Event::Weather);
         for node in 0..NODES as usize {
-            for event in [
-                Event::Renew { node },
-                Event::Apply { node },
-                Event::Report { node },
-            ] {
+            for event in [Event::Renew { node }, Event::Apply { node }, Event::Report { node }] {
                 world.at(0, event);
             }
             world.at(0, Event::Subscribe { node });
@@ -217,8 +179,7 @@ impl World {
 
     fn at(&mut self, delay: u64, event: Event) {
         self.order += 1;
-        self.queue
-            .push(Reverse((self.now + delay, self.order, event)));
+        self.queue.push(Reverse((self.now + delay, self.order, event)));
     }
 
     fn apart(&self, node: usize, term: u64) -> bool {
@@ -229,14 +190,8 @@ impl World {
     fn send(&mut self, message: Message) {
         let apart = match &message {
             Message::Request { term, request } => self.apart(request.node as usize - 1, *term),
-            Message::Applied { term, node, .. } | Message::Watermark { term, node, .. } => {
-                self.apart(*node, *term)
-            }
-            Message::Answer {
-                node,
-                result: Ok(grant),
-                ..
-            } => self.apart(*node, grant.term),
+            Message::Applied { term, node, .. } | Message::Watermark { term, node, .. } => self.apart(*node, *term),
+            Message::Answer { node, result: Ok(grant), .. } => self.apart(*node, grant.term),
             _ => false,
         };
         let loss = if apart { 97 } else { 5 };
@@ -262,11 +217,7 @@ impl World {
         let now = self.now;
         let elections = &self.elections;
         // A deposed leader lives on for a while without knowing it.
-        let over = |l: &Leader| {
-            elections
-                .get(l.term as usize + 1)
-                .is_some_and(|next| now > next + 6000)
-        };
+        let over = |l: &Leader| elections.get(l.term as usize + 1).is_some_and(|next| now > next + 6000);
         self.leaders.iter().position(|l| l.term == term && !over(l))
     }
 
@@ -283,19 +234,12 @@ impl World {
                 ));
             }
             // An older leader's table may say anything: it decides nothing with it any more.
-            let newest = self
-                .leaders
-                .last()
-                .filter(|l| l.term as usize + 1 == self.elections.len());
+            let newest = self.leaders.last().filter(|l| l.term as usize + 1 == self.elections.len());
             if serving
                 && let Some(l) = newest
                 && !l.table.is_holder(i as u64 + 1)
             {
-                return Err(format!(
-                    "at {}: node {} is held for fenced and serves",
-                    self.now,
-                    i + 1
-                ));
+                return Err(format!("at {}: node {} is held for fenced and serves", self.now, i + 1));
             }
         }
         Ok(())
@@ -309,11 +253,7 @@ impl World {
                     let applied = self.nodes[node].applied;
                     let request = self.nodes[node].lease.request(now, applied);
                     let newest = self.elections.len() as u64 - 1;
-                    let term = if self.rng.chance(70) {
-                        newest
-                    } else {
-                        request.term
-                    };
+                    let term = if self.rng.chance(70) { newest } else { request.term };
                     self.send(Message::Request { term, request });
                 }
                 let next = 300 + self.rng.below(300);
@@ -333,12 +273,7 @@ impl World {
                 if n.alive {
                     let term = n.lease.term();
                     let (boot, applied) = (n.boot, n.applied);
-                    self.send(Message::Applied {
-                        term,
-                        node,
-                        boot,
-                        applied,
-                    });
+                    self.send(Message::Applied { term, node, boot, applied });
                 }
                 let next = 1 + self.rng.below(60);
                 self.at(next, Event::Report { node });
@@ -358,11 +293,7 @@ impl World {
                     return;
                 }
                 self.leaders.retain(|l| l.host != node);
-                let next = if self.rng.chance(50) {
-                    self.rng.below(800)
-                } else {
-                    self.rng.below(6000)
-                };
+                let next = if self.rng.chance(50) { self.rng.below(800) } else { self.rng.below(6000) };
                 self.at(next, Event::Restart { node });
             }
             Event::Restart { node } => {
@@ -393,9 +324,7 @@ impl World {
             Event::Elect => {
                 let term = self.elections.len() as u64;
                 self.elections.push(self.now);
-                let alive: Vec<usize> = (0..self.nodes.len())
-                    .filter(|n| self.nodes[*n].alive)
-                    .collect();
+                let alive: Vec<usize> = (0..self.nodes.len()).filter(|n| self.nodes[*n].alive).collect();
                 if !alive.is_empty() {
                     let host = alive[self.rng.below(alive.len() as u64) as usize];
                     let table = LeaseTable::new(params(), term, self.clock(host), &self.state);
@@ -409,11 +338,7 @@ impl World {
                     });
                     self.at(0, Event::LeaderTick { term });
                 }
-                let next = if self.rng.chance(30) {
-                    self.rng.below(1500)
-                } else {
-                    self.rng.below(12_000)
-                };
+                let next = if self.rng.chance(30) { self.rng.below(1500) } else { self.rng.below(12_000) };
                 self.at(next, Event::Elect);
             }
             Event::LeaderTick { term } => {
@@ -450,12 +375,7 @@ impl World {
             for node in 0..self.nodes.len() {
                 let boot = self.nodes[node].boot;
                 if let Some(index) = watermark {
-                    self.send(Message::Watermark {
-                        node,
-                        boot,
-                        term,
-                        index,
-                    });
+                    self.send(Message::Watermark { node, boot, term, index });
                 }
             }
         }
@@ -469,11 +389,7 @@ impl World {
                 let (node, boot) = (request.node as usize - 1, request.boot);
                 match self.leaders[i].table.on_request(now, request) {
                     Ok(ticket) => self.leaders[i].tickets.push((ticket, node, boot)),
-                    Err(denial) => self.send(Message::Answer {
-                        node,
-                        boot,
-                        result: Err(denial),
-                    }),
+                    Err(denial) => self.send(Message::Answer { node, boot, result: Err(denial) }),
                 }
                 self.drive(i);
             }
@@ -498,25 +414,14 @@ impl World {
                 let Some(i) = self.leader(term) else { return };
                 let elected = self.leaders[i].elected;
                 assert!(elected <= began);
-                let deposed = self
-                    .elections
-                    .get(term as usize + 1)
-                    .is_some_and(|next| *next <= began);
+                let deposed = self.elections.get(term as usize + 1).is_some_and(|next| *next <= began);
                 let confirmed = !deposed && !self.rng.chance(5);
                 let now = self.clock(self.leaders[i].host);
                 for answer in self.leaders[i].table.end_round(now, id, confirmed) {
-                    let at = self.leaders[i]
-                        .tickets
-                        .iter()
-                        .position(|t| t.0 == answer.ticket)
-                        .unwrap();
+                    let at = self.leaders[i].tickets.iter().position(|t| t.0 == answer.ticket).unwrap();
                     let (_, node, boot) = self.leaders[i].tickets.swap_remove(at);
                     self.grants += u64::from(answer.result.is_ok());
-                    self.send(Message::Answer {
-                        node,
-                        boot,
-                        result: answer.result,
-                    });
+                    self.send(Message::Answer { node, boot, result: answer.result });
                 }
             }
             Message::RoutesRead { term, committed } => {
@@ -525,25 +430,13 @@ impl World {
                     self.leaders[i].table.end_routes_read(read);
                 }
             }
-            Message::Applied {
-                term,
-                node,
-                boot,
-                applied,
-            } => {
+            Message::Applied { term, node, boot, applied } => {
                 if let Some(i) = self.leader(term) {
-                    self.leaders[i]
-                        .table
-                        .on_applied(node as u64 + 1, boot, applied);
+                    self.leaders[i].table.on_applied(node as u64 + 1, boot, applied);
                     self.drive(i);
                 }
             }
-            Message::Watermark {
-                node,
-                boot,
-                term,
-                index,
-            } => {
+            Message::Watermark { node, boot, term, index } => {
                 let now = self.clock(node);
                 let n = &mut self.nodes[node];
                 if n.alive && n.boot == boot && n.lease.accepts_watermark(now, term) {

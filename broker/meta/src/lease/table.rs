@@ -151,15 +151,7 @@ impl LeaseTable {
 
     /// Every member's lease.
     pub fn members(&self) -> impl Iterator<Item = (u64, MemberLease)> {
-        self.entries.iter().map(|(id, e)| {
-            (
-                *id,
-                MemberLease {
-                    holder: e.is_holder(),
-                    applied: e.applied,
-                },
-            )
-        })
+        self.entries.iter().map(|(id, e)| (*id, MemberLease { holder: e.is_holder(), applied: e.applied }))
     }
 
     /// Takes over who is a member. Who is new holds nothing; who is no member any more counts until its lease is over.
@@ -198,11 +190,8 @@ impl LeaseTable {
         if request.term != self.term {
             return Err(Denial::WrongTerm { term: self.term });
         }
-        let entry = self
-            .entries
-            .get_mut(&request.node)
-            .filter(|e| e.member)
-            .ok_or(Denial::NotActive { node: request.node })?;
+        let entry =
+            self.entries.get_mut(&request.node).filter(|e| e.member).ok_or(Denial::NotActive { node: request.node })?;
         if request.boot < entry.boot {
             return Err(Denial::StaleBoot { boot: request.boot });
         }
@@ -236,10 +225,7 @@ impl LeaseTable {
         }
         self.next += 1;
         self.waiting.retain(|w| w.request.node != request.node);
-        self.waiting.push(Waiting {
-            ticket: self.next,
-            request,
-        });
+        self.waiting.push(Waiting { ticket: self.next, request });
         Ok(self.next)
     }
 
@@ -260,10 +246,7 @@ impl LeaseTable {
         if self.round.is_some() {
             return None;
         }
-        let confirm = self
-            .entries
-            .values()
-            .any(|e| e.is_holder() && e.counted_until < now);
+        let confirm = self.entries.values().any(|e| e.is_holder() && e.counted_until < now);
         if self.waiting.is_empty() && !confirm {
             return None;
         }
@@ -285,21 +268,13 @@ impl LeaseTable {
         if !confirmed {
             return requests
                 .into_iter()
-                .map(|w| Answer {
-                    ticket: w.ticket,
-                    result: Err(Denial::NotConfirmed),
-                })
+                .map(|w| Answer { ticket: w.ticket, result: Err(Denial::NotConfirmed) })
                 .collect();
         }
         self.settle(now);
         // First those who asked, so that one who asked late is prolonged rather than left out.
-        let answers = requests
-            .into_iter()
-            .map(|w| Answer {
-                ticket: w.ticket,
-                result: self.decide(now, &w.request),
-            })
-            .collect();
+        let answers =
+            requests.into_iter().map(|w| Answer { ticket: w.ticket, result: self.decide(now, &w.request) }).collect();
         for entry in self.entries.values_mut() {
             if entry.is_holder() && entry.counted_until < began {
                 entry.state = EntryState::Nothing;
@@ -311,11 +286,8 @@ impl LeaseTable {
 
     fn decide(&mut self, now: Nanos, request: &LeaseRequest) -> Result<Grant, Denial> {
         let watermark = self.watermark;
-        let entry = self
-            .entries
-            .get_mut(&request.node)
-            .filter(|e| e.active)
-            .ok_or(Denial::NotActive { node: request.node })?;
+        let entry =
+            self.entries.get_mut(&request.node).filter(|e| e.active).ok_or(Denial::NotActive { node: request.node })?;
         if entry.boot != request.boot {
             return Err(Denial::StaleBoot { boot: request.boot });
         }
@@ -337,13 +309,7 @@ impl LeaseTable {
         entry.state = EntryState::Granted;
         entry.counted_until = now.saturating_add(self.params.counted());
         entry.down_at = now.saturating_add(self.params.down_after());
-        Ok(Grant {
-            node: request.node,
-            boot: request.boot,
-            seq: request.seq,
-            term: self.term,
-            watermark,
-        })
+        Ok(Grant { node: request.node, boot: request.boot, seq: request.seq, term: self.term, watermark })
     }
 
     /// Whether the leader shall read the commit index of routes now; if so the caller begins a linearizable
@@ -391,9 +357,7 @@ impl LeaseTable {
 
     /// Whether the node gave its lease back in this boot or a later one: it never serves again in this boot.
     pub fn is_released(&self, node: u64, boot: u64) -> bool {
-        self.entries
-            .get(&node)
-            .is_some_and(|e| boot < e.boot || (boot == e.boot && e.released))
+        self.entries.get(&node).is_some_and(|e| boot < e.boot || (boot == e.boot && e.released))
     }
 
     /// The member's routes are removed, or it could not be done now.
@@ -411,11 +375,7 @@ impl LeaseTable {
     /// Members that hold a lease and are not yet held to be up.
     pub fn to_bring_up(&self) -> Vec<u64> {
         let fresh = |e: &Entry| e.state == EntryState::Granted && !e.up && e.member;
-        self.entries
-            .iter()
-            .filter(|(_, e)| fresh(e))
-            .map(|(id, _)| *id)
-            .collect()
+        self.entries.iter().filter(|(_, e)| fresh(e)).map(|(id, _)| *id).collect()
     }
 
     /// The member is held to be up.
@@ -428,22 +388,13 @@ impl LeaseTable {
     /// When to look again: for a round, a read of routes or members that are down. `None` when only a message changes anything.
     pub fn next_event(&self, now: Nanos) -> Option<Nanos> {
         let settle = (!self.settled).then_some(self.settle_at);
-        let over = self
-            .entries
-            .values()
-            .filter(|e| e.is_holder())
-            .map(|e| e.counted_until + 1);
+        let over = self.entries.values().filter(|e| e.is_holder()).map(|e| e.counted_until + 1);
         let down = self
             .entries
             .values()
             .filter(|e| !e.is_holder() && e.member && e.up && !e.going_down)
             .map(|e| if e.active { e.down_at } else { 0 });
-        settle
-            .into_iter()
-            .chain(over)
-            .chain(down)
-            .min()
-            .map(|at| at.max(now))
+        settle.into_iter().chain(over).chain(down).min().map(|at| at.max(now))
     }
 
     fn settle(&mut self, now: Nanos) {

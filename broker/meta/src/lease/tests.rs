@@ -7,10 +7,7 @@ use crate::state::MetaState;
 
 /// Simulated minutes. Four hundred find every rule that is left out; these find most, and quicker.
 const RUNS: u64 = 120;
-const PARAMS: LeaseParams = LeaseParams {
-    length: 2000,
-    close: 5000,
-};
+const PARAMS: LeaseParams = LeaseParams { length: 2000, close: 5000 };
 
 fn state(n: u64) -> MetaState {
     let mut state = MetaState::default();
@@ -21,29 +18,17 @@ fn state(n: u64) -> MetaState {
             incarnation: u128::from(id),
             boot: 1,
             nonce: 1,
-            addresses: NodeAddresses {
-                link: "x:1".into(),
-                control: String::new(),
-            },
+            addresses: NodeAddresses { link: "x:1".into(), control: String::new() },
             version: String::new(),
             feature_level: 1,
         })
         .collect();
-    state.apply(MetaCommand::Init {
-        cluster_id: 1,
-        name: "t".into(),
-        members,
-    });
+    state.apply(MetaCommand::Init { cluster_id: 1, name: "t".into(), members });
     state
 }
 
 /// One request, its round and the answer, all at `now`.
-fn ask(
-    table: &mut LeaseTable,
-    lease: &mut Lease,
-    now: Nanos,
-    applied: u64,
-) -> Result<Grant, Denial> {
+fn ask(table: &mut LeaseTable, lease: &mut Lease, now: Nanos, applied: u64) -> Result<Grant, Denial> {
     lease.on_term(table.term());
     let request = lease.request(now, applied);
     let ticket = table.on_request(now, request)?;
@@ -78,45 +63,23 @@ fn counted_from_the_sending() {
     assert_eq!(lease.phase(0), Phase::Closed);
     let first = lease.request(1000, 0);
     let second = lease.request(1500, 0);
-    let grant = |r: &LeaseRequest, term| Grant {
-        node: 1,
-        boot: 1,
-        seq: r.seq,
-        term,
-        watermark: None,
-    };
+    let grant = |r: &LeaseRequest, term| Grant { node: 1, boot: 1, seq: r.seq, term, watermark: None };
     assert!(lease.on_grant(&grant(&second, 3)));
     // The earlier one comes late and shortens nothing.
     assert!(!lease.on_grant(&grant(&first, 3)));
     assert_eq!((lease.deadline(), lease.close_at()), (3500, 6500));
-    let phases = [
-        (3499, Phase::Serving),
-        (3500, Phase::Fenced),
-        (6499, Phase::Fenced),
-        (6500, Phase::Closed),
-    ];
+    let phases = [(3499, Phase::Serving), (3500, Phase::Fenced), (6499, Phase::Fenced), (6500, Phase::Closed)];
     for (at, phase) in phases {
         assert_eq!(lease.phase(at), phase, "at {at}");
     }
     // A leader of the past, another boot, a request never sent.
     let third = lease.request(4000, 0);
     assert!(!lease.on_grant(&grant(&third, 2)));
-    assert!(!lease.on_grant(&Grant {
-        boot: 2,
-        ..grant(&third, 3)
-    }));
-    assert!(!lease.on_grant(&Grant {
-        seq: 99,
-        ..grant(&third, 3)
-    }));
+    assert!(!lease.on_grant(&Grant { boot: 2, ..grant(&third, 3) }));
+    assert!(!lease.on_grant(&Grant { seq: 99, ..grant(&third, 3) }));
     assert_eq!(lease.phase(4000), Phase::Fenced);
     // A watermark counts while serving, and from the leader of now.
-    for (now, term, accepted) in [
-        (3499, 3, true),
-        (3499, 2, false),
-        (3499, 4, false),
-        (3500, 3, false),
-    ] {
+    for (now, term, accepted) in [(3499, 3, true), (3499, 2, false), (3499, 4, false), (3500, 3, false)] {
         assert_eq!(lease.accepts_watermark(now, term), accepted, "{now} {term}");
     }
     lease.release();
@@ -128,27 +91,15 @@ fn counted_from_the_sending() {
 fn a_new_leader_waits_for_older_leases() {
     let mut table = LeaseTable::new(PARAMS, 4, 10_000, &state(3));
     let mut one = Lease::new(PARAMS, 1, 1);
-    assert_eq!(
-        ask(&mut table, &mut one, 10_100, 5),
-        Err(Denial::NotSettled)
-    );
+    assert_eq!(ask(&mut table, &mut one, 10_100, 5), Err(Denial::NotSettled));
     assert!(!table.begin_routes_read(10_100));
     // Silent members count as if they served.
     assert_eq!(table.watermark(), None);
     assert_eq!(table.next_event(10_100), Some(12_200));
-    assert_eq!(
-        ask(&mut table, &mut one, 12_200, 5),
-        Err(Denial::RoutesUnknown)
-    );
+    assert_eq!(ask(&mut table, &mut one, 12_200, 5), Err(Denial::RoutesUnknown));
     assert!(table.begin_routes_read(12_200));
     table.end_routes_read(Some(7));
-    assert_eq!(
-        ask(&mut table, &mut one, 12_201, 5),
-        Err(Denial::Behind {
-            applied: 5,
-            needed: 7
-        })
-    );
+    assert_eq!(ask(&mut table, &mut one, 12_201, 5), Err(Denial::Behind { applied: 5, needed: 7 }));
     assert!(ask(&mut table, &mut one, 12_300, 7).is_ok());
     assert_eq!(one.phase(12_300), Phase::Serving);
 }
@@ -201,10 +152,7 @@ fn left_out_only_after_a_confirmed_round() {
     let round = table.begin_round(late).unwrap();
     assert!(table.end_round(late, round, false).is_empty());
     assert!(table.is_holder(2));
-    assert_eq!(
-        table.begin_down(late + PARAMS.down_after()),
-        Vec::<u64>::new()
-    );
+    assert_eq!(table.begin_down(late + PARAMS.down_after()), Vec::<u64>::new());
     let round = table.begin_round(late).unwrap();
     table.end_round(late, round, true);
     assert!(!table.is_holder(2) && !table.is_holder(1));
@@ -212,13 +160,7 @@ fn left_out_only_after_a_confirmed_round() {
     assert!(ask(&mut table, &mut leases[0], late + 1, 9).is_ok());
     table.on_applied(1, 1, 9);
     assert_eq!(table.watermark(), Some(9));
-    assert_eq!(
-        ask(&mut table, &mut leases[1], late + 2, 8),
-        Err(Denial::Behind {
-            applied: 8,
-            needed: 9
-        })
-    );
+    assert_eq!(ask(&mut table, &mut leases[1], late + 2, 8), Err(Denial::Behind { applied: 8, needed: 9 }));
     assert!(ask(&mut table, &mut leases[1], late + 3, 9).is_ok());
 }
 
@@ -231,18 +173,9 @@ fn a_new_boot_holds_nothing() {
     table.end_routes_read(Some(9));
     assert!(ask(&mut table, &mut old, 2, 9).is_ok());
     let mut new = Lease::new(PARAMS, 1, 2);
-    assert_eq!(
-        ask(&mut table, &mut new, 3, 4),
-        Err(Denial::Behind {
-            applied: 4,
-            needed: 9
-        })
-    );
+    assert_eq!(ask(&mut table, &mut new, 3, 4), Err(Denial::Behind { applied: 4, needed: 9 }));
     assert!(!table.is_holder(1));
-    assert_eq!(
-        ask(&mut table, &mut old, 4, 9),
-        Err(Denial::StaleBoot { boot: 1 })
-    );
+    assert_eq!(ask(&mut table, &mut old, 4, 9), Err(Denial::StaleBoot { boot: 1 }));
 }
 
 #[test]
@@ -287,19 +220,8 @@ fn who_leaves_counts_until_its_lease_is_over() {
     without.members.remove(&2);
     table.set_members(10, &without);
     assert!(table.is_holder(2));
-    let stranger = LeaseRequest {
-        node: 2,
-        boot: 1,
-        seq: 1,
-        term: 1,
-        holding: true,
-        applied: 0,
-        release: false,
-    };
-    assert_eq!(
-        table.on_request(11, stranger),
-        Err(Denial::NotActive { node: 2 })
-    );
+    let stranger = LeaseRequest { node: 2, boot: 1, seq: 1, term: 1, holding: true, applied: 0, release: false };
+    assert_eq!(table.on_request(11, stranger), Err(Denial::NotActive { node: 2 }));
     let over = PARAMS.counted() + 1;
     let round = table.begin_round(over).unwrap();
     table.end_round(over, round, true);
