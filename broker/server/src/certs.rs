@@ -59,28 +59,11 @@ pub(crate) fn run(options: &CertsOptions) -> Result<(), CertsError> {
 }
 
 /// TLS of a client of the control API.
-pub(crate) fn client_tls(
-    ca: &Path,
-    cert: &Path,
-    key: &Path,
-) -> Result<Arc<ClientConfig>, CertsError> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|source| CertsError::Io {
-            path: path.to_owned(),
-            source,
-        })
-    };
-    let tls = TlsMaterial {
-        ca_pem: read(ca)?,
-        cert_pem: read(cert)?,
-        key_pem: SecretPem::new(read(key)?),
-    };
-    client_config(&tls, &[])
-        .map(Arc::new)
-        .map_err(|source| CertsError::Pki {
-            path: cert.to_owned(),
-            source,
-        })
+pub(crate) fn client_tls(ca: &Path, cert: &Path, key: &Path) -> Result<Arc<ClientConfig>, CertsError> {
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(|source| CertsError::Io { path: path.to_owned(), source });
+    let tls = TlsMaterial { ca_pem: read(ca)?, cert_pem: read(cert)?, key_pem: SecretPem::new(read(key)?) };
+    client_config(&tls, &[]).map(Arc::new).map_err(|source| CertsError::Pki { path: cert.to_owned(), source })
 }
 
 /// A folder with `ca.pem`, `ca.key`, `NODE.pem`, `NODE.key`, `client.pem` and `client.key`.
@@ -94,17 +77,12 @@ pub(crate) struct ClusterPki {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertsError {
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     #[error("{path}: {source}")]
     Pki { path: PathBuf, source: PkiError },
     #[error("a node cannot be called {0:?}: the file of that name is another certificate's")]
     Reserved(String),
-    #[error(
-        "{present} is there and {missing} is not: put it back, or move the folder away for a new authority"
-    )]
+    #[error("{present} is there and {missing} is not: put it back, or move the folder away for a new authority")]
     Half { present: PathBuf, missing: PathBuf },
 }
 
@@ -121,33 +99,20 @@ impl ClusterPki {
             (true, true) => {
                 let cert_pem = std::fs::read_to_string(&cert).map_err(io(&cert))?;
                 let key_pem = SecretPem::new(std::fs::read_to_string(&key).map_err(io(&key))?);
-                ClusterCa::load(&cert_pem, &key_pem).map_err(|source| CertsError::Pki {
-                    path: cert.clone(),
-                    source,
-                })?
+                ClusterCa::load(&cert_pem, &key_pem).map_err(|source| CertsError::Pki { path: cert.clone(), source })?
             }
             (true, false) => {
-                return Err(CertsError::Half {
-                    present: cert,
-                    missing: key,
-                });
+                return Err(CertsError::Half { present: cert, missing: key });
             }
             // The key is written first: alone it has signed nothing.
             (false, _) => {
-                let ca = ClusterCa::create(cluster).map_err(|source| CertsError::Pki {
-                    path: cert.clone(),
-                    source,
-                })?;
+                let ca = ClusterCa::create(cluster).map_err(|source| CertsError::Pki { path: cert.clone(), source })?;
                 write_durably(&key, ca.key_pem().expose().as_bytes(), 0o600).map_err(io(&key))?;
                 write_durably(&cert, ca.cert_pem().as_bytes(), 0o644).map_err(io(&cert))?;
                 ca
             }
         };
-        Ok(Self {
-            folder: folder.to_owned(),
-            cluster: cluster.to_owned(),
-            ca,
-        })
+        Ok(Self { folder: folder.to_owned(), cluster: cluster.to_owned(), ca })
     }
 
     /// Issues a node's certificate anew; `names` are further DNS names and addresses that it is reached by.
@@ -165,19 +130,11 @@ impl ClusterPki {
 
     fn write(&self, name: &str, issued: Result<Issued, PkiError>) -> Result<(), CertsError> {
         let path = self.folder.join(format!("{name}.pem"));
-        let issued = issued.map_err(|source| CertsError::Pki {
-            path: path.clone(),
-            source,
-        })?;
+        let issued = issued.map_err(|source| CertsError::Pki { path: path.clone(), source })?;
         let key = self.folder.join(format!("{name}.key"));
-        write_durably(&key, issued.key_pem.expose().as_bytes(), 0o600).map_err(|source| {
-            CertsError::Io {
-                path: key.clone(),
-                source,
-            }
-        })?;
-        write_durably(&path, issued.cert_pem.as_bytes(), 0o644)
-            .map_err(|source| CertsError::Io { path, source })
+        write_durably(&key, issued.key_pem.expose().as_bytes(), 0o600)
+            .map_err(|source| CertsError::Io { path: key.clone(), source })?;
+        write_durably(&path, issued.cert_pem.as_bytes(), 0o644).map_err(|source| CertsError::Io { path, source })
     }
 }
 
@@ -190,34 +147,22 @@ mod tests {
     #[test]
     fn the_authority_stays_and_keys_are_the_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
-        ClusterPki::open(dir.path(), "demo")
-            .unwrap()
-            .issue_client()
-            .unwrap();
+        ClusterPki::open(dir.path(), "demo").unwrap().issue_client().unwrap();
         let ca = std::fs::read(dir.path().join("ca.pem")).unwrap();
         let pki = ClusterPki::open(dir.path(), "demo").unwrap();
         pki.issue_node("demo-0", &["127.0.0.1".into()]).unwrap();
         assert_eq!(std::fs::read(dir.path().join("ca.pem")).unwrap(), ca);
         for key in ["ca.key", "client.key", "demo-0.key"] {
-            let mode = std::fs::metadata(dir.path().join(key))
-                .unwrap()
-                .permissions()
-                .mode();
+            let mode = std::fs::metadata(dir.path().join(key)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{key}");
         }
-        assert!(matches!(
-            pki.issue_node("ca", &[]),
-            Err(CertsError::Reserved(_))
-        ));
+        assert!(matches!(pki.issue_node("ca", &[]), Err(CertsError::Reserved(_))));
         pki.issue_client().unwrap();
         let file = |name: &str| dir.path().join(name);
         client_tls(&file("ca.pem"), &file("client.pem"), &file("client.key")).unwrap();
         let missing = client_tls(&file("ca.pem"), &file("nobody.pem"), &file("client.key"));
         assert!(missing.unwrap_err().to_string().contains("nobody.pem"));
         std::fs::remove_file(dir.path().join("ca.key")).unwrap();
-        assert!(matches!(
-            ClusterPki::open(dir.path(), "demo"),
-            Err(CertsError::Half { .. })
-        ));
+        assert!(matches!(ClusterPki::open(dir.path(), "demo"), Err(CertsError::Half { .. })));
     }
 }

@@ -71,15 +71,20 @@ impl Endpoints {
         let mut errors = Vec::new();
         for target in &self.targets {
             match self.client(target, PROBE).status().await {
-                Ok(status) if status.ready => return Ok(self.client(target, OPERATION)),
-                Ok(_) => {
+                Ok(status) => {
+                    // Whoever is asked next is to be the node that answered now.
+                    let node = Some(status.node);
+                    let target = Target { node, ..target.clone() };
+                    if status.ready {
+                        return Ok(self.client(&target, OPERATION));
+                    }
                     answered.get_or_insert(target);
                 }
                 Err(error) => errors.push(error),
             }
         }
         match answered {
-            Some(target) => Ok(self.client(target, OPERATION)),
+            Some(target) => Ok(self.client(&target, OPERATION)),
             None => Err(unreachable(errors)),
         }
     }
@@ -104,10 +109,7 @@ impl Endpoints {
             let Ok(members) = client.members().await else {
                 continue;
             };
-            let member = members
-                .members
-                .into_iter()
-                .find(|member| member.name == node);
+            let member = members.members.into_iter().find(|member| member.name == node);
             if let Some(address) = member.and_then(|member| member.control_address) {
                 let target = Target {
                     address,
@@ -149,11 +151,7 @@ fn choose(access: &Access, env: impl Fn(&str) -> Option<String>) -> Result<Choic
     let mut endpoints = access.endpoint.clone();
     if endpoints.is_empty() && access.data.is_none() {
         let listed = env("RAFTMQ_CTL_ENDPOINT").unwrap_or_default();
-        endpoints = listed
-            .split(',')
-            .filter(|endpoint| !endpoint.is_empty())
-            .map(str::to_owned)
-            .collect();
+        endpoints = listed.split(',').filter(|endpoint| !endpoint.is_empty()).map(str::to_owned).collect();
     }
     let data = path(&access.data, "RAFTMQ_CTL_DATA").unwrap_or_else(|| DATA.into());
     let pki = data.join("pki");
@@ -173,11 +171,7 @@ fn choose(access: &Access, env: impl Fn(&str) -> Option<String>) -> Result<Choic
 
 /// `https://HOST:PORT`.
 fn target(endpoint: &str) -> Result<Target, CtlError> {
-    let wrong = |reason: &str| {
-        CtlError::Usage(format!(
-            "--endpoint {endpoint}: {reason}; write https://HOST:PORT"
-        ))
-    };
+    let wrong = |reason: &str| CtlError::Usage(format!("--endpoint {endpoint}: {reason}; write https://HOST:PORT"));
     let address = match endpoint.split_once("://") {
         Some(("https", address)) => address,
         Some(_) => return Err(wrong("the control API is served by HTTPS only")),
@@ -187,11 +181,7 @@ fn target(endpoint: &str) -> Result<Target, CtlError> {
     if let Err(error) = address.parse::<HostPort>() {
         return Err(wrong(&error.to_string()));
     }
-    Ok(Target {
-        address: address.to_owned(),
-        cluster: None,
-        node: None,
-    })
+    Ok(Target { address: address.to_owned(), cluster: None, node: None })
 }
 
 /// The same for both ways that a path is said to be missing.
@@ -239,24 +229,15 @@ mod tests {
         ];
         let choice = chosen(&Access::default(), &env).unwrap();
         assert_eq!(addresses(&choice), ["a:1", "b:2"]);
-        let access = Access {
-            endpoint: vec!["https://c:3/".into()],
-            key: Some("/flag/key".into()),
-            ..Access::default()
-        };
+        let access =
+            Access { endpoint: vec!["https://c:3/".into()], key: Some("/flag/key".into()), ..Access::default() };
         let choice = chosen(&access, &env).unwrap();
         assert_eq!(addresses(&choice), ["c:3"]);
         assert_eq!(choice.key, Path::new("/flag/key"));
         assert_eq!(choice.ca, Path::new("/env/ca"));
         // A directory that is named is meant, whatever the environment says.
-        let access = Access {
-            data: Some("/flag/data".into()),
-            ..Access::default()
-        };
-        assert_eq!(
-            chosen(&access, &env).unwrap().from,
-            Source::Data("/flag/data".into())
-        );
+        let access = Access { data: Some("/flag/data".into()), ..Access::default() };
+        assert_eq!(chosen(&access, &env).unwrap().from, Source::Data("/flag/data".into()));
     }
 
     #[test]

@@ -49,9 +49,7 @@ pub(crate) async fn run(options: CtlOptions) -> ExitCode {
     match carry_out(&options).await {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the answer has seen enough.
-        Err(CtlError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
+        Err(CtlError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "raftmq: {error}");
             ExitCode::from(match error {
@@ -65,9 +63,7 @@ pub(crate) async fn run(options: CtlOptions) -> ExitCode {
 async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
     let endpoints = Endpoints::open(&options.access)?;
     let node = match &options.command {
-        Command::Groups { node } | Command::Status { node } | Command::Log { node, .. } => {
-            node.as_deref()
-        }
+        Command::Groups { node } | Command::Status { node } | Command::Log { node, .. } => node.as_deref(),
         _ => None,
     };
     let client = endpoints.pick(node).await?;
@@ -81,11 +77,7 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             let answer = client.groups().await?;
             // Names are a comfort: without them ids are shown.
             let members = match output {
-                Output::Table => client
-                    .members()
-                    .await
-                    .map(|m| m.members)
-                    .unwrap_or_default(),
+                Output::Table => client.members().await.map(|m| m.members).unwrap_or_default(),
                 Output::Json => Vec::new(),
             };
             print(output, &answer, || show::groups(&answer, &members))
@@ -105,27 +97,15 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             };
             let answer = client.bootstrap(&request).await?;
             print(output, &answer, || {
-                let done = if answer.created {
-                    "is formed"
-                } else {
-                    "exists already"
-                };
-                format!(
-                    "cluster {} {done}, id {}\n",
-                    answer.cluster.name, answer.cluster.id
-                )
+                let done = if answer.created { "is formed" } else { "exists already" };
+                format!("cluster {} {done}, id {}\n", answer.cluster.name, answer.cluster.id)
             })
         }
         Command::Leave { node, force } => leave(&client, node, *force, output).await,
         Command::Transfer { group, node } => {
-            let request = TransferRequest {
-                group: group.clone(),
-                to: node.clone(),
-            };
+            let request = TransferRequest { group: group.clone(), to: node.clone() };
             let answer = client.transfer(&request).await?;
-            print(output, &answer, || {
-                format!("{node} leads the group {group} in term {}\n", answer.term)
-            })
+            print(output, &answer, || format!("{node} leads the group {group} in term {}\n", answer.term))
         }
         Command::Loss { node } => {
             let answer = client.loss(node).await?;
@@ -141,49 +121,31 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             };
             let node = client.target().node.as_ref();
             let asked = node.unwrap_or(&client.target().address);
-            print(output, &answer, || {
-                format!("{asked} logs {}\n", answer.filter)
-            })
+            print(output, &answer, || format!("{asked} logs {}\n", answer.filter))
         }
     }
 }
 
-async fn leave(
-    client: &ControlClient,
-    node: &str,
-    force: bool,
-    output: Output,
-) -> Result<(), CtlError> {
+async fn leave(client: &ControlClient, node: &str, force: bool, output: Output) -> Result<(), CtlError> {
     if !force {
         let loss = client.loss(node).await?;
         if loss.groups.iter().any(|group| group.loses_quorum) {
-            return Err(CtlError::WouldLose {
-                node: node.to_owned(),
-                reasons: loss.reasons.join("; "),
-            });
+            return Err(CtlError::WouldLose { node: node.to_owned(), reasons: loss.reasons.join("; ") });
         }
     }
-    let request = LeaveRequest {
-        node: node.to_owned(),
-    };
+    let request = LeaveRequest { node: node.to_owned() };
     let answer = client.leave(&request).await?;
     print(output, &answer, || {
         let name = &answer.name;
         if answer.done {
             format!("{name} has left the cluster; its node can be stopped\n")
         } else {
-            format!(
-                "{name} leaves the cluster; stop its node when `raftmq ctl members` does not show it any more\n"
-            )
+            format!("{name} leaves the cluster; stop its node when `raftmq ctl members` does not show it any more\n")
         }
     })
 }
 
-fn print<T: Serialize>(
-    output: Output,
-    answer: &T,
-    table: impl FnOnce() -> String,
-) -> Result<(), CtlError> {
+fn print<T: Serialize>(output: Output, answer: &T, table: impl FnOnce() -> String) -> Result<(), CtlError> {
     let text = match output {
         Output::Table => table(),
         Output::Json => {
@@ -192,9 +154,7 @@ fn print<T: Serialize>(
         }
     };
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(CtlError::Output)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CtlError::Output)
 }
 
 #[cfg(test)]
@@ -219,20 +179,8 @@ mod tests {
         assert_eq!(ctl.output, Output::Json);
         let ctl = line("ctl log debug --node n --endpoint https://a:1,https://b:2").unwrap();
         assert_eq!(ctl.access.endpoint.len(), 2);
-        assert!(matches!(
-            ctl.command,
-            Command::Log {
-                filter: Some(_),
-                node: Some(_)
-            }
-        ));
-        for wrong in [
-            "ctl",
-            "ctl bootstrap",
-            "ctl leave",
-            "ctl -o yaml members",
-            "ctl member",
-        ] {
+        assert!(matches!(ctl.command, Command::Log { filter: Some(_), node: Some(_) }));
+        for wrong in ["ctl", "ctl bootstrap", "ctl leave", "ctl -o yaml members", "ctl member"] {
             assert_eq!(line(wrong).unwrap_err().exit_code(), 2, "{wrong}");
         }
     }

@@ -27,14 +27,7 @@ pub(crate) struct CtlOptions {
     #[command(flatten)]
     pub(crate) access: Access,
     /// How answers are shown: a table for people, or the API's answer as JSON
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        value_name = "FORM"
-    )]
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
     pub(crate) output: Output,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -47,12 +40,7 @@ pub(crate) struct Access {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Control API of a node; may be repeated or separated by commas
-    #[arg(
-        long,
-        global = true,
-        value_delimiter = ',',
-        value_name = "https://HOST:PORT"
-    )]
+    #[arg(long, global = true, value_delimiter = ',', value_name = "https://HOST:PORT")]
     pub(crate) endpoint: Vec<String>,
     /// Certificate of the cluster's authority [default: DIR/pki/ca.pem]
     #[arg(long, global = true, value_name = "FILE")]

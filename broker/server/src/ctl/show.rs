@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::table::Table;
-use crate::http::api::{
-    Groups, Leaders, Loss, Member, MemberRole, MemberState, Members, NodeStatus,
-};
+use crate::http::api::{Groups, Leaders, Loss, Member, MemberRole, MemberState, Members, NodeStatus};
 
 pub(crate) fn members(answer: &Members) -> String {
-    let mut table = Table::new(&[
-        "ID", "NAME", "ROLE", "STATE", "UP", "BOOT", "LEADS", "VERSION", "LINKS", "CONTROL",
-    ]);
+    if answer.cluster.is_none() {
+        return "the node belongs to no cluster yet: `raftmq ctl bootstrap` lets empty nodes form one\n".into();
+    }
+    let mut table = Table::new(&["ID", "NAME", "ROLE", "STATE", "UP", "BOOT", "LEADS", "VERSION", "LINKS", "CONTROL"]);
     for member in &answer.members {
         table.row([
             member.id.to_string(),
@@ -77,11 +76,7 @@ pub(crate) fn leaders(answer: &Leaders) -> String {
     let mut table = Table::new(&["GROUP", "LEADER", "TERM"]);
     for group in &answer.groups {
         let id = group.leader.map(|id| id.to_string());
-        table.row([
-            group.group.clone(),
-            group.name.clone().or(id).unwrap_or_default(),
-            group.term.to_string(),
-        ]);
+        table.row([group.group.clone(), group.name.clone().or(id).unwrap_or_default(), group.term.to_string()]);
     }
     table.to_string()
 }
@@ -93,26 +88,14 @@ pub(crate) fn status(answer: &NodeStatus) -> String {
     let optional = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     for (name, value) in [
         ("version", answer.version.clone()),
-        (
-            "cluster",
-            cluster.map(|c| c.name.clone()).unwrap_or_default(),
-        ),
-        (
-            "cluster id",
-            cluster.map(|c| c.id.clone()).unwrap_or_default(),
-        ),
+        ("cluster", cluster.map(|c| c.name.clone()).unwrap_or_default()),
+        ("cluster id", cluster.map(|c| c.id.clone()).unwrap_or_default()),
         ("raft id", optional(answer.raft_id)),
-        (
-            "incarnation",
-            answer.incarnation.clone().unwrap_or_default(),
-        ),
+        ("incarnation", answer.incarnation.clone().unwrap_or_default()),
         ("boot", optional(answer.boot)),
         ("uptime", format!("{} s", answer.uptime_seconds)),
         ("clients", answer.clients.to_string()),
-        (
-            "lease",
-            lease.map(|left| format!("{left} ms")).unwrap_or_default(),
-        ),
+        ("lease", lease.map(|left| format!("{left} ms")).unwrap_or_default()),
         ("ready", yes(answer.ready).to_owned()),
     ] {
         table.row([name.to_owned(), value]);
@@ -173,7 +156,7 @@ fn yes(yes: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::api::{Group, GroupLoss};
+    use crate::http::api::{ClusterIdentity, Group, GroupLoss};
 
     fn member() -> Member {
         Member {
@@ -193,16 +176,9 @@ mod tests {
 
     #[test]
     fn members_and_groups_are_called_by_name() {
-        let shown = members(&Members {
-            cluster: None,
-            members: vec![member()],
-        });
-        let row: Vec<&str> = shown
-            .lines()
-            .nth(1)
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
+        let cluster = ClusterIdentity { id: "0f".repeat(16), name: "demo".into() };
+        let shown = members(&Members { cluster: Some(cluster), members: vec![member()] });
+        let row: Vec<&str> = shown.lines().nth(1).unwrap_or_default().split_whitespace().collect();
         assert_eq!(row[..5], ["7", "raftmq-0", "leader", "active", "yes"]);
         assert_eq!(row[6], "meta,routes");
 
@@ -224,12 +200,7 @@ mod tests {
             followers: Vec::new(),
             failure: Some("the disk is full".into()),
         };
-        let shown = groups(
-            &Groups {
-                groups: vec![group],
-            },
-            &[member()],
-        );
+        let shown = groups(&Groups { groups: vec![group] }, &[member()]);
         assert!(shown.contains("raftmq-0,9"), "{shown}");
         assert!(shown.ends_with("group meta stopped here: the disk is full\n"));
     }

@@ -9,20 +9,14 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(header: &[&str]) -> Self {
-        Self {
-            rows: vec![header.iter().map(|&name| name.to_owned()).collect()],
-        }
+        Self { rows: vec![header.iter().map(|&name| name.to_owned()).collect()] }
     }
 
     /// Adds a row with one cell for each column; an empty cell is shown as `-`.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         // What nodes tell may hold anything: a line stays a line.
         let clean = |cell: String| {
-            if cell.is_empty() {
-                "-".to_owned()
-            } else {
-                cell.replace(char::is_control, "?")
-            }
+            if cell.is_empty() { "-".to_owned() } else { cell.replace(char::is_control, "?") }
         };
         let row: Vec<String> = cells.into_iter().map(clean).collect();
         debug_assert_eq!(row.len(), self.rows[0].len());
@@ -39,11 +33,7 @@ impl fmt::Display for Table {
             })
             .collect();
         for row in &self.rows {
-            let line: Vec<String> = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, &width)| format!("{cell:width$}"))
-                .collect();
+            let line: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
             writeln!(f, "{}", line.join("  ").trim_end())?;
         }
         Ok(())
@@ -59,9 +49,6 @@ mod tests {
         let mut table = Table::new(&["ID", "NAME", "LEADS"]);
         table.row(["7".into(), "raftmq-0".into(), String::new()]);
         table.row(["12".into(), "é".into(), "meta\nx".into()]);
-        assert_eq!(
-            table.to_string(),
-            "ID  NAME      LEADS\n7   raftmq-0  -\n12  é         meta?x\n"
-        );
+        assert_eq!(table.to_string(), "ID  NAME      LEADS\n7   raftmq-0  -\n12  é         meta?x\n");
     }
 }

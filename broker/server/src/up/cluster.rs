@@ -40,11 +40,7 @@ impl Control {
     /// With the certificates of the directory.
     pub(crate) fn new(dir: &UpDir, cluster: &str, plan: &Plan) -> Result<Self, UpError> {
         let pki = dir.pki();
-        let tls = client_tls(
-            &pki.join("ca.pem"),
-            &pki.join("client.pem"),
-            &pki.join("client.key"),
-        )?;
+        let tls = client_tls(&pki.join("ca.pem"), &pki.join("client.pem"), &pki.join("client.key"))?;
         let calls = plan.names.iter().zip(&plan.ports).map(|(name, ports)| {
             let target = Target {
                 address: format!("127.0.0.1:{}", ports.http),
@@ -56,10 +52,7 @@ impl Control {
                 operation: ControlClient::new(target, Arc::clone(&tls), OPERATION),
             }
         });
-        Ok(Self {
-            cluster: cluster.to_owned(),
-            nodes: calls.collect(),
-        })
+        Ok(Self { cluster: cluster.to_owned(), nodes: calls.collect() })
     }
 
     /// Name of the node that leads the meta group, in the eyes of the first that knows.
@@ -68,10 +61,7 @@ impl Control {
             let Ok(leaders) = node.quick.leaders().await else {
                 continue;
             };
-            let meta = leaders
-                .groups
-                .into_iter()
-                .find(|group| group.group == "meta");
+            let meta = leaders.groups.into_iter().find(|group| group.group == "meta");
             if let Some(name) = meta.and_then(|group| group.name) {
                 return Some(name);
             }
@@ -81,10 +71,7 @@ impl Control {
 
     /// One call of the bootstrap, at the first node. `Ok(Err)` is worth another try.
     async fn bootstrap(&self, members: &[String]) -> Result<Result<String, String>, UpError> {
-        let request = BootstrapRequest {
-            cluster: Some(self.cluster.clone()),
-            members: members.to_vec(),
-        };
+        let request = BootstrapRequest { cluster: Some(self.cluster.clone()), members: members.to_vec() };
         match self.nodes[0].operation.bootstrap(&request).await {
             Ok(done) => Ok(Ok(done.cluster.id)),
             Err(error) if passes(&error) => Ok(Err(error.to_string())),
@@ -111,9 +98,7 @@ impl Control {
 
     /// Asks the nodes of `0..askable` in turn to let the node leave.
     async fn leave(&self, name: &str, askable: usize) -> Result<(), String> {
-        let request = LeaveRequest {
-            node: name.to_owned(),
-        };
+        let request = LeaveRequest { node: name.to_owned() };
         let mut last = "no node was asked".to_owned();
         for node in &self.nodes[..askable] {
             match node.operation.leave(&request).await {
@@ -132,10 +117,9 @@ fn passes(error: &ClientError) -> bool {
         | ClientError::Tls { .. }
         | ClientError::Broken { .. }
         | ClientError::Timeout { .. } => true,
-        ClientError::Api { error, .. } => matches!(
-            error.reason,
-            Reason::Unavailable | Reason::Timeout | Reason::NoQuorum | Reason::NotLeader
-        ),
+        ClientError::Api { error, .. } => {
+            matches!(error.reason, Reason::Unavailable | Reason::Timeout | Reason::NoQuorum | Reason::NotLeader)
+        }
         _ => false,
     }
 }
@@ -154,9 +138,7 @@ pub(crate) async fn form(
         Bootstrap::Done { .. } => None,
     };
     if let Some(members) = members {
-        state.bootstrap = Bootstrap::Intended {
-            members: members.clone(),
-        };
+        state.bootstrap = Bootstrap::Intended { members: members.clone() };
         dir.save(state)?;
         let cluster_id = bootstrap(dir, &members, control, supervisor).await?;
         println!("  cluster {cluster_id} is formed");
@@ -165,10 +147,7 @@ pub(crate) async fn form(
     }
     let serving = wait_until_serving(supervisor).await?;
     supervisor.formed();
-    println!(
-        "the cluster is ready: {serving} of {} nodes serve (Ctrl-C stops it)",
-        plan.replicas
-    );
+    println!("the cluster is ready: {serving} of {} nodes serve (Ctrl-C stops it)", plan.replicas);
     Ok(())
 }
 
@@ -187,11 +166,7 @@ async fn bootstrap(
             Err(reason) => reason,
         };
         if started.elapsed() > DEADLINE {
-            return Err(UpError::NotFormed {
-                seconds: DEADLINE.as_secs(),
-                reason,
-                logs: dir.root().join("nodes"),
-            });
+            return Err(UpError::NotFormed { seconds: DEADLINE.as_secs(), reason, logs: dir.root().join("nodes") });
         }
         if reminded.elapsed() > REMIND / 3 {
             reminded = Instant::now();
@@ -231,11 +206,7 @@ pub(crate) async fn retire(
     println!("  {name}  leaves the cluster");
     let left = leave(name, plan.replicas, control);
     if let Err(reason) = supervisor.watch_during(left).await? {
-        return Err(UpError::NotLeft {
-            node: name.clone(),
-            seconds: DEADLINE.as_secs(),
-            reason,
-        });
+        return Err(UpError::NotLeft { node: name.clone(), seconds: DEADLINE.as_secs(), reason });
     }
     supervisor.retire(index).await;
     // Aside before it is forgotten: a later node of this name must not find it.
@@ -278,10 +249,9 @@ fn put_aside(folder: &Path) -> Result<(), UpError> {
     };
     let free = (1..).map(aside).find(|path| !path.exists());
     match free.map(|to| std::fs::rename(folder, to)) {
-        Some(Err(source)) if source.kind() != std::io::ErrorKind::NotFound => Err(UpError::Io {
-            path: folder.to_owned(),
-            source,
-        }),
+        Some(Err(source)) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(UpError::Io { path: folder.to_owned(), source })
+        }
         _ => Ok(()),
     }
 }
@@ -319,10 +289,7 @@ mod tests {
         for reason in [Reason::Conflict, Reason::Invalid, Reason::Forbidden] {
             assert!(!passes(&api(reason)), "{reason:?}");
         }
-        assert!(passes(&ClientError::Timeout {
-            address: "a:1".to_owned(),
-            after: QUICK,
-        }));
+        assert!(passes(&ClientError::Timeout { address: "a:1".to_owned(), after: QUICK }));
         assert!(!passes(&ClientError::WrongServer {
             address: "a:1".to_owned(),
             expected: "x".to_owned(),

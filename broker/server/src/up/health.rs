@@ -42,6 +42,19 @@ struct Failing {
     reason: String,
 }
 
+/// One text of all reasons. Conditions that fail for one cause name it each: it is said once.
+fn join(failing: Vec<Failing>) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for Failing { reason } in failing {
+        let known = |cause: &str| parts.iter().any(|part| part.ends_with(cause));
+        parts.push(match reason.split_once(": ") {
+            Some((effect, cause)) if known(cause) => effect.to_owned(),
+            _ => reason,
+        });
+    }
+    parts.join("; ")
+}
+
 /// Longest answer that is read.
 const MAX_ANSWER: u64 = 64 * 1024;
 
@@ -56,9 +69,7 @@ pub(crate) async fn ask(port: u16) -> Health {
 
 async fn get(port: u16) -> std::io::Result<String> {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-    socket
-        .write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        .await?;
+    socket.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
     let mut answer = Vec::new();
     socket.take(MAX_ANSWER).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
@@ -71,17 +82,8 @@ fn read(answer: &str) -> Health {
     if head.split(' ').nth(1) == Some("200") {
         return Health::Ready;
     }
-    let reasons = serde_json::from_str::<Readiness>(body).map_or_else(
-        |_| body.trim().chars().take(200).collect(),
-        |readiness| {
-            readiness
-                .failing
-                .into_iter()
-                .map(|failing| failing.reason)
-                .collect::<Vec<_>>()
-                .join("; ")
-        },
-    );
+    let reasons = serde_json::from_str::<Readiness>(body)
+        .map_or_else(|_| body.trim().chars().take(200).collect(), |readiness| join(readiness.failing));
     Health::NotReady(reasons)
 }
 
@@ -91,17 +93,14 @@ mod tests {
 
     #[test]
     fn answers_are_read_and_odd_ones_are_shown() {
-        let failing = r#"{"ready":false,"failing":[{"condition":"lease","reason":"no lease"},{"condition":"x","reason":"y"}]}"#;
+        let failing = r#"{"ready":false,"failing":[{"condition":"lease","reason":"no lease"},{"condition":"x","reason":"y: z; z"},{"condition":"w","reason":"v: z; z"}]}"#;
         for (answer, health) in [
             ("HTTP/1.1 200 OK\r\n\r\n{}".to_owned(), Health::Ready),
             (
                 format!("HTTP/1.1 503 Service Unavailable\r\n\r\n{failing}"),
-                Health::NotReady("no lease; y".into()),
+                Health::NotReady("no lease; y: z; z; v".into()),
             ),
-            (
-                "HTTP/1.1 500 Oh\r\n\r\nwell ".to_owned(),
-                Health::NotReady("well".into()),
-            ),
+            ("HTTP/1.1 500 Oh\r\n\r\nwell ".to_owned(), Health::NotReady("well".into())),
             ("HTTP/1.1 200 OK".to_owned(), Health::Starting),
         ] {
             assert_eq!(read(&answer), health, "{answer}");

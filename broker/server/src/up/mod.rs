@@ -46,26 +46,11 @@ pub(crate) enum UpError {
     #[error(transparent)]
     Certs(#[from] CertsError),
     #[error("{node} ended while the cluster was being formed ({status}); its log: {log}\n{tail}")]
-    Ended {
-        node: String,
-        status: String,
-        log: PathBuf,
-        tail: String,
-    },
-    #[error(
-        "the cluster was not formed within {seconds} s: {reason}\nthe nodes' logs are in {logs}"
-    )]
-    NotFormed {
-        seconds: u64,
-        reason: String,
-        logs: PathBuf,
-    },
+    Ended { node: String, status: String, log: PathBuf, tail: String },
+    #[error("the cluster was not formed within {seconds} s: {reason}\nthe nodes' logs are in {logs}")]
+    NotFormed { seconds: u64, reason: String, logs: PathBuf },
     #[error("{node} could not leave within {seconds} s: {reason}")]
-    NotLeft {
-        node: String,
-        seconds: u64,
-        reason: String,
-    },
+    NotLeft { node: String, seconds: u64, reason: String },
     #[error("cannot watch for Ctrl-C: {0}")]
     Signals(io::Error),
     #[error("cannot find the raftmq binary: {0}")]
@@ -77,11 +62,7 @@ pub(crate) enum UpError {
 /// Runs until Ctrl-C (or SIGTERM).
 pub(crate) async fn run(options: UpOptions) -> Result<(), UpError> {
     let (resource, source) = plan::read_resource(options.file.as_deref())?;
-    let name = resource
-        .metadata
-        .name
-        .clone()
-        .ok_or(TranslateError::NoName)?;
+    let name = resource.metadata.name.clone().ok_or(TranslateError::NoName)?;
     for warning in warnings(&resource.spec) {
         println!("warning: {}", warning.message);
     }
@@ -90,11 +71,7 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), UpError> {
     let dir = UpDir::open(&options.data)?;
     let mut state = dir.load(&name)?;
     let plan = Plan::make(&resource, &state, &options)?;
-    println!(
-        "{name}: {} from {source}, data in {}",
-        count(plan.replicas, "broker"),
-        dir.root().display()
-    );
+    println!("{name}: {} from {source}, data in {}", count(plan.replicas, "broker"), dir.root().display());
     let pki = ClusterPki::open(&dir.pki(), &name)?;
     pki.issue_client()?;
     for node in &plan.names {
@@ -111,12 +88,7 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), UpError> {
         .zip(configs)
         .map(|(name, config)| {
             let folder = dir.node(name);
-            Launch {
-                program: program.clone(),
-                config,
-                log: folder.join("log"),
-                pid: folder.join("pid"),
-            }
+            Launch { program: program.clone(), config, log: folder.join("log"), pid: folder.join("pid") }
         })
         .collect();
     let mut supervisor = Supervisor::start(&plan, launches, !options.no_restart)?;

@@ -21,14 +21,9 @@ pub(crate) fn read_resource(file: Option<&Path>) -> Result<(MqttCluster, String)
     let name = path.display().to_string();
     let (text, name) = match std::fs::read_to_string(path) {
         Ok(text) => (text, name),
-        Err(_) if file.is_none() && !path.exists() => {
-            (SAMPLE.to_owned(), format!("{name} (built in)"))
-        }
+        Err(_) if file.is_none() && !path.exists() => (SAMPLE.to_owned(), format!("{name} (built in)")),
         Err(source) => {
-            return Err(UpError::Read {
-                path: path.to_owned(),
-                source,
-            });
+            return Err(UpError::Read { path: path.to_owned(), source });
         }
     };
     Ok((MqttCluster::from_yaml(&text, &name)?, name))
@@ -43,11 +38,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn make(
-        cluster: &MqttCluster,
-        state: &UpState,
-        options: &UpOptions,
-    ) -> Result<Self, UpError> {
+    pub(crate) fn make(cluster: &MqttCluster, state: &UpState, options: &UpOptions) -> Result<Self, UpError> {
         let spec = &cluster.spec;
         let replicas = usize::try_from(spec.replicas).unwrap_or(0);
         let name = cluster.metadata.name.as_deref().unwrap_or_default();
@@ -62,25 +53,14 @@ impl Plan {
         let mut chosen = Vec::new();
         for (ordinal, planned) in planned.iter().enumerate() {
             let node = numbered(ordinal);
-            let known = state
-                .nodes
-                .get(&node)
-                .filter(|known| known.listeners.len() == planned.listeners.len());
+            let known = state.nodes.get(&node).filter(|known| known.listeners.len() == planned.listeners.len());
             chosen.push(choose(ordinal, &node, planned, known, options, &mut ports)?);
         }
-        Ok(Self {
-            replicas,
-            names: (0..count).map(numbered).collect(),
-            ports: chosen,
-        })
+        Ok(Self { replicas, names: (0..count).map(numbered).collect(), ports: chosen })
     }
 
     /// Writes each node's settings and returns where.
-    pub(crate) fn write_configs(
-        &self,
-        cluster: &MqttCluster,
-        dir: &UpDir,
-    ) -> Result<Vec<PathBuf>, UpError> {
+    pub(crate) fn write_configs(&self, cluster: &MqttCluster, dir: &UpDir) -> Result<Vec<PathBuf>, UpError> {
         let ports: Vec<LocalPorts> = self
             .ports
             .iter()
@@ -94,12 +74,8 @@ impl Plan {
         let mut files = Vec::new();
         for (ordinal, name) in self.names.iter().enumerate() {
             let folder = dir.node(name);
-            let io = |source| UpError::Io {
-                path: folder.clone(),
-                source,
-            };
-            let mut placement =
-                NodePlacement::local(cluster, ordinal, &ports, &dir.root().join("nodes"))?;
+            let io = |source| UpError::Io { path: folder.clone(), source };
+            let mut placement = NodePlacement::local(cluster, ordinal, &ports, &dir.root().join("nodes"))?;
             placement.tls = raftmq_config::TlsFiles {
                 ca_file: dir.pki().join("ca.pem"),
                 cert_file: dir.pki().join(format!("{name}.pem")),
@@ -116,11 +92,7 @@ impl Plan {
 
     /// The ports of all nodes, for `up.json`.
     pub(crate) fn nodes(&self) -> BTreeMap<String, NodePorts> {
-        self.names
-            .iter()
-            .cloned()
-            .zip(self.ports.iter().cloned())
-            .collect()
+        self.names.iter().cloned().zip(self.ports.iter().cloned()).collect()
     }
 }
 
@@ -155,43 +127,15 @@ fn choose(
         .iter()
         .enumerate()
         .map(|(at, planned)| {
-            let flags = if at == 0 {
-                &options.mqtt_ports[..]
-            } else {
-                &[]
-            };
-            pick(
-                flags,
-                known.map(|known| known.listeners[at]),
-                *planned,
-                "MQTT",
-                "--mqtt-ports",
-            )
+            let flags = if at == 0 { &options.mqtt_ports[..] } else { &[] };
+            pick(flags, known.map(|known| known.listeners[at]), *planned, "MQTT", "--mqtt-ports")
         })
         .collect::<Result<_, _>>()?;
     Ok(NodePorts {
         listeners,
-        http: pick(
-            &options.http_ports,
-            known.map(|k| k.http),
-            planned.http,
-            "HTTP",
-            "--http-ports",
-        )?,
-        metrics: pick(
-            &options.metrics_ports,
-            known.map(|k| k.metrics),
-            planned.metrics,
-            "metrics",
-            "--metrics-ports",
-        )?,
-        links: pick(
-            &options.links_ports,
-            known.map(|k| k.links),
-            planned.links,
-            "links",
-            "--links-ports",
-        )?,
+        http: pick(&options.http_ports, known.map(|k| k.http), planned.http, "HTTP", "--http-ports")?,
+        metrics: pick(&options.metrics_ports, known.map(|k| k.metrics), planned.metrics, "metrics", "--metrics-ports")?,
+        links: pick(&options.links_ports, known.map(|k| k.links), planned.links, "links", "--links-ports")?,
     })
 }
 
@@ -217,12 +161,7 @@ mod tests {
     }
 
     fn state(nodes: BTreeMap<String, NodePorts>) -> UpState {
-        UpState {
-            format: 1,
-            cluster: "raftmq".into(),
-            bootstrap: Bootstrap::None,
-            nodes,
-        }
+        UpState { format: 1, cluster: "raftmq".into(), bootstrap: Bootstrap::None, nodes }
     }
 
     #[test]
@@ -241,14 +180,8 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         let none = state(BTreeMap::new());
         let flags = options(&["--free-ports", "--mqtt-ports", &format!("0,{port}")]);
-        let error = Plan::make(&cluster(3), &none, &flags)
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(
-            error.contains(&port.to_string()) && error.contains("raftmq-1"),
-            "{error}"
-        );
+        let error = Plan::make(&cluster(3), &none, &flags).err().unwrap().to_string();
+        assert!(error.contains(&port.to_string()) && error.contains("raftmq-1"), "{error}");
         drop(taken);
         let plan = Plan::make(&cluster(3), &none, &flags).unwrap();
         assert_eq!(plan.ports[1].listeners, [port]);
@@ -258,21 +191,13 @@ mod tests {
     fn the_settings_name_the_certificates_and_all_peers() {
         let dir = tempfile::tempdir().unwrap();
         let up = UpDir::open(dir.path()).unwrap();
-        let plan = Plan::make(
-            &cluster(3),
-            &state(BTreeMap::new()),
-            &options(&["--free-ports"]),
-        )
-        .unwrap();
+        let plan = Plan::make(&cluster(3), &state(BTreeMap::new()), &options(&["--free-ports"])).unwrap();
         let files = plan.write_configs(&cluster(3), &up).unwrap();
         for (name, file) in plan.names.iter().zip(&files) {
             let text = std::fs::read_to_string(file).unwrap();
             assert!(text.contains(&format!("pki/{name}.key")), "{text}");
             for ports in &plan.ports {
-                assert!(
-                    text.contains(&format!("127.0.0.1:{}", ports.links)),
-                    "{text}"
-                );
+                assert!(text.contains(&format!("127.0.0.1:{}", ports.links)), "{text}");
             }
         }
     }

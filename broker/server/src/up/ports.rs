@@ -10,25 +10,11 @@ pub(crate) enum PortError {
     #[error(
         "port {port} ({purpose} of {node}) is in use: stop what listens there, or choose others with {flag} (or --free-ports)"
     )]
-    InUse {
-        port: u16,
-        purpose: &'static str,
-        node: String,
-        flag: &'static str,
-    },
+    InUse { port: u16, purpose: &'static str, node: String, flag: &'static str },
     #[error("port {port} ({purpose} of {node}): {source}")]
-    Io {
-        port: u16,
-        purpose: &'static str,
-        node: String,
-        source: io::Error,
-    },
+    Io { port: u16, purpose: &'static str, node: String, source: io::Error },
     #[error("port {port} is named twice ({purpose} of {node})")]
-    Twice {
-        port: u16,
-        purpose: &'static str,
-        node: String,
-    },
+    Twice { port: u16, purpose: &'static str, node: String },
     #[error("no free port: {0}")]
     None(io::Error),
 }
@@ -51,27 +37,15 @@ impl Ports {
         flag: &'static str,
     ) -> Result<u16, PortError> {
         if !self.given.insert(port) {
-            return Err(PortError::Twice {
-                port,
-                purpose,
-                node: node.to_owned(),
-            });
+            return Err(PortError::Twice { port, purpose, node: node.to_owned() });
         }
         // The address that the broker will bind.
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             Ok(_) => Ok(port),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(PortError::InUse {
-                port,
-                purpose,
-                node: node.to_owned(),
-                flag,
-            }),
-            Err(source) => Err(PortError::Io {
-                port,
-                purpose,
-                node: node.to_owned(),
-                source,
-            }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Err(PortError::InUse { port, purpose, node: node.to_owned(), flag })
+            }
+            Err(source) => Err(PortError::Io { port, purpose, node: node.to_owned(), source }),
         }
     }
 
@@ -97,15 +71,8 @@ mod tests {
     fn a_port_in_use_is_named_with_the_flag_that_helps() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = Ports::default()
-            .take(port, "MQTT", "raftmq-0", "--mqtt-ports")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&port.to_string())
-                && error.contains("raftmq-0")
-                && error.contains("--mqtt-ports")
-        );
+        let error = Ports::default().take(port, "MQTT", "raftmq-0", "--mqtt-ports").unwrap_err().to_string();
+        assert!(error.contains(&port.to_string()) && error.contains("raftmq-0") && error.contains("--mqtt-ports"));
     }
 
     #[test]

@@ -33,10 +33,7 @@ impl Process {
     /// Starts the broker in a process group of its own, so that a Ctrl-C at the terminal reaches `up` only and the
     /// brokers are stopped in order.
     pub(crate) fn start(launch: &Launch) -> io::Result<Self> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&launch.log)?;
+        let log = File::options().create(true).append(true).open(&launch.log)?;
         let mut command = std::process::Command::new(&launch.program);
         command
             .arg("node")
@@ -67,18 +64,11 @@ impl Process {
 
     /// Asks it to stop (SIGTERM) and kills it after `patience`. True when it went by itself.
     pub(crate) async fn stop(mut self, patience: Duration) -> bool {
-        if let Some(pid) = self
-            .child
-            .id()
-            .and_then(|id| Pid::from_raw(id.cast_signed()))
-        {
+        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             // An error means that it is gone.
             let _ = kill_process(pid, Signal::TERM);
         }
-        if tokio::time::timeout(patience, self.child.wait())
-            .await
-            .is_ok()
-        {
+        if tokio::time::timeout(patience, self.child.wait()).await.is_ok() {
             return true;
         }
         let _ = self.child.kill().await;

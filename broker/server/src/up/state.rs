@@ -67,26 +67,11 @@ pub(crate) enum StateError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error("{path} is not what `raftmq up` wrote ({source}); move it away to start anew")]
-    Parse {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
-    #[error(
-        "{path} has format {found}, this raftmq knows {known}: use the raftmq that wrote it, or a newer one"
-    )]
-    Format {
-        path: PathBuf,
-        found: u32,
-        known: u32,
-    },
-    #[error(
-        "{path} holds the data of the cluster {found:?}, not of {wanted:?}: choose another directory with --data"
-    )]
-    OtherCluster {
-        path: PathBuf,
-        found: String,
-        wanted: String,
-    },
+    Parse { path: PathBuf, source: serde_json::Error },
+    #[error("{path} has format {found}, this raftmq knows {known}: use the raftmq that wrote it, or a newer one")]
+    Format { path: PathBuf, found: u32, known: u32 },
+    #[error("{path} holds the data of the cluster {found:?}, not of {wanted:?}: choose another directory with --data")]
+    OtherCluster { path: PathBuf, found: String, wanted: String },
     #[error("another `raftmq up` runs on {path}: stop it, or choose another directory with --data")]
     Locked { path: PathBuf },
 }
@@ -103,10 +88,7 @@ pub(crate) struct UpDir {
 impl UpDir {
     /// Opens or makes the directory.
     pub(crate) fn open(root: &Path) -> Result<Self, StateError> {
-        let io = |source| StateError::Io {
-            path: root.to_owned(),
-            source,
-        };
+        let io = |source| StateError::Io { path: root.to_owned(), source };
         std::fs::create_dir_all(root).map_err(io)?;
         let root = root.canonicalize().map_err(io)?;
         let lock = File::create(root.join("lock")).map_err(io)?;
@@ -173,17 +155,10 @@ pub(crate) fn read(root: &Path) -> Result<Option<UpState>, StateError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StateError::Io { path, source }),
     };
-    let parse = |source| StateError::Parse {
-        path: path.clone(),
-        source,
-    };
+    let parse = |source| StateError::Parse { path: path.clone(), source };
     let Head { format } = serde_json::from_slice(&text).map_err(parse)?;
     if format != FORMAT {
-        return Err(StateError::Format {
-            path,
-            found: format,
-            known: FORMAT,
-        });
+        return Err(StateError::Format { path, found: format, known: FORMAT });
     }
     serde_json::from_slice(&text).map(Some).map_err(parse)
 }
@@ -199,28 +174,14 @@ mod tests {
         let up = UpDir::open(dir.path()).unwrap();
         let mut state = up.load("demo").unwrap();
         assert_eq!(state.bootstrap, Bootstrap::None);
-        state.bootstrap = Bootstrap::Intended {
-            members: vec!["demo-0".into()],
-        };
-        state.nodes.insert(
-            "demo-0".into(),
-            NodePorts {
-                listeners: vec![1883],
-                http: 18083,
-                metrics: 9100,
-                links: 9883,
-            },
-        );
+        state.bootstrap = Bootstrap::Intended { members: vec!["demo-0".into()] };
+        state
+            .nodes
+            .insert("demo-0".into(), NodePorts { listeners: vec![1883], http: 18083, metrics: 9100, links: 9883 });
         up.save(&state).unwrap();
         assert_eq!(up.load("demo").unwrap(), state);
-        assert!(matches!(
-            up.load("other"),
-            Err(StateError::OtherCluster { .. })
-        ));
-        assert!(matches!(
-            UpDir::open(dir.path()),
-            Err(StateError::Locked { .. })
-        ));
+        assert!(matches!(up.load("other"), Err(StateError::OtherCluster { .. })));
+        assert!(matches!(UpDir::open(dir.path()), Err(StateError::Locked { .. })));
     }
 
     #[test]
@@ -229,14 +190,7 @@ mod tests {
         let up = UpDir::open(dir.path()).unwrap();
         std::fs::write(dir.path().join("up.json"), "{").unwrap();
         assert!(up.load("demo").unwrap_err().to_string().contains("up.json"));
-        std::fs::write(
-            dir.path().join("up.json"),
-            r#"{"format":9,"clusters":["demo"]}"#,
-        )
-        .unwrap();
-        assert!(matches!(
-            up.load("demo"),
-            Err(StateError::Format { found: 9, .. })
-        ));
+        std::fs::write(dir.path().join("up.json"), r#"{"format":9,"clusters":["demo"]}"#).unwrap();
+        assert!(matches!(up.load("demo"), Err(StateError::Format { found: 9, .. })));
     }
 }

@@ -58,18 +58,12 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(crate) fn start(
-        plan: &Plan,
-        launches: Vec<Launch>,
-        restart: bool,
-    ) -> Result<Self, UpError> {
+    pub(crate) fn start(plan: &Plan, launches: Vec<Launch>, restart: bool) -> Result<Self, UpError> {
         let mut nodes = Vec::new();
         let planned = plan.names.iter().zip(&plan.ports).zip(launches);
         for (ordinal, ((name, ports), launch)) in planned.enumerate() {
-            let process = Process::start(&launch).map_err(|source| UpError::Io {
-                path: launch.program.clone(),
-                source,
-            })?;
+            let process =
+                Process::start(&launch).map_err(|source| UpError::Io { path: launch.program.clone(), source })?;
             nodes.push(Node {
                 name: name.clone(),
                 metrics_port: ports.metrics,
@@ -83,13 +77,7 @@ impl Supervisor {
                 retired: false,
             });
         }
-        Ok(Self {
-            nodes,
-            restart,
-            forming: true,
-            leader: None,
-            leader_asked: None,
-        })
+        Ok(Self { nodes, restart, forming: true, leader: None, leader_asked: None })
     }
 
     /// The cluster is there: from now on a broker that ends is only started again.
@@ -121,10 +109,7 @@ impl Supervisor {
     }
 
     /// Does some work and watches meanwhile.
-    pub(crate) async fn watch_during<T>(
-        &mut self,
-        work: impl Future<Output = T>,
-    ) -> Result<T, UpError> {
+    pub(crate) async fn watch_during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, UpError> {
         let mut work = pin!(work);
         loop {
             let watch = async {
@@ -142,10 +127,8 @@ impl Supervisor {
 
     /// How many of the nodes that stay serve, once all of them that run do.
     pub(crate) fn serving(&self) -> Option<usize> {
-        let running = self
-            .nodes
-            .iter()
-            .filter(|node| node.needed && (node.process.is_some() || node.restart_at.is_some()));
+        let running =
+            self.nodes.iter().filter(|node| node.needed && (node.process.is_some() || node.restart_at.is_some()));
         let mut serving = 0;
         for node in running {
             if node.process.is_none() || node.shown != Some(Health::Ready) {
@@ -207,10 +190,7 @@ impl Supervisor {
     }
 
     async fn show_leader(&mut self, control: &Control) {
-        if self
-            .leader_asked
-            .is_some_and(|asked| asked.elapsed() < LEADER_PERIOD)
-        {
+        if self.leader_asked.is_some_and(|asked| asked.elapsed() < LEADER_PERIOD) {
             return;
         }
         let leader = control.leader().await;
@@ -297,11 +277,7 @@ fn tail(log: &Path) -> std::io::Result<String> {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
-    Ok(last
-        .iter()
-        .map(|line| format!("    {line}"))
-        .collect::<Vec<_>>()
-        .join("\n"))
+    Ok(last.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]
@@ -312,17 +288,9 @@ mod tests {
 
     /// Two nodes whose program ends at once with status 1; the cluster needs the first only.
     fn failing(folder: &Path, restart: bool) -> Supervisor {
-        let ports = NodePorts {
-            listeners: Vec::new(),
-            http: 1,
-            metrics: 1,
-            links: 1,
-        };
-        let plan = Plan {
-            replicas: 1,
-            names: vec!["demo-0".into(), "demo-1".into()],
-            ports: vec![ports.clone(), ports],
-        };
+        let ports = NodePorts { listeners: Vec::new(), http: 1, metrics: 1, links: 1 };
+        let plan =
+            Plan { replicas: 1, names: vec!["demo-0".into(), "demo-1".into()], ports: vec![ports.clone(), ports] };
         let launches = plan.names.iter().map(|name| Launch {
             program: "false".into(),
             config: "absent".into(),
@@ -348,10 +316,7 @@ mod tests {
         supervisor.nodes.swap(0, 1);
         all_ended(&mut supervisor).await;
         let error = supervisor.round().await.unwrap_err().to_string();
-        assert!(
-            error.contains("demo-0 ended") && error.contains("    the disk is full"),
-            "{error}"
-        );
+        assert!(error.contains("demo-0 ended") && error.contains("    the disk is full"), "{error}");
         assert!(supervisor.nodes[0].process.is_none());
     }
 
