@@ -144,7 +144,7 @@ class Node:
     def __init__(self, cluster, name, ports):
         self.cluster, self.name = cluster, name
         self.mqtt, self.http_port, self.metrics_port, self.links = (
-            ports["mqtt"], ports["http"], ports["metrics"], ports["links"],
+            ports["listeners"][0], ports["http"], ports["metrics"], ports["links"],
         )
         self.directory = cluster.data / "nodes" / name
         self.process = None

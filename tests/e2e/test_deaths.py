@@ -70,7 +70,7 @@ def test_all_die_at_once(cluster):
     assert identities(cluster) == before
     messages_cross(cluster, "again")
     # Nobody joined and nobody was replaced: the cluster is the one that was made once.
-    statuses = {node.control("status")[1]["clusterId"] for node in cluster.nodes}
+    statuses = {node.control("status")[1]["cluster"]["id"] for node in cluster.nodes}
     assert len(statuses) == 1
 
 

@@ -85,7 +85,7 @@ def test_a_wiped_node_alone_never_makes_a_second_cluster(cluster):
     end = time.monotonic() + 5
     while time.monotonic() < end:
         _, status = wiped.control("status")
-        assert not status.get("clusterId") and not wiped.ready()
+        assert status["cluster"] is None and not wiped.ready()
         time.sleep(0.5)
     for node in cluster.nodes[1:]:
         node.start()

@@ -76,7 +76,7 @@ def test_a_port_in_use_is_an_error_that_names_it(tmp_path):
 
 @pytest.mark.parametrize("text, words", [
     ("kind: MqttCluster\n", ["apiVersion"]),
-    ("apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: {name: x}\nspec:\n  replica: 3\n", ["replica", "line 5"]),
+    ("apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: {name: x}\nspec:\n  replica: 3\n", ["replica", "bad.yaml:5:"]),
     ("apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: {name: x}\nspec:\n  replicas: 0\n", ["replicas", "1"]),
     ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n", ["MqttCluster"]),
 ])
