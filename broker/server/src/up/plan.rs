@@ -40,7 +40,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn make(cluster: &MqttCluster, state: &UpState, options: &UpOptions) -> Result<Self, UpError> {
         let spec = &cluster.spec;
-        let replicas = usize::try_from(spec.replicas).unwrap_or(0);
+        let replicas = usize::from(spec.replicas);
         let name = cluster.metadata.name.as_deref().unwrap_or_default();
         let numbered = |ordinal| NodePlacement::node_name(name, ordinal);
         // Whoever has data may be a member: a node left out without a word would cost the cluster its quorum.
