@@ -1,6 +1,7 @@
 //! The barrier of a SUBACK: every filter committed, and applied by every node that may be serving.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub enum BarrierError {
     /// Not in time: the routes group has no quorum, or a node that may be serving does not answer.
     #[error("the subscription did not reach every serving node in time")]
     Timeout,
-    /// This node lost its lease meanwhile.
+    /// This node lost its lease meanwhile, or its routes and announces them anew.
     #[error("this node does not serve")]
     NotServing,
     /// This node is shutting down.
@@ -27,11 +28,13 @@ pub enum BarrierError {
 pub(crate) struct Barriers {
     waiting: Mutex<HashMap<Ticket, Vec<oneshot::Sender<u64>>>>,
     watermark: watch::Sender<Option<u64>>,
+    /// Counts the streams of routes. What was committed by an earlier one may be gone.
+    stream: AtomicU64,
 }
 
 impl Barriers {
     pub(crate) fn new() -> Self {
-        Self { waiting: Mutex::default(), watermark: watch::Sender::new(None) }
+        Self { waiting: Mutex::default(), watermark: watch::Sender::new(None), stream: AtomicU64::new(0) }
     }
 
     pub(crate) fn watermark(&self) -> Option<u64> {
@@ -49,9 +52,16 @@ impl Barriers {
         });
     }
 
+    /// The routes are announced anew: a barrier reached for what was committed before says nothing. To be called under the lock
+    /// of the local routes.
+    pub(crate) fn start_over(&self) {
+        self.stream.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// What a subscription has to wait for. To be called under the lock of the local routes, so that no commit is missed.
     pub(crate) fn enlist(&self, needs: impl Iterator<Item = Need>) -> Pending {
-        let mut pending = Pending { index: None, tickets: Vec::new() };
+        let stream = self.stream.load(Ordering::SeqCst);
+        let mut pending = Pending { index: None, tickets: Vec::new(), stream };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for need in needs {
             match need {
@@ -107,7 +117,7 @@ impl Barriers {
         let Some(index) = index else { return Ok(()) };
         let mut watermark = self.watermark.subscribe();
         watermark.wait_for(|w| w.is_some_and(|w| w >= index)).await.map_err(|_| BarrierError::Shutdown)?;
-        Ok(())
+        if self.stream.load(Ordering::SeqCst) == pending.stream { Ok(()) } else { Err(BarrierError::NotServing) }
     }
 }
 
@@ -115,6 +125,7 @@ impl Barriers {
 pub(crate) struct Pending {
     index: Option<u64>,
     tickets: Vec<oneshot::Receiver<u64>>,
+    stream: u64,
 }
 
 #[cfg(test)]
@@ -159,5 +170,9 @@ mod tests {
             Err(BarrierError::NotServing)
         );
         assert_eq!(Arc::clone(&barriers).wait(need(Need::Barrier(9)), SOON, || true).await, Ok(()));
+        // The routes were announced anew meanwhile.
+        let before = need(Need::Barrier(9));
+        barriers.start_over();
+        assert_eq!(Arc::clone(&barriers).wait(before, SOON, || true).await, Err(BarrierError::NotServing));
     }
 }

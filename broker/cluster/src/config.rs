@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use raftmq_config::Config;
-use raftmq_discovery::DiscoverySettings;
+use raftmq_config::{Config, DiscoveryStrategy};
+use raftmq_discovery::{DiscoverySettings, Resolver};
 use raftmq_links::pki::{SecretPem, TlsMaterial};
 use raftmq_links::{LinkConfig, LinkOptions};
 use raftmq_meta::LeaseParams;
@@ -106,7 +106,7 @@ impl ClusterConfig {
             ..WalOptions::default()
         };
         let store = StoreOptions { cache_bytes: config.storage.cache_bytes.bytes(), ..StoreOptions::default() };
-        let resolver = Arc::new(PeerResolver(raftmq_discovery::Resolver::system()));
+        let resolver = Arc::new(PeerResolver::new(&cluster.discovery));
         Ok(Self {
             cluster: cluster.name.clone(),
             node: config.node.name.clone(),
@@ -126,11 +126,30 @@ impl ClusterConfig {
     }
 }
 
-/// The links resolve names by the resolver of the discovery, which works without the C library's.
-struct PeerResolver(raftmq_discovery::Resolver);
+/// The links resolve names by the resolvers of the discovery, which work without the C library's: what the discovery's own
+/// name servers named, they must be asked for; the system's come second.
+struct PeerResolver {
+    named: Option<Resolver>,
+    system: Resolver,
+}
+
+impl PeerResolver {
+    fn new(discovery: &raftmq_config::Discovery) -> Self {
+        let dns = discovery.dns.as_ref().filter(|_| discovery.strategy == DiscoveryStrategy::Dns);
+        let servers = dns.map(|dns| dns.servers.as_slice()).filter(|servers| !servers.is_empty());
+        Self { named: servers.map(Resolver::with_servers), system: Resolver::system() }
+    }
+}
 
 impl raftmq_links::Resolver for PeerResolver {
     fn resolve<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
-        Box::pin(async move { self.0.resolve(address).await.map_err(io::Error::other) })
+        Box::pin(async move {
+            if let Some(named) = &self.named
+                && let Ok(found) = named.resolve(address).await
+            {
+                return Ok(found);
+            }
+            self.system.resolve(address).await.map_err(io::Error::other)
+        })
     }
 }

@@ -103,10 +103,14 @@ fn may_ask(node: &Node, running: &Running) -> bool {
         lease.close_at()
     };
     let usable = now < held_until.max(node.routes.opened_at().saturating_add(node.config.lease.close));
-    if !usable {
+    if !usable && node.routes.is_ready() {
+        // Also a node that slept through all of D closes its clients before it serves again: their routes are gone.
+        update_phase(node, running);
+        node.closed_at.store(now, Ordering::Relaxed);
         node.routes.invalidate();
     }
-    usable && node.routes.is_ready()
+    let noticed = now >= node.closed_at.load(Ordering::Relaxed).saturating_add(node.config.lease.length / 20);
+    usable && noticed && node.routes.is_ready()
 }
 
 /// One request. Says whether to repeat it at once.

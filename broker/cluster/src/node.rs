@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -57,11 +58,15 @@ pub(crate) struct Node {
     running: OnceLock<Running>,
     /// A bootstrap wrote that this node is a member.
     pub(crate) begun: Notify,
+    /// When the node found that its lease had been over for D.
+    pub(crate) closed_at: AtomicU64,
     /// The lease was prolonged or given back.
     pub(crate) lease_changed: Notify,
     /// One bootstrap at a time.
     pub(crate) bootstrapping: tokio::sync::Mutex<()>,
-    tasks: Mutex<JoinSet<()>>,
+    /// None once the node was stopped: nothing is started any more.
+    tasks: Mutex<Option<JoinSet<()>>>,
+    groups: OnceLock<Groups>,
 }
 
 /// What exists once the node is a member.
@@ -133,9 +138,11 @@ impl Node {
             fatal: watch::Sender::new(None),
             running: OnceLock::new(),
             begun: Notify::new(),
+            closed_at: AtomicU64::new(0),
             lease_changed: Notify::new(),
             bootstrapping: tokio::sync::Mutex::new(()),
-            tasks: Mutex::default(),
+            tasks: Mutex::new(Some(JoinSet::new())),
+            groups: OnceLock::new(),
             config,
         });
         node.net.set_addresses(node.data.known_members().members);
@@ -148,7 +155,9 @@ impl Node {
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+        if let Some(tasks) = &mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) {
+            tasks.spawn(task);
+        }
     }
 
     pub(crate) fn running(&self) -> Option<&Running> {
@@ -316,10 +325,12 @@ impl Node {
     }
 
     async fn stop(&self) {
-        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.shutdown().await;
-        if let Some(running) = self.running() {
-            running.groups.shutdown().await;
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut tasks) = tasks {
+            tasks.shutdown().await;
+        }
+        if let Some(groups) = self.groups.get() {
+            groups.shutdown().await;
         }
         if let Some(links) = self.net.try_links() {
             links.shutdown().await;
@@ -395,6 +406,8 @@ async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), F
     let options = node.config.raft.clone();
     let groups = Groups::new(raft_id, cluster_id, snapshots, node.wal.clone(), node.store.clone(), transport, options)
         .map_err(|e| Fatal::Refused(e.to_string()))?;
+    // Known to the stop even if it comes while the groups are being started.
+    let _ = node.groups.set(groups.clone());
     let meta =
         groups.start(META, Persistence::Stored, MetaAdapter::new(node.meta.clone())).await.map_err(started("meta"))?;
     let machine = SharedMachine::new(RoutesMachine::new(node.shared_routes.clone()));

@@ -87,11 +87,8 @@ impl RoutesOwner {
 
     /// The stream is too old to be used under a new lease: another one is opened.
     pub(crate) fn invalidate(&self) {
-        // Once for each stream.
-        if self.is_ready() {
-            self.ready.send_replace(false);
-            self.invalid.notify_one();
-        }
+        self.ready.send_replace(false);
+        self.invalid.notify_one();
     }
 
     fn work<T>(&self, work: impl FnOnce(&mut LocalRoutes, &mut Progress) -> T) -> T {
@@ -148,6 +145,7 @@ enum Opened {
 
 async fn open(node: &Node, running: &Running, stream: u64) -> Opened {
     let command = node.routes.work(|local, progress| {
+        node.barriers.start_over();
         local.reopen(running.id, node.data.incarnation, node.data.boot, stream, progress).encode()
     });
     loop {
@@ -201,7 +199,11 @@ async fn propose(node: &Node, running: &Running, stream: u64, opened: u64) -> Ou
             Some((batch, result)) = flying.next(), if !flying.is_empty() => {
                 let outcome = node.routes.work(|local, progress| {
                     let result = result.as_ref().map(|(index, response)| (*index, response));
-                    local.on_result(millis(), batch.stream, batch.seq, result, progress)
+                    let outcome = local.on_result(millis(), batch.stream, batch.seq, result, progress);
+                    if outcome != Outcome::Continue {
+                        node.barriers.start_over();
+                    }
+                    outcome
                 });
                 if outcome != Outcome::Continue {
                     return outcome;

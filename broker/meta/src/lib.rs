@@ -4,7 +4,7 @@
 //! * [`plan`] says the next step of a group's membership, [`would_lose`] what a stop of one node costs.
 //! * [`Lease`] is a node's side of the serving lease, [`LeaseTable`] the meta leader's. Between them they
 //!   keep the promise that a publish at any serving node sees every subscription that was acknowledged
-//!   before; how is told in [`lease`].
+//!   before; how is told at the top of `src/lease/mod.rs`.
 //!
 //! Time, randomness and the network are arguments: the same code runs in a broker and in a test that
 //! delays messages, skews clocks and deposes leaders.
