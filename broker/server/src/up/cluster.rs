@@ -141,13 +141,13 @@ pub(crate) async fn form(
         state.bootstrap = Bootstrap::Intended { members: members.clone() };
         dir.save(state)?;
         let cluster_id = bootstrap(dir, &members, control, supervisor).await?;
-        println!("  cluster {cluster_id} is formed");
+        say!("  cluster {cluster_id} is formed");
         state.bootstrap = Bootstrap::Done { cluster_id };
         dir.save(state)?;
     }
     let serving = wait_until_serving(supervisor).await?;
     supervisor.formed();
-    println!("the cluster is ready: {serving} of {} nodes serve (Ctrl-C stops it)", plan.replicas);
+    say!("the cluster is ready: {serving} of {} nodes serve (Ctrl-C stops it)", plan.replicas);
     Ok(())
 }
 
@@ -170,7 +170,7 @@ async fn bootstrap(
         }
         if reminded.elapsed() > REMIND / 3 {
             reminded = Instant::now();
-            println!("  still forming the cluster: {reason}");
+            say!("  still forming the cluster: {reason}");
         }
         supervisor.watch_during(tokio::time::sleep(RETRY)).await?;
     }
@@ -186,7 +186,7 @@ async fn wait_until_serving(supervisor: &mut Supervisor) -> Result<usize, UpErro
         }
         if reminded.elapsed() > REMIND {
             reminded = Instant::now();
-            println!("  still waiting for the nodes to be ready (Ctrl-C stops them)");
+            say!("  still waiting for the nodes to be ready (Ctrl-C stops them)");
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -203,7 +203,7 @@ pub(crate) async fn retire(
     supervisor: &mut Supervisor,
 ) -> Result<(), UpError> {
     let name = &plan.names[index];
-    println!("  {name}  leaves the cluster");
+    say!("  {name}  leaves the cluster");
     let left = leave(name, plan.replicas, control);
     if let Err(reason) = supervisor.watch_during(left).await? {
         return Err(UpError::NotLeft { node: name.clone(), seconds: DEADLINE.as_secs(), reason });

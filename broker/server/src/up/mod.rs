@@ -3,6 +3,14 @@
 //! `read → plan → certificates and settings → start → bootstrap once → watch → stop`. The brokers are those that run in
 //! production, configured by the same translation of the resource as the operator's.
 
+/// A line for whoever watches. Where nobody can read it any more (a closed pipe, a full disk) the cluster runs on.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod cluster;
 mod health;
 mod options;
@@ -64,14 +72,14 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), UpError> {
     let (resource, source) = plan::read_resource(options.file.as_deref())?;
     let name = resource.metadata.name.clone().ok_or(TranslateError::NoName)?;
     for warning in warnings(&resource.spec) {
-        println!("warning: {}", warning.message);
+        say!("warning: {}", warning.message);
     }
     let program = std::env::current_exe().map_err(UpError::Program)?;
 
     let dir = UpDir::open(&options.data)?;
     let mut state = dir.load(&name)?;
     let plan = Plan::make(&resource, &state, &options)?;
-    println!("{name}: {} from {source}, data in {}", count(plan.replicas, "broker"), dir.root().display());
+    say!("{name}: {} from {source}, data in {}", count(plan.replicas, "broker"), dir.root().display());
     let pki = ClusterPki::open(&dir.pki(), &name)?;
     pki.issue_client()?;
     for node in &plan.names {
@@ -98,7 +106,7 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), UpError> {
         ended = lifetime(&dir, &mut state, &plan, &mut supervisor) => ended,
         interrupted = stop_signal() => interrupted.map_err(UpError::Signals),
     };
-    println!("stopping");
+    say!("stopping");
     supervisor.stop().await;
     ended
 }
@@ -128,7 +136,7 @@ fn print_addresses(plan: &Plan, resource: &raftmq_crds::MqttCluster) {
             .zip(&ports.listeners)
             .map(|(listener, port)| format!("{} 127.0.0.1:{port}", listener.name.to_uppercase()))
             .collect();
-        println!(
+        say!(
             "  {name:width$}  {}  HTTP 127.0.0.1:{}  metrics http://127.0.0.1:{}/metrics",
             listeners.join("  "),
             ports.http,

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ pub(crate) struct Launch {
     pub(crate) pid: PathBuf,
 }
 
+/// A log longer than this is put aside when its broker starts, in the place of the one put aside before.
+const LONG_LOG: u64 = 64 * 1024 * 1024;
+
 /// A running broker. It ends with `up`, even when `up` is killed: the broker watches the pipe that this holds.
 pub(crate) struct Process {
     child: Child,
@@ -33,6 +36,7 @@ impl Process {
     /// Starts the broker in a process group of its own, so that a Ctrl-C at the terminal reaches `up` only and the
     /// brokers are stopped in order.
     pub(crate) fn start(launch: &Launch) -> io::Result<Self> {
+        set_aside_when_long(&launch.log)?;
         let log = File::options().create(true).append(true).open(&launch.log)?;
         let mut command = std::process::Command::new(&launch.program);
         command
@@ -73,5 +77,31 @@ impl Process {
         }
         let _ = self.child.kill().await;
         false
+    }
+}
+
+fn set_aside_when_long(log: &Path) -> io::Result<()> {
+    match std::fs::metadata(log) {
+        Ok(metadata) if metadata.len() > LONG_LOG => std::fs::rename(log, log.with_extension("old")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_a_long_log_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        set_aside_when_long(&log).unwrap();
+        std::fs::write(&log, "short").unwrap();
+        set_aside_when_long(&log).unwrap();
+        assert!(log.exists());
+        File::options().write(true).open(&log).unwrap().set_len(LONG_LOG + 1).unwrap();
+        set_aside_when_long(&log).unwrap();
+        assert!(!log.exists() && dir.path().join("log.old").exists());
     }
 }

@@ -168,7 +168,7 @@ impl Supervisor {
             process.stop(STOP_PATIENCE).await;
         }
         let _ = std::fs::remove_file(&node.launch.pid);
-        println!("  {}  left the cluster, stopped", node.name);
+        say!("  {}  left the cluster, stopped", node.name);
     }
 
     /// Stops all brokers, side by side.
@@ -178,10 +178,10 @@ impl Supervisor {
             let (name, pid) = (&node.name, &node.launch.pid);
             Some(async move {
                 if process.stop(STOP_PATIENCE).await {
-                    println!("  {name}  stopped");
+                    say!("  {name}  stopped");
                 } else {
                     let seconds = STOP_PATIENCE.as_secs();
-                    println!("  {name}  killed: it did not stop within {seconds} s");
+                    say!("  {name}  killed: it did not stop within {seconds} s");
                 }
                 let _ = std::fs::remove_file(pid);
             })
@@ -198,7 +198,7 @@ impl Supervisor {
         if let Some(leader) = leader
             && self.leader.as_ref() != Some(&leader)
         {
-            println!("  {leader}  leads the cluster");
+            say!("  {leader}  leads the cluster");
             self.leader = Some(leader);
         }
     }
@@ -252,7 +252,7 @@ impl Node {
 
     fn show(&mut self, health: Health) {
         if self.shown.as_ref() != Some(&health) {
-            println!("  {}  {health}", self.name);
+            say!("  {}  {health}", self.name);
             self.shown = Some(health);
         }
     }
