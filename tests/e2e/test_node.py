@@ -57,11 +57,11 @@ def run(arguments, cwd, **environment):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("nodes:\n  name: x\n", ["nodes", "line 1", "node"]),
-    ("node:\n  name: x\nmqtt:\n  maxInflight: many\n", ["maxInflight", "line 4"]),
-    ("mqtt:\n  receiveMaximum: 0\n", ["receiveMaximum", "line 2", "1", "65535"]),
-    ("listeners:\n  - name: a\n    type: tpc\n    bind: 127.0.0.1:0\n", ["type", "line 3", "tcp"]),
-    ("node: [", ["line"]),
+    ("nodes:\n  name: x\n", ["nodes", "node.yaml:1:", "did you mean \"node\""]),
+    ("node:\n  name: x\nmqtt:\n  maxInflight: many\n", ["maxInflight", "node.yaml:4:"]),
+    ("mqtt:\n  receiveMaximum: 0\n", ["receiveMaximum", "node.yaml:2:", "1 to 65535"]),
+    ("listeners:\n  - name: a\n    type: tpc\n    bind: 127.0.0.1:0\n", ["type", "node.yaml:3:", "tcp, tls, ws, wss"]),
+    ("node: [", ["node.yaml:1:"]),
 ])
 def test_a_wrong_setting_in_the_file_is_named_with_its_line(tmp_path, text, words):
     (tmp_path / "node.yaml").write_text(text)

@@ -36,7 +36,7 @@ def test_prometheus_scrapes_all_nodes(shared_cluster, tmp_path):
             wait_until("three targets", lambda: [r["value"][1] for r in query('sum(up{job="raftmq"})')] == ["3"], 40)
             wait_until("a leader", lambda: [
                 r["value"][1] for r in query('sum(raftmq_raft_is_leader{group="meta"})')] == ["1"], 20)
-            members = query("raftmq_cluster_members")
+            members = query("raftmq_members")
             assert {r["metric"]["instance"] for r in members} == set(targets)
             received = query("sum(raftmq_messages_received_total)")
             assert float(received[0]["value"][1]) >= 1

@@ -33,7 +33,8 @@ impl Default for LocalRoutesOptions {
             linger_ms: 5_000,
             batch_routes: 2_048,
             batch_bytes: 256 * 1024,
-            window: 4,
+            // One: what comes meanwhile makes the next batch, and batches side by side overtake each other on their way to the leader.
+            window: 1,
             standalone: false,
         }
     }

@@ -174,12 +174,15 @@ impl Stream {
                 Outcome::Continue
             }
             Some(&RoutesResponse::Gap { expected }) => {
-                if expected < self.window.front().map_or(self.next, |first| first.seq) {
-                    self.close();
-                    return Outcome::Reopen;
+                // Batches that travel side by side overtake each other, and so do their answers: one that expects a batch
+                // which was answered since is only late. What the machine expects never goes down within a stream.
+                let late = self.window.front().is_none_or(|first| expected < first.seq);
+                if late {
+                    self.go_back(seq);
+                } else {
+                    self.applied_through(expected - 1, &mut applied);
+                    self.go_back(expected);
                 }
-                self.applied_through(expected - 1, &mut applied);
-                self.go_back(expected);
                 Outcome::Continue
             }
             Some(RoutesResponse::Closed { .. }) => {
@@ -212,5 +215,32 @@ impl Stream {
             .take_while(|batch| batch.seq < seq)
             .count();
         self.sent = self.sent.min(before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_gap_sends_again_and_closes_nothing() {
+        let mut stream = Stream::default();
+        stream.reopen(1, 2, 3, 4);
+        assert_eq!(stream.on_opened(4, &RoutesResponse::Ok { next: 1 }), Outcome::Continue);
+        for _ in 0..3 {
+            stream.push(Vec::new(), Vec::new());
+        }
+        let sent: Vec<u64> = std::iter::from_fn(|| stream.send()).map(|batch| batch.seq).collect();
+        assert_eq!(sent, [1, 2, 3]);
+        // The second overtook the first: its gap was answered when the first was not there, and comes after the first's Ok.
+        let mut applied = 0;
+        assert_eq!(stream.on_result(4, 1, Some(&RoutesResponse::Ok { next: 2 }), |_| applied += 1), Outcome::Continue);
+        assert_eq!(
+            stream.on_result(4, 2, Some(&RoutesResponse::Gap { expected: 1 }), |_| applied += 1),
+            Outcome::Continue
+        );
+        assert_eq!(applied, 1);
+        let again: Vec<u64> = std::iter::from_fn(|| stream.send()).map(|batch| batch.seq).collect();
+        assert_eq!(again, [2, 3]);
     }
 }

@@ -125,7 +125,7 @@ fn a_filter_that_left_before_it_was_proposed() {
 
 #[test]
 fn back_again_while_the_removal_is_on_its_way() {
-    let mut pair = Pair::new(LocalRoutesOptions::default());
+    let mut pair = Pair::new(LocalRoutesOptions { window: 4, ..LocalRoutesOptions::default() });
     pair.local.worker_added("a", 0);
     pair.settle(0);
     pair.local.worker_removed(0, "a", 0);
