@@ -25,10 +25,7 @@ pub use listeners::{ListenerSpec, ListenerTls, ServiceSpec, ServiceType};
 pub use parse::ParseError;
 pub use pod::PodTemplate;
 pub use ports::{FIXED_NODES, LocalPorts, PortClash, PortPlan};
-pub use spec::{
-    BrokerSettings, ClusterDiscovery, ClusterDiscoveryStrategy, MetricsSpec, MqttCluster,
-    MqttClusterSpec,
-};
+pub use spec::{BrokerSettings, ClusterDiscovery, ClusterDiscoveryStrategy, MetricsSpec, MqttCluster, MqttClusterSpec};
 pub use status::{MemberStatus, MqttClusterStatus, condition_types};
 pub use storage::{Retention, StorageSpec};
 pub use translate::{NodePlacement, TranslateError, broker_config};

@@ -18,10 +18,7 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct ListenerSpec {
     /// Name of the listener, unique in the cluster: lower-case letters, digits and hyphens, at most 15.
-    #[schemars(
-        length(min = 1, max = 15),
-        regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 15), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// The protocol under MQTT. This version serves `tcp`.
     #[serde(rename = "type", default)]

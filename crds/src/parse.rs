@@ -44,11 +44,7 @@ impl MqttCluster {
             (None, _) => Err(ParseError::None { file: file.into() }),
             (Some(last), false) => Err(ParseError::Several {
                 file: file.into(),
-                names: all
-                    .iter()
-                    .chain([&last])
-                    .filter_map(|c| c.metadata.name.clone())
-                    .collect(),
+                names: all.iter().chain([&last]).filter_map(|c| c.metadata.name.clone()).collect(),
             }),
         }
     }
@@ -58,8 +54,7 @@ impl MqttCluster {
     /// # Errors
     /// [`ParseError::Invalid`]: what is wrong with them, by setting, line and column.
     pub fn all_from_yaml(text: &str, file: &str) -> Result<Vec<Self>, ParseError> {
-        let documents =
-            parse_documents(text, file).map_err(|problem| ParseError::Invalid(vec![problem]))?;
+        let documents = parse_documents(text, file).map_err(|problem| ParseError::Invalid(vec![problem]))?;
         let mut clusters = Vec::new();
         let mut problems = Vec::new();
         for document in &documents {
@@ -68,26 +63,16 @@ impl MqttCluster {
                 Err(wrong) => problems.extend(wrong),
             }
         }
-        if problems.is_empty() {
-            Ok(clusters)
-        } else {
-            Err(ParseError::Invalid(problems))
-        }
+        if problems.is_empty() { Ok(clusters) } else { Err(ParseError::Invalid(problems)) }
     }
 }
 
 /// One document; `None` where it is of another kind.
 fn read(document: &Node) -> Result<Option<MqttCluster>, Vec<Problem>> {
-    let problem = |path: &str, message: String| Problem {
-        path: path.to_owned(),
-        origin: document.locate(path),
-        message,
-    };
+    let problem =
+        |path: &str, message: String| Problem { path: path.to_owned(), origin: document.locate(path), message };
     if !matches!(document.value, Value::Map(_)) {
-        let message = format!(
-            "expected a resource with apiVersion and kind, found {}",
-            document.value.kind()
-        );
+        let message = format!("expected a resource with apiVersion and kind, found {}", document.value.kind());
         return Err(vec![problem("", message)]);
     }
     let version = document.text("apiVersion").unwrap_or_default();
@@ -95,14 +80,8 @@ fn read(document: &Node) -> Result<Option<MqttCluster>, Vec<Problem>> {
     let ours = version.split('/').next() == Some(GROUP);
     if kind != "MqttCluster" {
         if ours || version.is_empty() || kind.is_empty() {
-            let path = if version.is_empty() {
-                "apiVersion"
-            } else {
-                "kind"
-            };
-            let message = format!(
-                "a resource of {GROUP} has apiVersion: {GROUP}/{VERSION} and kind: MqttCluster"
-            );
+            let path = if version.is_empty() { "apiVersion" } else { "kind" };
+            let message = format!("a resource of {GROUP} has apiVersion: {GROUP}/{VERSION} and kind: MqttCluster");
             return Err(vec![problem(path, message)]);
         }
         return Ok(None);
@@ -131,13 +110,6 @@ fn read(document: &Node) -> Result<Option<MqttCluster>, Vec<Problem>> {
         return Err(problems);
     }
     let cluster: MqttCluster = from_document(document).map_err(|p| vec![p])?;
-    let problems: Vec<_> = violations(&cluster)
-        .into_iter()
-        .map(|(path, message)| problem(&path, message))
-        .collect();
-    if problems.is_empty() {
-        Ok(Some(cluster))
-    } else {
-        Err(problems)
-    }
+    let problems: Vec<_> = violations(&cluster).into_iter().map(|(path, message)| problem(&path, message)).collect();
+    if problems.is_empty() { Ok(Some(cluster)) } else { Err(problems) }
 }

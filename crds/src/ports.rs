@@ -71,11 +71,7 @@ impl PortPlan {
                 let Some(port) = port else { continue };
                 let socket = format!("node {ordinal} {socket}");
                 if let Some((_, first)) = taken.iter().find(|(other, _)| *other == port) {
-                    return Err(PortClash {
-                        port,
-                        first: first.clone(),
-                        second: socket,
-                    });
+                    return Err(PortClash { port, first: first.clone(), second: socket });
                 }
                 taken.push((port, socket));
             }
@@ -92,11 +88,7 @@ impl PortPlan {
             u16::try_from(usize::from(first) + ordinal * step).ok()
         };
         LocalPorts {
-            listeners: self
-                .listeners
-                .iter()
-                .map(|first| port(*first, 1000))
-                .collect(),
+            listeners: self.listeners.iter().map(|first| port(*first, 1000)).collect(),
             http: port(self.http, 10_000),
             metrics: port(self.metrics, 100),
             links: port(self.links, 100),
@@ -129,10 +121,7 @@ impl LocalPorts {
     /// # Errors
     /// That of `free`.
     pub fn fill<E>(&mut self, mut free: impl FnMut() -> Result<u16, E>) -> Result<(), E> {
-        let all =
-            self.listeners
-                .iter_mut()
-                .chain([&mut self.http, &mut self.metrics, &mut self.links]);
+        let all = self.listeners.iter_mut().chain([&mut self.http, &mut self.metrics, &mut self.links]);
         for port in all {
             if port.is_none() {
                 *port = Some(free()?);
@@ -143,12 +132,10 @@ impl LocalPorts {
 
     fn named(&self) -> impl Iterator<Item = (Option<u16>, Socket)> {
         let listeners = self.listeners.iter().enumerate();
-        listeners
-            .map(|(index, port)| (*port, Socket::Listener(index)))
-            .chain([
-                (self.http, Socket::Http),
-                (self.metrics, Socket::Metrics),
-                (self.links, Socket::Links),
-            ])
+        listeners.map(|(index, port)| (*port, Socket::Listener(index))).chain([
+            (self.http, Socket::Http),
+            (self.metrics, Socket::Metrics),
+            (self.links, Socket::Links),
+        ])
     }
 }

@@ -137,9 +137,7 @@ pub struct MetricsSpec {
 
 impl Default for MetricsSpec {
     fn default() -> Self {
-        Self {
-            port: default_metrics_port(),
-        }
+        Self { port: default_metrics_port() }
     }
 }
 
@@ -162,10 +160,7 @@ pub struct ClusterDiscovery {
 
 impl Default for ClusterDiscovery {
     fn default() -> Self {
-        Self {
-            strategy: ClusterDiscoveryStrategy::default(),
-            cluster_domain: default_cluster_domain(),
-        }
+        Self { strategy: ClusterDiscoveryStrategy::default(), cluster_domain: default_cluster_domain() }
     }
 }
 

@@ -16,10 +16,7 @@ use serde::{Deserialize, Serialize};
 pub struct StorageSpec {
     /// Size of the volume, as `8Gi`. It can grow where the storage class allows it, and never shrinks.
     #[serde(default = "default_size")]
-    #[schemars(
-        length(max = 32),
-        regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$")
-    )]
+    #[schemars(length(max = 32), regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
     pub size: String,
     /// Storage class of the volume. Absent: the cluster's default class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,11 +29,7 @@ pub struct StorageSpec {
 
 impl Default for StorageSpec {
     fn default() -> Self {
-        Self {
-            size: default_size(),
-            storage_class_name: None,
-            retention: Retention::default(),
-        }
+        Self { size: default_size(), storage_class_name: None, retention: Retention::default() }
     }
 }
 
@@ -57,9 +50,7 @@ impl StorageSpec {
             ("P", 1e15),
             ("", 1.0),
         ];
-        let (number, scale) = UNITS
-            .iter()
-            .find_map(|(unit, scale)| Some((self.size.strip_suffix(unit)?, scale)))?;
+        let (number, scale) = UNITS.iter().find_map(|(unit, scale)| Some((self.size.strip_suffix(unit)?, scale)))?;
         let shape = number.split_once('.').map_or((number, "0"), |parts| parts);
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         (digits(shape.0) && digits(shape.1)).then_some(())?;

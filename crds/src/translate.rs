@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use raftmq_config::{
-    BindAddr, ByteSize, Cluster, Config, ConfigError, Discovery, DiscoveryStrategy, DnsDiscovery,
-    DnsRecordType, Http, K8sDiscovery, Links, Listener, Metrics, Node, StaticDiscovery, TlsFiles,
+    BindAddr, ByteSize, Cluster, Config, ConfigError, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, Http,
+    K8sDiscovery, Links, Listener, Metrics, Node, StaticDiscovery, TlsFiles,
 };
 
 use crate::{ClusterDiscoveryStrategy, LocalPorts, MqttCluster};
@@ -93,9 +93,7 @@ impl NodePlacement {
         let own = ports.get(ordinal).ok_or_else(|| missing(ordinal, "any"))?;
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let links = |(ordinal, node): (usize, &LocalPorts)| {
-            node.links
-                .map(|port| SocketAddr::new(ip, port).to_string())
-                .ok_or_else(|| missing(ordinal, "links"))
+            node.links.map(|port| SocketAddr::new(ip, port).to_string()).ok_or_else(|| missing(ordinal, "links"))
         };
         let pki = dir.join(&name).join("pki");
         Ok(Self {
@@ -113,13 +111,7 @@ impl NodePlacement {
             advertise: links((ordinal, own))?,
             discovery: Discovery {
                 strategy: DiscoveryStrategy::Static,
-                static_: StaticDiscovery {
-                    peers: ports
-                        .iter()
-                        .enumerate()
-                        .map(links)
-                        .collect::<Result<_, _>>()?,
-                },
+                static_: StaticDiscovery { peers: ports.iter().enumerate().map(links).collect::<Result<_, _>>()? },
                 ..Discovery::default()
             },
             tls: TlsFiles {
@@ -135,11 +127,7 @@ impl NodePlacement {
     ///
     /// # Errors
     /// [`TranslateError::NoName`].
-    pub fn pod(
-        cluster: &MqttCluster,
-        ordinal: usize,
-        namespace: &str,
-    ) -> Result<Self, TranslateError> {
+    pub fn pod(cluster: &MqttCluster, ordinal: usize, namespace: &str) -> Result<Self, TranslateError> {
         let cluster_name = name_of(cluster)?;
         let spec = &cluster.spec;
         let name = Self::node_name(cluster_name, ordinal);
@@ -188,21 +176,14 @@ impl NodePlacement {
 }
 
 fn name_of(cluster: &MqttCluster) -> Result<&str, TranslateError> {
-    cluster
-        .metadata
-        .name
-        .as_deref()
-        .ok_or(TranslateError::NoName)
+    cluster.metadata.name.as_deref().ok_or(TranslateError::NoName)
 }
 
 /// The settings of one node of a cluster, checked.
 ///
 /// # Errors
 /// [`TranslateError`]: no name, ports that do not fit the listeners, or settings that the broker refuses.
-pub fn broker_config(
-    cluster: &MqttCluster,
-    placement: &NodePlacement,
-) -> Result<Config, TranslateError> {
+pub fn broker_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<Config, TranslateError> {
     let config = unchecked_config(cluster, placement)?;
     config.validate().map_err(|error| match error {
         ConfigError::Invalid(mut problems) => {
@@ -216,10 +197,7 @@ pub fn broker_config(
     Ok(config)
 }
 
-fn unchecked_config(
-    cluster: &MqttCluster,
-    placement: &NodePlacement,
-) -> Result<Config, TranslateError> {
+fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<Config, TranslateError> {
     let spec = &cluster.spec;
     if placement.listener_ports.len() != spec.listeners.len() {
         return Err(TranslateError::ListenerPorts {
@@ -241,10 +219,7 @@ fn unchecked_config(
     links.max_frame_bytes = links.max_frame_bytes.max(frame);
     links.queue_bytes = links.queue_bytes.max(links.max_frame_bytes);
     Ok(Config {
-        node: Node {
-            name: placement.name.clone(),
-            data_dir: placement.data_dir.clone(),
-        },
+        node: Node { name: placement.name.clone(), data_dir: placement.data_dir.clone() },
         cluster: Some(Cluster {
             name: name_of(cluster)?.to_owned(),
             discovery: placement.discovery.clone(),
@@ -263,13 +238,8 @@ fn unchecked_config(
             })
             .collect(),
         workers: settings.workers.unwrap_or_default(),
-        http: Http {
-            bind: bind(placement.http_port),
-            tls: Some(placement.tls.clone()),
-        },
-        metrics: Metrics {
-            bind: bind(placement.metrics_port),
-        },
+        http: Http { bind: bind(placement.http_port), tls: Some(placement.tls.clone()) },
+        metrics: Metrics { bind: bind(placement.metrics_port) },
         mqtt,
         storage: settings.storage.unwrap_or_default(),
         log: settings.log.unwrap_or_default(),

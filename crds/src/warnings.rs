@@ -21,17 +21,14 @@ pub fn warnings(spec: &MqttClusterSpec) -> Vec<Warning> {
     if spec.replicas == 2 {
         found.push(Warning {
             reason: "TwoNodes",
-            message: "two nodes have one voter between them: the cluster stops serving while that node is down, and what is \
+            message:
+                "two nodes have one voter between them: the cluster stops serving while that node is down, and what is \
                       replicated is lost with its disk; set replicas to 3"
-                .into(),
+                    .into(),
         });
     }
     let config = raftmq_config::Storage::default();
-    let storage = spec
-        .config
-        .as_ref()
-        .and_then(|c: &BrokerSettings| c.storage.as_ref())
-        .unwrap_or(&config);
+    let storage = spec.config.as_ref().and_then(|c: &BrokerSettings| c.storage.as_ref()).unwrap_or(&config);
     let needed = 4 * storage.wal_segment_bytes.bytes() + storage.ballast_bytes.bytes();
     if let Some(bytes) = spec.storage.bytes().filter(|bytes| *bytes < needed) {
         found.push(Warning {
@@ -54,11 +51,7 @@ pub fn warning_condition(spec: &MqttClusterSpec, generation: Option<i64>, now: T
         type_: WARNING.into(),
         status: if found.is_empty() { "False" } else { "True" }.into(),
         reason: found.first().map_or("AsRecommended", |w| w.reason).into(),
-        message: found
-            .iter()
-            .map(|w| w.message.as_str())
-            .collect::<Vec<_>>()
-            .join("; "),
+        message: found.iter().map(|w| w.message.as_str()).collect::<Vec<_>>().join("; "),
         observed_generation: generation,
         last_transition_time: now,
     }

@@ -25,10 +25,7 @@ fn each(schema: &Json, path: &str, f: &mut impl FnMut(&str, &Json)) {
 
 #[test]
 fn the_generated_file_is_current() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/yaml/mqttclusters.raftmq.io.yaml"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/yaml/mqttclusters.raftmq.io.yaml");
     assert!(
         std::fs::read_to_string(path).unwrap() == definition_yaml(),
         "crds/yaml is not current: cargo run -p raftmq-crds --example crd > crds/yaml/mqttclusters.raftmq.io.yaml"
@@ -39,46 +36,19 @@ fn the_generated_file_is_current() {
 fn names_columns_and_subresources() {
     let definition = definition();
     let spec = &definition.spec;
-    assert_eq!(
-        definition.metadata.name.as_deref(),
-        Some("mqttclusters.raftmq.io")
-    );
-    assert_eq!(
-        (spec.group.as_str(), spec.scope.as_str()),
-        ("raftmq.io", "Namespaced")
-    );
-    assert_eq!(
-        spec.names.short_names.as_deref(),
-        Some(&["mqc".to_owned()][..])
-    );
-    assert_eq!(
-        spec.names.categories.as_deref(),
-        Some(&["raftmq".to_owned()][..])
-    );
+    assert_eq!(definition.metadata.name.as_deref(), Some("mqttclusters.raftmq.io"));
+    assert_eq!((spec.group.as_str(), spec.scope.as_str()), ("raftmq.io", "Namespaced"));
+    assert_eq!(spec.names.short_names.as_deref(), Some(&["mqc".to_owned()][..]));
+    assert_eq!(spec.names.categories.as_deref(), Some(&["raftmq".to_owned()][..]));
     let version = &spec.versions[0];
-    assert_eq!(
-        (version.name.as_str(), version.served, version.storage),
-        ("v1alpha1", true, true)
-    );
-    let columns: Vec<_> = version
-        .additional_printer_columns
-        .iter()
-        .flatten()
-        .map(|c| c.name.as_str())
-        .collect();
-    assert_eq!(
-        columns,
-        ["Replicas", "Ready", "Leader", "Available", "Image", "Age"]
-    );
+    assert_eq!((version.name.as_str(), version.served, version.storage), ("v1alpha1", true, true));
+    let columns: Vec<_> = version.additional_printer_columns.iter().flatten().map(|c| c.name.as_str()).collect();
+    assert_eq!(columns, ["Replicas", "Ready", "Leader", "Available", "Image", "Age"]);
     let subresources = version.subresources.as_ref().unwrap();
     assert!(subresources.status.is_some());
     let scale = subresources.scale.as_ref().unwrap();
     assert_eq!(
-        [
-            &scale.spec_replicas_path,
-            &scale.status_replicas_path,
-            scale.label_selector_path.as_ref().unwrap()
-        ],
+        [&scale.spec_replicas_path, &scale.status_replicas_path, scale.label_selector_path.as_ref().unwrap()],
         [".spec.replicas", ".status.replicas", ".status.selector"]
     );
 }
@@ -87,51 +57,25 @@ fn names_columns_and_subresources() {
 #[test]
 fn the_schema_is_structural() {
     each(&schema(), "", &mut |path, schema| {
-        let map = schema
-            .as_object()
-            .unwrap_or_else(|| panic!("{path}: {schema}"));
-        for keyword in [
-            "$ref",
-            "definitions",
-            "$defs",
-            "oneOf",
-            "anyOf",
-            "allOf",
-            "not",
-            "const",
-            "nullable",
-            "uniqueItems",
-        ] {
+        let map = schema.as_object().unwrap_or_else(|| panic!("{path}: {schema}"));
+        for keyword in
+            ["$ref", "definitions", "$defs", "oneOf", "anyOf", "allOf", "not", "const", "nullable", "uniqueItems"]
+        {
             assert!(!map.contains_key(keyword), "{path} has {keyword}: {schema}");
         }
         let open = map.get("x-kubernetes-int-or-string") == Some(&Json::Bool(true));
-        assert!(
-            map.get("type").is_some_and(Json::is_string) || open,
-            "{path} has no single type: {schema}"
-        );
+        assert!(map.get("type").is_some_and(Json::is_string) || open, "{path} has no single type: {schema}");
         let both = map.contains_key("properties") && map.contains_key("additionalProperties");
         assert!(!both, "{path} has both properties and additionalProperties");
-        assert!(
-            map.get("additionalProperties").is_none_or(Json::is_object),
-            "{path}"
-        );
-        assert!(
-            map.get("type") != Some(&"array".into()) || map.contains_key("items"),
-            "{path} has no items"
-        );
+        assert!(map.get("additionalProperties").is_none_or(Json::is_object), "{path}");
+        assert!(map.get("type") != Some(&"array".into()) || map.contains_key("items"), "{path} has no items");
         if let Some(format) = map.get("format") {
-            assert!(
-                ["int32", "int64", "date-time"].contains(&format.as_str().unwrap()),
-                "{path}: {format}"
-            );
+            assert!(["int32", "int64", "date-time"].contains(&format.as_str().unwrap()), "{path}: {format}");
         }
         if let Some(keys) = map.get("x-kubernetes-list-map-keys") {
             for key in keys.as_array().unwrap() {
                 let required = schema["items"]["required"].as_array().unwrap();
-                assert!(
-                    required.contains(key),
-                    "{path}: a key of a list map must be required"
-                );
+                assert!(required.contains(key), "{path}: a key of a list map must be required");
             }
         }
     });
@@ -141,20 +85,11 @@ fn the_schema_is_structural() {
 
 #[test]
 fn own_settings_are_described() {
-    let foreign = [
-        "affinity",
-        "env",
-        "imagePullSecrets",
-        "resources",
-        "tolerations",
-        "topologySpreadConstraints",
-    ];
+    let foreign = ["affinity", "env", "imagePullSecrets", "resources", "tolerations", "topologySpreadConstraints"];
     let mut missing = Vec::new();
     each(&schema(), "", &mut |path, schema| {
-        let inside = foreign.iter().any(|f| {
-            path.split_once(&format!(".{f}"))
-                .is_some_and(|(_, rest)| !rest.is_empty())
-        });
+        let inside =
+            foreign.iter().any(|f| path.split_once(&format!(".{f}")).is_some_and(|(_, rest)| !rest.is_empty()));
         if !inside
             && !path.ends_with("[]")
             && !path.ends_with(".*")
@@ -171,11 +106,7 @@ fn own_settings_are_described() {
 fn rules_are_there_and_say_what_to_do() {
     let mut rules = Vec::new();
     each(&schema(), "", &mut |path, schema| {
-        for rule in schema["x-kubernetes-validations"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
             let message = rule["message"].as_str().unwrap_or_default();
             assert!(message.len() > 30, "{path}: {rule}");
             rules.push(format!("{path}: {}", rule["rule"].as_str().unwrap()));
@@ -197,9 +128,6 @@ fn rules_are_there_and_say_what_to_do() {
         ".spec.podTemplate.env: ",
         ".spec.podTemplate.labels: ",
     ] {
-        assert!(
-            rules.iter().any(|r| r.starts_with(expected)),
-            "{expected} in {rules:#?}"
-        );
+        assert!(rules.iter().any(|r| r.starts_with(expected)), "{expected} in {rules:#?}");
     }
 }

@@ -14,9 +14,7 @@ fn messages(yaml: &str) -> Vec<String> {
 /// A resource named `a` whose spec is the given lines; they begin at line 5.
 fn with_spec(spec: &str) -> String {
     let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
-    format!(
-        "apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: {{ name: a }}\nspec:\n{spec}"
-    )
+    format!("apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: {{ name: a }}\nspec:\n{spec}")
 }
 
 #[test]
@@ -31,27 +29,21 @@ fn the_least_resource_has_the_defaults() {
     assert_eq!(cluster.spec.storage.size, "8Gi");
     assert_eq!(cluster.spec.storage.retention, Retention::Retain);
     assert_eq!(cluster.spec.listeners[0].port, 1883);
-    assert_eq!(
-        cluster.spec.listeners[0].service.type_,
-        ServiceType::ClusterIp
-    );
+    assert_eq!(cluster.spec.listeners[0].service.type_, ServiceType::ClusterIp);
 }
 
 /// Whether a comment is a setting and not a sentence: `name:` or an item of a list.
 fn is_setting(comment: &str) -> bool {
     let comment = comment.trim_start();
     comment.starts_with("- ")
-        || comment.split_once(':').is_some_and(|(name, _)| {
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic())
-        })
+        || comment
+            .split_once(':')
+            .is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic()))
 }
 
 #[test]
 fn the_sample_is_a_good_resource() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../deploy/samples/mqttcluster.yaml"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/mqttcluster.yaml");
     let text = std::fs::read_to_string(path).unwrap();
     let cluster = MqttCluster::from_yaml(&text, "mqttcluster.yaml").unwrap();
     assert_eq!(cluster.metadata.name.as_deref(), Some("raftmq"));
@@ -61,22 +53,15 @@ fn the_sample_is_a_good_resource() {
     let commented: String = text
         .lines()
         .map(|line| match line.split_once("# ") {
-            Some((indent, rest))
-                if !indent.is_empty() && indent.trim().is_empty() && is_setting(rest) =>
-            {
+            Some((indent, rest)) if !indent.is_empty() && indent.trim().is_empty() && is_setting(rest) => {
                 format!("{indent}{rest}\n")
             }
             _ => format!("{line}\n"),
         })
         .collect();
-    let cluster = MqttCluster::from_yaml(&commented, "mqttcluster.yaml")
-        .unwrap_or_else(|e| panic!("{e}\n{commented}"));
+    let cluster = MqttCluster::from_yaml(&commented, "mqttcluster.yaml").unwrap_or_else(|e| panic!("{e}\n{commented}"));
     let config = cluster.spec.config.unwrap();
-    assert_eq!(
-        config.mqtt.unwrap(),
-        raftmq_config::Mqtt::default(),
-        "the sample shows the defaults"
-    );
+    assert_eq!(config.mqtt.unwrap(), raftmq_config::Mqtt::default(), "the sample shows the defaults");
     assert_eq!(config.storage.unwrap(), raftmq_config::Storage::default());
     assert_eq!(config.raft.unwrap(), raftmq_config::Raft::default());
     assert!(cluster.spec.resources.is_some());
@@ -89,23 +74,13 @@ fn other_documents_are_left_out() {
         "apiVersion: v1\nkind: Namespace\nmetadata: {{ name: mqtt }}\n---\n# nothing\n---\n{}",
         with_spec("replicas: 5")
     );
-    assert_eq!(
-        MqttCluster::from_yaml(&yaml, "c.yaml")
-            .unwrap()
-            .spec
-            .replicas,
-        5
-    );
+    assert_eq!(MqttCluster::from_yaml(&yaml, "c.yaml").unwrap().spec.replicas, 5);
     let two = format!("{}---\n{}", with_spec("{}"), with_spec("{}"));
     assert_eq!(MqttCluster::all_from_yaml(&two, "c.yaml").unwrap().len(), 2);
-    assert_eq!(
-        messages(&two),
-        ["c.yaml: holds 2 MqttClusters (a, a); leave one in the file"]
-    );
+    assert_eq!(messages(&two), ["c.yaml: holds 2 MqttClusters (a, a); leave one in the file"]);
     assert!(
-        messages("apiVersion: v1\nkind: Pod\n")[0].contains(
-            "holds no MqttCluster; it needs a document with apiVersion: raftmq.io/v1alpha1"
-        )
+        messages("apiVersion: v1\nkind: Pod\n")[0]
+            .contains("holds no MqttCluster; it needs a document with apiVersion: raftmq.io/v1alpha1")
     );
     assert!(messages("")[0].contains("holds no MqttCluster"));
 }
@@ -151,30 +126,18 @@ fn bad_resources_are_named_by_setting_and_line() {
             with_spec("replica: 3"),
             "c.yaml:5:3: spec.replica: unknown setting; did you mean \"replicas\"? (known here: config, discovery,",
         ),
-        (
-            with_spec("replicas: 0"),
-            "c.yaml:5:13: spec.replicas: 0 is out of range: 1 to 65535",
-        ),
+        (with_spec("replicas: 0"), "c.yaml:5:13: spec.replicas: 0 is out of range: 1 to 65535"),
         (
             with_spec("replicas: three"),
             "c.yaml:5:13: spec.replicas: expected a whole number, 1 to 65535, found \"three\"",
         ),
-        (
-            with_spec("storage:\n  size: 8 GB"),
-            "c.yaml:6:11: spec.storage.size: \"8 GB\" is not a size, as 8Gi",
-        ),
+        (with_spec("storage:\n  size: 8 GB"), "c.yaml:6:11: spec.storage.size: \"8 GB\" is not a size, as 8Gi"),
         (
             with_spec("storage:\n  retention: Keep"),
             "c.yaml:6:16: spec.storage.retention: \"Keep\" is not one of Retain, Delete",
         ),
-        (
-            with_spec("listeners: []"),
-            "c.yaml:5:3: spec.listeners: is empty",
-        ),
-        (
-            with_spec("listeners:\n- name: a"),
-            "c.yaml:6:5: spec.listeners[0].port: missing: it has no default",
-        ),
+        (with_spec("listeners: []"), "c.yaml:5:3: spec.listeners: is empty"),
+        (with_spec("listeners:\n- name: a"), "c.yaml:6:5: spec.listeners[0].port: missing: it has no default"),
         (
             with_spec("listeners:\n- { name: a, port: 1 }\n- { name: a, port: 2 }"),
             "c.yaml:7:13: spec.listeners[1].name: \"a\" is already the name of spec.listeners[0]; rename one",
@@ -183,10 +146,7 @@ fn bad_resources_are_named_by_setting_and_line() {
             with_spec("listeners:\n- { name: a, port: 1 }\n- { name: b, port: 1 }"),
             "c.yaml:7:22: spec.listeners[1].port: 1 is already the port of spec.listeners[0]",
         ),
-        (
-            with_spec("listeners:\n- { name: a, port: 18083 }"),
-            "spec.listeners[0].port: 18083 is taken",
-        ),
+        (with_spec("listeners:\n- { name: a, port: 18083 }"), "spec.listeners[0].port: 18083 is taken"),
         (
             with_spec("listeners:\n- { name: a, port: 9100 }"),
             "spec.listeners[0].port: 9100 is the port of spec.metrics.port",
@@ -215,10 +175,7 @@ fn bad_resources_are_named_by_setting_and_line() {
             with_spec("listeners:\n- { name: a, port: 1, service: { nodePort: 30000 } }"),
             "spec.listeners[0].service.nodePort: needs service.type NodePort",
         ),
-        (
-            with_spec("metrics: { port: 9883 }"),
-            "spec.metrics.port: 9883 is taken",
-        ),
+        (with_spec("metrics: { port: 9883 }"), "spec.metrics.port: 9883 is taken"),
         (
             with_spec("config:\n  mqtt:\n    maxInflights: 1"),
             "c.yaml:7:7: spec.config.mqtt.maxInflights: unknown setting; did you mean \"maxInflight\"?",
@@ -235,10 +192,7 @@ fn bad_resources_are_named_by_setting_and_line() {
             with_spec("config:\n  raft: { electionTimeoutMin: 200ms }"),
             "c.yaml:6:33: spec.config.raft.electionTimeoutMin: 200ms is less than three times",
         ),
-        (
-            with_spec("config: { cluster: {} }"),
-            "spec.config.cluster: unknown setting",
-        ),
+        (with_spec("config: { cluster: {} }"), "spec.config.cluster: unknown setting"),
         (
             with_spec("podTemplate:\n  env:\n  - { name: RAFTMQ__WORKERS, value: '1' }"),
             "c.yaml:7:15: spec.podTemplate.env[0].name: RAFTMQ__WORKERS is a setting of the broker; write it in spec.config",
@@ -251,10 +205,7 @@ fn bad_resources_are_named_by_setting_and_line() {
             with_spec("podTemplate:\n  tolerations: [{ effects: NoSchedule }]"),
             "spec.podTemplate.tolerations[0].effects: unknown setting; did you mean \"effect\"?",
         ),
-        (
-            with_spec("discovery: { strategy: static }"),
-            "spec.discovery.strategy: \"static\" is not one of k8s, dns",
-        ),
+        (with_spec("discovery: { strategy: static }"), "spec.discovery.strategy: \"static\" is not one of k8s, dns"),
         (
             with_spec("{}").replace("v1alpha1", "v1"),
             "c.yaml:1:13: apiVersion: \"raftmq.io/v1\" is not known; write raftmq.io/v1alpha1",
@@ -271,28 +222,13 @@ fn bad_resources_are_named_by_setting_and_line() {
             with_spec("{}").replace("name: a", "name: a.b"),
             "c.yaml:3:19: metadata.name: \"a.b\": use lower-case letters, digits and hyphens",
         ),
-        (
-            with_spec("{}").replace("name: a", "name: 1a"),
-            "metadata.name: \"1a\": use lower-case letters",
-        ),
-        (
-            with_spec("{}").replace("name: a", &format!("name: {long}")),
-            "has more than 40 characters",
-        ),
-        (
-            with_spec("{}").replace("name: a", ""),
-            "metadata.name: missing",
-        ),
-        (
-            "apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: { name: a }\n".into(),
-            "spec: missing",
-        ),
+        (with_spec("{}").replace("name: a", "name: 1a"), "metadata.name: \"1a\": use lower-case letters"),
+        (with_spec("{}").replace("name: a", &format!("name: {long}")), "has more than 40 characters"),
+        (with_spec("{}").replace("name: a", ""), "metadata.name: missing"),
+        ("apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: { name: a }\n".into(), "spec: missing"),
         (with_spec("replicas: 3\n replicas: 4"), "c.yaml:"),
         (with_spec("replicas: 3\nreplicas: 4"), "c.yaml:6:3: "),
-        (
-            "- 1\n".into(),
-            "expected a resource with apiVersion and kind, found a list",
-        ),
+        ("- 1\n".into(), "expected a resource with apiVersion and kind, found a list"),
     ];
     let mut failed = Vec::new();
     for (yaml, expected) in cases {

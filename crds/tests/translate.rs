@@ -6,29 +6,24 @@ use std::path::Path;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use raftmq_config::{Config, DiscoveryStrategy};
 use raftmq_crds::{
-    LocalPorts, MqttCluster, MqttClusterSpec, NodePlacement, PortPlan, StorageSpec, TranslateError,
-    broker_config, warning_condition, warnings,
+    LocalPorts, MqttCluster, MqttClusterSpec, NodePlacement, PortPlan, StorageSpec, TranslateError, broker_config,
+    warning_condition, warnings,
 };
 
 fn cluster(spec: &str) -> MqttCluster {
-    let yaml = format!(
-        "apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: {{ name: plant }}\nspec: {spec}\n"
-    );
+    let yaml =
+        format!("apiVersion: raftmq.io/v1alpha1\nkind: MqttCluster\nmetadata: {{ name: plant }}\nspec: {spec}\n");
     MqttCluster::from_yaml(&yaml, "c.yaml").unwrap()
 }
 
 fn ports(cluster: &MqttCluster) -> Vec<LocalPorts> {
-    PortPlan::of(&cluster.spec)
-        .nodes(cluster.spec.replicas.into())
-        .unwrap()
+    PortPlan::of(&cluster.spec).nodes(cluster.spec.replicas.into()).unwrap()
 }
 
 #[test]
 fn a_local_node_of_three() {
-    let cluster =
-        cluster("{ config: { workers: 2, log: { level: debug }, mqtt: { maxInflight: 7 } } }");
-    let placement =
-        NodePlacement::local(&cluster, 1, &ports(&cluster), Path::new(".raftmq")).unwrap();
+    let cluster = cluster("{ config: { workers: 2, log: { level: debug }, mqtt: { maxInflight: 7 } } }");
+    let placement = NodePlacement::local(&cluster, 1, &ports(&cluster), Path::new(".raftmq")).unwrap();
     let yaml = broker_config(&cluster, &placement).unwrap().to_yaml();
     let expected = "\
 node:
@@ -111,20 +106,11 @@ fn a_pod_differs_in_its_place_only() {
     assert_eq!(config.metrics.bind.to_string(), "0.0.0.0:9400");
     assert_eq!(config.listeners[0].bind.to_string(), "0.0.0.0:1883");
     let links = config.cluster.as_ref().unwrap();
-    assert_eq!(
-        links.links.advertised(),
-        "plant-2.plant-links.mqtt.svc.cluster.local:9883"
-    );
+    assert_eq!(links.links.advertised(), "plant-2.plant-links.mqtt.svc.cluster.local:9883");
     assert_eq!(links.discovery.strategy, DiscoveryStrategy::K8s);
     assert_eq!(links.discovery.k8s.as_ref().unwrap().service, "plant-links");
-    assert_eq!(
-        links.links.tls.key_file,
-        Path::new("/etc/raftmq/pki/tls.key")
-    );
-    assert_eq!(
-        (config.mqtt, config.storage, config.log),
-        (local.mqtt, local.storage, local.log)
-    );
+    assert_eq!(links.links.tls.key_file, Path::new("/etc/raftmq/pki/tls.key"));
+    assert_eq!((config.mqtt, config.storage, config.log), (local.mqtt, local.storage, local.log));
 }
 
 #[test]
@@ -132,14 +118,8 @@ fn dns_discovery_asks_for_the_service_records() {
     let cluster = cluster("{ discovery: { strategy: dns, clusterDomain: k.example } }");
     let config = broker_config(&cluster, &NodePlacement::pod(&cluster, 0, "ns").unwrap()).unwrap();
     let links = config.cluster.unwrap();
-    assert_eq!(
-        links.discovery.dns.unwrap().name,
-        "_links._tcp.plant-links.ns.svc.k.example"
-    );
-    assert_eq!(
-        links.links.advertise.as_deref(),
-        Some("plant-0.plant-links.ns.svc.k.example:9883")
-    );
+    assert_eq!(links.discovery.dns.unwrap().name, "_links._tcp.plant-links.ns.svc.k.example");
+    assert_eq!(links.links.advertise.as_deref(), Some("plant-0.plant-links.ns.svc.k.example:9883"));
 }
 
 #[test]
@@ -155,10 +135,7 @@ fn links_hold_the_largest_packet() {
 fn ports_of_local_nodes() {
     let spec = MqttClusterSpec::default();
     let mut nodes = PortPlan::of(&spec).nodes(7).unwrap();
-    let fixed: Vec<_> = nodes
-        .iter()
-        .map(|n| (n.listeners[0], n.http, n.metrics, n.links))
-        .collect();
+    let fixed: Vec<_> = nodes.iter().map(|n| (n.listeners[0], n.http, n.metrics, n.links)).collect();
     let some = |mqtt, http, metrics, links| (Some(mqtt), Some(http), Some(metrics), Some(links));
     assert_eq!(
         fixed,
@@ -174,10 +151,7 @@ fn ports_of_local_nodes() {
     );
     let cluster = cluster("{ replicas: 7 }");
     let error = NodePlacement::local(&cluster, 6, &nodes, Path::new("/d")).unwrap_err();
-    assert!(
-        matches!(error, TranslateError::PortNotPicked { ordinal: 6, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TranslateError::PortNotPicked { ordinal: 6, .. }), "{error}");
     let mut next = 40_000;
     for node in &mut nodes {
         node.fill(|| {
@@ -201,20 +175,11 @@ fn ports_that_clash_are_named() {
         "port 2883 is wanted by node 0 listener 1 and by node 1 listener 0; give one of them another port"
     );
     // Beyond 65535 there is no fixed port.
-    let plan = PortPlan {
-        http: 60_000,
-        ..PortPlan::of(&cluster.spec)
-    };
+    let plan = PortPlan { http: 60_000, ..PortPlan::of(&cluster.spec) };
     assert_eq!(plan.nodes(1).unwrap()[0].http, Some(60_000));
-    let plan = PortPlan {
-        listeners: vec![64_000, 0],
-        ..plan
-    };
+    let plan = PortPlan { listeners: vec![64_000, 0], ..plan };
     let nodes = plan.nodes(3).unwrap();
-    assert_eq!(
-        (nodes[1].http, &nodes[1].listeners),
-        (None, &vec![Some(65_000), None])
-    );
+    assert_eq!((nodes[1].http, &nodes[1].listeners), (None, &vec![Some(65_000), None]));
     assert_eq!(nodes[2].listeners, [None, None]);
 }
 
@@ -224,30 +189,14 @@ fn a_placement_must_fit_the_spec() {
     let mut placement = NodePlacement::pod(&cluster, 0, "ns").unwrap();
     placement.listener_ports.clear();
     let error = broker_config(&cluster, &placement).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("0 listener ports, the spec 1 listeners"),
-        "{error}"
-    );
-    let nameless = MqttCluster {
-        metadata: Default::default(),
-        ..cluster.clone()
-    };
-    assert!(matches!(
-        NodePlacement::pod(&nameless, 0, "ns"),
-        Err(TranslateError::NoName)
-    ));
+    assert!(error.to_string().contains("0 listener ports, the spec 1 listeners"), "{error}");
+    let nameless = MqttCluster { metadata: Default::default(), ..cluster.clone() };
+    assert!(matches!(NodePlacement::pod(&nameless, 0, "ns"), Err(TranslateError::NoName)));
     // What the broker refuses is told by the name that the resource has for it.
     let mut bad = cluster.clone();
     bad.spec.listeners[0].type_ = raftmq_config::ListenerType::Wss;
     let error = broker_config(&bad, &NodePlacement::pod(&bad, 0, "ns").unwrap()).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("spec.listeners[0].type: \"wss\" is not available yet"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("spec.listeners[0].type: \"wss\" is not available yet"), "{error}");
 }
 
 #[test]
@@ -259,19 +208,13 @@ fn two_nodes_are_warned_of() {
         ("{ replicas: 3 }", &[]),
         ("{ replicas: 4 }", &[]),
         ("{ storage: { size: 100Mi } }", &["SmallVolume"]),
-        (
-            "{ storage: { size: 100Mi }, config: { storage: { walSegmentBytes: 8MiB } } }",
-            &[],
-        ),
+        ("{ storage: { size: 100Mi }, config: { storage: { walSegmentBytes: 8MiB } } }", &[]),
     ] {
         let spec = cluster(spec).spec;
         let found: Vec<_> = warnings(&spec).iter().map(|w| w.reason).collect();
         assert_eq!(found, reasons);
         let condition = warning_condition(&spec, Some(4), now());
-        assert_eq!(
-            condition.status,
-            if reasons.is_empty() { "False" } else { "True" }
-        );
+        assert_eq!(condition.status, if reasons.is_empty() { "False" } else { "True" });
         assert_eq!(condition.observed_generation, Some(4));
         assert!(!condition.reason.is_empty());
     }
@@ -293,10 +236,7 @@ fn sizes_of_volumes() {
         ("8 Gi", None),
         ("inf", None),
     ] {
-        let storage = StorageSpec {
-            size: size.into(),
-            ..StorageSpec::default()
-        };
+        let storage = StorageSpec { size: size.into(), ..StorageSpec::default() };
         assert_eq!(storage.bytes(), bytes, "{size:?}");
     }
 }

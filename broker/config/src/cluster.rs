@@ -185,9 +185,7 @@ impl Links {
     /// `host:port` under which peers reach this node.
     #[must_use]
     pub fn advertised(&self) -> String {
-        self.advertise
-            .clone()
-            .unwrap_or_else(|| self.listen.to_string())
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
     }
 }
 

@@ -22,8 +22,7 @@ mod validate;
 pub mod values;
 
 pub use cluster::{
-    Cluster, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, K8sDiscovery, Links, Raft,
-    StaticDiscovery,
+    Cluster, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, K8sDiscovery, Links, Raft, StaticDiscovery,
 };
 pub use error::{ConfigError, Origin, Problem};
 pub use listeners::{Listener, ListenerType};

@@ -25,12 +25,7 @@ pub struct Listener {
 
 impl Default for Listener {
     fn default() -> Self {
-        Self {
-            name: "mqtt".into(),
-            type_: ListenerType::Tcp,
-            bind: BindAddr::any(1883),
-            max_connections: None,
-        }
+        Self { name: "mqtt".into(), type_: ListenerType::Tcp, bind: BindAddr::any(1883), max_connections: None }
     }
 }
 

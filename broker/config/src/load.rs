@@ -27,10 +27,7 @@ impl Config {
             return Self::from_sources("", "settings", env, overrides);
         };
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            file: file.clone(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
         Self::from_sources(&text, &file, env, overrides)
     }
 
@@ -44,8 +41,7 @@ impl Config {
         env: impl Iterator<Item = (String, String)>,
         overrides: &[(String, String)],
     ) -> Result<Self, ConfigError> {
-        let mut documents =
-            tree::parse_documents(text, file).map_err(|p| ConfigError::Invalid(vec![p]))?;
+        let mut documents = tree::parse_documents(text, file).map_err(|p| ConfigError::Invalid(vec![p]))?;
         if documents.len() > 1 {
             return Err(ConfigError::Invalid(vec![Problem {
                 path: String::new(),
@@ -53,9 +49,7 @@ impl Config {
                 message: "a second YAML document; settings are one document".into(),
             }]));
         }
-        let mut document = documents
-            .pop()
-            .unwrap_or_else(|| Node::empty_map(Origin::Default));
+        let mut document = documents.pop().unwrap_or_else(|| Node::empty_map(Origin::Default));
         let schema = schema_of::<Self>();
         let mut problems = Vec::new();
         let mut patches = Vec::new();
@@ -64,11 +58,7 @@ impl Config {
             let names: Vec<_> = name[PREFIX.len()..].split("__").collect();
             match resolve(&schema, &names, Spelling::Environment) {
                 Ok((steps, shape)) => patches.push((steps, shape, text, origin)),
-                Err((path, message)) => problems.push(Problem {
-                    path,
-                    origin,
-                    message,
-                }),
+                Err((path, message)) => problems.push(Problem { path, origin, message }),
             }
         }
         // A list before its items, whatever the order of the environment.
@@ -79,24 +69,15 @@ impl Config {
             let names: Vec<_> = dotted.split('.').collect();
             match resolve(&schema, &names, Spelling::Exact) {
                 Ok((steps, shape)) => patches.push((steps, shape, text.clone(), origin)),
-                Err((path, message)) => problems.push(Problem {
-                    path,
-                    origin,
-                    message,
-                }),
+                Err((path, message)) => problems.push(Problem { path, origin, message }),
             }
         }
-        let defaults =
-            serde_json::to_value(Self::default()).expect("settings are plain maps, lists and text");
+        let defaults = serde_json::to_value(Self::default()).expect("settings are plain maps, lists and text");
         for (steps, shape, text, origin) in patches {
             let patched = value_of(&shape.kind, &text, &origin)
                 .and_then(|value| patch(&mut document, &steps, value, &defaults, &origin));
             if let Err(message) = patched {
-                problems.push(Problem {
-                    path: display(&steps),
-                    origin,
-                    message,
-                });
+                problems.push(Problem { path: display(&steps), origin, message });
             }
         }
         problems.extend(schema::check(&schema, &document));
@@ -119,10 +100,7 @@ impl Config {
                 message: error.to_string(),
             }])
         })?;
-        let problems = schema::check(
-            &schema_of::<Self>(),
-            &Node::from_json(&json, &Origin::Default),
-        );
+        let problems = schema::check(&schema_of::<Self>(), &Node::from_json(&json, &Origin::Default));
         if !problems.is_empty() {
             return Err(ConfigError::Invalid(problems));
         }
@@ -132,17 +110,9 @@ impl Config {
     fn checked(self, origin: impl Fn(&str) -> Origin) -> Result<Self, ConfigError> {
         let problems: Vec<_> = violations(&self)
             .into_iter()
-            .map(|(path, message)| Problem {
-                origin: origin(&path),
-                path,
-                message,
-            })
+            .map(|(path, message)| Problem { origin: origin(&path), path, message })
             .collect();
-        if problems.is_empty() {
-            Ok(self)
-        } else {
-            Err(ConfigError::Invalid(problems))
-        }
+        if problems.is_empty() { Ok(self) } else { Err(ConfigError::Invalid(problems)) }
     }
 
     /// The settings as a YAML document that [`Config::load`] reads back.
@@ -162,11 +132,7 @@ pub fn from_document<T: serde::de::DeserializeOwned>(document: &Node) -> Result<
             root if root == "." => String::new(),
             path => path,
         };
-        Problem {
-            origin: document.locate(&path),
-            path,
-            message: error.into_inner().to_string(),
-        }
+        Problem { origin: document.locate(&path), path, message: error.into_inner().to_string() }
     })
 }
 
@@ -212,14 +178,8 @@ fn resolve<'a>(
     for name in names {
         let next = match &here.kind {
             Kind::Object { properties, .. } => {
-                let Some((known, schema)) = properties
-                    .iter()
-                    .find(|(known, _)| spelling.same(known, name))
-                else {
-                    let message = unknown(
-                        &name.replace('_', ""),
-                        properties.iter().map(|(known, _)| *known),
-                    );
+                let Some((known, schema)) = properties.iter().find(|(known, _)| spelling.same(known, name)) else {
+                    let message = unknown(&name.replace('_', ""), properties.iter().map(|(known, _)| *known));
                     return Err((join(&display(&steps), name), message));
                 };
                 steps.push(Step::Key((*known).to_owned()));
@@ -234,10 +194,7 @@ fn resolve<'a>(
                 shape(items)
             }
             _ => {
-                return Err((
-                    display(&steps),
-                    format!("has no settings inside, so {name:?} means nothing"),
-                ));
+                return Err((display(&steps), format!("has no settings inside, so {name:?} means nothing")));
             }
         };
         here = next;
@@ -247,65 +204,32 @@ fn resolve<'a>(
 
 /// The value of a setting written as text. What does not fit stays text, so that the check against the schema says why.
 fn value_of(kind: &Kind<'_>, text: &str, origin: &Origin) -> Result<Node, String> {
-    let node = |value| Node {
-        value,
-        origin: origin.clone(),
-    };
+    let node = |value| Node { value, origin: origin.clone() };
     let as_text = || Value::Text(text.to_owned());
     Ok(match kind {
-        Kind::Integer(_) | Kind::Number => node(
-            text.trim()
-                .parse()
-                .map_or_else(|_| as_text(), Value::Number),
-        ),
+        Kind::Integer(_) | Kind::Number => node(text.trim().parse().map_or_else(|_| as_text(), Value::Number)),
         Kind::Boolean => node(text.trim().parse().map_or_else(|_| as_text(), Value::Bool)),
-        Kind::List(items)
-            if !text.trim_start().starts_with(['[', '-']) && is_scalar(&shape(items).kind) =>
-        {
-            let parts = text
-                .split(',')
-                .map(str::trim)
-                .filter(|part| !part.is_empty());
-            node(Value::List(
-                parts
-                    .map(|part| value_of(&shape(items).kind, part, origin))
-                    .collect::<Result<_, _>>()?,
-            ))
+        Kind::List(items) if !text.trim_start().starts_with(['[', '-']) && is_scalar(&shape(items).kind) => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            node(Value::List(parts.map(|part| value_of(&shape(items).kind, part, origin)).collect::<Result<_, _>>()?))
         }
-        Kind::Object { .. } | Kind::Dictionary(_) | Kind::List(_) | Kind::Any => {
-            tree::parse_value(text, origin)?
-        }
-        Kind::Choice(_) | Kind::Text { .. } | Kind::Duration(_) | Kind::Bytes(_) | Kind::Bind => {
-            node(as_text())
-        }
+        Kind::Object { .. } | Kind::Dictionary(_) | Kind::List(_) | Kind::Any => tree::parse_value(text, origin)?,
+        Kind::Choice(_) | Kind::Text { .. } | Kind::Duration(_) | Kind::Bytes(_) | Kind::Bind => node(as_text()),
     })
 }
 
 fn is_scalar(kind: &Kind<'_>) -> bool {
-    !matches!(
-        kind,
-        Kind::Object { .. } | Kind::Dictionary(_) | Kind::List(_) | Kind::Any
-    )
+    !matches!(kind, Kind::Object { .. } | Kind::Dictionary(_) | Kind::List(_) | Kind::Any)
 }
 
 /// Puts a value where the steps lead. A list that is not written yet begins as the default list.
-fn patch(
-    node: &mut Node,
-    steps: &[Step],
-    value: Node,
-    defaults: &Json,
-    origin: &Origin,
-) -> Result<(), String> {
+fn patch(node: &mut Node, steps: &[Step], value: Node, defaults: &Json, origin: &Origin) -> Result<(), String> {
     let Some((step, rest)) = steps.split_first() else {
         *node = value;
         return Ok(());
     };
     if node.value == Value::Null {
-        let default = if defaults.is_array() {
-            defaults
-        } else {
-            &Json::Null
-        };
+        let default = if defaults.is_array() { defaults } else { &Json::Null };
         node.value = match (step, default) {
             (Step::Key(_), _) => Value::Map(Vec::new()),
             (Step::Index(_), Json::Null) => Value::List(Vec::new()),
@@ -313,33 +237,19 @@ fn patch(
         };
         node.origin = origin.clone();
     }
-    let absent = || Node {
-        value: Value::Null,
-        origin: origin.clone(),
-    };
+    let absent = || Node { value: Value::Null, origin: origin.clone() };
     match (step, &mut node.value) {
         (Step::Key(key), Value::Map(entries)) => {
-            let index = entries
-                .iter()
-                .position(|e| e.key == *key)
-                .unwrap_or_else(|| {
-                    entries.push(Entry {
-                        key: key.clone(),
-                        origin: origin.clone(),
-                        value: absent(),
-                    });
-                    entries.len() - 1
-                });
+            let index = entries.iter().position(|e| e.key == *key).unwrap_or_else(|| {
+                entries.push(Entry { key: key.clone(), origin: origin.clone(), value: absent() });
+                entries.len() - 1
+            });
             let defaults = defaults.get(key).unwrap_or(&Json::Null);
             patch(&mut entries[index].value, rest, value, defaults, origin)
         }
         (Step::Index(index), Value::List(items)) => {
             if *index > items.len() {
-                return Err(format!(
-                    "the list has {} items; the next index is {}",
-                    items.len(),
-                    items.len()
-                ));
+                return Err(format!("the list has {} items; the next index is {}", items.len(), items.len()));
             }
             if *index == items.len() {
                 items.push(absent());

@@ -66,10 +66,7 @@ pub struct Node {
 
 impl Default for Node {
     fn default() -> Self {
-        Self {
-            name: "raftmq-0".into(),
-            data_dir: "./raftmq-data".into(),
-        }
+        Self { name: "raftmq-0".into(), data_dir: "./raftmq-data".into() }
     }
 }
 
@@ -101,10 +98,7 @@ pub struct Http {
 
 impl Default for Http {
     fn default() -> Self {
-        Self {
-            bind: BindAddr::any(18083),
-            tls: None,
-        }
+        Self { bind: BindAddr::any(18083), tls: None }
     }
 }
 
@@ -118,9 +112,7 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self {
-            bind: BindAddr::any(9100),
-        }
+        Self { bind: BindAddr::any(9100) }
     }
 }
 
@@ -141,11 +133,7 @@ pub struct Storage {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self {
-            wal_segment_bytes: ByteSize::mib(64),
-            ballast_bytes: ByteSize::mib(16),
-            cache_bytes: ByteSize::mib(32),
-        }
+        Self { wal_segment_bytes: ByteSize::mib(64), ballast_bytes: ByteSize::mib(16), cache_bytes: ByteSize::mib(32) }
     }
 }
 

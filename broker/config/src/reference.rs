@@ -13,10 +13,7 @@ use crate::schema::{Kind, Shape, join, schema_of, shape};
 pub fn reference_markdown() -> String {
     let mut out = String::from(INTRODUCTION);
     let schema = schema_of::<Config>();
-    let mut sections = vec![Section {
-        path: String::new(),
-        shape: shape(&schema),
-    }];
+    let mut sections = vec![Section { path: String::new(), shape: shape(&schema) }];
     // Sections come in the order of the document, each before those inside it.
     while !sections.is_empty() {
         let section = sections.remove(0);
@@ -49,11 +46,7 @@ struct Section<'a> {
 impl<'a> Section<'a> {
     /// Writes the settings of one section; returns the sections inside.
     fn write(self, out: &mut String) -> Vec<Section<'a>> {
-        let Kind::Object {
-            properties,
-            required,
-        } = self.shape.kind
-        else {
+        let Kind::Object { properties, required } = self.shape.kind else {
             return Vec::new();
         };
         let mut inner = Vec::new();
@@ -62,27 +55,19 @@ impl<'a> Section<'a> {
             let path = join(&self.path, name);
             let setting = shape(schema);
             match &setting.kind {
-                Kind::Object { .. } => inner.push(Section {
-                    path,
-                    shape: setting,
+                Kind::Object { .. } => inner.push(Section { path, shape: setting }),
+                Kind::List(items) if matches!(shape(items).kind, Kind::Object { .. }) => inner.push(Section {
+                    path: format!("{path}[]"),
+                    shape: Shape {
+                        kind: shape(items).kind,
+                        description: setting.description,
+                        default: setting.default,
+                    },
                 }),
-                Kind::List(items) if matches!(shape(items).kind, Kind::Object { .. }) => inner
-                    .push(Section {
-                        path: format!("{path}[]"),
-                        shape: Shape {
-                            kind: shape(items).kind,
-                            description: setting.description,
-                            default: setting.default,
-                        },
-                    }),
                 _ => row(&mut rows, &path, &setting, required.contains(&name)),
             }
         }
-        let title = if self.path.is_empty() {
-            "Top level".to_owned()
-        } else {
-            format!("`{}`", self.path)
-        };
+        let title = if self.path.is_empty() { "Top level".to_owned() } else { format!("`{}`", self.path) };
         let _ = writeln!(out, "\n## {title}\n");
         if !self.path.is_empty() {
             let _ = writeln!(out, "{}", prose(self.shape.description));
@@ -94,9 +79,7 @@ impl<'a> Section<'a> {
             }
         }
         if !rows.is_empty() {
-            out.push_str(
-                "| Setting | Type | Default | Meaning | Environment |\n|---|---|---|---|---|\n",
-            );
+            out.push_str("| Setting | Type | Default | Meaning | Environment |\n|---|---|---|---|---|\n");
             out.push_str(&rows);
         }
         inner
@@ -124,43 +107,25 @@ fn sorted(json: &Json) -> String {
     match json {
         Json::Object(map) => {
             let entries: BTreeMap<_, _> = map.iter().collect();
-            let entries: Vec<_> = entries
-                .iter()
-                .map(|(k, v)| format!("{k:?}: {}", sorted(v)))
-                .collect();
+            let entries: Vec<_> = entries.iter().map(|(k, v)| format!("{k:?}: {}", sorted(v))).collect();
             format!("{{{}}}", entries.join(", "))
         }
-        Json::Array(items) => format!(
-            "[{}]",
-            items.iter().map(sorted).collect::<Vec<_>>().join(", ")
-        ),
+        Json::Array(items) => format!("[{}]", items.iter().map(sorted).collect::<Vec<_>>().join(", ")),
         scalar => scalar.to_string(),
     }
 }
 
 /// A description on one line.
 fn prose(description: Option<&str>) -> String {
-    description
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    description.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn type_name(kind: &Kind<'_>) -> String {
     let with_range = |name: &str, range: String| {
-        if range.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{name}, {range}")
-        }
+        if range.is_empty() { name.to_owned() } else { format!("{name}, {range}") }
     };
     match kind {
-        Kind::Choice(values) => values
-            .iter()
-            .map(|v| format!("`{v}`"))
-            .collect::<Vec<_>>()
-            .join(", "),
+        Kind::Choice(values) => values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", "),
         Kind::Duration(range) => with_range("duration", range.describe()),
         Kind::Bytes(range) => with_range("size", range.describe()),
         Kind::Integer(range) => with_range("whole number", range.describe()),

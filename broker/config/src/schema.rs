@@ -59,8 +59,7 @@ pub(crate) struct Range<T> {
 
 impl<T: PartialOrd + std::fmt::Display> Range<T> {
     fn holds(&self, value: &T) -> bool {
-        self.min.as_ref().is_none_or(|min| value >= min)
-            && self.max.as_ref().is_none_or(|max| value <= max)
+        self.min.as_ref().is_none_or(|min| value >= min) && self.max.as_ref().is_none_or(|max| value <= max)
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -79,17 +78,9 @@ pub(crate) fn shape(schema: &Json) -> Shape<'_> {
     // An optional section is `anyOf: [section, null]`.
     if let Some(some) = optional(schema) {
         let inner = shape(some);
-        return Shape {
-            kind: inner.kind,
-            description: description.or(inner.description),
-            default,
-        };
+        return Shape { kind: inner.kind, description: description.or(inner.description), default };
     }
-    Shape {
-        kind: kind(schema),
-        description,
-        default,
-    }
+    Shape { kind: kind(schema), description, default }
 }
 
 fn optional(schema: &Json) -> Option<&Json> {
@@ -112,10 +103,7 @@ fn kind(schema: &Json) -> Kind<'_> {
             Some("bind") => Kind::Bind,
             _ => Kind::Text {
                 longest: schema.get("maxLength").and_then(Json::as_u64),
-                not_empty: schema
-                    .get("minLength")
-                    .and_then(Json::as_u64)
-                    .is_some_and(|n| n > 0),
+                not_empty: schema.get("minLength").and_then(Json::as_u64).is_some_and(|n| n > 0),
             },
         },
         Some("integer") => Kind::Integer(Range {
@@ -132,15 +120,12 @@ fn kind(schema: &Json) -> Kind<'_> {
 fn type_of(schema: &Json) -> Option<&str> {
     match schema.get("type")? {
         Json::String(one) => Some(one),
-        Json::Array(several) => match several
-            .iter()
-            .filter_map(Json::as_str)
-            .filter(|t| *t != "null")
-            .collect::<Vec<_>>()[..]
-        {
-            [one] => Some(one),
-            _ => None,
-        },
+        Json::Array(several) => {
+            match several.iter().filter_map(Json::as_str).filter(|t| *t != "null").collect::<Vec<_>>()[..] {
+                [one] => Some(one),
+                _ => None,
+            }
+        }
         _ => None,
     }
 }
@@ -164,16 +149,10 @@ fn choices(schema: &Json) -> Option<Vec<&str>> {
 
 fn object(schema: &Json) -> Kind<'_> {
     let additional = schema.get("additionalProperties").filter(|a| a.is_object());
-    match (
-        schema.get("properties").and_then(Json::as_object),
-        additional,
-    ) {
+    match (schema.get("properties").and_then(Json::as_object), additional) {
         (Some(properties), None) => Kind::Object {
             properties: {
-                let mut all: Vec<_> = properties
-                    .iter()
-                    .map(|(name, s)| (name.as_str(), s))
-                    .collect();
+                let mut all: Vec<_> = properties.iter().map(|(name, s)| (name.as_str(), s)).collect();
                 // serde_json's order depends on features that another crate of the build may turn on.
                 all.sort_by_key(|(name, _)| *name);
                 all
@@ -190,16 +169,8 @@ fn object(schema: &Json) -> Kind<'_> {
 }
 
 fn text_range<T: std::str::FromStr>(schema: &Json) -> Range<T> {
-    let bound = |name| {
-        schema
-            .get(name)
-            .and_then(Json::as_str)
-            .and_then(|text| text.parse().ok())
-    };
-    Range {
-        min: bound("x-raftmq-min"),
-        max: bound("x-raftmq-max"),
-    }
+    let bound = |name| schema.get(name).and_then(Json::as_str).and_then(|text| text.parse().ok());
+    Range { min: bound("x-raftmq-min"), max: bound("x-raftmq-max") }
 }
 
 fn whole(json: &Json) -> Option<i64> {
@@ -211,53 +182,25 @@ fn whole(json: &Json) -> Option<i64> {
 #[must_use]
 pub fn check(schema: &Json, document: &Node) -> Vec<Problem> {
     let mut problems = Vec::new();
-    check_at(
-        &shape(schema),
-        document,
-        "",
-        &document.origin,
-        &mut problems,
-    );
+    check_at(&shape(schema), document, "", &document.origin, &mut problems);
     problems
 }
 
 /// `above` is the place of the key, where what is missing inside a map is reported.
-fn check_at(
-    shape: &Shape<'_>,
-    node: &Node,
-    path: &str,
-    above: &crate::Origin,
-    problems: &mut Vec<Problem>,
-) {
+fn check_at(shape: &Shape<'_>, node: &Node, path: &str, above: &crate::Origin, problems: &mut Vec<Problem>) {
     if node.value == Value::Null {
         return; // As if it was not written; the section above says whether it had to be.
     }
     let mut wrong = |message: String| {
-        problems.push(Problem {
-            path: path.to_owned(),
-            origin: node.origin.clone(),
-            message,
-        });
+        problems.push(Problem { path: path.to_owned(), origin: node.origin.clone(), message });
     };
     match (&shape.kind, &node.value) {
         (Kind::Any, _) | (Kind::Number, Value::Number(_)) | (Kind::Boolean, Value::Bool(_)) => {}
-        (
-            Kind::Object {
-                properties,
-                required,
-            },
-            Value::Map(entries),
-        ) => {
+        (Kind::Object { properties, required }, Value::Map(entries)) => {
             for entry in entries {
                 let path = join(path, &entry.key);
                 match properties.iter().find(|(name, _)| *name == entry.key) {
-                    Some((_, schema)) => check_at(
-                        &self::shape(schema),
-                        &entry.value,
-                        &path,
-                        &entry.origin,
-                        problems,
-                    ),
+                    Some((_, schema)) => check_at(&self::shape(schema), &entry.value, &path, &entry.origin, problems),
                     None => problems.push(Problem {
                         path,
                         origin: entry.origin.clone(),
@@ -277,25 +220,13 @@ fn check_at(
         }
         (Kind::Dictionary(values), Value::Map(entries)) => {
             for entry in entries {
-                check_at(
-                    &self::shape(values),
-                    &entry.value,
-                    &join(path, &entry.key),
-                    &entry.origin,
-                    problems,
-                );
+                check_at(&self::shape(values), &entry.value, &join(path, &entry.key), &entry.origin, problems);
             }
         }
         (Kind::List(items), Value::List(values)) => {
             let items = self::shape(items);
             for (index, value) in values.iter().enumerate() {
-                check_at(
-                    &items,
-                    value,
-                    &format!("{path}[{index}]"),
-                    &value.origin,
-                    problems,
-                );
+                check_at(&items, value, &format!("{path}[{index}]"), &value.origin, problems);
             }
         }
         (Kind::Choice(allowed), Value::Text(text)) => {
@@ -324,16 +255,8 @@ fn check_at(
         },
         (kind, value) => wrong(match value {
             Value::Text(text) => format!("expected {}, found {text:?}", kind.expected()),
-            Value::Number(n) => format!(
-                "expected {}, found {n}{}",
-                kind.expected(),
-                kind.quote_hint()
-            ),
-            Value::Bool(b) => format!(
-                "expected {}, found {b}{}",
-                kind.expected(),
-                kind.quote_hint()
-            ),
+            Value::Number(n) => format!("expected {}, found {n}{}", kind.expected(), kind.quote_hint()),
+            Value::Bool(b) => format!("expected {}, found {b}{}", kind.expected(), kind.quote_hint()),
             _ => format!("expected {}, found {}", kind.expected(), value.kind()),
         }),
     }
@@ -345,9 +268,7 @@ where
 {
     match text.parse::<T>() {
         Err(message) => wrong(message),
-        Ok(value) if !range.holds(&value) => {
-            wrong(format!("{value} is out of range: {}", range.describe()))
-        }
+        Ok(value) if !range.holds(&value) => wrong(format!("{value} is out of range: {}", range.describe())),
         Ok(_) => {}
     }
 }
@@ -382,11 +303,7 @@ impl Kind<'_> {
 }
 
 pub(crate) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// The message for an unknown name: the nearest known one, and all of them.

@@ -64,10 +64,7 @@ impl Node {
     /// A map without entries.
     #[must_use]
     pub fn empty_map(origin: Origin) -> Self {
-        Self {
-            value: Value::Map(Vec::new()),
-            origin,
-        }
+        Self { value: Value::Map(Vec::new()), origin }
     }
 
     /// A node from JSON, all of it with one origin.
@@ -79,9 +76,7 @@ impl Node {
             Json::Bool(b) => Value::Bool(*b),
             Json::Number(n) => Value::Number(n.clone()),
             Json::String(s) => Value::Text(s.clone()),
-            Json::Array(items) => {
-                Value::List(items.iter().map(|i| Self::from_json(i, origin)).collect())
-            }
+            Json::Array(items) => Value::List(items.iter().map(|i| Self::from_json(i, origin)).collect()),
             Json::Object(map) => Value::Map(
                 map.iter()
                     .map(|(key, value)| Entry {
@@ -92,10 +87,7 @@ impl Node {
                     .collect(),
             ),
         };
-        Self {
-            value,
-            origin: origin.clone(),
-        }
+        Self { value, origin: origin.clone() }
     }
 
     /// The same as JSON; entries of a map that hold nothing are left out.
@@ -195,10 +187,7 @@ pub fn parse_documents(text: &str, file: &str) -> Result<Vec<Node>, Problem> {
         let error = error.without_snippet();
         Problem {
             path: String::new(),
-            origin: error.location().map_or_else(
-                || origin(file, None),
-                |location| origin(file, Some(&location)),
-            ),
+            origin: error.location().map_or_else(|| origin(file, None), |location| origin(file, Some(&location))),
             message: UserMessageFormatter.format_message(error).into_owned(),
         }
     })?;
@@ -210,10 +199,7 @@ pub(crate) fn parse_value(text: &str, origin: &Origin) -> Result<Node, String> {
     let mut documents = parse_documents(text, "").map_err(|problem| problem.message)?;
     let mut node = match (documents.pop(), documents.is_empty()) {
         (Some(node), true) => node,
-        (None, _) => Node {
-            value: Value::Null,
-            origin: origin.clone(),
-        },
+        (None, _) => Node { value: Value::Null, origin: origin.clone() },
         _ => return Err("holds several YAML documents; write one".into()),
     };
     node.set_origin(origin);
@@ -244,10 +230,7 @@ fn place(raw: Spanned<Raw>, file: &str) -> Node {
                 .collect(),
         ),
     };
-    Node {
-        value,
-        origin: here,
-    }
+    Node { value, origin: here }
 }
 
 /// What serde-saphyr fills in: values with the places that it knows.
@@ -293,9 +276,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
-        Number::from_f64(value)
-            .map(|n| Raw::Scalar(Value::Number(n)))
-            .ok_or_else(|| E::custom("not a finite number"))
+        Number::from_f64(value).map(|n| Raw::Scalar(Value::Number(n))).ok_or_else(|| E::custom("not a finite number"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Raw, E> {

@@ -15,16 +15,10 @@ pub struct HumanDuration(Duration);
 
 impl HumanDuration {
     /// What the schema's pattern and the errors say of durations.
-    pub(crate) const ALLOWED: &'static str =
-        "a duration with its unit (ms, s, m, h, d), as 500ms, 2s or 1h30m";
+    pub(crate) const ALLOWED: &'static str = "a duration with its unit (ms, s, m, h, d), as 500ms, 2s or 1h30m";
     const PATTERN: &'static str = "^([0-9]+(ms|s|m|h|d))+$";
-    const UNITS: [(&'static str, u64); 5] = [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-        ("ms", 1),
-    ];
+    const UNITS: [(&'static str, u64); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
     /// Of so many seconds.
     #[must_use]
@@ -76,15 +70,10 @@ impl FromStr for HumanDuration {
         while !rest.is_empty() {
             let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
             let (number, tail) = rest.split_at(digits);
-            let unit_length = tail
-                .find(|c: char| !c.is_ascii_alphabetic())
-                .unwrap_or(tail.len());
+            let unit_length = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit_length);
             let number: u64 = number.parse().map_err(|_| wrong())?;
-            let (_, scale) = Self::UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .ok_or_else(wrong)?;
+            let (_, scale) = Self::UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
             total = number
                 .checked_mul(*scale)
                 .and_then(|ms| total.checked_add(ms))
@@ -116,16 +105,10 @@ impl fmt::Display for HumanDuration {
 pub struct ByteSize(u64);
 
 impl ByteSize {
-    pub(crate) const ALLOWED: &'static str =
-        "a size with its unit (B, KiB, MiB, GiB, TiB), as 512B, 64KiB or 16MiB";
+    pub(crate) const ALLOWED: &'static str = "a size with its unit (B, KiB, MiB, GiB, TiB), as 512B, 64KiB or 16MiB";
     const PATTERN: &'static str = "^[0-9]+(B|KiB|MiB|GiB|TiB)$";
-    const UNITS: [(&'static str, u64); 5] = [
-        ("TiB", 1 << 40),
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("KiB", 1 << 10),
-        ("B", 1),
-    ];
+    const UNITS: [(&'static str, u64); 5] =
+        [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
     /// Of so many bytes.
     #[must_use]
@@ -166,14 +149,8 @@ impl FromStr for ByteSize {
         let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| wrong())?;
-        let (_, scale) = Self::UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(wrong)?;
-        number
-            .checked_mul(*scale)
-            .map(Self)
-            .ok_or_else(|| format!("{text:?} is more than 64 bits can count"))
+        let (_, scale) = Self::UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        number.checked_mul(*scale).map(Self).ok_or_else(|| format!("{text:?} is more than 64 bits can count"))
     }
 }
 
@@ -193,8 +170,7 @@ impl fmt::Display for ByteSize {
 pub struct BindAddr(SocketAddr);
 
 impl BindAddr {
-    pub(crate) const ALLOWED: &'static str =
-        "an address to bind, as 0.0.0.0:1883, [::]:1883 or :1883";
+    pub(crate) const ALLOWED: &'static str = "an address to bind, as 0.0.0.0:1883, [::]:1883 or :1883";
     const PATTERN: &'static str = "^([0-9.]+|\\[[0-9a-fA-F:.]+\\])?:[0-9]{1,5}$";
 
     /// All IPv4 addresses, this port.
@@ -225,9 +201,7 @@ impl BindAddr {
     #[must_use]
     pub fn clashes(self, other: Self) -> bool {
         let (a, b) = (self.0.ip(), other.0.ip());
-        self.port() != 0
-            && self.port() == other.port()
-            && (a == b || a.is_unspecified() || b.is_unspecified())
+        self.port() != 0 && self.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
     }
 }
 
@@ -305,74 +279,35 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [
-            ("0s", 0),
-            ("500ms", 500),
-            ("2s", 2000),
-            ("1h30m", 5_400_000),
-            ("7d", 604_800_000),
-        ] {
+        for (text, millis) in [("0s", 0), ("500ms", 500), ("2s", 2000), ("1h30m", 5_400_000), ("7d", 604_800_000)] {
             let duration: HumanDuration = text.parse().unwrap();
             assert_eq!(duration.as_millis(), millis);
             assert_eq!(duration.to_string(), text);
         }
-        assert_eq!(
-            "1500ms".parse::<HumanDuration>().unwrap().to_string(),
-            "1s500ms"
-        );
-        for text in [
-            "",
-            "s",
-            "1",
-            "1.5s",
-            "-1s",
-            "1 s",
-            "1S",
-            "1s ",
-            "99999999999999999999s",
-            "999999999999999999d",
-            "1sm",
-        ] {
+        assert_eq!("1500ms".parse::<HumanDuration>().unwrap().to_string(), "1s500ms");
+        for text in
+            ["", "s", "1", "1.5s", "-1s", "1 s", "1S", "1s ", "99999999999999999999s", "999999999999999999d", "1sm"]
+        {
             assert!(text.parse::<HumanDuration>().is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [
-            ("0B", 0),
-            ("512B", 512),
-            ("64KiB", 65_536),
-            ("1536MiB", 1536 << 20),
-            ("3TiB", 3 << 40),
-        ] {
+        for (text, bytes) in [("0B", 0), ("512B", 512), ("64KiB", 65_536), ("1536MiB", 1536 << 20), ("3TiB", 3 << 40)] {
             let size: ByteSize = text.parse().unwrap();
             assert_eq!(size.bytes(), bytes);
             assert_eq!(size.to_string(), text);
         }
         assert_eq!("1024KiB".parse::<ByteSize>().unwrap().to_string(), "1MiB");
-        for text in [
-            "",
-            "1",
-            "KiB",
-            "1KB",
-            "1kib",
-            "1.5MiB",
-            "-1B",
-            "1 MiB",
-            "99999999999TiB",
-        ] {
+        for text in ["", "1", "KiB", "1KB", "1kib", "1.5MiB", "-1B", "1 MiB", "99999999999TiB"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn addresses() {
-        for (text, shown) in [
-            (":1883", "0.0.0.0:1883"),
-            ("127.0.0.1:0", "127.0.0.1:0"),
-            ("[::]:1", "[::]:1"),
-        ] {
+        for (text, shown) in [(":1883", "0.0.0.0:1883"), ("127.0.0.1:0", "127.0.0.1:0"), ("[::]:1", "[::]:1")] {
             assert_eq!(text.parse::<BindAddr>().unwrap().to_string(), shown);
         }
         for text in ["", ":", "1883", "a:1", ":65536", "::1:1", "127.0.0.1"] {

@@ -2,17 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use raftmq_config::{
-    BindAddr, ByteSize, Config, DiscoveryStrategy, HumanDuration, ListenerType, LogFormat,
-    LogLevel, Origin,
+    BindAddr, ByteSize, Config, DiscoveryStrategy, HumanDuration, ListenerType, LogFormat, LogLevel, Origin,
 };
 
 fn load(yaml: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, Vec<String>> {
-    let own = |pairs: &[(&str, &str)]| {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect::<Vec<_>>()
-    };
+    let own =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
     Config::from_sources(yaml, "node.yaml", own(env).into_iter(), &own(flags))
         .map_err(|error| error.problems().iter().map(ToString::to_string).collect())
 }
@@ -42,10 +37,7 @@ fn nothing_is_a_standalone_node() {
     config.validate().unwrap();
     assert_eq!(load("# only a comment\n", &[], &[]).unwrap(), config);
     // A section whose lines are all commented out is a section that is not there.
-    assert_eq!(
-        load("mqtt:\n#  maxInflight: 1\ncluster:\n", &[], &[]).unwrap(),
-        config
-    );
+    assert_eq!(load("mqtt:\n#  maxInflight: 1\ncluster:\n", &[], &[]).unwrap(), config);
 }
 
 #[test]
@@ -55,18 +47,10 @@ fn a_missing_file_is_an_error_that_names_it() {
     let error = Config::load(Some(&path), std::iter::empty(), &[]).unwrap_err();
     assert!(error.to_string().contains("absent.yaml"), "{error}");
     std::fs::write(&path, "workers: 3\n").unwrap();
-    assert_eq!(
-        Config::load(Some(&path), std::iter::empty(), &[])
-            .unwrap()
-            .workers,
-        3
-    );
+    assert_eq!(Config::load(Some(&path), std::iter::empty(), &[]).unwrap().workers, 3);
     std::fs::write(&path, "workers: x\n").unwrap();
     let error = Config::load(Some(&path), std::iter::empty(), &[]).unwrap_err();
-    assert!(
-        error.to_string().contains("absent.yaml:1:10: workers:"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("absent.yaml:1:10: workers:"), "{error}");
 }
 
 #[test]
@@ -81,22 +65,12 @@ fn later_sources_win() {
             ("RAFTMQ_OTHER", "is somebody else's"),
             ("PATH", "/bin"),
         ],
-        &[
-            ("log.level", "trace"),
-            ("log.format", "json"),
-            ("listeners[0].bind", ":2883"),
-        ],
+        &[("log.level", "trace"), ("log.format", "json"), ("listeners[0].bind", ":2883")],
     )
     .unwrap();
     assert_eq!(config.workers, 1);
-    assert_eq!(
-        (config.mqtt.max_inflight, config.mqtt.receive_maximum),
-        (20, 21)
-    );
-    assert_eq!(
-        (config.log.level, config.log.format),
-        (LogLevel::Trace, LogFormat::Json)
-    );
+    assert_eq!((config.mqtt.max_inflight, config.mqtt.receive_maximum), (20, 21));
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Trace, LogFormat::Json));
     // The default list is what the index means.
     assert_eq!(config.listeners[0].name, "mqtt");
     assert_eq!(config.listeners[0].bind, BindAddr::any(2883));
@@ -105,22 +79,11 @@ fn later_sources_win() {
 #[test]
 fn lists_come_by_index_as_yaml_as_json_and_with_commas() {
     let peers = ["10.0.0.1:9883".to_owned(), "10.0.0.2:9883".to_owned()];
-    for text in [
-        "10.0.0.1:9883, 10.0.0.2:9883",
-        "['10.0.0.1:9883', '10.0.0.2:9883']",
-        "- 10.0.0.1:9883\n- 10.0.0.2:9883",
-    ] {
-        let config = load(
-            CLUSTER,
-            &[("RAFTMQ__CLUSTER__DISCOVERY__STATIC__PEERS", text)],
-            &[],
-        )
-        .unwrap();
-        assert_eq!(
-            config.cluster.unwrap().discovery.static_.peers,
-            peers,
-            "{text}"
-        );
+    for text in
+        ["10.0.0.1:9883, 10.0.0.2:9883", "['10.0.0.1:9883', '10.0.0.2:9883']", "- 10.0.0.1:9883\n- 10.0.0.2:9883"]
+    {
+        let config = load(CLUSTER, &[("RAFTMQ__CLUSTER__DISCOVERY__STATIC__PEERS", text)], &[]).unwrap();
+        assert_eq!(config.cluster.unwrap().discovery.static_.peers, peers, "{text}");
     }
     let config = load(
         CLUSTER,
@@ -132,19 +95,9 @@ fn lists_come_by_index_as_yaml_as_json_and_with_commas() {
         &[],
     )
     .unwrap();
-    assert_eq!(
-        config.cluster.unwrap().discovery.static_.peers,
-        ["a:1", "b:2", "c:3"]
-    );
-    let config = load(
-        "",
-        &[(
-            "RAFTMQ__LISTENERS",
-            r#"[{"name":"a","bind":":1"},{"name":"b","bind":":2"}]"#,
-        )],
-        &[],
-    )
-    .unwrap();
+    assert_eq!(config.cluster.unwrap().discovery.static_.peers, ["a:1", "b:2", "c:3"]);
+    let config =
+        load("", &[("RAFTMQ__LISTENERS", r#"[{"name":"a","bind":":1"},{"name":"b","bind":":2"}]"#)], &[]).unwrap();
     assert_eq!(config.listeners[1].bind, BindAddr::any(2));
 }
 
@@ -159,10 +112,7 @@ fn a_cluster_can_come_from_the_environment_alone() {
             ("RAFTMQ__CLUSTER__LINKS__ADVERTISE", "raftmq-0.raftmq:9883"),
             ("RAFTMQ__HTTP__TLS", tls),
             ("RAFTMQ__CLUSTER__DISCOVERY__STRATEGY", "dns"),
-            (
-                "RAFTMQ__CLUSTER__DISCOVERY__DNS__NAME",
-                "raftmq.default.svc.cluster.local",
-            ),
+            ("RAFTMQ__CLUSTER__DISCOVERY__DNS__NAME", "raftmq.default.svc.cluster.local"),
             ("RAFTMQ__CLUSTER__DISCOVERY__DNS__SERVERS", "127.0.0.1:53"),
         ],
         &[],
@@ -170,10 +120,7 @@ fn a_cluster_can_come_from_the_environment_alone() {
     .unwrap();
     let cluster = config.cluster.unwrap();
     assert_eq!(cluster.discovery.strategy, DiscoveryStrategy::Dns);
-    assert_eq!(
-        cluster.discovery.dns.unwrap().servers,
-        ["127.0.0.1:53".parse().unwrap()]
-    );
+    assert_eq!(cluster.discovery.dns.unwrap().servers, ["127.0.0.1:53".parse().unwrap()]);
     assert_eq!(cluster.links.advertised(), "raftmq-0.raftmq:9883");
 }
 
@@ -186,19 +133,11 @@ fn yaml_survives_a_round_trip() {
     config.storage.cache_bytes = ByteSize::kib(1025);
     config.validate().unwrap();
     assert_eq!(load(&config.to_yaml(), &[], &[]).unwrap(), config);
-    assert_eq!(
-        load(&Config::default().to_yaml(), &[], &[]).unwrap(),
-        Config::default()
-    );
+    assert_eq!(load(&Config::default().to_yaml(), &[], &[]).unwrap(), Config::default());
 }
 
 /// (settings, environment, flags, what one of the messages must hold)
-type Wrong<'a> = (
-    &'a str,
-    &'a [(&'a str, &'a str)],
-    &'a [(&'a str, &'a str)],
-    &'a str,
-);
+type Wrong<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)], &'a str);
 
 #[test]
 fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
@@ -210,12 +149,7 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "node.yaml:3:3: mqtt.maxPacketsSize: unknown setting; did you mean \"maxPacketSize\"? (known here: connectTimeout,",
         ),
-        (
-            "wrokers: 1\n",
-            &[],
-            &[],
-            "node.yaml:1:1: wrokers: unknown setting; did you mean \"workers\"?",
-        ),
+        ("wrokers: 1\n", &[], &[], "node.yaml:1:1: wrokers: unknown setting; did you mean \"workers\"?"),
         (
             "completely: 1\n",
             &[],
@@ -234,73 +168,28 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "environment variable RAFTMQ__MQTT__MAX_PACKET: mqtt.MAX_PACKET: unknown setting; did you mean \"maxPacketSize\"?",
         ),
-        (
-            "",
-            &[("RAFTMQ__", "1")],
-            &[],
-            "environment variable RAFTMQ__: unknown setting",
-        ),
+        ("", &[("RAFTMQ__", "1")], &[], "environment variable RAFTMQ__: unknown setting"),
         (
             "",
             &[("RAFTMQ__WORKERS__X", "1")],
             &[],
             "environment variable RAFTMQ__WORKERS__X: workers: has no settings inside",
         ),
-        (
-            "",
-            &[],
-            &[("log.levle", "info")],
-            "flag log.levle: log.levle: unknown setting; did you mean \"level\"?",
-        ),
+        ("", &[], &[("log.levle", "info")], "flag log.levle: log.levle: unknown setting; did you mean \"level\"?"),
         // Types.
-        (
-            "workers: many\n",
-            &[],
-            &[],
-            "node.yaml:1:10: workers: expected a whole number, 0 to 64, found \"many\"",
-        ),
-        (
-            "workers: [1]\n",
-            &[],
-            &[],
-            "workers: expected a whole number, 0 to 64, found a list",
-        ),
-        (
-            "workers: 1.5\n",
-            &[],
-            &[],
-            "node.yaml:1:10: workers: 1.5 is not a whole number",
-        ),
-        (
-            "node:\n  name: 12\n",
-            &[],
-            &[],
-            "node.yaml:2:9: node.name: expected text, found 12 (put it in quotes)",
-        ),
-        (
-            "mqtt: 5\n",
-            &[],
-            &[],
-            "node.yaml:1:7: mqtt: expected a map, found 5",
-        ),
-        (
-            "listeners: {}\n",
-            &[],
-            &[],
-            "listeners: expected a list, found a map",
-        ),
+        ("workers: many\n", &[], &[], "node.yaml:1:10: workers: expected a whole number, 0 to 64, found \"many\""),
+        ("workers: [1]\n", &[], &[], "workers: expected a whole number, 0 to 64, found a list"),
+        ("workers: 1.5\n", &[], &[], "node.yaml:1:10: workers: 1.5 is not a whole number"),
+        ("node:\n  name: 12\n", &[], &[], "node.yaml:2:9: node.name: expected text, found 12 (put it in quotes)"),
+        ("mqtt: 5\n", &[], &[], "node.yaml:1:7: mqtt: expected a map, found 5"),
+        ("listeners: {}\n", &[], &[], "listeners: expected a list, found a map"),
         (
             "",
             &[("RAFTMQ__WORKERS", "two")],
             &[],
             "environment variable RAFTMQ__WORKERS: workers: expected a whole number, 0 to 64",
         ),
-        (
-            "",
-            &[("RAFTMQ__MQTT", "[")],
-            &[],
-            "environment variable RAFTMQ__MQTT: mqtt: ",
-        ),
+        ("", &[("RAFTMQ__MQTT", "[")], &[], "environment variable RAFTMQ__MQTT: mqtt: "),
         // Values with a unit.
         (
             "mqtt: { connectTimeout: 10 }\n",
@@ -308,55 +197,15 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "node.yaml:1:25: mqtt.connectTimeout: expected a duration with its unit (ms, s, m, h, d), as 500ms, 2s or 1h30m, found 10",
         ),
-        (
-            "mqtt: { connectTimeout: 10sec }\n",
-            &[],
-            &[],
-            "\"10sec\" is not a duration with its unit",
-        ),
-        (
-            "mqtt: { maxPacketSize: 1MB }\n",
-            &[],
-            &[],
-            "\"1MB\" is not a size with its unit (B, KiB, MiB, GiB, TiB)",
-        ),
-        (
-            "http: { bind: localhost:80 }\n",
-            &[],
-            &[],
-            "\"localhost:80\" is not an address to bind, as 0.0.0.0:1883",
-        ),
-        (
-            "metrics: { bind: ':70000' }\n",
-            &[],
-            &[],
-            "\":70000\" is not an address to bind",
-        ),
+        ("mqtt: { connectTimeout: 10sec }\n", &[], &[], "\"10sec\" is not a duration with its unit"),
+        ("mqtt: { maxPacketSize: 1MB }\n", &[], &[], "\"1MB\" is not a size with its unit (B, KiB, MiB, GiB, TiB)"),
+        ("http: { bind: localhost:80 }\n", &[], &[], "\"localhost:80\" is not an address to bind, as 0.0.0.0:1883"),
+        ("metrics: { bind: ':70000' }\n", &[], &[], "\":70000\" is not an address to bind"),
         // Ranges and enumerations.
-        (
-            "workers: 65\n",
-            &[],
-            &[],
-            "node.yaml:1:10: workers: 65 is out of range: 0 to 64",
-        ),
-        (
-            "workers: -1\n",
-            &[],
-            &[],
-            "node.yaml:1:10: workers: -1 is out of range: 0 to 64",
-        ),
-        (
-            "mqtt: { receiveMaximum: 0 }\n",
-            &[],
-            &[],
-            "mqtt.receiveMaximum: 0 is out of range: 1 to 65535",
-        ),
-        (
-            "mqtt: { connectTimeout: 1ms }\n",
-            &[],
-            &[],
-            "mqtt.connectTimeout: 1ms is out of range: 100ms to 10m",
-        ),
+        ("workers: 65\n", &[], &[], "node.yaml:1:10: workers: 65 is out of range: 0 to 64"),
+        ("workers: -1\n", &[], &[], "node.yaml:1:10: workers: -1 is out of range: 0 to 64"),
+        ("mqtt: { receiveMaximum: 0 }\n", &[], &[], "mqtt.receiveMaximum: 0 is out of range: 1 to 65535"),
+        ("mqtt: { connectTimeout: 1ms }\n", &[], &[], "mqtt.connectTimeout: 1ms is out of range: 100ms to 10m"),
         (
             "storage: { walSegmentBytes: 2GiB }\n",
             &[],
@@ -369,12 +218,7 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "node.yaml:1:15: log.level: \"loud\" is not one of error, warn, info, debug, trace",
         ),
-        (
-            "",
-            &[],
-            &[("log.format", "xml")],
-            "flag log.format: log.format: \"xml\" is not one of text, json",
-        ),
+        ("", &[], &[("log.format", "xml")], "flag log.format: log.format: \"xml\" is not one of text, json"),
         // Names and combinations.
         (
             "node: { name: Raft_MQ }\n",
@@ -382,12 +226,7 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "node.yaml:1:15: node.name: \"Raft_MQ\" is not a node's name: lower-case letters",
         ),
-        (
-            "listeners: []\n",
-            &[],
-            &[],
-            "node.yaml:1:1: listeners: is empty; a broker needs at least one",
-        ),
+        ("listeners: []\n", &[], &[], "node.yaml:1:1: listeners: is empty; a broker needs at least one"),
         (
             "listeners:\n- { name: a, bind: ':1883' }\n- { name: a, bind: ':1884' }\n",
             &[],
@@ -400,31 +239,16 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "node.yaml:3:20: listeners[1].bind: 127.0.0.1:1883 clashes with listeners[0].bind (0.0.0.0:1883)",
         ),
-        (
-            "metrics: { bind: ':18083' }\n",
-            &[],
-            &[],
-            "metrics.bind: 0.0.0.0:18083 clashes with http.bind",
-        ),
+        ("metrics: { bind: ':18083' }\n", &[], &[], "metrics.bind: 0.0.0.0:18083 clashes with http.bind"),
         (
             "listeners:\n- name: a\n  type: wss\n  bind: ':8084'\n",
             &[],
             &[],
             "node.yaml:3:9: listeners[0].type: \"wss\" is not available yet: this version has tcp",
         ),
-        (
-            "mqtt: { maxKeepAlive: 1500ms }\n",
-            &[],
-            &[],
-            "mqtt.maxKeepAlive: 1s500ms is not a whole number of seconds",
-        ),
+        ("mqtt: { maxKeepAlive: 1500ms }\n", &[], &[], "mqtt.maxKeepAlive: 1s500ms is not a whole number of seconds"),
         // Clusters.
-        (
-            "cluster:\n  name: a\n",
-            &[],
-            &[],
-            "node.yaml:1:1: cluster.links: missing: it has no default",
-        ),
+        ("cluster:\n  name: a\n", &[], &[], "node.yaml:1:1: cluster.links: missing: it has no default"),
         (
             "cluster:\n  name: a\n  links:\n    listen: ':9883'\n",
             &[],
@@ -494,26 +318,14 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
         // What is not YAML, or not one document of it.
         ("workers: 1\n  node: x: y\n", &[], &[], "node.yaml:2:"),
         ("workers: 1\nworkers: 2\n", &[], &[], "node.yaml:2:1: "),
-        (
-            "workers: 1\n---\nworkers: 2\n",
-            &[],
-            &[],
-            "a second YAML document",
-        ),
-        (
-            "- a\n",
-            &[],
-            &[],
-            "node.yaml:1:1: expected a map, found a list",
-        ),
+        ("workers: 1\n---\nworkers: 2\n", &[], &[], "a second YAML document"),
+        ("- a\n", &[], &[], "node.yaml:1:1: expected a map, found a list"),
     ];
     let mut failed = Vec::new();
     for (yaml, env, flags, expected) in cases {
         match load(yaml, env, flags) {
             Err(messages) if messages.iter().any(|m| m.contains(expected)) => {}
-            other => failed.push(format!(
-                "{yaml:?} {env:?} {flags:?}\nexpected {expected:?}\ngot {other:#?}"
-            )),
+            other => failed.push(format!("{yaml:?} {env:?} {flags:?}\nexpected {expected:?}\ngot {other:#?}")),
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
@@ -521,42 +333,24 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
 
 #[test]
 fn a_cluster_needs_the_control_api() {
-    let yaml = CLUSTER
-        .lines()
-        .filter(|l| !l.starts_with("http"))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let yaml = CLUSTER.lines().filter(|l| !l.starts_with("http")).collect::<Vec<_>>().join("\n");
     let messages = load(&yaml, &[], &[]).unwrap_err();
     assert!(messages[0].contains("http.tls: missing"), "{messages:?}");
 }
 
 #[test]
 fn all_problems_are_told_at_once() {
-    let messages = load(
-        "workers: x\nlog: { level: y }\nfoo: 1\n",
-        &[("RAFTMQ__BAR", "1")],
-        &[],
-    )
-    .unwrap_err();
+    let messages = load("workers: x\nlog: { level: y }\nfoo: 1\n", &[("RAFTMQ__BAR", "1")], &[]).unwrap_err();
     assert_eq!(messages.len(), 4, "{messages:#?}");
 }
 
 #[test]
 fn settings_made_by_a_program_are_checked_too() {
-    let mut config = Config {
-        workers: 65,
-        ..Config::default()
-    };
+    let mut config = Config { workers: 65, ..Config::default() };
     let error = config.validate().unwrap_err();
     assert_eq!(error.problems()[0].path, "workers");
     assert_eq!(error.problems()[0].origin, Origin::Default);
     config.workers = 1;
     config.listeners[0].type_ = ListenerType::Tls;
-    assert!(
-        config
-            .validate()
-            .unwrap_err()
-            .to_string()
-            .contains("listeners[0].type")
-    );
+    assert!(config.validate().unwrap_err().to_string().contains("listeners[0].type"));
 }

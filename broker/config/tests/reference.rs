@@ -25,10 +25,6 @@ fn every_setting_has_a_description() {
         }
     }
     let mut missing = Vec::new();
-    walk(
-        "",
-        &raftmq_config::schema::schema_of::<raftmq_config::Config>(),
-        &mut missing,
-    );
+    walk("", &raftmq_config::schema::schema_of::<raftmq_config::Config>(), &mut missing);
     assert!(missing.is_empty(), "{missing:?}");
 }

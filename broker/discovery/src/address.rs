@@ -48,24 +48,17 @@ impl FromStr for HostPort {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let wrong = |reason| AddressError {
-            address: text.chars().take(100).collect(),
-            reason,
-        };
+        let wrong = |reason| AddressError { address: text.chars().take(100).collect(), reason };
         let text_ = text.trim();
         let (host, port) = match text_.strip_prefix('[') {
             Some(rest) => {
-                let (host, port) = rest
-                    .split_once("]:")
-                    .ok_or_else(|| wrong("an IPv6 address is written [address]:port"))?;
-                host.parse::<Ipv6Addr>()
-                    .map_err(|_| wrong("what is in brackets is not an IPv6 address"))?;
+                let (host, port) =
+                    rest.split_once("]:").ok_or_else(|| wrong("an IPv6 address is written [address]:port"))?;
+                host.parse::<Ipv6Addr>().map_err(|_| wrong("what is in brackets is not an IPv6 address"))?;
                 (host, port)
             }
             None => {
-                let (host, port) = text_
-                    .rsplit_once(':')
-                    .ok_or_else(|| wrong("the port is missing"))?;
+                let (host, port) = text_.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
                 if host.contains(':') {
                     return Err(wrong("an IPv6 address is written [address]:port"));
                 }
@@ -78,17 +71,12 @@ impl FromStr for HostPort {
             Ok(port) if port > 0 && port_is_digits(text_) => port,
             _ => return Err(wrong("the port is not a number from 1 to 65535")),
         };
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 
 fn port_is_digits(text: &str) -> bool {
-    text.rsplit(':')
-        .next()
-        .is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+    text.rsplit(':').next().is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Host names of RFC 1123, and the underscore that DNS names in use carry.
@@ -104,10 +92,7 @@ pub(crate) fn check_host(host: &str) -> Result<(), &'static str> {
         if label.is_empty() || label.len() > 63 {
             return Err("a part of the host is empty or longer than 63 characters");
         }
-        if !label
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        {
+        if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
             return Err("the host has a character other than letters, digits, '-', '_' and '.'");
         }
     }

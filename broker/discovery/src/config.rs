@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use raftmq_config::{DiscoveryStrategy, DnsRecordType};
 
-use crate::settings::{
-    DiscoverySettings, DnsRecords, DnsSettings, KubernetesSettings, SettingsError, Strategy,
-};
+use crate::settings::{DiscoverySettings, DnsRecords, DnsSettings, KubernetesSettings, SettingsError, Strategy};
 
 /// How long one look-up of the DNS strategy may take: what resolv.conf(5) gives a single question.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,9 +15,7 @@ impl TryFrom<&raftmq_config::Discovery> for DiscoverySettings {
     fn try_from(config: &raftmq_config::Discovery) -> Result<Self, SettingsError> {
         let missing = |strategy| SettingsError::Missing { strategy };
         let strategy = match config.strategy {
-            DiscoveryStrategy::Static => Strategy::Static {
-                peers: config.static_.peers.clone(),
-            },
+            DiscoveryStrategy::Static => Strategy::Static { peers: config.static_.peers.clone() },
             DiscoveryStrategy::Dns => {
                 let dns = config.dns.as_ref().ok_or_else(|| missing("dns"))?;
                 Strategy::Dns(DnsSettings {
@@ -43,10 +39,7 @@ impl TryFrom<&raftmq_config::Discovery> for DiscoverySettings {
                 })
             }
         };
-        Ok(Self {
-            strategy,
-            refresh: config.refresh_interval.get(),
-        })
+        Ok(Self { strategy, refresh: config.refresh_interval.get() })
     }
 }
 
@@ -86,9 +79,6 @@ mod tests {
     #[test]
     fn a_strategy_without_its_settings_is_refused() {
         let error = from_json(r#"{"strategy": "dns"}"#).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "discovery.strategy is dns, but discovery.dns is missing"
-        );
+        assert_eq!(error.to_string(), "discovery.strategy is dns, but discovery.dns is missing");
     }
 }

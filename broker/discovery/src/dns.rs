@@ -22,12 +22,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Searches until it is aborted.
-pub(crate) async fn run(
-    settings: DnsSettings,
-    refresh: Duration,
-    publisher: Publisher,
-    now: Arc<Notify>,
-) {
+pub(crate) async fn run(settings: DnsSettings, refresh: Duration, publisher: Publisher, now: Arc<Notify>) {
     let resolver = if settings.servers.is_empty() {
         Resolver::system_with(settings.timeout, refresh)
     } else {
@@ -56,29 +51,19 @@ pub(crate) async fn run(
     }
 }
 
-async fn look_up(
-    resolver: &Resolver,
-    settings: &DnsSettings,
-) -> Result<(Vec<Peer>, Instant), ResolveError> {
+async fn look_up(resolver: &Resolver, settings: &DnsSettings) -> Result<(Vec<Peer>, Instant), ResolveError> {
     let Answer { data, valid_until } = match settings.records {
         DnsRecords::Address { .. } => resolver.addresses(&settings.name).await?,
         DnsRecords::Srv => resolver.services(&settings.name).await?,
     };
-    let peers = data
-        .iter()
-        .filter_map(|data| address(data, settings.records))
-        .map(|address| Peer {
-            address,
-            node: None,
-        });
+    let peers =
+        data.iter().filter_map(|data| address(data, settings.records)).map(|address| Peer { address, node: None });
     Ok((peers.collect(), valid_until))
 }
 
 fn address(data: &RData, records: DnsRecords) -> Option<String> {
     match (data, records) {
-        (RData::A(a), DnsRecords::Address { port }) => {
-            Some(SocketAddr::new(IpAddr::V4(a.0), port).to_string())
-        }
+        (RData::A(a), DnsRecords::Address { port }) => Some(SocketAddr::new(IpAddr::V4(a.0), port).to_string()),
         (RData::AAAA(aaaa), DnsRecords::Address { port }) => {
             Some(SocketAddr::new(IpAddr::V6(aaaa.0), port).to_string())
         }
@@ -102,16 +87,12 @@ fn pause_after(empty: bool, valid_until: Instant, refresh: Duration) -> Duration
     if empty {
         return EMPTY_PAUSE.min(refresh);
     }
-    valid_until
-        .saturating_duration_since(Instant::now())
-        .clamp(SHORTEST_PAUSE.min(refresh), refresh)
+    valid_until.saturating_duration_since(Instant::now()).clamp(SHORTEST_PAUSE.min(refresh), refresh)
 }
 
 /// 0.5 s, 1 s, 2 s, … up to the interval, or 30 s where that is longer.
 fn pause_after_failure(failures: u32, refresh: Duration) -> Duration {
-    FIRST_RETRY
-        .saturating_mul(1 << failures.min(10))
-        .min(refresh.min(LONGEST_RETRY))
+    FIRST_RETRY.saturating_mul(1 << failures.min(10)).min(refresh.min(LONGEST_RETRY))
 }
 
 #[cfg(test)]
@@ -124,21 +105,12 @@ mod tests {
         let refresh = Duration::from_secs(10);
         let close = |pause: Duration, seconds: u64| {
             let expected = Duration::from_secs(seconds);
-            assert!(
-                pause <= expected && expected - pause < Duration::from_secs(1),
-                "{pause:?}"
-            );
+            assert!(pause <= expected && expected - pause < Duration::from_secs(1), "{pause:?}");
         };
         close(pause_after(false, now + Duration::from_secs(5), refresh), 5);
-        close(
-            pause_after(false, now + Duration::from_secs(86_400), refresh),
-            10,
-        );
+        close(pause_after(false, now + Duration::from_secs(86_400), refresh), 10);
         assert_eq!(pause_after(false, now, refresh), SHORTEST_PAUSE);
-        assert_eq!(
-            pause_after(true, now + Duration::from_secs(5), refresh),
-            EMPTY_PAUSE
-        );
+        assert_eq!(pause_after(true, now + Duration::from_secs(5), refresh), EMPTY_PAUSE);
     }
 
     #[test]
@@ -149,9 +121,6 @@ mod tests {
             .collect();
         let expected = [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000];
         assert_eq!(pauses, expected);
-        assert_eq!(
-            pause_after_failure(9, Duration::from_secs(3)),
-            Duration::from_secs(3)
-        );
+        assert_eq!(pause_after_failure(9, Duration::from_secs(3)), Duration::from_secs(3));
     }
 }

@@ -172,11 +172,7 @@ impl Slices {
             .filter(|port| *port > 0);
         let Some(port) = port else {
             if !slice.endpoints.is_empty() {
-                debug!(
-                    slice = name,
-                    port = self.port_name,
-                    "an EndpointSlice has no such port"
-                );
+                debug!(slice = name, port = self.port_name, "an EndpointSlice has no such port");
             }
             return (name, Vec::new());
         };
@@ -188,11 +184,10 @@ impl Slices {
             let address = HostPort { host, port }.to_string();
             let address = address.parse::<HostPort>().ok()?.to_string();
             let pod = endpoint.target_ref.as_ref();
-            let node = endpoint.hostname.clone().or_else(|| {
-                pod.filter(|target| target.kind.as_deref() == Some("Pod"))?
-                    .name
-                    .clone()
-            });
+            let node = endpoint
+                .hostname
+                .clone()
+                .or_else(|| pod.filter(|target| target.kind.as_deref() == Some("Pod"))?.name.clone());
             Some(Peer { address, node })
         });
         (name, peers.collect())

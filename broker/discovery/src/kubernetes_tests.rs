@@ -45,23 +45,12 @@ fn endpoints_become_peers_ready_or_not() {
         {"addresses": ["not an address"]}"#;
     let other = r#"{"addresses": ["10.0.0.4"], "hostname": "raftmq-3"}"#;
     assert!(!slices.take(Event::InitApply(slice("a", LINKS, endpoints))));
-    assert!(!slices.take(Event::InitApply(slice(
-        "b",
-        r#"{"name": "other", "port": 1}"#,
-        other
-    ))));
-    assert!(
-        found(&slices).is_empty(),
-        "a list counts when it is complete"
-    );
+    assert!(!slices.take(Event::InitApply(slice("b", r#"{"name": "other", "port": 1}"#, other))));
+    assert!(found(&slices).is_empty(), "a list counts when it is complete");
     assert!(slices.take(Event::InitDone));
     assert_eq!(
         found(&slices),
-        [
-            peer("10.0.0.1:9883", "raftmq-0"),
-            peer("10.0.0.2:9883", "raftmq-1"),
-            peer("[fd00::3]:9883", "raftmq-2"),
-        ]
+        [peer("10.0.0.1:9883", "raftmq-0"), peer("10.0.0.2:9883", "raftmq-1"), peer("[fd00::3]:9883", "raftmq-2"),]
     );
 }
 
@@ -73,13 +62,7 @@ fn slices_change_and_go_and_a_new_list_replaces_all() {
     slices.take(Event::Apply(slice("b", LINKS, &endpoint(2))));
     assert_eq!(found(&slices).len(), 2);
     slices.take(Event::Apply(slice("a", LINKS, &endpoint(3))));
-    assert_eq!(
-        found(&slices),
-        [
-            peer("10.0.0.3:9883", "raftmq-3"),
-            peer("10.0.0.2:9883", "raftmq-2")
-        ]
-    );
+    assert_eq!(found(&slices), [peer("10.0.0.3:9883", "raftmq-3"), peer("10.0.0.2:9883", "raftmq-2")]);
     slices.take(Event::Delete(slice("b", LINKS, "")));
     assert_eq!(found(&slices), [peer("10.0.0.3:9883", "raftmq-3")]);
     // The watch was lost and "a" deleted meanwhile.
@@ -92,17 +75,9 @@ fn slices_change_and_go_and_a_new_list_replaces_all() {
 
 #[test]
 fn a_port_out_of_range_gives_no_peer() {
-    for port in [
-        r#"{"name": "links"}"#,
-        r#"{"name": "links", "port": 0}"#,
-        r#"{"name": "links", "port": 70000}"#,
-    ] {
+    for port in [r#"{"name": "links"}"#, r#"{"name": "links", "port": 0}"#, r#"{"name": "links", "port": 70000}"#] {
         let mut slices = Slices::new(&settings(None));
-        slices.take(Event::Apply(slice(
-            "a",
-            port,
-            r#"{"addresses": ["10.0.0.1"]}"#,
-        )));
+        slices.take(Event::Apply(slice("a", port, r#"{"addresses": ["10.0.0.1"]}"#)));
         assert!(found(&slices).is_empty(), "{port}");
     }
 }
@@ -115,12 +90,6 @@ fn with_a_domain_an_endpoint_with_a_host_name_is_called_by_name() {
     slices.take(Event::Apply(slice("a", LINKS, endpoints)));
     assert_eq!(
         found(&slices),
-        [
-            peer(
-                "raftmq-0.raftmq-nodes.mq.svc.cluster.local:9883",
-                "raftmq-0"
-            ),
-            peer("10.0.0.2:9883", "raftmq-1"),
-        ]
+        [peer("raftmq-0.raftmq-nodes.mq.svc.cluster.local:9883", "raftmq-0"), peer("10.0.0.2:9883", "raftmq-1"),]
     );
 }

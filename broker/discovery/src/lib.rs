@@ -24,9 +24,7 @@ mod settings;
 pub use address::{AddressError, HostPort};
 pub use peers::{Failure, Peer, PeerSet};
 pub use resolver::{ResolveError, Resolver};
-pub use settings::{
-    DiscoverySettings, DnsRecords, DnsSettings, KubernetesSettings, SettingsError, Strategy,
-};
+pub use settings::{DiscoverySettings, DnsRecords, DnsSettings, KubernetesSettings, SettingsError, Strategy};
 
 use std::sync::Arc;
 
@@ -80,30 +78,18 @@ impl Discovery {
         let refresh = Arc::new(Notify::new());
         let task = match settings.strategy {
             Strategy::Static { peers } => {
-                let peers = peers.iter().map(|address| Peer {
-                    address: address.trim().to_owned(),
-                    node: None,
-                });
+                let peers = peers.iter().map(|address| Peer { address: address.trim().to_owned(), node: None });
                 publisher.succeeded(peers.collect());
                 // The sender lives as long as the search, so that a receiver's `changed()` waits
                 // instead of failing.
                 tokio::spawn(async move { publisher.closed().await })
             }
-            Strategy::Dns(dns) => tokio::spawn(dns::run(
-                dns,
-                settings.refresh,
-                publisher,
-                Arc::clone(&refresh),
-            )),
+            Strategy::Dns(dns) => tokio::spawn(dns::run(dns, settings.refresh, publisher, Arc::clone(&refresh))),
             Strategy::Kubernetes(kubernetes) => {
                 tokio::spawn(kubernetes::run(kubernetes, publisher, Arc::clone(&refresh)))
             }
         };
-        Ok(Self {
-            peers,
-            refresh,
-            task: Some(task),
-        })
+        Ok(Self { peers, refresh, task: Some(task) })
     }
 
     /// The latest set, and a notification when its peers change or its search starts or stops failing.

@@ -77,11 +77,7 @@ impl Publisher {
             same
         });
         if found.len() > MAX_PEERS {
-            warn!(
-                found = found.len(),
-                kept = MAX_PEERS,
-                "discovery found more peers than any cluster has"
-            );
+            warn!(found = found.len(), kept = MAX_PEERS, "discovery found more peers than any cluster has");
             found.truncate(MAX_PEERS);
         }
         self.sender.send_if_modified(|current| {
@@ -108,17 +104,13 @@ impl Publisher {
     pub(crate) fn failed(&self, message: String) {
         self.sender.send_if_modified(|current| {
             let next = Arc::make_mut(current);
-            let news = next.failing == 0
-                || next.last_failure.as_ref().is_none_or(|last| last.message != message);
+            let news = next.failing == 0 || next.last_failure.as_ref().is_none_or(|last| last.message != message);
             if news {
                 warn!(error = %message, kept = next.peers.len(), "discovery failed, the peers found before are kept");
             }
             next.failures += 1;
             next.failing += 1;
-            next.last_failure = Some(Failure {
-                at: SystemTime::now(),
-                message,
-            });
+            next.last_failure = Some(Failure { at: SystemTime::now(), message });
             news
         });
     }
@@ -130,24 +122,14 @@ mod tests {
     use super::*;
 
     fn peer(address: &str, node: Option<&str>) -> Peer {
-        Peer {
-            address: address.to_owned(),
-            node: node.map(str::to_owned),
-        }
+        Peer { address: address.to_owned(), node: node.map(str::to_owned) }
     }
 
     #[test]
     fn a_set_is_sorted_and_has_no_address_twice() {
         let (publisher, receiver) = Publisher::new();
-        publisher.succeeded(vec![
-            peer("b:1", None),
-            peer("a:1", None),
-            peer("b:1", Some("b")),
-        ]);
-        assert_eq!(
-            receiver.borrow().peers,
-            [peer("a:1", None), peer("b:1", Some("b"))]
-        );
+        publisher.succeeded(vec![peer("b:1", None), peer("a:1", None), peer("b:1", Some("b"))]);
+        assert_eq!(receiver.borrow().peers, [peer("a:1", None), peer("b:1", Some("b"))]);
     }
 
     #[test]
@@ -174,10 +156,7 @@ mod tests {
         }
 
         publisher.succeeded(vec![peer("a:1", None)]);
-        assert!(
-            receiver.has_changed().unwrap(),
-            "that it works again is news"
-        );
+        assert!(receiver.has_changed().unwrap(), "that it works again is news");
         let set = receiver.borrow();
         assert_eq!((set.failures, set.failing), (2, 0));
         assert!(set.last_failure.is_some());
@@ -186,11 +165,7 @@ mod tests {
     #[test]
     fn a_set_is_bounded() {
         let (publisher, receiver) = Publisher::new();
-        publisher.succeeded(
-            (0..MAX_PEERS + 5)
-                .map(|n| peer(&format!("n{n}:1"), None))
-                .collect(),
-        );
+        publisher.succeeded((0..MAX_PEERS + 5).map(|n| peer(&format!("n{n}:1"), None)).collect());
         assert_eq!(receiver.borrow().peers.len(), MAX_PEERS);
     }
 }

@@ -12,9 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::join_all;
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
@@ -103,10 +101,7 @@ struct Inner {
 }
 
 enum Source {
-    System {
-        resolv_conf: PathBuf,
-        hosts: PathBuf,
-    },
+    System { resolv_conf: PathBuf, hosts: PathBuf },
     Given(Box<(ResolverConfig, ResolverOpts)>),
 }
 
@@ -153,20 +148,12 @@ impl Resolver {
     }
 
     pub(crate) fn system_with(timeout: Duration, max_ttl: Duration) -> Self {
-        let source = Source::System {
-            resolv_conf: "/etc/resolv.conf".into(),
-            hosts: "/etc/hosts".into(),
-        };
+        let source = Source::System { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into() };
         Self::new(source, timeout, max_ttl)
     }
 
-    pub(crate) fn servers_with(
-        servers: &[SocketAddr],
-        timeout: Duration,
-        max_ttl: Duration,
-    ) -> Self {
-        let config =
-            ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(name_server).collect());
+    pub(crate) fn servers_with(servers: &[SocketAddr], timeout: Duration, max_ttl: Duration) -> Self {
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(name_server).collect());
         let mut options = ResolverOpts::default();
         // One retry fits into the time given.
         options.timeout = (timeout / 2).max(Duration::from_millis(50));
@@ -175,14 +162,7 @@ impl Resolver {
     }
 
     fn new(source: Source, timeout: Duration, max_ttl: Duration) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                source,
-                timeout,
-                max_ttl,
-                ready: Mutex::new(None),
-            }),
-        }
+        Self { inner: Arc::new(Inner { source, timeout, max_ttl, ready: Mutex::new(None) }) }
     }
 
     /// The socket addresses of `host:port`, IPv4 before IPv6, at least one. An IP address is
@@ -197,12 +177,8 @@ impl Resolver {
             return Ok(vec![known]);
         }
         let answer = self.addresses(&address.host).await?;
-        let found: BTreeSet<SocketAddr> = answer
-            .data
-            .iter()
-            .filter_map(RData::ip_addr)
-            .map(|ip| SocketAddr::new(ip, address.port))
-            .collect();
+        let found: BTreeSet<SocketAddr> =
+            answer.data.iter().filter_map(RData::ip_addr).map(|ip| SocketAddr::new(ip, address.port)).collect();
         if found.is_empty() {
             return Err(ResolveError::NoAddress { name: address.host });
         }
@@ -212,10 +188,7 @@ impl Resolver {
     /// A and AAAA records of a name.
     pub(crate) async fn addresses(&self, host: &str) -> Result<Answer, ResolveError> {
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(Answer {
-                data: vec![RData::from(ip)],
-                valid_until: Instant::now() + HOSTS_TTL,
-            });
+            return Ok(Answer { data: vec![RData::from(ip)], valid_until: Instant::now() + HOSTS_TTL });
         }
         self.lookup(host, &[RecordType::A, RecordType::AAAA]).await
     }
@@ -226,17 +199,12 @@ impl Resolver {
     }
 
     async fn lookup(&self, text: &str, types: &[RecordType]) -> Result<Answer, ResolveError> {
-        let name = Name::from_str_relaxed(text).map_err(|error| ResolveError::Failed {
-            name: text.to_owned(),
-            reason: error.to_string(),
-        })?;
+        let name = Name::from_str_relaxed(text)
+            .map_err(|error| ResolveError::Failed { name: text.to_owned(), reason: error.to_string() })?;
         let stub = self.stub()?;
         match tokio::time::timeout(self.inner.timeout, stub.walk(text, name, types)).await {
             Ok(answer) => answer,
-            Err(_) => Err(ResolveError::Timeout {
-                name: text.to_owned(),
-                after: self.inner.timeout,
-            }),
+            Err(_) => Err(ResolveError::Timeout { name: text.to_owned(), after: self.inner.timeout }),
         }
     }
 
@@ -246,19 +214,12 @@ impl Resolver {
             Source::System { resolv_conf, hosts } => [modified(resolv_conf), modified(hosts)],
             Source::Given(_) => [None, None],
         };
-        let mut ready = self
-            .inner
-            .ready
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut ready = self.inner.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ready) = ready.as_ref().filter(|ready| ready.made_from == made_from) {
             return Ok(Arc::clone(&ready.stub));
         }
         let stub = Arc::new(self.build()?);
-        *ready = Some(Ready {
-            made_from,
-            stub: Arc::clone(&stub),
-        });
+        *ready = Some(Ready { made_from, stub: Arc::clone(&stub) });
         Ok(stub)
     }
 
@@ -281,15 +242,12 @@ impl Resolver {
         options.positive_max_ttl = Some(self.inner.max_ttl);
         options.negative_max_ttl = Some(NEGATIVE_TTL);
         options.preserve_intermediates = false;
-        let mut builder =
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options;
-        let dns = builder
-            .build()
-            .map_err(|error| ResolveError::Configuration {
-                path: self.inner.source.name(),
-                reason: error.to_string(),
-            })?;
+        let dns = builder.build().map_err(|error| ResolveError::Configuration {
+            path: self.inner.source.name(),
+            reason: error.to_string(),
+        })?;
         Ok(Stub { dns, search, hosts })
     }
 }
@@ -305,20 +263,13 @@ impl Source {
 
 impl Stub {
     /// Asks for each name of the search list until one has a record.
-    async fn walk(
-        &self,
-        text: &str,
-        name: Name,
-        types: &[RecordType],
-    ) -> Result<Answer, ResolveError> {
+    async fn walk(&self, text: &str, name: Name, types: &[RecordType]) -> Result<Answer, ResolveError> {
         let mut failure = None;
         for name in candidates(&name, &self.search, self.dns.options().ndots) {
             if let Some(answer) = self.in_hosts(&name, types) {
                 return Ok(answer);
             }
-            let questions = types
-                .iter()
-                .map(|kind| self.dns.lookup(name.clone(), *kind));
+            let questions = types.iter().map(|kind| self.dns.lookup(name.clone(), *kind));
             let mut data = Vec::new();
             let mut valid_until: Option<Instant> = None;
             for (kind, answer) in types.iter().zip(join_all(questions).await) {
@@ -340,14 +291,8 @@ impl Stub {
         }
         match failure {
             // Whoever did not answer may know the name.
-            Some(error) => Err(ResolveError::Failed {
-                name: text.to_owned(),
-                reason: error.to_string(),
-            }),
-            None => Ok(Answer {
-                data: Vec::new(),
-                valid_until: Instant::now() + NEGATIVE_TTL,
-            }),
+            Some(error) => Err(ResolveError::Failed { name: text.to_owned(), reason: error.to_string() }),
+            None => Ok(Answer { data: Vec::new(), valid_until: Instant::now() + NEGATIVE_TTL }),
         }
     }
 
@@ -360,15 +305,10 @@ impl Stub {
             })
             .flat_map(|found| {
                 let records = found.answers().iter();
-                records
-                    .map(|record| record.data.clone())
-                    .collect::<Vec<_>>()
+                records.map(|record| record.data.clone()).collect::<Vec<_>>()
             })
             .collect();
-        (!data.is_empty()).then(|| Answer {
-            data,
-            valid_until: Instant::now() + HOSTS_TTL,
-        })
+        (!data.is_empty()).then(|| Answer { data, valid_until: Instant::now() + HOSTS_TTL })
     }
 }
 
@@ -422,15 +362,11 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 fn read_resolv_conf(path: &Path) -> Result<(ResolverConfig, ResolverOpts), ResolveError> {
-    let wrong = |reason: String| ResolveError::Configuration {
-        path: path.display().to_string(),
-        reason,
-    };
+    let wrong = |reason: String| ResolveError::Configuration { path: path.display().to_string(), reason };
     match fs::read(path) {
         Ok(text) => system_conf::parse_resolv_conf(text).map_err(|error| wrong(error.to_string())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            system_conf::parse_resolv_conf("nameserver 127.0.0.1")
-                .map_err(|error| wrong(error.to_string()))
+            system_conf::parse_resolv_conf("nameserver 127.0.0.1").map_err(|error| wrong(error.to_string()))
         }
         Err(error) => Err(wrong(error.to_string())),
     }

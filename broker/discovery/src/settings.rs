@@ -114,8 +114,7 @@ impl DiscoverySettings {
         match &self.strategy {
             Strategy::Static { peers } => {
                 for (index, peer) in peers.iter().enumerate() {
-                    peer.parse::<HostPort>()
-                        .map_err(|source| SettingsError::Peer { index, source })?;
+                    peer.parse::<HostPort>().map_err(|source| SettingsError::Peer { index, source })?;
                 }
             }
             Strategy::Dns(dns) => {
@@ -148,11 +147,7 @@ impl DiscoverySettings {
 }
 
 fn field(field: &'static str, value: &str, reason: &'static str) -> SettingsError {
-    SettingsError::Field {
-        field,
-        value: value.chars().take(100).collect(),
-        reason,
-    }
+    SettingsError::Field { field, value: value.chars().take(100).collect(), reason }
 }
 
 /// A DNS label of RFC 1123, what Kubernetes names these things by.
@@ -164,11 +159,7 @@ fn check_label(name: &'static str, value: &str) -> Result<(), SettingsError> {
         || value.starts_with('-')
         || value.ends_with('-')
     {
-        return Err(field(
-            name,
-            value,
-            "it must be 1 to 63 lower-case letters, digits and '-', not '-' at an end",
-        ));
+        return Err(field(name, value, "it must be 1 to 63 lower-case letters, digits and '-', not '-' at an end"));
     }
     Ok(())
 }
@@ -180,9 +171,7 @@ mod tests {
 
     fn check(strategy: Strategy) -> Result<(), String> {
         let refresh = Duration::from_secs(10);
-        DiscoverySettings { strategy, refresh }
-            .check()
-            .map_err(|error| error.to_string())
+        DiscoverySettings { strategy, refresh }.check().map_err(|error| error.to_string())
     }
 
     fn dns() -> DnsSettings {
@@ -202,27 +191,9 @@ mod tests {
 
         check(Strategy::Dns(dns())).unwrap();
         for (settings, named) in [
-            (
-                DnsSettings {
-                    name: "a b".to_owned(),
-                    ..dns()
-                },
-                "dns name",
-            ),
-            (
-                DnsSettings {
-                    records: DnsRecords::Address { port: 0 },
-                    ..dns()
-                },
-                "dns port",
-            ),
-            (
-                DnsSettings {
-                    timeout: Duration::ZERO,
-                    ..dns()
-                },
-                "dns timeout",
-            ),
+            (DnsSettings { name: "a b".to_owned(), ..dns() }, "dns name"),
+            (DnsSettings { records: DnsRecords::Address { port: 0 }, ..dns() }, "dns port"),
+            (DnsSettings { timeout: Duration::ZERO, ..dns() }, "dns timeout"),
         ] {
             let error = check(Strategy::Dns(settings)).unwrap_err();
             assert!(error.starts_with(named), "{error}");

@@ -57,11 +57,7 @@ impl Named {
                 .stderr(log)
                 .spawn()
                 .unwrap();
-            let mut named = Self {
-                process,
-                address: SocketAddr::from(([127, 0, 0, 1], port)),
-                dir,
-            };
+            let mut named = Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)), dir };
             if named.answers().await {
                 return named;
             }
@@ -85,10 +81,7 @@ impl Named {
     /// Changes the zone of the running server.
     fn change(&self, serial: u32, zone: &str) {
         write_zone(self.dir.path(), serial, zone);
-        let reload = Command::new("kill")
-            .args(["-HUP", &self.process.id().to_string()])
-            .status()
-            .unwrap();
+        let reload = Command::new("kill").args(["-HUP", &self.process.id().to_string()]).status().unwrap();
         assert!(reload.success());
     }
 }
@@ -146,43 +139,21 @@ async fn bind_tells_addresses_and_services_and_their_changes() {
     .await;
     let by_address = DnsRecords::Address { port: 9883 };
     let hosts = search(named.address, "nodes.raftmq.test", by_address);
-    let services = search(
-        named.address,
-        "_links._tcp.nodes.raftmq.test",
-        DnsRecords::Srv,
-    );
+    let services = search(named.address, "_links._tcp.nodes.raftmq.test", DnsRecords::Srv);
     let nobody = search(named.address, "nobody.raftmq.test", by_address);
 
     let mut hosts_found = hosts.peers();
-    let set = wait_for(&mut hosts_found, "addresses", |set| {
-        set.refreshed_at.is_some()
-    })
-    .await;
-    assert_eq!(
-        addresses(&set),
-        ["127.0.0.1:9883", "127.0.0.2:9883", "[::1]:9883"]
-    );
+    let set = wait_for(&mut hosts_found, "addresses", |set| set.refreshed_at.is_some()).await;
+    assert_eq!(addresses(&set), ["127.0.0.1:9883", "127.0.0.2:9883", "[::1]:9883"]);
     let mut services_found = services.peers();
-    let set = wait_for(&mut services_found, "services", |set| {
-        set.refreshed_at.is_some()
-    })
-    .await;
-    assert_eq!(
-        addresses(&set),
-        ["raftmq-0.raftmq.test:9883", "raftmq-1.raftmq.test:19883"]
-    );
+    let set = wait_for(&mut services_found, "services", |set| set.refreshed_at.is_some()).await;
+    assert_eq!(addresses(&set), ["raftmq-0.raftmq.test:9883", "raftmq-1.raftmq.test:19883"]);
     let mut nobody_found = nobody.peers();
-    let set = wait_for(&mut nobody_found, "nobody", |set| {
-        set.refreshed_at.is_some()
-    })
-    .await;
+    let set = wait_for(&mut nobody_found, "nobody", |set| set.refreshed_at.is_some()).await;
     assert_eq!((set.peers.len(), set.failures), (0, 0));
     // An alias, as a link would dial it.
     let resolver = Resolver::with_servers(&[named.address]);
-    let found = resolver
-        .resolve("raftmq-1.raftmq.test:19883")
-        .await
-        .unwrap();
+    let found = resolver.resolve("raftmq-1.raftmq.test:19883").await.unwrap();
     assert_eq!(found, ["127.0.0.1:19883".parse().unwrap()]);
 
     named.change(
@@ -190,16 +161,7 @@ async fn bind_tells_addresses_and_services_and_their_changes() {
         "nodes IN A 127.0.0.2\nnobody IN A 127.0.0.4\n\
          raftmq-2 IN A 127.0.0.1\n_links._tcp.nodes IN SRV 0 0 29883 raftmq-2",
     );
-    wait_for(&mut hosts_found, "the new addresses", |set| {
-        addresses(set) == ["127.0.0.2:9883"]
-    })
-    .await;
-    wait_for(&mut services_found, "the new services", |set| {
-        addresses(set) == ["raftmq-2.raftmq.test:29883"]
-    })
-    .await;
-    wait_for(&mut nobody_found, "somebody", |set| {
-        addresses(set) == ["127.0.0.4:9883"]
-    })
-    .await;
+    wait_for(&mut hosts_found, "the new addresses", |set| addresses(set) == ["127.0.0.2:9883"]).await;
+    wait_for(&mut services_found, "the new services", |set| addresses(set) == ["raftmq-2.raftmq.test:29883"]).await;
+    wait_for(&mut nobody_found, "somebody", |set| addresses(set) == ["127.0.0.4:9883"]).await;
 }

@@ -45,10 +45,7 @@ impl ApiServer {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(State {
-            version: 1,
-            ..State::default()
-        }));
+        let state = Arc::new(Mutex::new(State { version: 1, ..State::default() }));
         let (events, _) = broadcast::channel(64);
         let (shared, sender) = (Arc::clone(&state), events.clone());
         let task = tokio::spawn(async move {
@@ -59,12 +56,7 @@ impl ApiServer {
                 tokio::spawn(serve(socket, Arc::clone(&shared), sender.clone()));
             }
         });
-        Self {
-            address,
-            state,
-            events,
-            task,
-        }
+        Self { address, state, events, task }
     }
 
     /// Adds or replaces a slice and tells the watches.
@@ -80,15 +72,9 @@ impl ApiServer {
             "ports": [{"name": "links", "port": 9883, "protocol": "TCP"}],
             "endpoints": endpoints,
         });
-        let kind = if state.slices.contains_key(name) {
-            "MODIFIED"
-        } else {
-            "ADDED"
-        };
+        let kind = if state.slices.contains_key(name) { "MODIFIED" } else { "ADDED" };
         state.slices.insert(name.to_owned(), slice.clone());
-        let _ = self
-            .events
-            .send(Told::Event(json!({"type": kind, "object": slice})));
+        let _ = self.events.send(Told::Event(json!({"type": kind, "object": slice})));
     }
 
     /// Deletes a slice without telling anybody: what a watch misses while it is broken.
@@ -147,8 +133,7 @@ async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>, events: broadcas
         let _ = socket.write_all(head.as_bytes()).await;
         return;
     }
-    let head =
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     if socket.write_all(head.as_bytes()).await.is_err() {
         return;
     }
@@ -205,14 +190,8 @@ async fn slices_are_listed_watched_and_watched_again() {
     {
         let state = server.state.lock().unwrap();
         let path = &state.asked[0];
-        assert!(
-            path.starts_with("/apis/discovery.k8s.io/v1/namespaces/mq/endpointslices?"),
-            "{path}"
-        );
-        assert!(
-            path.contains("kubernetes.io%2Fservice-name%3Draftmq-headless"),
-            "{path}"
-        );
+        assert!(path.starts_with("/apis/discovery.k8s.io/v1/namespaces/mq/endpointslices?"), "{path}");
+        assert!(path.contains("kubernetes.io%2Fservice-name%3Draftmq-headless"), "{path}");
     }
 
     // Until the watch is there an event may be missed as it would be by a real watch that began later;
@@ -232,10 +211,7 @@ async fn slices_are_listed_watched_and_watched_again() {
         .map_err(|_| "no watch")
         .unwrap();
     let _ = server.events.send(Told::BreakOff);
-    wait_for(&mut peers, "the new list", |set| {
-        addresses(set) == ["10.0.0.2:9883"]
-    })
-    .await;
+    wait_for(&mut peers, "the new list", |set| addresses(set) == ["10.0.0.2:9883"]).await;
     wait_for_watch(&server, 2).await;
     server.apply("c", &json!([endpoint(4, true)]));
     wait_for(&mut peers, "the next event", |set| set.peers.len() == 2).await;

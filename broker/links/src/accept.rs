@@ -92,11 +92,7 @@ impl Drop for Open<'_> {
 
 type Greeted = (TlsStream<TcpStream>, Known, Class, Option<Claim>);
 
-async fn greet(
-    shared: &Shared,
-    tcp: TcpStream,
-    remote: SocketAddr,
-) -> Result<Greeted, HandshakeError> {
+async fn greet(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Result<Greeted, HandshakeError> {
     tcp.set_nodelay(true)?;
     let mut stream = TlsAcceptor::from(shared.tls().server).accept(tcp).await?;
     let certificate = handshake::certificate_of(stream.get_ref().1)?;
@@ -182,10 +178,7 @@ struct CloseOnDrop(Arc<Outgoing>);
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         let mut answers = lock(&self.0.answers);
-        *answers = Answers {
-            closed: true,
-            ..Answers::default()
-        };
+        *answers = Answers { closed: true, ..Answers::default() };
     }
 }
 
@@ -197,11 +190,7 @@ async fn serve(
     class: Class,
     claim: Option<Claim>,
 ) -> String {
-    let Known {
-        peer,
-        buffer,
-        hello,
-    } = known;
+    let Known { peer, buffer, hello } = known;
     let (reader, writer) = tokio::io::split(stream);
     let outgoing = Arc::new(Outgoing::default());
     let _close = CloseOnDrop(Arc::clone(&outgoing));
@@ -210,21 +199,9 @@ async fn serve(
         answers.handled = claim.last;
         answers.acknowledged = claim.last;
     }
-    let write = write_loop(
-        writer,
-        &outgoing.notify,
-        hello,
-        shared.metrics.class(class),
-        |batch| outgoing.fill(batch),
-        || (),
-    );
-    let inbound = Inbound {
-        shared,
-        class,
-        claim,
-        outgoing: &outgoing,
-        peer,
-    };
+    let write =
+        write_loop(writer, &outgoing.notify, hello, shared.metrics.class(class), |batch| outgoing.fill(batch), || ());
+    let inbound = Inbound { shared, class, claim, outgoing: &outgoing, peer };
     tokio::select! {
         reason = inbound.listen(reader, buffer) => reason,
         written = write => match written {
@@ -295,8 +272,7 @@ impl Inbound<'_> {
                 Ok(())
             }
             FrameType::Hello => {
-                let renewed = handshake::renew(self.shared, &self.peer, &frame)
-                    .map_err(|error| error.to_string())?;
+                let renewed = handshake::renew(self.shared, &self.peer, &frame).map_err(|error| error.to_string())?;
                 self.peer = renewed;
                 Ok(())
             }
@@ -311,10 +287,7 @@ impl Inbound<'_> {
         // The lock is held while the frame is handled: see `InStream`.
         let mut stream = lock(&claim.stream);
         match stream.accept(claim.owner, frame.id) {
-            Ok(true) => self
-                .shared
-                .handler
-                .on_frame(&self.peer, frame.kind, frame.payload),
+            Ok(true) => self.shared.handler.on_frame(&self.peer, frame.kind, frame.payload),
             Ok(false) => self.shared.metrics.count_dropped(DropReason::Duplicate, 1),
             Err(error) => return Err(error.to_string()),
         }
@@ -341,17 +314,10 @@ impl Inbound<'_> {
         let outgoing = Arc::clone(self.outgoing);
         let peer = Arc::clone(&self.peer);
         tokio::spawn(async move {
-            let mut unanswered = Unanswered {
-                outgoing: Arc::clone(&outgoing),
-                id,
-                armed: true,
-            };
+            let mut unanswered = Unanswered { outgoing: Arc::clone(&outgoing), id, armed: true };
             let work = async {
                 let _slot = running.acquire().await.map_err(|e| e.to_string())?;
-                shared
-                    .handler
-                    .on_request(peer, frame.kind, frame.payload)
-                    .await
+                shared.handler.on_request(peer, frame.kind, frame.payload).await
             };
             // At the deadline nobody waits any more.
             let worked = tokio::time::timeout(deadline, work).await;
@@ -360,8 +326,7 @@ impl Inbound<'_> {
                 let max = shared.options.max_frame_bytes;
                 let frame = match result {
                     Ok(payload) if payload.len() > max => {
-                        let text =
-                            format!("an answer of {} bytes, allowed are {max}", payload.len());
+                        let text = format!("an answer of {} bytes, allowed are {max}", payload.len());
                         answer(id, FLAG_ERROR, text.into())
                     }
                     Ok(payload) => answer(id, 0, payload),
@@ -397,8 +362,5 @@ impl Drop for Unanswered {
 }
 
 fn answer(id: u64, flags: u8, payload: Bytes) -> Frame {
-    Frame {
-        flags,
-        ..Frame::new(FrameType::Answer, id).with_payload(payload)
-    }
+    Frame { flags, ..Frame::new(FrameType::Answer, id).with_payload(payload) }
 }

@@ -57,13 +57,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
                 let mut progressed = false;
                 let reason = converse(&shared, &peer, class, stream, known, &mut progressed).await;
                 peer.failed(class, reason.clone(), false);
-                fail(
-                    &shared,
-                    &peer,
-                    class,
-                    true,
-                    &LinkError::Disconnected(reason),
-                );
+                fail(&shared, &peer, class, true, &LinkError::Disconnected(reason));
                 if progressed {
                     pause = options.backoff_min;
                 }
@@ -105,11 +99,7 @@ fn fail(shared: &Shared, peer: &Peer, class: Class, written: bool, error: &LinkE
     });
 }
 
-async fn dial(
-    shared: &Arc<Shared>,
-    peer: &Arc<Peer>,
-    class: Class,
-) -> Result<(Stream, Known), DialError> {
+async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Result<(Stream, Known), DialError> {
     let limit = shared.options.connect_timeout;
     let late = |what: &str| DialError::Unreachable(format!("{what} took longer than {limit:?}"));
     let resolved = tokio::time::timeout(limit, shared.resolver.resolve(&peer.address))
@@ -141,25 +131,13 @@ async fn dial_one(
         let connector = TlsConnector::from(shared.tls().client);
         let mut stream = connector.connect(name, tcp).await?;
         let certificate = handshake::certificate_of(stream.get_ref().1)?;
-        let known = handshake::greet(
-            &mut stream,
-            certificate,
-            shared,
-            &peer.address,
-            remote,
-            class,
-        )
-        .await?;
+        let known = handshake::greet(&mut stream, certificate, shared, &peer.address, remote, class).await?;
         Ok((stream, known))
     };
-    let (mut stream, mut known) = handshake
-        .await
-        .inspect_err(|error| handshake::count_refused(shared, error))?;
+    let (mut stream, mut known) = handshake.await.inspect_err(|error| handshake::count_refused(shared, error))?;
     if !peer.connected(class, &known.peer) {
         let boot = known.peer.hello.boot;
-        return Err(DialError::Unreachable(format!(
-            "boot {boot} of the peer is over"
-        )));
+        return Err(DialError::Unreachable(format!("boot {boot} of the peer is over")));
     }
     if class == Class::Data {
         open(shared, peer, &mut stream, &mut known).await?;
@@ -168,16 +146,10 @@ async fn dial_one(
 }
 
 /// Agrees with the peer on where the one-way frames go on.
-async fn open(
-    shared: &Shared,
-    peer: &Peer,
-    stream: &mut Stream,
-    known: &mut Known,
-) -> Result<(), DialError> {
+async fn open(shared: &Shared, peer: &Peer, stream: &mut Stream, known: &mut Known) -> Result<(), DialError> {
     let hello = &known.peer.hello;
-    let dropped = with_outbox(shared, peer, |outbox| {
-        outbox.connected((hello.incarnation, hello.boot), shared.random())
-    })?;
+    let dropped =
+        with_outbox(shared, peer, |outbox| outbox.connected((hello.incarnation, hello.boot), shared.random()))?;
     count_restart(shared, peer, dropped);
     loop {
         let (epoch, resumed) = with_outbox(shared, peer, |outbox| outbox.opening())?;
@@ -204,14 +176,8 @@ fn with_outbox<R>(
 
 fn count_restart(shared: &Shared, peer: &Peer, dropped: u64) {
     if dropped > 0 {
-        tracing::warn!(
-            address = peer.address,
-            dropped,
-            "dropped frames sent to an earlier boot of the peer"
-        );
-        shared
-            .metrics
-            .count_dropped(DropReason::PeerRestarted, dropped);
+        tracing::warn!(address = peer.address, dropped, "dropped frames sent to an earlier boot of the peer");
+        shared.metrics.count_dropped(DropReason::PeerRestarted, dropped);
     }
 }
 
@@ -265,19 +231,11 @@ async fn converse(
     known: Known,
     progressed: &mut bool,
 ) -> String {
-    let Known {
-        peer: identity,
-        buffer,
-        hello,
-    } = known;
+    let Known { peer: identity, buffer, hello } = known;
     let (reader, writer) = tokio::io::split(stream);
     let lane = peer.lane(class);
-    let vigil = Vigil {
-        base: Instant::now(),
-        since: AtomicU64::new(0),
-        ping: AtomicU64::new(0),
-        pinged: AtomicU64::new(0),
-    };
+    let vigil =
+        Vigil { base: Instant::now(), since: AtomicU64::new(0), ping: AtomicU64::new(0), pinged: AtomicU64::new(0) };
     let write = write_loop(
         writer,
         &lane.notify,
@@ -312,12 +270,7 @@ async fn converse(
         }
         () = obsolete => "another boot of the peer is known".to_owned(),
     };
-    debug!(
-        address = peer.address,
-        class = class.name(),
-        reason,
-        "connection to a peer ended"
-    );
+    debug!(address = peer.address, class = class.name(), reason, "connection to a peer ended");
     reason
 }
 

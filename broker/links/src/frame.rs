@@ -48,19 +48,12 @@ pub(crate) enum FrameType {
 impl FrameType {
     fn from_byte(byte: u8) -> Option<Self> {
         use FrameType::*;
-        [
-            Hello, Accepted, Refused, Request, Answer, Send, Ack, Ping, Pong, Open,
-        ]
-        .into_iter()
-        .find(|t| *t as u8 == byte)
+        [Hello, Accepted, Refused, Request, Answer, Send, Ack, Ping, Pong, Open].into_iter().find(|t| *t as u8 == byte)
     }
 
     /// Whether it is the callers' traffic, for the counters.
     pub(crate) fn is_traffic(self) -> bool {
-        matches!(
-            self,
-            FrameType::Request | FrameType::Answer | FrameType::Send
-        )
+        matches!(self, FrameType::Request | FrameType::Answer | FrameType::Send)
     }
 }
 
@@ -75,13 +68,7 @@ pub(crate) struct Frame {
 
 impl Frame {
     pub(crate) fn new(frame_type: FrameType, id: u64) -> Self {
-        Frame {
-            frame_type,
-            kind: 0,
-            flags: 0,
-            id,
-            payload: Bytes::new(),
-        }
+        Frame { frame_type, kind: 0, flags: 0, id, payload: Bytes::new() }
     }
 
     pub(crate) fn with_payload(mut self, payload: impl Into<Bytes>) -> Self {
@@ -95,14 +82,7 @@ impl Frame {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        encode_header(
-            out,
-            self.frame_type,
-            self.kind,
-            self.flags,
-            self.id,
-            self.payload.len(),
-        );
+        encode_header(out, self.frame_type, self.kind, self.flags, self.id, self.payload.len());
         out.extend_from_slice(&self.payload);
     }
 }
@@ -163,29 +143,17 @@ pub(crate) fn decode(buf: &mut BytesMut, max_payload: usize) -> Result<Decoded, 
         _ => 0,
     };
     if flags & !known_flags != 0 {
-        return Err(FrameError::Flags {
-            flags,
-            frame_type: type_byte,
-        });
+        return Err(FrameError::Flags { flags, frame_type: type_byte });
     }
     let id = header.get_u64_le();
     if size > max_payload {
-        return Err(FrameError::TooLarge {
-            size,
-            max: max_payload,
-        });
+        return Err(FrameError::TooLarge { size, max: max_payload });
     }
     if buf.len() < HEADER_BYTES + size {
         return Ok(Decoded::Incomplete(HEADER_BYTES + size));
     }
     buf.advance(HEADER_BYTES);
-    Ok(Decoded::Frame(Frame {
-        frame_type,
-        kind,
-        flags,
-        id,
-        payload: buf.split_to(size).freeze(),
-    }))
+    Ok(Decoded::Frame(Frame { frame_type, kind, flags, id, payload: buf.split_to(size).freeze() }))
 }
 
 #[cfg(test)]
@@ -195,27 +163,18 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_frame() -> impl Strategy<Value = Frame> {
-        (
-            1u8..=10,
-            any::<u16>(),
-            0u8..=3,
-            any::<u64>(),
-            prop::collection::vec(any::<u8>(), 0..300),
-        )
-            .prop_map(|(t, kind, flags, id, payload)| {
+        (1u8..=10, any::<u16>(), 0u8..=3, any::<u64>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(
+            |(t, kind, flags, id, payload)| {
                 let frame_type = FrameType::from_byte(t).unwrap();
                 Frame {
                     frame_type,
                     kind,
-                    flags: if frame_type == FrameType::Answer {
-                        flags
-                    } else {
-                        0
-                    },
+                    flags: if frame_type == FrameType::Answer { flags } else { 0 },
                     id,
                     payload: payload.into(),
                 }
-            })
+            },
+        )
     }
 
     fn drain(buf: &mut BytesMut, max: usize) -> Result<Vec<Frame>, FrameError> {
@@ -279,12 +238,6 @@ mod tests {
         let mut wire = Vec::new();
         encode_header(&mut wire, FrameType::Send, 0, 0, 0, 101);
         let error = decode(&mut BytesMut::from(&wire[..]), 100).err();
-        assert_eq!(
-            error,
-            Some(FrameError::TooLarge {
-                size: 101,
-                max: 100
-            })
-        );
+        assert_eq!(error, Some(FrameError::TooLarge { size: 101, max: 100 }));
     }
 }

@@ -47,9 +47,7 @@ impl From<io::Error> for HandshakeError {
                 reason: "the peer shows no certificate".to_owned(),
             }),
             Some(rustls::Error::AlertReceived(alert)) if is_about_certificate(*alert) => {
-                HandshakeError::RefusedThere(format!(
-                    "this node's certificate is not accepted ({alert:?})"
-                ))
+                HandshakeError::RefusedThere(format!("this node's certificate is not accepted ({alert:?})"))
             }
             _ => HandshakeError::Io(error),
         }
@@ -102,9 +100,7 @@ pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     if let Err(refusal) = admit(shared, &own, &peer, &certificate) {
         return Err(refuse(io, refusal).await);
     }
-    let greeting = Frame::new(FrameType::Hello, 0)
-        .with_kind(class.index() as u16)
-        .with_payload(own.encode());
+    let greeting = Frame::new(FrameType::Hello, 0).with_kind(class.index() as u16).with_payload(own.encode());
     write_frame(io, &greeting).await?;
     let answer = buffer.next(io).await?;
     match answer.frame_type {
@@ -114,11 +110,7 @@ pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     }
     // Room for the deadline before the caller's payload.
     buffer.set_max_payload(shared.options.max_frame_bytes + 4);
-    Ok(Known {
-        peer: Arc::new(peer),
-        buffer,
-        hello,
-    })
+    Ok(Known { peer: Arc::new(peer), buffer, hello })
 }
 
 /// Opens the one-way stream `epoch`; returns the last frame that the peer handled, or that it does not know any more.
@@ -164,77 +156,45 @@ pub(crate) async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         Err(HandshakeError::RefusedHere(refusal)) => return Err(refuse(io, refusal).await),
         Err(other) => return Err(other),
     };
-    let peer = PeerHello {
-        hello: peer_hello,
-        direction: Direction::Inbound,
-        remote,
-        address: None,
-    };
+    let peer = PeerHello { hello: peer_hello, direction: Direction::Inbound, remote, address: None };
     if let Err(refusal) = admit(shared, &own, &peer, &certificate) {
         return Err(refuse(io, refusal).await);
     }
     write_frame(io, &Frame::new(FrameType::Accepted, 0)).await?;
     buffer.set_max_payload(shared.options.max_frame_bytes + 4);
-    let known = Known {
-        peer: Arc::new(peer),
-        buffer,
-        hello,
-    };
+    let known = Known { peer: Arc::new(peer), buffer, hello };
     Ok((known, class))
 }
 
 /// The accepting side of [`open_stream`]; `open` is a frame of that type.
-pub(crate) fn claim_stream(
-    shared: &Shared,
-    sender: &Hello,
-    open: &Frame,
-) -> Result<Claim, Refusal> {
+pub(crate) fn claim_stream(shared: &Shared, sender: &Hello, open: &Frame) -> Result<Claim, Refusal> {
     lock(&shared.inbox)
         .open((sender.incarnation, sender.boot), open.id, open.kind != 0)
         .map_err(|error| Refusal::protocol(error.to_string()))
 }
 
 /// Checks a Hello that was sent again on an open connection.
-pub(crate) fn renew(
-    shared: &Shared,
-    peer: &PeerHello,
-    frame: &Frame,
-) -> Result<Arc<PeerHello>, HandshakeError> {
+pub(crate) fn renew(shared: &Shared, peer: &PeerHello, frame: &Frame) -> Result<Arc<PeerHello>, HandshakeError> {
     let hello = parse_hello(frame)?;
     if !hello.same_boot(&peer.hello) {
         let refusal = Refusal::protocol("the peer became another node on an open connection");
         return Err(HandshakeError::RefusedHere(refusal));
     }
-    let renewed = PeerHello {
-        hello,
-        ..peer.clone()
-    };
-    shared
-        .handler
-        .on_hello(&renewed)
-        .map_err(HandshakeError::RefusedHere)?;
+    let renewed = PeerHello { hello, ..peer.clone() };
+    shared.handler.on_hello(&renewed).map_err(HandshakeError::RefusedHere)?;
     Ok(Arc::new(renewed))
 }
 
 /// Whom the peer's certificate names; TLS has checked its chain.
 pub(crate) fn certificate_of(tls: &CommonState) -> Result<CertIdentity, HandshakeError> {
     let leaf = tls.peer_certificates().and_then(<[_]>::first);
-    let refusal = |reason: String| {
-        HandshakeError::RefusedHere(Refusal {
-            code: crate::hello::RefusalCode::Certificate,
-            reason,
-        })
-    };
+    let refusal =
+        |reason: String| HandshakeError::RefusedHere(Refusal { code: crate::hello::RefusalCode::Certificate, reason });
     let leaf = leaf.ok_or_else(|| refusal("the peer shows no certificate".to_owned()))?;
     CertIdentity::from_der(leaf).map_err(|error| refusal(error.to_string()))
 }
 
-fn admit(
-    shared: &Shared,
-    own: &Hello,
-    peer: &PeerHello,
-    certificate: &CertIdentity,
-) -> Result<(), Refusal> {
+fn admit(shared: &Shared, own: &Hello, peer: &PeerHello, certificate: &CertIdentity) -> Result<(), Refusal> {
     own.judge(&peer.hello, certificate)?;
     shared.handler.on_hello(peer)
 }
@@ -243,8 +203,7 @@ fn parse_hello(frame: &Frame) -> Result<Hello, HandshakeError> {
     if frame.frame_type != FrameType::Hello {
         return Err(unexpected(frame.frame_type));
     }
-    Hello::decode(&frame.payload)
-        .map_err(|error| HandshakeError::RefusedHere(Refusal::protocol(error.to_string())))
+    Hello::decode(&frame.payload).map_err(|error| HandshakeError::RefusedHere(Refusal::protocol(error.to_string())))
 }
 
 fn unexpected(frame_type: FrameType) -> HandshakeError {

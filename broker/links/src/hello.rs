@@ -32,12 +32,7 @@ pub struct Hello {
 
 impl Hello {
     /// A Hello of this build, without a Raft id.
-    pub fn new(
-        cluster: impl Into<String>,
-        node: impl Into<String>,
-        incarnation: u128,
-        boot: u64,
-    ) -> Self {
+    pub fn new(cluster: impl Into<String>, node: impl Into<String>, incarnation: u128, boot: u64) -> Self {
         Hello {
             versions: (*PROTOCOL.start(), *PROTOCOL.end()),
             cluster: cluster.into(),
@@ -110,10 +105,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal by the owner of the links.
     pub fn new(reason: impl Into<String>) -> Self {
-        Refusal {
-            code: RefusalCode::Handler,
-            reason: reason.into(),
-        }
+        Refusal { code: RefusalCode::Handler, reason: reason.into() }
     }
 }
 
@@ -170,15 +162,10 @@ impl Hello {
             node: String::new(),
         };
         for name in [&mut hello.cluster, &mut hello.node] {
-            let (len, rest) = bytes
-                .split_first()
-                .ok_or(HelloError::Malformed("a name is missing"))?;
-            let (text, rest) = rest
-                .split_at_checked(usize::from(*len))
-                .ok_or(HelloError::Malformed("a name is cut off"))?;
-            *name = std::str::from_utf8(text)
-                .map_err(|_| HelloError::Malformed("a name is not UTF-8"))?
-                .to_owned();
+            let (len, rest) = bytes.split_first().ok_or(HelloError::Malformed("a name is missing"))?;
+            let (text, rest) =
+                rest.split_at_checked(usize::from(*len)).ok_or(HelloError::Malformed("a name is cut off"))?;
+            *name = std::str::from_utf8(text).map_err(|_| HelloError::Malformed("a name is not UTF-8"))?.to_owned();
             bytes = rest;
         }
         hello.check()?;
@@ -193,22 +180,14 @@ impl Hello {
                 RefusalCode::Version,
                 format!(
                     "no common protocol version: {} speaks {} to {}, {} speaks {} to {}",
-                    self.node,
-                    self.versions.0,
-                    self.versions.1,
-                    peer.node,
-                    peer.versions.0,
-                    peer.versions.1
+                    self.node, self.versions.0, self.versions.1, peer.node, peer.versions.0, peer.versions.1
                 ),
             );
         }
         if peer.cluster != self.cluster {
             return refuse(
                 RefusalCode::Cluster,
-                format!(
-                    "{} is of cluster {:?}, {} of {:?}",
-                    self.node, self.cluster, peer.node, peer.cluster
-                ),
+                format!("{} is of cluster {:?}, {} of {:?}", self.node, self.cluster, peer.node, peer.cluster),
             );
         }
         if !identity.is_node(&peer.cluster, &peer.node) {
@@ -230,10 +209,7 @@ impl Hello {
 
 impl Refusal {
     pub(crate) fn protocol(reason: impl Into<String>) -> Self {
-        Refusal {
-            code: RefusalCode::Protocol,
-            reason: reason.into(),
-        }
+        Refusal { code: RefusalCode::Protocol, reason: reason.into() }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -254,11 +230,8 @@ impl Refusal {
             .find(|c| *c as u8 == *code)
             .unwrap_or(Protocol);
         // Goes to logs: nothing that could draw on a terminal.
-        let reason = String::from_utf8_lossy(text)
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(512)
-            .collect();
+        let reason =
+            String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { ' ' } else { c }).take(512).collect();
         Refusal { code, reason }
     }
 }
@@ -293,22 +266,13 @@ mod tests {
     fn judged_by_version_cluster_and_certificate() {
         let own = Hello::new("prod", "n0", 1, 1);
         let identity = |nodes: &[(&str, &str)]| CertIdentity {
-            nodes: nodes
-                .iter()
-                .map(|(n, c)| (n.to_string(), c.to_string()))
-                .collect(),
+            nodes: nodes.iter().map(|(n, c)| (n.to_string(), c.to_string())).collect(),
             control: None,
         };
         let good = identity(&[("n1", "prod")]);
         let peer = Hello::new("prod", "n1", 2, 1);
-        let newer = Hello {
-            versions: (2, 3),
-            ..peer.clone()
-        };
-        let both = Hello {
-            versions: (1, 3),
-            ..peer.clone()
-        };
+        let newer = Hello { versions: (2, 3), ..peer.clone() };
+        let both = Hello { versions: (1, 3), ..peer.clone() };
         let other_cluster = Hello::new("test", "n1", 2, 1);
         let table = [
             (&peer, &good, None),
@@ -316,25 +280,13 @@ mod tests {
             (&peer, &identity(&[("*", "prod")]), None),
             (&newer, &good, Some(RefusalCode::Version)),
             (&other_cluster, &good, Some(RefusalCode::Cluster)),
-            (
-                &peer,
-                &identity(&[("n2", "prod")]),
-                Some(RefusalCode::Certificate),
-            ),
-            (
-                &peer,
-                &identity(&[("n1", "test")]),
-                Some(RefusalCode::Certificate),
-            ),
+            (&peer, &identity(&[("n2", "prod")]), Some(RefusalCode::Certificate)),
+            (&peer, &identity(&[("n1", "test")]), Some(RefusalCode::Certificate)),
             (&peer, &identity(&[]), Some(RefusalCode::Certificate)),
         ];
         for (hello, identity, expected) in table {
             let refusal = own.judge(hello, identity).err();
-            assert_eq!(
-                refusal.as_ref().map(|r| r.code),
-                expected,
-                "{hello:?} {identity:?}"
-            );
+            assert_eq!(refusal.as_ref().map(|r| r.code), expected, "{hello:?} {identity:?}");
             if let Some(refusal) = refusal {
                 assert_eq!(Refusal::decode(&refusal.encode()), refusal);
             }

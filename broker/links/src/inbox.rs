@@ -47,10 +47,7 @@ impl InStream {
             return Ok(false);
         }
         if sequence != self.last + 1 {
-            return Err(InboxError::Gap {
-                last: self.last,
-                got: sequence,
-            });
+            return Err(InboxError::Gap { last: self.last, got: sequence });
         }
         self.last = sequence;
         Ok(true)
@@ -83,18 +80,9 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// A sender opens a stream. An unknown epoch of which frames were written before is not kept: they may have been handled, and
     /// the sender begins another.
-    pub(crate) fn open(
-        &mut self,
-        sender: (u128, u64),
-        epoch: u64,
-        resumed: bool,
-    ) -> Result<Claim, InboxError> {
+    pub(crate) fn open(&mut self, sender: (u128, u64), epoch: u64, resumed: bool) -> Result<Claim, InboxError> {
         self.note_boot(sender)?;
-        let key = Key {
-            incarnation: sender.0,
-            boot: sender.1,
-            epoch,
-        };
+        let key = Key { incarnation: sender.0, boot: sender.1, epoch };
         let (stream, known) = match self.streams.get(&key) {
             Some(stream) => (Arc::clone(stream), true),
             None => {
@@ -110,12 +98,7 @@ impl Inbox {
             inner.owner += 1;
             (inner.owner, inner.last)
         };
-        Ok(Claim {
-            stream,
-            owner,
-            last,
-            known,
-        })
+        Ok(Claim { stream, owner, last, known })
     }
 
     fn note_boot(&mut self, (incarnation, boot): (u128, u64)) -> Result<(), InboxError> {
@@ -124,8 +107,7 @@ impl Inbox {
             Some(seen) if *seen == boot => {}
             Some(seen) => {
                 *seen = boot;
-                self.streams
-                    .retain(|key, _| key.incarnation != incarnation || key.boot >= boot);
+                self.streams.retain(|key, _| key.incarnation != incarnation || key.boot >= boot);
                 let streams = &self.streams;
                 self.order.retain(|key| streams.contains_key(key));
             }
@@ -145,11 +127,8 @@ impl Inbox {
     fn keep(&mut self, key: Key, stream: &Arc<Mutex<InStream>>) {
         if self.streams.len() >= MAX_STREAMS {
             let streams = &self.streams;
-            let unused = self.order.iter().position(|key| {
-                streams
-                    .get(key)
-                    .is_none_or(|stream| Arc::strong_count(stream) == 1)
-            });
+            let unused =
+                self.order.iter().position(|key| streams.get(key).is_none_or(|stream| Arc::strong_count(stream) == 1));
             if let Some(oldest) = self.order.remove(unused.unwrap_or(0)) {
                 self.streams.remove(&oldest);
             }
@@ -168,10 +147,7 @@ mod tests {
     fn a_second_connection_takes_the_stream_over() {
         let mut inbox = Inbox::default();
         let first = inbox.open((1, 1), 9, false).unwrap();
-        assert_eq!(
-            first.stream.lock().unwrap().accept(first.owner, 1),
-            Ok(true)
-        );
+        assert_eq!(first.stream.lock().unwrap().accept(first.owner, 1), Ok(true));
         let second = inbox.open((1, 1), 9, false).unwrap();
         assert_eq!(second.last, 1);
         let mut stream = second.stream.lock().unwrap();

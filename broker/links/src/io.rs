@@ -56,14 +56,7 @@ impl Batch {
         if frame.frame_type.is_traffic() {
             self.frames += 1;
         }
-        frame::encode_header(
-            &mut self.buf,
-            frame.frame_type,
-            frame.kind,
-            frame.flags,
-            frame.id,
-            frame.payload.len(),
-        );
+        frame::encode_header(&mut self.buf, frame.frame_type, frame.kind, frame.flags, frame.id, frame.payload.len());
         self.payload(frame.payload.clone());
     }
 
@@ -102,9 +95,7 @@ pub(crate) async fn write_loop<W: AsyncWrite + Unpin>(
         if hello.has_changed().unwrap_or(false) {
             let payload = hello.borrow_and_update().encode();
             let mut out = Vec::with_capacity(frame::HEADER_BYTES + payload.len());
-            Frame::new(FrameType::Hello, 0)
-                .with_payload(payload)
-                .encode(&mut out);
+            Frame::new(FrameType::Hello, 0).with_payload(payload).encode(&mut out);
             io.write_all(&out).await?;
             io.flush().await?;
         }
@@ -121,12 +112,8 @@ pub(crate) async fn write_loop<W: AsyncWrite + Unpin>(
             }
             continue;
         }
-        metrics
-            .frames_out
-            .fetch_add(batch.frames, Ordering::Relaxed);
-        metrics
-            .bytes_out
-            .fetch_add(batch.bytes(), Ordering::Relaxed);
+        metrics.frames_out.fetch_add(batch.frames, Ordering::Relaxed);
+        metrics.bytes_out.fetch_add(batch.bytes(), Ordering::Relaxed);
         metrics.writes.fetch_add(1, Ordering::Relaxed);
         io.write_all(&batch.buf).await?;
         if let Some(large) = batch.large.take() {
@@ -151,12 +138,7 @@ pub(crate) struct FrameBuffer {
 
 impl FrameBuffer {
     pub(crate) fn new(max_payload: usize) -> Self {
-        FrameBuffer {
-            buf: BytesMut::new(),
-            max_payload,
-            need: frame::HEADER_BYTES,
-            outgrown: false,
-        }
+        FrameBuffer { buf: BytesMut::new(), max_payload, need: frame::HEADER_BYTES, outgrown: false }
     }
 
     pub(crate) fn set_max_payload(&mut self, max_payload: usize) {
@@ -168,15 +150,11 @@ impl FrameBuffer {
         // Room grows with what has arrived, not with what a header claims.
         let missing = self.need.saturating_sub(self.buf.len());
         if self.buf.capacity() - self.buf.len() < missing.clamp(2048, READ_BYTES) {
-            self.buf
-                .reserve(missing.min(self.buf.len()).max(READ_BYTES));
+            self.buf.reserve(missing.min(self.buf.len()).max(READ_BYTES));
         }
         let read = io.read_buf(&mut self.buf).await?;
         if read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the peer closed the connection",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection"));
         }
         Ok(read)
     }
@@ -212,10 +190,7 @@ impl FrameBuffer {
 }
 
 /// Writes one frame; for handshakes.
-pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
-    io: &mut W,
-    frame: &Frame,
-) -> io::Result<()> {
+pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(io: &mut W, frame: &Frame) -> io::Result<()> {
     let mut out = Vec::with_capacity(frame::HEADER_BYTES + frame.payload.len());
     frame.encode(&mut out);
     io.write_all(&out).await?;
@@ -268,10 +243,7 @@ mod tests {
         };
         assert_eq!((first, second), (large, small));
         assert_eq!(progress.load(Ordering::Relaxed), 10);
-        assert!(
-            kept < 2 * READ_BYTES,
-            "{kept} bytes kept for an idle reader"
-        );
+        assert!(kept < 2 * READ_BYTES, "{kept} bytes kept for an idle reader");
         assert_eq!(metrics.writes.load(Ordering::Relaxed), 2);
         let bytes = 2 * HEADER_BYTES + 10 * LARGE_BYTES + 1;
         assert_eq!(metrics.bytes_out.load(Ordering::Relaxed), bytes as u64);

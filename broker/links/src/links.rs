@@ -35,34 +35,15 @@ struct Inner {
 impl Links {
     /// Listens, and accepts peers. Call within a tokio runtime: all tasks and handlers run there; the other calls work
     /// from any thread and runtime.
-    pub async fn start(
-        config: LinkConfig,
-        hello: Hello,
-        handler: Arc<dyn Handler>,
-    ) -> Result<Links, StartError> {
+    pub async fn start(config: LinkConfig, hello: Hello, handler: Arc<dyn Handler>) -> Result<Links, StartError> {
         hello.check()?;
         let tls = TlsConfigs::new(&config.tls)?;
-        let bind = |source| StartError::Bind {
-            address: config.listen,
-            source,
-        };
+        let bind = |source| StartError::Bind { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let local_addr = listener.local_addr().map_err(bind)?;
-        let shared = Arc::new(Shared::new(
-            config.options.sane(),
-            config.resolver,
-            tls,
-            hello,
-            handler,
-        ));
+        let shared = Arc::new(Shared::new(config.options.sane(), config.resolver, tls, hello, handler));
         let acceptor = tokio::spawn(accept::run(Arc::clone(&shared), listener));
-        Ok(Links {
-            inner: Arc::new(Inner {
-                shared,
-                local_addr,
-                acceptor: Mutex::new(Some(acceptor)),
-            }),
-        })
+        Ok(Links { inner: Arc::new(Inner { shared, local_addr, acceptor: Mutex::new(Some(acceptor)) }) })
     }
 
     /// The socket listened on.
@@ -82,8 +63,7 @@ impl Links {
         deadline: Duration,
     ) -> Result<Bytes, LinkError> {
         let peer = self.peer_at(address).ok_or(LinkError::Shutdown)?;
-        peer.request(&self.inner.shared, kind, payload, class, deadline)
-            .await
+        peer.request(&self.inner.shared, kind, payload, class, deadline).await
     }
 
     /// Hands over a one-way frame: in order, kept until the peer acknowledged it. Never waits.
@@ -124,11 +104,7 @@ impl Links {
                 *current = Arc::new(hello);
             }
         });
-        if changed {
-            Ok(())
-        } else {
-            Err(HelloError::Changed)
-        }
+        if changed { Ok(()) } else { Err(HelloError::Changed) }
     }
 
     /// The Hello in use.
@@ -202,9 +178,7 @@ impl Links {
         if shared.is_closed() {
             return None;
         }
-        let peer = peers
-            .entry(address.to_owned())
-            .or_insert_with(|| Arc::new(Peer::new(address, shared)));
+        let peer = peers.entry(address.to_owned()).or_insert_with(|| Arc::new(Peer::new(address, shared)));
         Some(Arc::clone(peer))
     }
 }

@@ -126,11 +126,6 @@ pub struct LinkConfig {
 impl LinkConfig {
     /// Default options and the system's resolver.
     pub fn new(listen: SocketAddr, tls: TlsMaterial) -> Self {
-        LinkConfig {
-            listen,
-            tls,
-            options: LinkOptions::default(),
-            resolver: Arc::new(SystemResolver),
-        }
+        LinkConfig { listen, tls, options: LinkOptions::default(), resolver: Arc::new(SystemResolver) }
     }
 }

@@ -101,11 +101,7 @@ impl Outbox {
     }
 
     /// The peer answered the opening with the last number that it handled, or it knows nothing of the epoch any more.
-    pub(crate) fn opened(
-        &mut self,
-        last: Option<u64>,
-        fresh_epoch: u64,
-    ) -> Result<Opened, OutboxError> {
+    pub(crate) fn opened(&mut self, last: Option<u64>, fresh_epoch: u64) -> Result<Opened, OutboxError> {
         let known = last.filter(|last| last.saturating_add(1) >= self.first);
         let Some(last) = known else {
             let dropped = self.restart(fresh_epoch);
@@ -127,14 +123,7 @@ impl Outbox {
                 break;
             };
             let sequence = self.first + self.written as u64;
-            frame::encode_header(
-                batch.header(),
-                FrameType::Send,
-                *kind,
-                0,
-                sequence,
-                payload.len(),
-            );
+            frame::encode_header(batch.header(), FrameType::Send, *kind, 0, sequence, payload.len());
             batch.payload(payload.clone());
             self.written += 1;
         }
@@ -144,10 +133,7 @@ impl Outbox {
     /// Drops everything.
     pub(crate) fn clear(&mut self) -> u64 {
         let dropped = self.entries.len() as u64;
-        *self = Outbox {
-            identity: self.identity,
-            ..Outbox::new(self.max_bytes)
-        };
+        *self = Outbox { identity: self.identity, ..Outbox::new(self.max_bytes) };
         dropped
     }
 
@@ -166,10 +152,7 @@ impl Outbox {
     fn take_off(&mut self, last: u64, written: usize) -> Result<(), OutboxError> {
         let last_written = self.first + written as u64 - 1;
         if last > last_written {
-            return Err(OutboxError::NeverWritten {
-                acknowledged: last,
-                written: last_written,
-            });
+            return Err(OutboxError::NeverWritten { acknowledged: last, written: last_written });
         }
         while self.first <= last {
             let Some((_, payload)) = self.entries.pop_front() else {

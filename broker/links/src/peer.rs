@@ -98,10 +98,7 @@ impl Peer {
     pub(crate) fn new(address: &str, shared: &Shared) -> Self {
         let requests = || {
             let options = &shared.options;
-            Lane::new(Work::Requests(Requests::new(
-                options.request_queue_bytes,
-                options.max_outstanding,
-            )))
+            Lane::new(Work::Requests(Requests::new(options.request_queue_bytes, options.max_outstanding)))
         };
         Peer {
             address: address.to_owned(),
@@ -121,31 +118,18 @@ impl Peer {
     }
 
     /// Works on a stream's queue and keeps the gauge of its bytes.
-    pub(crate) fn with<R>(
-        &self,
-        shared: &Shared,
-        class: Class,
-        change: impl FnOnce(&mut Work) -> R,
-    ) -> R {
+    pub(crate) fn with<R>(&self, shared: &Shared, class: Class, change: impl FnOnce(&mut Work) -> R) -> R {
         let mut work = lock(&self.lane(class).work);
         let before = work.bytes();
         let result = change(&mut work);
         let after = work.bytes();
         // Wraps around when it shrinks, and so does the sum: what remains is right.
         let gauge = &shared.metrics.class(class).queue_bytes;
-        gauge.fetch_add(
-            (after as u64).wrapping_sub(before as u64),
-            Ordering::Relaxed,
-        );
+        gauge.fetch_add((after as u64).wrapping_sub(before as u64), Ordering::Relaxed);
         result
     }
 
-    pub(crate) fn send(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        kind: u16,
-        payload: Bytes,
-    ) -> Result<(), SendError> {
+    pub(crate) fn send(self: &Arc<Self>, shared: &Arc<Shared>, kind: u16, payload: Bytes) -> Result<(), SendError> {
         let max = shared.options.max_frame_bytes;
         let size = payload.len();
         if size > max {
@@ -188,26 +172,19 @@ impl Peer {
         let (answer, answered) = oneshot::channel();
         let until = Instant::now() + deadline;
         let id = self.with(shared, class, |work| match work {
-            Work::Requests(requests) => {
-                requests.push(kind, payload, until, answer).map_err(|full| {
-                    shared.metrics.count_dropped(DropReason::QueueFull, 1);
-                    LinkError::QueueFull {
-                        address: self.address.clone(),
-                        class: class.name(),
-                        queued: full.queued,
-                        max: full.max,
-                    }
-                })
-            }
+            Work::Requests(requests) => requests.push(kind, payload, until, answer).map_err(|full| {
+                shared.metrics.count_dropped(DropReason::QueueFull, 1);
+                LinkError::QueueFull {
+                    address: self.address.clone(),
+                    class: class.name(),
+                    queued: full.queued,
+                    max: full.max,
+                }
+            }),
             Work::Outbox(_) => Err(LinkError::WrongClass),
             Work::Closed => Err(LinkError::Shutdown),
         })?;
-        let _given_up = GiveUp {
-            peer: self,
-            shared,
-            class,
-            id,
-        };
+        let _given_up = GiveUp { peer: self, shared, class, id };
         self.start(shared, class);
         self.lane(class).notify.notify_one();
         match tokio::time::timeout_at(until.into(), answered).await {
@@ -264,10 +241,7 @@ impl Peer {
     }
 
     pub(crate) fn status(&self) -> PeerStatus {
-        let queue_bytes = Class::ALL
-            .iter()
-            .map(|class| lock(&self.lane(*class).work).bytes())
-            .sum();
+        let queue_bytes = Class::ALL.iter().map(|class| lock(&self.lane(*class).work).bytes()).sum();
         let rtt = self.rtt.load(Ordering::Relaxed);
         let state = lock(&self.state);
         let error = state.errors.iter().flatten().next().cloned();
@@ -359,13 +333,7 @@ impl Peer {
         let error = Some((reason, refused));
         let known = state.errors.contains(&error);
         if !known && let Some((reason, _)) = &error {
-            warn!(
-                address = self.address,
-                class = class.name(),
-                reason,
-                refused,
-                "not connected to a peer"
-            );
+            warn!(address = self.address, class = class.name(), reason, refused, "not connected to a peer");
         }
         state.errors[class.index()] = error;
     }
@@ -373,11 +341,7 @@ impl Peer {
     pub(crate) fn measured(&self, sample: Duration) {
         let sample = u64::try_from(sample.as_micros()).unwrap_or(u64::MAX).max(1);
         let old = self.rtt.load(Ordering::Relaxed);
-        let new = if old == 0 {
-            sample
-        } else {
-            old - old / 8 + sample / 8
-        };
+        let new = if old == 0 { sample } else { old - old / 8 + sample / 8 };
         self.rtt.store(new.max(1), Ordering::Relaxed);
     }
 }

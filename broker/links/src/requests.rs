@@ -75,34 +75,20 @@ impl Requests {
         answer: AnswerSender,
     ) -> Result<u64, Full> {
         if self.waiting.len() >= self.max_outstanding {
-            return Err(Full {
-                queued: self.waiting.len(),
-                max: self.max_outstanding,
-            });
+            return Err(Full { queued: self.waiting.len(), max: self.max_outstanding });
         }
         let cost = payload.len() + ENTRY_BYTES;
         if self.bytes + cost > self.max_bytes {
             self.purge();
         }
         if self.bytes + cost > self.max_bytes && !self.queue.is_empty() {
-            return Err(Full {
-                queued: self.bytes,
-                max: self.max_bytes,
-            });
+            return Err(Full { queued: self.bytes, max: self.max_bytes });
         }
         let id = self.next_id;
         self.next_id += 1;
         self.bytes += cost;
-        self.queue.push_back(Queued {
-            id,
-            kind,
-            payload,
-            deadline,
-        });
-        let waiter = Waiter {
-            answer,
-            written: false,
-        };
+        self.queue.push_back(Queued { id, kind, payload, deadline });
+        let waiter = Waiter { answer, written: false };
         self.waiting.insert(id, waiter);
         Ok(id)
     }
@@ -134,14 +120,7 @@ impl Requests {
             waiter.written = true;
             self.written += 1;
             let out = batch.header();
-            frame::encode_header(
-                out,
-                FrameType::Request,
-                request.kind,
-                0,
-                request.id,
-                4 + request.payload.len(),
-            );
+            frame::encode_header(out, FrameType::Request, request.kind, 0, request.id, 4 + request.payload.len());
             out.extend_from_slice(&left.to_le_bytes());
             batch.payload(request.payload);
         }
@@ -160,11 +139,8 @@ impl Requests {
     }
 
     fn fail(&mut self, written: bool, error: &LinkError) {
-        let failed: Vec<Waiter> = self
-            .waiting
-            .extract_if(|_, waiter| waiter.written == written)
-            .map(|(_, waiter)| waiter)
-            .collect();
+        let failed: Vec<Waiter> =
+            self.waiting.extract_if(|_, waiter| waiter.written == written).map(|(_, waiter)| waiter).collect();
         if written {
             self.written = 0;
         }
@@ -183,13 +159,8 @@ impl Requests {
 
     fn purge(&mut self) {
         let waiting = &self.waiting;
-        self.queue
-            .retain(|request| waiting.contains_key(&request.id));
-        self.bytes = self
-            .queue
-            .iter()
-            .map(|request| request.payload.len() + ENTRY_BYTES)
-            .sum();
+        self.queue.retain(|request| waiting.contains_key(&request.id));
+        self.bytes = self.queue.iter().map(|request| request.payload.len() + ENTRY_BYTES).sum();
     }
 }
 
@@ -200,10 +171,7 @@ mod tests {
     use std::time::Duration;
     use tokio::sync::oneshot::error::TryRecvError;
 
-    fn push(
-        requests: &mut Requests,
-        size: usize,
-    ) -> Result<(u64, oneshot::Receiver<Result<Bytes, LinkError>>), Full> {
+    fn push(requests: &mut Requests, size: usize) -> Result<(u64, oneshot::Receiver<Result<Bytes, LinkError>>), Full> {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + Duration::from_secs(9);
         let id = requests.push(1, Bytes::from(vec![0; size]), deadline, answer)?;

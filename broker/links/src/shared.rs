@@ -35,10 +35,7 @@ impl TlsConfigs {
         const ALPN: &[&[u8]] = &[b"raftmq-links"];
         let mut client = client_config(tls, ALPN)?;
         client.enable_sni = false;
-        Ok(TlsConfigs {
-            client: Arc::new(client),
-            server: Arc::new(server_config(tls, ALPN)?),
-        })
+        Ok(TlsConfigs { client: Arc::new(client), server: Arc::new(server_config(tls, ALPN)?) })
     }
 }
 
@@ -83,11 +80,7 @@ impl Shared {
     ) -> Self {
         let gate = || Gate {
             running: Arc::new(Semaphore::new(options.handlers_per_class.max(1))),
-            bytes: Arc::new(Semaphore::new(
-                options
-                    .handler_bytes_per_class
-                    .max(request_cost(options.max_frame_bytes)),
-            )),
+            bytes: Arc::new(Semaphore::new(options.handler_bytes_per_class.max(request_cost(options.max_frame_bytes)))),
         };
         Shared {
             gates: [gate(), gate(), gate(), gate()],
@@ -109,10 +102,7 @@ impl Shared {
     }
 
     pub(crate) fn tls(&self) -> TlsConfigs {
-        self.tls
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn all_peers(&self) -> Vec<Arc<Peer>> {
@@ -126,8 +116,7 @@ impl Shared {
 
     /// Unpredictable enough for back-off and for epochs that differ; not for secrets.
     pub(crate) fn random(&self) -> u64 {
-        self.random
-            .hash_one(self.drawn.fetch_add(1, Ordering::Relaxed))
+        self.random.hash_one(self.drawn.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A peer dialled this node: whoever waits before dialling it again need not, and a connection to an earlier boot of it is dead.

@@ -81,16 +81,11 @@ impl PropertyError {
     pub const fn reason_code(&self) -> ReasonCode {
         match self {
             // 2.2.2.2: an identifier that is not valid for the packet's type makes the packet malformed.
-            Self::Unknown { .. }
-            | Self::NotAllowed { .. }
-            | Self::Field { .. }
-            | Self::Identifier { .. } => ReasonCode::MalformedPacket,
-            Self::Value {
-                property: PropertyId::TopicAlias,
-            } => ReasonCode::TopicAliasInvalid,
-            Self::Duplicate { .. } | Self::Value { .. } | Self::Missing { .. } => {
-                ReasonCode::ProtocolError
+            Self::Unknown { .. } | Self::NotAllowed { .. } | Self::Field { .. } | Self::Identifier { .. } => {
+                ReasonCode::MalformedPacket
             }
+            Self::Value { property: PropertyId::TopicAlias } => ReasonCode::TopicAliasInvalid,
+            Self::Duplicate { .. } | Self::Value { .. } | Self::Missing { .. } => ReasonCode::ProtocolError,
         }
     }
 }
@@ -222,9 +217,7 @@ impl DecodeError {
         match self {
             Self::PacketTooLarge { .. } => ReasonCode::PacketTooLarge,
             Self::ConnectExpected { .. } | Self::Rule { .. } => ReasonCode::ProtocolError,
-            Self::ProtocolName | Self::ProtocolLevel { .. } => {
-                ReasonCode::UnsupportedProtocolVersion
-            }
+            Self::ProtocolName | Self::ProtocolLevel { .. } => ReasonCode::UnsupportedProtocolVersion,
             Self::Property { error, .. } => error.reason_code(),
             Self::TopicName { .. } => ReasonCode::TopicNameInvalid,
             // 0x8F may not stand in CONNACK; a CONNECT has no filters.
@@ -253,9 +246,7 @@ pub enum EncodeError {
         version: Version,
     },
     /// The remaining length would be above 268,435,455.
-    #[error(
-        "{packet} with a remaining length of {length} bytes is larger than the protocol allows"
-    )]
+    #[error("{packet} with a remaining length of {length} bytes is larger than the protocol allows")]
     PacketTooLarge {
         /// The packet.
         packet: PacketType,

@@ -45,10 +45,7 @@ impl PublishForm {
         let topic = message.topic_bytes();
         let id_length = if qos == QoS::AtMostOnce { 0 } else { 2 };
         let (added, kept) = if version.is_v5() {
-            (
-                added_properties(message, sub_ids, now_ms)?,
-                message.properties().as_bytes(),
-            )
+            (added_properties(message, sub_ids, now_ms)?, message.properties().as_bytes())
         } else {
             (PropertiesBuf::new(), &[][..])
         };
@@ -61,26 +58,15 @@ impl PublishForm {
 
         let mut head = Head::new();
         head.push((packet as u8) << 4 | (qos as u8) << 1 | u8::from(retain));
-        put_length(
-            &mut head,
-            2 + topic.len() + id_length + properties_length + message.payload().len(),
-        )?;
-        let field = |error| EncodeError::Field {
-            packet,
-            field: "topic name",
-            error,
-        };
+        put_length(&mut head, 2 + topic.len() + id_length + properties_length + message.payload().len())?;
+        let field = |error| EncodeError::Field { packet, field: "topic name", error };
         write::binary(&mut head, topic).map_err(field)?;
         let id_at = (id_length > 0).then_some(head.len());
         head.resize(head.len() + id_length, 0);
         head.extend_from_slice(&property_length);
         head.extend_from_slice(added);
         head.extend_from_slice(kept);
-        Ok(Self {
-            message: message.clone(),
-            head,
-            id_at,
-        })
+        Ok(Self { message: message.clone(), head, id_at })
     }
 
     /// The message.
@@ -131,18 +117,10 @@ impl PublishForm {
 }
 
 /// What stands before the properties that the message keeps.
-fn added_properties(
-    message: &Message,
-    sub_ids: &[u32],
-    now_ms: u64,
-) -> Result<PropertiesBuf, EncodeError> {
+fn added_properties(message: &Message, sub_ids: &[u32], now_ms: u64) -> Result<PropertiesBuf, EncodeError> {
     let mut added = PropertiesBuf::new();
-    let mut push = |property| {
-        added.push(property).map_err(|error| EncodeError::Property {
-            packet: PacketType::Publish,
-            error,
-        })
-    };
+    let mut push =
+        |property| added.push(property).map_err(|error| EncodeError::Property { packet: PacketType::Publish, error });
     if let Some(seconds) = message.remaining_seconds(now_ms) {
         push(Property::MessageExpiryInterval(seconds))?;
     }
@@ -157,10 +135,7 @@ fn put_length(out: &mut impl write::Out, length: usize) -> Result<(), EncodeErro
         .ok()
         .filter(|length| *length <= MAX_VAR_INT)
         .and_then(|length| write::var_int(out, length).ok())
-        .ok_or(EncodeError::PacketTooLarge {
-            packet: PacketType::Publish,
-            length,
-        })
+        .ok_or(EncodeError::PacketTooLarge { packet: PacketType::Publish, length })
 }
 
 #[cfg(test)]

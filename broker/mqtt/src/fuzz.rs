@@ -7,8 +7,8 @@ use source::{Source, with_packet};
 
 use crate::topic::{self, TopicFilter, filter_matches, validate_filter, validate_topic};
 use crate::{
-    Connect, Decoded, Limits, Message, Origin, Packet, PacketType, PropertyPlace, Publish,
-    PublishForm, QoS, Version, connect_version, decode, encode,
+    Connect, Decoded, Limits, Message, Origin, Packet, PacketType, PropertyPlace, Publish, PublishForm, QoS, Version,
+    connect_version, decode, encode,
 };
 
 /// Above this size a packet is not decoded again from each of its prefixes: the work grows with the square.
@@ -21,28 +21,19 @@ type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("decode_first", |data| decode_any(data, None)),
     ("decode_v3_1", |data| decode_any(data, Some(Version::V3_1))),
-    ("decode_v3_1_1", |data| {
-        decode_any(data, Some(Version::V3_1_1))
-    }),
+    ("decode_v3_1_1", |data| decode_any(data, Some(Version::V3_1_1))),
     ("decode_v5", |data| decode_any(data, Some(Version::V5))),
     ("round_trip", |data| with_choice(data, round_trip)),
     ("damaged", |data| with_choice(data, decode_mutated)),
     ("message", message_from_wire),
-    ("publish", |data| {
-        Version::ALL
-            .iter()
-            .for_each(|version| publish_through(data, *version))
-    }),
+    ("publish", |data| Version::ALL.iter().for_each(|version| publish_through(data, *version))),
     ("properties", properties),
     ("topics", topics),
 ];
 
 /// Runs a target by its name.
 pub fn run(target: &str, data: &[u8]) {
-    let (_, body) = TARGETS
-        .iter()
-        .find(|(name, _)| *name == target)
-        .expect("a target of `TARGETS`");
+    let (_, body) = TARGETS.iter().find(|(name, _)| *name == target).expect("a target of `TARGETS`");
     body(data);
 }
 
@@ -52,11 +43,7 @@ fn with_choice(data: &[u8], body: fn(&[u8], PacketType, Version)) {
         return;
     };
     let (choice, packets) = (usize::from(choice), PacketType::ALL.len());
-    body(
-        data,
-        PacketType::ALL[choice % packets],
-        Version::ALL[choice / packets % Version::ALL.len()],
-    );
+    body(data, PacketType::ALL[choice % packets], Version::ALL[choice / packets % Version::ALL.len()]);
 }
 
 /// Any bytes: decoding never panics; what it accepts is encoded and decoded again to the same packet.
@@ -74,16 +61,9 @@ pub fn decode_any(data: &[u8], version: Option<Version>) {
         Err(error) => {
             // The server can say so: with CONNACK to a CONNECT, otherwise with DISCONNECT.
             let carriers = [PacketType::ConnAck, PacketType::Disconnect];
-            let carriers = if version.is_none() {
-                &carriers[..1]
-            } else {
-                &carriers
-            };
+            let carriers = if version.is_none() { &carriers[..1] } else { &carriers };
             let reason = error.reason_code();
-            assert!(
-                reason.is_error() && carriers.iter().any(|packet| reason.allowed_in(*packet)),
-                "{error}"
-            );
+            assert!(reason.is_error() && carriers.iter().any(|packet| reason.allowed_in(*packet)), "{error}");
         }
     }
 }
@@ -92,11 +72,7 @@ pub fn decode_any(data: &[u8], version: Option<Version>) {
 pub fn round_trip(data: &[u8], packet: PacketType, version: Version) {
     with_packet(&mut Source::new(data), packet, version, |packet| {
         // CONNECT is sent while no version is known.
-        let known = if matches!(packet, Packet::Connect(_)) {
-            None
-        } else {
-            Some(version)
-        };
+        let known = if matches!(packet, Packet::Connect(_)) { None } else { Some(version) };
         let encoded = check_round_trip(packet, version, known);
         check_prefixes(&encoded, known);
     });
@@ -114,11 +90,7 @@ pub fn decode_mutated(data: &[u8], packet: PacketType, version: Version) {
         let at = usize::from(at) % bytes.len();
         bytes[at] = bytes[at].wrapping_add(change);
     }
-    let known = if packet == PacketType::Connect {
-        None
-    } else {
-        Some(version)
-    };
+    let known = if packet == PacketType::Connect { None } else { Some(version) };
     decode_any(&bytes, known);
 }
 
@@ -136,24 +108,15 @@ pub fn message_from_wire(data: &[u8]) {
 /// A PUBLISH through the envelope, a link and the form for a subscriber arrives as it was sent.
 pub fn publish_through(data: &[u8], version: Version) {
     let mut source = Source::new(data);
-    let origin = Origin {
-        node: source.four().into(),
-        sequence: source.four().into(),
-    };
+    let origin = Origin { node: source.four().into(), sequence: source.four().into() };
     let now_ms = u64::from(source.four()) + u64::from(source.two()) * 1000;
     let (received_at_ms, publisher) = (u64::from(source.four()), source.text());
     let retain = source.flag();
     let qos = source.qos();
     let sub_ids = [u32::from(source.two()) + 1, u32::from(source.two()) + 1];
     with_packet(&mut source, PacketType::Publish, Version::V5, |packet| {
-        let Packet::Publish(publish) = packet else {
-            unreachable!("asked for PUBLISH")
-        };
-        let topic = if publish.topic.is_empty() {
-            "resolved"
-        } else {
-            publish.topic
-        };
+        let Packet::Publish(publish) = packet else { unreachable!("asked for PUBLISH") };
+        let topic = if publish.topic.is_empty() { "resolved" } else { publish.topic };
         let publish = Publish { topic, ..*publish };
         let expires_at_ms = publish.expires_at_ms(received_at_ms);
         let message = Message::new(&publish, origin, publisher, received_at_ms, expires_at_ms)
@@ -162,72 +125,30 @@ pub fn publish_through(data: &[u8], version: Version) {
         message.to_wire(&mut wire);
         let message = Message::from_wire(&wire).expect("written by `to_wire`");
         assert_eq!(
-            (
-                message.topic(),
-                message.publisher(),
-                message.payload(),
-                message.qos(),
-                message.retain()
-            ),
-            (
-                topic,
-                publisher,
-                publish.payload,
-                publish.qos,
-                publish.retain
-            )
+            (message.topic(), message.publisher(), message.payload(), message.qos(), message.retain()),
+            (topic, publisher, publish.payload, publish.qos, publish.retain)
         );
         assert_eq!(
-            (
-                message.origin(),
-                message.received_at_ms(),
-                message.expires_at_ms()
-            ),
+            (message.origin(), message.received_at_ms(), message.expires_at_ms()),
             (origin, received_at_ms, expires_at_ms)
         );
 
-        let form = PublishForm::new(&message, version, qos, retain, &sub_ids, now_ms)
-            .expect("far from the protocol's limit");
+        let form =
+            PublishForm::new(&message, version, qos, retain, &sub_ids, now_ms).expect("far from the protocol's limit");
         let mut out = b"before".to_vec();
         let packet_id = std::num::NonZeroU16::new(source::NONZERO);
         form.write(&mut out, packet_id, true);
         let out = &out[b"before".len()..];
         assert_eq!(out.len(), form.encoded_len());
         let decoded = decode(out, Some(version), &Limits::PROTOCOL).expect("a valid packet");
-        let Decoded::Packet {
-            packet: Packet::Publish(sent),
-            consumed,
-        } = decoded
-        else {
-            panic!("{decoded:?}")
-        };
+        let Decoded::Packet { packet: Packet::Publish(sent), consumed } = decoded else { panic!("{decoded:?}") };
         assert_eq!(consumed, out.len());
         let with_id = qos != QoS::AtMostOnce;
         assert_eq!(
-            (
-                sent.topic,
-                sent.payload,
-                sent.qos,
-                sent.retain,
-                sent.dup,
-                sent.packet_id
-            ),
-            (
-                topic,
-                publish.payload,
-                qos,
-                retain,
-                with_id,
-                packet_id.filter(|_| with_id)
-            )
+            (sent.topic, sent.payload, sent.qos, sent.retain, sent.dup, sent.packet_id),
+            (topic, publish.payload, qos, retain, with_id, packet_id.filter(|_| with_id))
         );
-        check_sent_properties(
-            &publish,
-            &sent,
-            version,
-            &sub_ids,
-            message.remaining_seconds(now_ms),
-        );
+        check_sent_properties(&publish, &sent, version, &sub_ids, message.remaining_seconds(now_ms));
     });
 }
 
@@ -244,16 +165,10 @@ fn check_sent_properties(
         return;
     }
     assert!(is.subscription_identifiers().eq(sub_ids.iter().copied()));
-    assert!(
-        is.user_properties().eq(was.user_properties()),
-        "the order is kept"
-    );
+    assert!(is.user_properties().eq(was.user_properties()), "the order is kept");
     assert_eq!(is.topic_alias(), None);
     assert_eq!(is.message_expiry_interval(), expiry);
-    assert_eq!(
-        is.payload_format_indicator(),
-        was.payload_format_indicator()
-    );
+    assert_eq!(is.payload_format_indicator(), was.payload_format_indicator());
     assert_eq!(is.content_type(), was.content_type());
     assert_eq!(is.response_topic(), was.response_topic());
     assert_eq!(is.correlation_data(), was.correlation_data());
@@ -272,11 +187,7 @@ pub fn topics(data: &[u8]) {
                 &topic::levels(name).collect::<Vec<_>>(),
             );
             let hidden = name.starts_with('$') && parsed.filter().starts_with(['+', '#']);
-            assert_eq!(
-                parsed.matches(name),
-                by_levels && !hidden,
-                "{filter:?} {name:?}"
-            );
+            assert_eq!(parsed.matches(name), by_levels && !hidden, "{filter:?} {name:?}");
         }
     }
     if validate_topic(name).is_ok() && !name.starts_with("$share") {
@@ -290,9 +201,7 @@ fn matches_by_recursion(filter: &[&str], name: &[&str]) -> bool {
     match (filter, name) {
         (["#"], _) | ([], []) => true,
         (["+", filter @ ..], [_, name @ ..]) => matches_by_recursion(filter, name),
-        ([wanted, filter @ ..], [found, name @ ..]) => {
-            wanted == found && matches_by_recursion(filter, name)
-        }
+        ([wanted, filter @ ..], [found, name @ ..]) => wanted == found && matches_by_recursion(filter, name),
         _ => false,
     }
 }
@@ -326,23 +235,15 @@ fn spoken(packet: &Packet<'_>, version: Option<Version>) -> Version {
 
 fn check_round_trip(packet: &Packet<'_>, version: Version, known: Option<Version>) -> Vec<u8> {
     let mut bytes = b"before".to_vec();
-    let length =
-        encode(packet, version, &mut bytes).unwrap_or_else(|error| panic!("{error}: {packet:?}"));
+    let length = encode(packet, version, &mut bytes).unwrap_or_else(|error| panic!("{error}: {packet:?}"));
     let bytes = bytes.split_off(b"before".len());
     assert_eq!(bytes.len(), length);
     // What comes after a packet does not change it.
     let mut followed = bytes.clone();
     followed.extend_from_slice(&[0xFF; 3]);
     for buffer in [&bytes, &followed] {
-        let decoded = decode(buffer, known, &Limits::PROTOCOL)
-            .unwrap_or_else(|error| panic!("{error}: {packet:?}"));
-        assert_eq!(
-            decoded,
-            Decoded::Packet {
-                packet: packet.clone(),
-                consumed: bytes.len()
-            }
-        );
+        let decoded = decode(buffer, known, &Limits::PROTOCOL).unwrap_or_else(|error| panic!("{error}: {packet:?}"));
+        assert_eq!(decoded, Decoded::Packet { packet: packet.clone(), consumed: bytes.len() });
     }
     bytes
 }

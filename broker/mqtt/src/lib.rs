@@ -32,8 +32,8 @@ pub use error::{DecodeError, EncodeError, FieldError, PropertyError};
 pub use form::PublishForm;
 pub use message::{Message, MessageError, Origin};
 pub use packet::{
-    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, RetainHandling, SubAck,
-    SubOptions, Subscribe, Subscription, UnsubAck, Unsubscribe, Will,
+    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, RetainHandling, SubAck, SubOptions,
+    Subscribe, Subscription, UnsubAck, Unsubscribe, Will,
 };
 pub use property::{Properties, PropertiesBuf, Property, PropertyId, PropertyIter, PropertyPlace};
 pub use reason::ReasonCode;

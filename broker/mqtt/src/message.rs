@@ -98,20 +98,17 @@ impl Message {
     ) -> Result<Self, MessageError> {
         validate_topic(publish.topic).map_err(MessageError::Topic)?;
         let kept = KeptProperties::of(publish.properties);
-        let length =
-            |bytes: usize, field| u32::try_from(bytes).map_err(|_| MessageError::TooLong { field });
-        let publisher_length = u16::try_from(publisher.len())
-            .map_err(|_| MessageError::TooLong { field: "publisher" })?;
-        let topic_length = u16::try_from(publish.topic.len())
-            .map_err(|_| MessageError::TooLong { field: "topic" })?;
+        let length = |bytes: usize, field| u32::try_from(bytes).map_err(|_| MessageError::TooLong { field });
+        let publisher_length =
+            u16::try_from(publisher.len()).map_err(|_| MessageError::TooLong { field: "publisher" })?;
+        let topic_length = u16::try_from(publish.topic.len()).map_err(|_| MessageError::TooLong { field: "topic" })?;
         let properties_length = length(kept.length, "properties")?;
         let payload_length = length(publish.payload.len(), "payload")?;
         let flags = publish.qos as u8
             | if publish.retain { RETAIN } else { 0 }
             | if expires_at_ms.is_some() { EXPIRES } else { 0 };
 
-        let total =
-            HEADER + publish.topic.len() + publisher.len() + kept.length + publish.payload.len();
+        let total = HEADER + publish.topic.len() + publisher.len() + kept.length + publish.payload.len();
         let mut writer = ExactWriter::new(total);
         writer.put(&[FORMAT, flags]);
         writer.put(&publisher_length.to_le_bytes());
@@ -119,12 +116,7 @@ impl Message {
         writer.put(&[0; 2]);
         writer.put(&properties_length.to_le_bytes());
         writer.put(&payload_length.to_le_bytes());
-        for number in [
-            origin.node,
-            origin.sequence,
-            received_at_ms,
-            expires_at_ms.unwrap_or(0),
-        ] {
+        for number in [origin.node, origin.sequence, received_at_ms, expires_at_ms.unwrap_or(0)] {
             writer.put(&number.to_le_bytes());
         }
         writer.put(publish.topic.as_bytes());
@@ -147,8 +139,7 @@ impl Message {
     /// The client identifier of the publisher; empty if no client published it.
     pub fn publisher(&self) -> &str {
         let start = HEADER + self.topic_length();
-        std::str::from_utf8(&self.0[start..start + self.publisher_length()])
-            .expect("checked when the message was made")
+        std::str::from_utf8(&self.0[start..start + self.publisher_length()]).expect("checked when the message was made")
     }
 
     /// Payload format, content type, response topic, correlation data and user properties, as they were published.
@@ -174,10 +165,7 @@ impl Message {
 
     /// Its name in the cluster.
     pub fn origin(&self) -> Origin {
-        Origin {
-            node: self.number(16),
-            sequence: self.number(24),
-        }
+        Origin { node: self.number(16), sequence: self.number(24) }
     }
 
     /// When it was accepted, in milliseconds since the Unix epoch.
@@ -192,8 +180,7 @@ impl Message {
 
     /// Whether it must not be delivered any more (`[MQTT-3.3.2-5]`).
     pub fn is_expired(&self, now_ms: u64) -> bool {
-        self.expires_at_ms()
-            .is_some_and(|deadline| deadline <= now_ms)
+        self.expires_at_ms().is_some_and(|deadline| deadline <= now_ms)
     }
 
     /// The seconds that are left before it expires, rounded up: the message expiry interval to send
@@ -224,17 +211,11 @@ impl Message {
     /// Reads the message at the front of `bytes`, checks all of it, and returns what comes after it.
     pub fn split_wire(bytes: &[u8]) -> Result<(Self, &[u8]), MessageError> {
         let Some(header) = bytes.first_chunk::<HEADER>() else {
-            return Err(MessageError::Truncated {
-                needed: HEADER,
-                found: bytes.len(),
-            });
+            return Err(MessageError::Truncated { needed: HEADER, found: bytes.len() });
         };
         let lengths = Lengths::of(header)?;
         let Some((message, rest)) = bytes.split_at_checked(lengths.total()) else {
-            return Err(MessageError::Truncated {
-                needed: lengths.total(),
-                found: bytes.len(),
-            });
+            return Err(MessageError::Truncated { needed: lengths.total(), found: bytes.len() });
         };
         lengths.check(message)?;
         Ok((Self(Arc::from(message)), rest))
@@ -282,19 +263,13 @@ struct KeptProperties<'a> {
 
 impl<'a> KeptProperties<'a> {
     fn of(properties: Properties<'a>) -> Self {
-        let mut kept = Self {
-            properties,
-            length: 0,
-        };
+        let mut kept = Self { properties, length: 0 };
         kept.length = kept.segments().map(<[u8]>::len).sum();
         kept
     }
 
     fn segments(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.properties
-            .segments()
-            .filter(|(property, _)| is_kept(property))
-            .map(|(_, raw)| raw)
+        self.properties.segments().filter(|(property, _)| is_kept(property)).map(|(_, raw)| raw)
     }
 }
 
@@ -322,15 +297,11 @@ impl Lengths {
         if header[0] != FORMAT {
             return Err(MessageError::Format { format: header[0] });
         }
-        if header[1] & !(QOS_BITS | RETAIN | EXPIRES) != 0
-            || QoS::from_u8(header[1] & QOS_BITS).is_none()
-        {
+        if header[1] & !(QOS_BITS | RETAIN | EXPIRES) != 0 || QoS::from_u8(header[1] & QOS_BITS).is_none() {
             return Err(MessageError::Header { field: "flags" });
         }
         if u16_at(header, 6) != 0 {
-            return Err(MessageError::Header {
-                field: "reserved bytes",
-            });
+            return Err(MessageError::Header { field: "reserved bytes" });
         }
         let expires_at = u64::from_le_bytes(array_at(header, 40));
         if header[1] & EXPIRES == 0 && expires_at != 0 {
@@ -357,18 +328,13 @@ impl Lengths {
         let (topic, rest) = message[HEADER..].split_at(self.topic);
         let (publisher, rest) = rest.split_at(self.publisher);
         let (properties, _) = rest.split_at(self.properties);
-        let topic =
-            std::str::from_utf8(topic).map_err(|_| MessageError::Utf8 { field: "topic" })?;
+        let topic = std::str::from_utf8(topic).map_err(|_| MessageError::Utf8 { field: "topic" })?;
         validate_topic(topic).map_err(MessageError::Topic)?;
         std::str::from_utf8(publisher).map_err(|_| MessageError::Utf8 { field: "publisher" })?;
         let place = PropertyPlace::Packet(PacketType::Publish);
         let properties = Properties::parse(properties, place)?;
         match properties.iter().find(|property| !is_kept(property)) {
-            Some(property) => Err(PropertyError::NotAllowed {
-                property: property.id(),
-                place,
-            }
-            .into()),
+            Some(property) => Err(PropertyError::NotAllowed { property: property.id(), place }.into()),
             None => Ok(()),
         }
     }
@@ -395,10 +361,7 @@ struct ExactWriter {
 impl ExactWriter {
     fn new(length: usize) -> Self {
         // The iterator knows its length, so that this allocates once.
-        Self {
-            bytes: std::iter::repeat_n(0, length).collect(),
-            at: 0,
-        }
+        Self { bytes: std::iter::repeat_n(0, length).collect(), at: 0 }
     }
 
     fn put(&mut self, bytes: &[u8]) {

@@ -52,9 +52,7 @@ impl PacketType {
 
     /// The type of its number; `None` for 0, which is reserved, and above 15.
     pub fn from_u8(number: u8) -> Option<Self> {
-        usize::from(number)
-            .checked_sub(1)
-            .and_then(|index| Self::ALL.get(index).copied())
+        usize::from(number).checked_sub(1).and_then(|index| Self::ALL.get(index).copied())
     }
 
     /// The name as the specification writes it.
@@ -262,11 +260,7 @@ pub struct Ack<'a> {
 impl Ack<'_> {
     /// Success, without properties.
     pub const fn success(packet_id: NonZeroU16) -> Self {
-        Self {
-            packet_id,
-            reason: ReasonCode::Success,
-            properties: Properties::EMPTY,
-        }
+        Self { packet_id, reason: ReasonCode::Success, properties: Properties::EMPTY }
     }
 }
 

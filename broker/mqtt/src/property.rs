@@ -210,9 +210,7 @@ impl PropertyId {
 
 impl<'a> Property<'a> {
     fn read_id(cursor: &mut Cursor<'a>) -> Result<PropertyId, PropertyError> {
-        let id = cursor
-            .var_int()
-            .map_err(|error| PropertyError::Identifier { error })?;
+        let id = cursor.var_int().map_err(|error| PropertyError::Identifier { error })?;
         PropertyId::from_u32(id).ok_or(PropertyError::Unknown { id })
     }
 
@@ -232,13 +230,7 @@ impl<'a> Property<'a> {
             Self::ResponseTopic(topic) => validate_topic(topic).is_ok(),
             _ => true,
         };
-        if valid {
-            Ok(())
-        } else {
-            Err(PropertyError::Value {
-                property: self.id(),
-            })
-        }
+        if valid { Ok(()) } else { Err(PropertyError::Value { property: self.id() }) }
     }
 }
 
@@ -272,9 +264,7 @@ impl<'a> Properties<'a> {
         }
         let has = |property: PropertyId| seen & 1 << property as u8 != 0;
         if has(PropertyId::AuthenticationData) && !has(PropertyId::AuthenticationMethod) {
-            return Err(PropertyError::Missing {
-                property: PropertyId::AuthenticationMethod,
-            });
+            return Err(PropertyError::Missing { property: PropertyId::AuthenticationMethod });
         }
         Ok(Self(raw))
     }
@@ -378,10 +368,7 @@ impl PropertiesBuf {
         self.0.push(property.id() as u8);
         property.write_value(&mut self.0).map_err(|error| {
             self.0.truncate(start);
-            PropertyError::Field {
-                property: property.id(),
-                error,
-            }
+            PropertyError::Field { property: property.id(), error }
         })
     }
 

@@ -200,16 +200,11 @@ mod tests {
     /// Table 2-6 of the specification.
     #[test]
     fn numbers_are_the_specifications() {
-        let known = [0x00, 0x01, 0x02, 0x04, 0x10, 0x11, 0x18, 0x19]
-            .into_iter()
-            .chain(0x80..=0xA2);
+        let known = [0x00, 0x01, 0x02, 0x04, 0x10, 0x11, 0x18, 0x19].into_iter().chain(0x80..=0xA2);
         let all: Vec<u8> = ReasonCode::ALL.iter().map(|reason| *reason as u8).collect();
         assert!(known.eq(all.iter().copied()));
         for code in 0..=255 {
-            assert_eq!(
-                ReasonCode::from_u8(code).map(u8::from),
-                all.contains(&code).then_some(code)
-            );
+            assert_eq!(ReasonCode::from_u8(code).map(u8::from), all.contains(&code).then_some(code));
         }
     }
 
@@ -228,10 +223,7 @@ mod tests {
             (PacketType::Disconnect, 30),
             (PacketType::Auth, 3),
         ] {
-            let count = ReasonCode::ALL
-                .iter()
-                .filter(|reason| reason.allowed_in(packet))
-                .count();
+            let count = ReasonCode::ALL.iter().filter(|reason| reason.allowed_in(packet)).count();
             assert_eq!(count, expected, "{packet}");
         }
     }
@@ -239,10 +231,7 @@ mod tests {
     #[test]
     fn return_codes_of_older_versions() {
         for code in 0..=5 {
-            assert_eq!(
-                ReasonCode::from_connect_return_code(code).map(ReasonCode::connect_return_code),
-                Some(code)
-            );
+            assert_eq!(ReasonCode::from_connect_return_code(code).map(ReasonCode::connect_return_code), Some(code));
         }
         assert_eq!(ReasonCode::from_connect_return_code(6), None);
         for reason in ReasonCode::ALL.iter().filter(|reason| reason.is_error()) {

@@ -137,11 +137,7 @@ impl<'a> TopicFilter<'a> {
         validate_length(full)?;
         let (group, filter) = split_share(full)?;
         validate_filter_levels(filter)?;
-        Ok(Self {
-            full,
-            group,
-            filter,
-        })
+        Ok(Self { full, group, filter })
     }
 
     /// As the client wrote it.

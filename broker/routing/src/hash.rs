@@ -47,20 +47,13 @@ mod tests {
     #[test]
     fn is_stable_across_builds() {
         // Part of the replicated format: a change here is a change of ROUTE_HASH_VERSION.
-        let known: Vec<u64> = ["", "a", "a/b", "sensors/room-1/temperature", "12345678"]
-            .into_iter()
-            .map(route_hash)
-            .collect();
+        let known: Vec<u64> =
+            ["", "a", "a/b", "sensors/room-1/temperature", "12345678"].into_iter().map(route_hash).collect();
         assert_eq!(known, STABLE);
     }
 
-    const STABLE: [u64; 5] = [
-        8350885771308030377,
-        16989824559267192339,
-        3238068417583486741,
-        15284897779249468831,
-        12239141013830222673,
-    ];
+    const STABLE: [u64; 5] =
+        [8350885771308030377, 16989824559267192339, 3238068417583486741, 15284897779249468831, 12239141013830222673];
 
     #[test]
     fn similar_filters_do_not_collide() {

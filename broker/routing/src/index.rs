@@ -35,10 +35,7 @@ pub struct SubscriptionIndex<O> {
 
 impl<O> Default for SubscriptionIndex<O> {
     fn default() -> Self {
-        Self {
-            exact: HashMap::default(),
-            wild: Trie::new(),
-        }
+        Self { exact: HashMap::default(), wild: Trie::new() }
     }
 }
 
@@ -51,16 +48,9 @@ impl<O> SubscriptionIndex<O> {
 
     /// Adds a subscription, or replaces the options of the one that this subscriber has on the filter.
     pub fn insert(&mut self, filter: &str, subscriber: u32, options: O) -> Inserted<O> {
-        let known = if is_wild(filter) {
-            self.wild.get_mut(filter)
-        } else {
-            self.exact.get_mut(filter)
-        };
+        let known = if is_wild(filter) { self.wild.get_mut(filter) } else { self.exact.get_mut(filter) };
         if let Some(subscribers) = known {
-            return Inserted {
-                new_filter: false,
-                replaced: subscribers.insert(subscriber, options),
-            };
+            return Inserted { new_filter: false, replaced: subscribers.insert(subscriber, options) };
         }
         let first = Subscribers::One(subscriber, options);
         if is_wild(filter) {
@@ -68,36 +58,19 @@ impl<O> SubscriptionIndex<O> {
         } else {
             self.exact.insert(filter.into(), first);
         }
-        Inserted {
-            new_filter: true,
-            replaced: None,
-        }
+        Inserted { new_filter: true, replaced: None }
     }
 
     /// Removes a subscription; `None` if the subscriber has none on the filter.
     pub fn remove(&mut self, filter: &str, subscriber: u32) -> Option<Removed<O>> {
         let wild = is_wild(filter);
-        let subscribers = if wild {
-            self.wild.get_mut(filter)
-        } else {
-            self.exact.get_mut(filter)
-        }?;
+        let subscribers = if wild { self.wild.get_mut(filter) } else { self.exact.get_mut(filter) }?;
         if !subscribers.is_only(subscriber) {
-            return subscribers.remove(subscriber).map(|options| Removed {
-                last_of_filter: false,
-                options,
-            });
+            return subscribers.remove(subscriber).map(|options| Removed { last_of_filter: false, options });
         }
-        let last = if wild {
-            self.wild.remove(filter)
-        } else {
-            self.exact.remove(filter)
-        };
+        let last = if wild { self.wild.remove(filter) } else { self.exact.remove(filter) };
         match last {
-            Some(Subscribers::One(_, options)) => Some(Removed {
-                last_of_filter: true,
-                options,
-            }),
+            Some(Subscribers::One(_, options)) => Some(Removed { last_of_filter: true, options }),
             _ => unreachable!("the filter was found above with this one subscriber"),
         }
     }
@@ -107,8 +80,7 @@ impl<O> SubscriptionIndex<O> {
         if let Some(subscribers) = self.exact.get(topic) {
             subscribers.for_each(&mut found);
         }
-        self.wild
-            .matches(topic, |subscribers| subscribers.for_each(&mut found));
+        self.wild.matches(topic, |subscribers| subscribers.for_each(&mut found));
     }
 
     /// The number of distinct filters.
@@ -165,11 +137,7 @@ mod tests {
         // [MQTT5 4.7.1.2, 4.7.1.3, 4.7.2]
         let table = [
             ("sport/tennis/player1/#", "sport/tennis/player1", true),
-            (
-                "sport/tennis/player1/#",
-                "sport/tennis/player1/ranking",
-                true,
-            ),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
             ("sport/#", "sport", true),
             ("#", "/", true),
             ("sport/tennis/+", "sport/tennis/player1/ranking", false),
@@ -189,11 +157,7 @@ mod tests {
             let mut found = false;
             index.matches(topic, |_, ()| found = true);
             assert_eq!(found, expected, "{filter} {topic}");
-            assert_eq!(
-                naive_matches(filter, topic),
-                expected,
-                "reference: {filter} {topic}"
-            );
+            assert_eq!(naive_matches(filter, topic), expected, "reference: {filter} {topic}");
         }
     }
 
@@ -208,11 +172,8 @@ mod tests {
     }
 
     fn topic() -> impl Strategy<Value = String> {
-        prop::collection::vec(
-            prop_oneof![Just(""), Just("a"), Just("b"), Just("$x")],
-            1..6,
-        )
-        .prop_map(|levels| levels.join("/"))
+        prop::collection::vec(prop_oneof![Just(""), Just("a"), Just("b"), Just("$x")], 1..6)
+            .prop_map(|levels| levels.join("/"))
     }
 
     proptest! {

@@ -128,16 +128,9 @@ impl LocalRoutes {
             if !self.options.standalone {
                 self.queue.push_back(key.clone());
             }
-            Entry {
-                workers: SmallVec::new(),
-                state: EntryState::Queued(Ticket(self.tickets)),
-            }
+            Entry { workers: SmallVec::new(), state: EntryState::Queued(Ticket(self.tickets)) }
         });
-        match entry
-            .workers
-            .iter_mut()
-            .find(|(number, _)| *number == worker)
-        {
+        match entry.workers.iter_mut().find(|(number, _)| *number == worker) {
             Some((_, filters)) => *filters += 1,
             None => entry.workers.push((worker, 1)),
         }
@@ -164,10 +157,7 @@ impl LocalRoutes {
     pub fn worker_removed(&mut self, now: u64, filter: &str, worker: u8) -> Option<Ticket> {
         let key = RouteKey::of(filter);
         let entry = self.entries.get_mut(&key)?;
-        let at = entry
-            .workers
-            .iter()
-            .position(|(number, _)| *number == worker)?;
+        let at = entry.workers.iter().position(|(number, _)| *number == worker)?;
         entry.workers[at].1 -= 1;
         if entry.workers[at].1 > 0 {
             return None;
@@ -258,8 +248,7 @@ impl LocalRoutes {
                 let Some(entry) = self.entries.get_mut(&key) else {
                     continue;
                 };
-                if !matches!(entry.state, EntryState::Lingering { due: until, .. } if until == due)
-                {
+                if !matches!(entry.state, EntryState::Lingering { due: until, .. } if until == due) {
                     continue;
                 }
                 if !fits(&key) {
@@ -288,17 +277,10 @@ impl LocalRoutes {
         let index = result.map_or(0, |(index, _)| index);
         let mut batches = Vec::new();
         let outcome =
-            self.stream
-                .on_result(stream, seq, result.map(|(_, response)| response), |batch| {
-                    batches.push(batch)
-                });
+            self.stream.on_result(stream, seq, result.map(|(_, response)| response), |batch| batches.push(batch));
         for batch in batches {
             for key in batch.remove {
-                if self
-                    .entries
-                    .get(&key)
-                    .is_some_and(|entry| entry.state == EntryState::Removing)
-                {
+                if self.entries.get(&key).is_some_and(|entry| entry.state == EntryState::Removing) {
                     self.entries.remove(&key);
                 }
             }
@@ -325,11 +307,7 @@ impl LocalRoutes {
     /// When [`LocalRoutes::next_batch`] may have something that it has not now.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<u64> {
-        if self.stream.has_room(self.options.window) {
-            self.lingering.front().map(|(due, _)| *due)
-        } else {
-            None
-        }
+        if self.stream.has_room(self.options.window) { self.lingering.front().map(|(due, _)| *due) } else { None }
     }
 
     /// The number of routes that this node has or wants.
@@ -357,7 +335,9 @@ impl LocalRoutes {
         if self.lingering.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
             self.lingering.retain(|(due, key)| {
-                entries.get(key).is_some_and(|entry| matches!(entry.state, EntryState::Lingering { due: until, .. } if until == *due))
+                entries.get(key).is_some_and(
+                    |entry| matches!(entry.state, EntryState::Lingering { due: until, .. } if until == *due),
+                )
             });
         }
         self.lingering.push_back((due, key));
@@ -366,11 +346,7 @@ impl LocalRoutes {
     fn tidy_queue(&mut self) {
         if self.queue.len() > 2 * self.entries.len() + 64 {
             let entries = &self.entries;
-            self.queue.retain(|key| {
-                entries
-                    .get(key)
-                    .is_some_and(|entry| matches!(entry.state, EntryState::Queued(_)))
-            });
+            self.queue.retain(|key| entries.get(key).is_some_and(|entry| matches!(entry.state, EntryState::Queued(_))));
         }
     }
 
@@ -385,9 +361,7 @@ impl LocalRoutes {
         self.entries.retain(|key, entry| {
             let ticket = match entry.state {
                 EntryState::Queued(ticket) | EntryState::Adding(ticket) => Some(ticket),
-                EntryState::Live { .. } | EntryState::Lingering { .. } | EntryState::Removing => {
-                    None
-                }
+                EntryState::Live { .. } | EntryState::Lingering { .. } | EntryState::Removing => None,
             };
             if entry.workers.is_empty() {
                 progress.cancelled.extend(ticket);

@@ -112,8 +112,7 @@ impl RoutesResponse {
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![FORMAT])
-        .expect("these types always serialize, a Vec always has room")
+    postcard::to_extend(value, vec![FORMAT]).expect("these types always serialize, a Vec always has room")
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RoutesResponse> {
@@ -131,9 +130,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RoutesResponse> {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RestoreError {
     /// The snapshot's format is newer than this program.
-    #[error(
-        "the snapshot of the routes has format {found}, this program knows {FORMAT}: install a newer one"
-    )]
+    #[error("the snapshot of the routes has format {found}, this program knows {FORMAT}: install a newer one")]
     UnknownFormat {
         /// The format of the snapshot.
         found: u8,
@@ -173,10 +170,7 @@ impl RoutesMachine {
     /// A machine without state, over a table without routes of nodes.
     #[must_use]
     pub fn new(routes: SharedRoutes) -> Self {
-        Self {
-            routes,
-            nodes: BTreeMap::new(),
-        }
+        Self { routes, nodes: BTreeMap::new() }
     }
 
     /// Applies a log entry and gives the encoded [`RoutesResponse`]. The index is not part of the state.
@@ -191,20 +185,10 @@ impl RoutesMachine {
     /// As [`RoutesMachine::apply`], without the encoding.
     pub fn apply_command(&mut self, command: RoutesCommand) -> RoutesResponse {
         match command {
-            RoutesCommand::Open {
-                node,
-                incarnation,
-                boot,
-                stream,
-            } => self.open(node, incarnation, (boot, stream)),
-            RoutesCommand::Batch {
-                node,
-                boot,
-                stream,
-                seq,
-                add,
-                remove,
-            } => self.batch(node, (boot, stream), seq, &add, &remove),
+            RoutesCommand::Open { node, incarnation, boot, stream } => self.open(node, incarnation, (boot, stream)),
+            RoutesCommand::Batch { node, boot, stream, seq, add, remove } => {
+                self.batch(node, (boot, stream), seq, &add, &remove)
+            }
             RoutesCommand::NodeDown { node, through } => self.node_down(node, through),
         }
     }
@@ -212,10 +196,7 @@ impl RoutesMachine {
     /// The stream (boot, stream) that is open for a node.
     #[must_use]
     pub fn open_stream(&self, node: u64) -> Option<(u64, u64)> {
-        self.nodes
-            .get(&node)
-            .filter(|known| known.open)
-            .map(NodeStream::id)
+        self.nodes.get(&node).filter(|known| known.open).map(NodeStream::id)
     }
 
     /// The number of routes of a node.
@@ -233,22 +214,20 @@ impl RoutesMachine {
     /// A hash of the whole state, the same on all replicas that applied the same entries. It is kept up to date by each entry: asking is cheap.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
-        self.nodes
-            .iter()
-            .fold(u64::from(FORMAT), |hash, (&id, known)| {
-                let words = [
-                    id,
-                    known.incarnation as u64,
-                    (known.incarnation >> 64) as u64,
-                    known.boot,
-                    known.stream,
-                    known.next,
-                    u64::from(known.open),
-                    known.routes,
-                    known.sum,
-                ];
-                words.into_iter().fold(hash, mix)
-            })
+        self.nodes.iter().fold(u64::from(FORMAT), |hash, (&id, known)| {
+            let words = [
+                id,
+                known.incarnation as u64,
+                (known.incarnation >> 64) as u64,
+                known.boot,
+                known.stream,
+                known.next,
+                u64::from(known.open),
+                known.routes,
+                known.sum,
+            ];
+            words.into_iter().fold(hash, mix)
+        })
     }
 
     /// The whole state as bytes: the same state gives the same bytes, on each replica.
@@ -274,45 +253,24 @@ impl RoutesMachine {
                 return RoutesResponse::Ok { next: known.next };
             }
             if known.id() >= id {
-                return RoutesResponse::Closed {
-                    last: Some(known.id()),
-                };
+                return RoutesResponse::Closed { last: Some(known.id()) };
             }
             self.remove_routes(node);
         }
-        let opened = NodeStream {
-            incarnation,
-            boot: id.0,
-            stream: id.1,
-            next: 1,
-            open: true,
-            routes: 0,
-            sum: 0,
-        };
+        let opened = NodeStream { incarnation, boot: id.0, stream: id.1, next: 1, open: true, routes: 0, sum: 0 };
         self.nodes.insert(node, opened);
         RoutesResponse::Ok { next: 1 }
     }
 
-    fn batch(
-        &mut self,
-        node: u64,
-        id: (u64, u64),
-        seq: u64,
-        add: &[RouteKey],
-        remove: &[RouteKey],
-    ) -> RoutesResponse {
+    fn batch(&mut self, node: u64, id: (u64, u64), seq: u64, add: &[RouteKey], remove: &[RouteKey]) -> RoutesResponse {
         let Some(known) = self.nodes.get_mut(&node) else {
             return RoutesResponse::Closed { last: None };
         };
         if !known.open || known.id() != id {
-            return RoutesResponse::Closed {
-                last: Some(known.id()),
-            };
+            return RoutesResponse::Closed { last: Some(known.id()) };
         }
         if seq > known.next {
-            return RoutesResponse::Gap {
-                expected: known.next,
-            };
+            return RoutesResponse::Gap { expected: known.next };
         }
         if seq < known.next {
             return RoutesResponse::Ok { next: known.next };

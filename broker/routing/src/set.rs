@@ -97,10 +97,7 @@ impl SetStore {
 
     /// Takes a set back for change: its name is not valid any more.
     pub(crate) fn take(&mut self, set: SetRef) -> RouteSet {
-        let content = self.with(set, |workers, nodes| RouteSet {
-            workers,
-            nodes: SmallVec::from_slice(nodes),
-        });
+        let content = self.with(set, |workers, nodes| RouteSet { workers, nodes: SmallVec::from_slice(nodes) });
         if set.0 & STORED != 0 {
             let id = set.0 & !STORED;
             let slot = &mut self.sets[id as usize];

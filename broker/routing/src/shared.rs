@@ -27,11 +27,7 @@ impl RouteKey {
     /// The key of a valid topic filter.
     #[must_use]
     pub fn of(filter: &str) -> Self {
-        if is_wild(filter) {
-            Self::Wild(filter.into())
-        } else {
-            Self::Exact(route_hash(filter))
-        }
+        if is_wild(filter) { Self::Wild(filter.into()) } else { Self::Exact(route_hash(filter)) }
     }
 
     /// About the bytes that the key takes in a command.
@@ -106,12 +102,7 @@ impl SharedRoutes {
     #[must_use]
     pub fn counts(&self) -> RouteCounts {
         RouteCounts {
-            exact: self
-                .0
-                .exact
-                .iter()
-                .map(|shard| read(shard).exact_len())
-                .sum(),
+            exact: self.0.exact.iter().map(|shard| read(shard).exact_len()).sum(),
             wild: read(&self.0.wild).wild_len(),
         }
     }
@@ -145,16 +136,9 @@ impl SharedRoutes {
             let mut table = write(table);
             let mut workers = Vec::new();
             table.for_each_exact(|hash, mask, _| workers.push((RouteKey::Exact(hash), mask)));
-            table.for_each_wild(|filter, mask, _| {
-                workers.push((RouteKey::Wild(filter.into()), mask))
-            });
+            table.for_each_wild(|filter, mask, _| workers.push((RouteKey::Wild(filter.into()), mask)));
             for (key, workers) in workers {
-                for worker in (Targets {
-                    workers,
-                    ..Targets::default()
-                })
-                .workers()
-                {
+                for worker in (Targets { workers, ..Targets::default() }).workers() {
                     new.add(&key, Receiver::Worker(worker));
                 }
             }
@@ -245,14 +229,8 @@ mod tests {
         routes.replace_nodes(new);
         let mut targets = Targets::default();
         routes.lookup("x", &mut targets);
-        assert_eq!(
-            (targets.workers, targets.nodes.as_slice()),
-            (4, [8].as_slice())
-        );
+        assert_eq!((targets.workers, targets.nodes.as_slice()), (4, [8].as_slice()));
         routes.lookup("y/1", &mut targets);
-        assert_eq!(
-            (targets.workers, targets.nodes.as_slice()),
-            (4, [].as_slice())
-        );
+        assert_eq!((targets.workers, targets.nodes.as_slice()), (4, [].as_slice()));
     }
 }

@@ -21,11 +21,7 @@ struct Routes {
 }
 
 pub(crate) fn write(machine: &RoutesMachine) -> Vec<u8> {
-    let mut routes: BTreeMap<u64, Routes> = machine
-        .nodes
-        .keys()
-        .map(|&id| (id, Routes::default()))
-        .collect();
+    let mut routes: BTreeMap<u64, Routes> = machine.nodes.keys().map(|&id| (id, Routes::default())).collect();
     machine.routes.for_each_table(|table| {
         table.for_each_exact(|hash, _, nodes| {
             for id in nodes {
@@ -70,22 +66,13 @@ pub(crate) fn read(machine: &mut RoutesMachine, bytes: &[u8]) -> Result<(), Rest
             return Err(damaged("the nodes are out of order"));
         }
         // Counted again, so that the hash below covers the routes themselves.
-        let mut stream = NodeStream {
-            routes: 0,
-            sum: 0,
-            ..written.clone()
-        };
+        let mut stream = NodeStream { routes: 0, sum: 0, ..written.clone() };
         let mut before = 0_u64;
         let exact = routes.exact.into_iter().map(|difference| {
             before = before.wrapping_add(difference);
             RouteKey::Exact(before)
         });
-        for key in exact.chain(
-            routes
-                .wild
-                .into_iter()
-                .map(|filter| RouteKey::Wild(filter.into())),
-        ) {
+        for key in exact.chain(routes.wild.into_iter().map(|filter| RouteKey::Wild(filter.into()))) {
             if !tables.add(&key, id) {
                 return Err(damaged("a route is there twice"));
             }
@@ -110,14 +97,13 @@ pub(crate) fn read(machine: &mut RoutesMachine, bytes: &[u8]) -> Result<(), Rest
 }
 
 fn put(bytes: &mut Vec<u8>, value: &impl Serialize) {
-    *bytes = postcard::to_extend(value, std::mem::take(bytes))
-        .expect("these types always serialize, a Vec always has room");
+    *bytes =
+        postcard::to_extend(value, std::mem::take(bytes)).expect("these types always serialize, a Vec always has room");
 }
 
 fn take<T: DeserializeOwned>(rest: &mut &[u8]) -> Result<T, RestoreError> {
-    let (value, after) = postcard::take_from_bytes(rest).map_err(|_| RestoreError::Damaged {
-        reason: "it cannot be decoded",
-    })?;
+    let (value, after) =
+        postcard::take_from_bytes(rest).map_err(|_| RestoreError::Damaged { reason: "it cannot be decoded" })?;
     *rest = after;
     Ok(value)
 }

@@ -56,27 +56,9 @@ pub(crate) struct Batch {
 }
 
 impl Stream {
-    pub(crate) fn reopen(
-        &mut self,
-        node: u64,
-        incarnation: u128,
-        boot: u64,
-        stream: u64,
-    ) -> RoutesCommand {
-        *self = Self {
-            node,
-            boot,
-            stream,
-            state: State::Opening,
-            next: 1,
-            ..Self::default()
-        };
-        RoutesCommand::Open {
-            node,
-            incarnation,
-            boot,
-            stream,
-        }
+    pub(crate) fn reopen(&mut self, node: u64, incarnation: u128, boot: u64, stream: u64) -> RoutesCommand {
+        *self = Self { node, boot, stream, state: State::Opening, next: 1, ..Self::default() };
+        RoutesCommand::Open { node, incarnation, boot, stream }
     }
 
     pub(crate) fn close(&mut self) {
@@ -112,9 +94,7 @@ impl Stream {
                 self.close();
                 Outcome::Reopen
             }
-            RoutesResponse::WrongIncarnation
-            | RoutesResponse::Malformed
-            | RoutesResponse::UnknownFormat { .. } => {
+            RoutesResponse::WrongIncarnation | RoutesResponse::Malformed | RoutesResponse::UnknownFormat { .. } => {
                 self.close();
                 Outcome::Refused
             }
@@ -122,11 +102,7 @@ impl Stream {
     }
 
     pub(crate) fn push(&mut self, add: Vec<RouteKey>, remove: Vec<RouteKey>) {
-        self.window.push_back(Batch {
-            seq: self.next,
-            add,
-            remove,
-        });
+        self.window.push_back(Batch { seq: self.next, add, remove });
         self.next += 1;
     }
 
@@ -190,9 +166,7 @@ impl Stream {
                 Outcome::Reopen
             }
             Some(
-                RoutesResponse::WrongIncarnation
-                | RoutesResponse::Malformed
-                | RoutesResponse::UnknownFormat { .. },
+                RoutesResponse::WrongIncarnation | RoutesResponse::Malformed | RoutesResponse::UnknownFormat { .. },
             ) => {
                 self.close();
                 Outcome::Refused
@@ -209,11 +183,7 @@ impl Stream {
     }
 
     fn go_back(&mut self, seq: u64) {
-        let before = self
-            .window
-            .iter()
-            .take_while(|batch| batch.seq < seq)
-            .count();
+        let before = self.window.iter().take_while(|batch| batch.seq < seq).count();
         self.sent = self.sent.min(before);
     }
 }

@@ -24,8 +24,7 @@ impl<O> Subscribers<O> {
             Self::One(..) => {
                 let mut list = Vec::with_capacity(2);
                 list.push((subscriber, options));
-                let Self::One(slot, old) = std::mem::replace(self, Self::Few(Box::default()))
-                else {
+                let Self::One(slot, old) = std::mem::replace(self, Self::Few(Box::default())) else {
                     unreachable!("matched above")
                 };
                 list.insert(usize::from(slot > subscriber), (slot, old));
@@ -54,9 +53,7 @@ impl<O> Subscribers<O> {
         match self {
             Self::One(..) => None,
             Self::Few(list) => {
-                let at = list
-                    .binary_search_by_key(&subscriber, |(slot, _)| *slot)
-                    .ok()?;
+                let at = list.binary_search_by_key(&subscriber, |(slot, _)| *slot).ok()?;
                 let (_, options) = list.remove(at);
                 if list.len() == 1 {
                     let (slot, last) = list.pop().expect("one is left");

@@ -45,12 +45,7 @@ pub struct RouteTable {
 
 impl Default for RouteTable {
     fn default() -> Self {
-        Self {
-            exact: HashMap::default(),
-            wild: Trie::new(),
-            sets: SetStore::default(),
-            nodes: NodeTable::default(),
-        }
+        Self { exact: HashMap::default(), wild: Trie::new(), sets: SetStore::default(), nodes: NodeTable::default() }
     }
 }
 
@@ -65,19 +60,13 @@ impl RouteTable {
 
     /// As [`RouteTable::collect_exact`], for the filters with wildcards.
     pub(crate) fn collect_wild(&self, topic: &str, own: u64, targets: &mut Targets) {
-        self.wild
-            .matches(topic, |&set| self.collect(set, own, targets));
+        self.wild.matches(topic, |&set| self.collect(set, own, targets));
     }
 
     fn collect(&self, set: SetRef, own: u64, targets: &mut Targets) {
         self.sets.with(set, |workers, nodes| {
             targets.workers |= workers;
-            targets.nodes.extend(
-                nodes
-                    .iter()
-                    .map(|&index| self.nodes.id(index))
-                    .filter(|&id| id != own),
-            );
+            targets.nodes.extend(nodes.iter().map(|&index| self.nodes.id(index)).filter(|&id| id != own));
         });
     }
 
@@ -132,9 +121,7 @@ impl RouteTable {
             (RouteKey::Exact(hash), Some(set)) => {
                 self.exact.insert(HashKey::new(*hash), set);
             }
-            (RouteKey::Wild(filter), Some(set)) => {
-                *self.wild.get_or_insert_with(filter, || set) = set
-            }
+            (RouteKey::Wild(filter), Some(set)) => *self.wild.get_or_insert_with(filter, || set) = set,
             (_, None) if old.is_none() => {}
             (RouteKey::Exact(hash), None) => {
                 self.exact.remove(&HashKey::new(*hash));
@@ -158,9 +145,7 @@ impl RouteTable {
             }
             let mut content = sets.take(*set);
             content.remove_node(index);
-            sets.put(content)
-                .inspect(|changed| *set = *changed)
-                .is_some()
+            sets.put(content).inspect(|changed| *set = *changed).is_some()
         };
         self.exact.retain(|_, set| keep(set));
         self.wild.retain(&mut keep);
@@ -172,33 +157,19 @@ impl RouteTable {
     }
 
     /// Calls with each filter without wildcards, as hash, and its members.
-    pub(crate) fn for_each_exact(
-        &self,
-        mut each: impl FnMut(u64, u64, &mut dyn Iterator<Item = u64>),
-    ) {
+    pub(crate) fn for_each_exact(&self, mut each: impl FnMut(u64, u64, &mut dyn Iterator<Item = u64>)) {
         for (key, &set) in &self.exact {
             self.sets.with(set, |workers, nodes| {
-                each(
-                    key.get(),
-                    workers,
-                    &mut nodes.iter().map(|&index| self.nodes.id(index)),
-                )
+                each(key.get(), workers, &mut nodes.iter().map(|&index| self.nodes.id(index)))
             });
         }
     }
 
     /// Calls with each filter with wildcards and its members.
-    pub(crate) fn for_each_wild(
-        &self,
-        mut each: impl FnMut(&str, u64, &mut dyn Iterator<Item = u64>),
-    ) {
+    pub(crate) fn for_each_wild(&self, mut each: impl FnMut(&str, u64, &mut dyn Iterator<Item = u64>)) {
         self.wild.for_each(|filter, &set| {
             self.sets.with(set, |workers, nodes| {
-                each(
-                    filter,
-                    workers,
-                    &mut nodes.iter().map(|&index| self.nodes.id(index)),
-                )
+                each(filter, workers, &mut nodes.iter().map(|&index| self.nodes.id(index)))
             });
         });
     }
@@ -279,27 +250,13 @@ mod tests {
         table.add(&RouteKey::of("a/+"), Receiver::Node(8));
         assert_eq!(table.sets.stored(), 1);
         table.remove_node(8);
-        assert_eq!(
-            (
-                table.exact_len(),
-                table.wild_len(),
-                table.nodes.indexes.len()
-            ),
-            (100, 0, 1)
-        );
+        assert_eq!((table.exact_len(), table.wild_len(), table.nodes.indexes.len()), (100, 0, 1));
         for i in 0..100 {
             assert!(table.remove(&RouteKey::Exact(i), Receiver::Node(7)));
             assert!(!table.remove(&RouteKey::Exact(i), Receiver::Node(7)));
             assert!(table.remove(&RouteKey::Exact(i), Receiver::Worker(63)));
         }
-        assert_eq!(
-            (
-                table.exact_len(),
-                table.sets.stored(),
-                table.nodes.indexes.len()
-            ),
-            (0, 0, 0)
-        );
+        assert_eq!((table.exact_len(), table.sets.stored(), table.nodes.indexes.len()), (0, 0, 0));
         assert_eq!(table.nodes.free.len(), table.nodes.entries.len());
     }
 }

@@ -54,16 +54,8 @@ impl<V> Trie<V> {
     /// Bytes that the trie takes, without what values own on the heap.
     pub(crate) fn memory(&self) -> usize {
         let nodes = self.chunks.len() * CHUNK * size_of::<Node<V>>();
-        let texts: usize = self
-            .chunks
-            .iter()
-            .flatten()
-            .map(|node| node.level.heap())
-            .sum();
-        nodes
-            + texts
-            + self.edges.slots.len() * size_of::<u32>()
-            + self.free.capacity() * size_of::<u32>()
+        let texts: usize = self.chunks.iter().flatten().map(|node| node.level.heap()).sum();
+        nodes + texts + self.edges.slots.len() * size_of::<u32>() + self.free.capacity() * size_of::<u32>()
     }
 
     /// Calls `found` for each filter that matches `topic`. A wildcard at the first level does not match a topic that
@@ -171,9 +163,7 @@ impl<V> Trie<V> {
     }
 
     fn find(&self, filter: &str) -> Option<u32> {
-        filter
-            .split('/')
-            .try_fold(ROOT, |id, level| self.child(id, level))
+        filter.split('/').try_fold(ROOT, |id, level| self.child(id, level))
     }
 
     fn child(&self, parent: u32, level: &str) -> Option<u32> {
@@ -186,11 +176,10 @@ impl<V> Trie<V> {
     }
 
     fn literal(&self, parent: u32, level: &str) -> Option<u32> {
-        self.edges
-            .find(edge_hash(&self.hasher, parent, level), |id| {
-                let node = self.node(id);
-                node.parent == parent && node.level.as_str() == level
-            })
+        self.edges.find(edge_hash(&self.hasher, parent, level), |id| {
+            let node = self.node(id);
+            node.parent == parent && node.level.as_str() == level
+        })
     }
 
     fn add_child(&mut self, parent: u32, level: &str) -> u32 {
@@ -234,14 +223,7 @@ impl<V> Trie<V> {
     }
 
     fn allocate(&mut self, level: LevelText, parent: u32) -> u32 {
-        let node = Node {
-            level,
-            parent,
-            plus: NONE,
-            hash: NONE,
-            literals: 0,
-            value: None,
-        };
+        let node = Node { level, parent, plus: NONE, hash: NONE, literals: 0, value: None };
         if let Some(id) = self.free.pop() {
             *self.node_mut(id) = node;
             return id;
@@ -300,10 +282,7 @@ impl LevelText {
         match bytes.get_mut(..text.len()) {
             Some(room) => {
                 room.copy_from_slice(text.as_bytes());
-                Self::Inline {
-                    length: text.len() as u8,
-                    bytes,
-                }
+                Self::Inline { length: text.len() as u8, bytes }
             }
             None => Self::Heap(Box::new(text.into())),
         }
@@ -311,8 +290,9 @@ impl LevelText {
 
     fn as_str(&self) -> &str {
         match self {
-            Self::Inline { length, bytes } => std::str::from_utf8(&bytes[..usize::from(*length)])
-                .expect("copied whole from a str"),
+            Self::Inline { length, bytes } => {
+                std::str::from_utf8(&bytes[..usize::from(*length)]).expect("copied whole from a str")
+            }
             Self::Heap(text) => text,
         }
     }
@@ -411,10 +391,7 @@ mod tests {
             trie.get_or_insert_with(&format!("devices/d{i}/+/state"), || [i; 4]);
         }
         let each = trie.memory() / count as usize;
-        assert!(
-            each <= 150 + 48,
-            "{each} bytes a filter with three own levels"
-        );
+        assert!(each <= 150 + 48, "{each} bytes a filter with three own levels");
         let mut trie: Trie<[u32; 4]> = Trie::new();
         for i in 0..count {
             trie.get_or_insert_with(&format!("devices/d{i}/#"), || [i; 4]);
@@ -438,10 +415,7 @@ mod tests {
         trie.matches(&("a/".repeat(32_000) + "b"), |_| found += 1);
         assert_eq!(found, 1);
         trie.remove(&deep);
-        assert_eq!(
-            trie.free.len() + 1,
-            trie.chunks.iter().map(Vec::len).sum::<usize>()
-        );
+        assert_eq!(trie.free.len() + 1, trie.chunks.iter().map(Vec::len).sum::<usize>());
     }
 
     fn level() -> impl Strategy<Value = String> {

@@ -15,18 +15,10 @@ pub(crate) struct Aliases {
 impl Aliases {
     /// Takes note of the alias of a PUBLISH, if it has one, and says why it may not have it. Afterwards
     /// [`Aliases::topic`] knows its topic.
-    pub(crate) fn note(
-        &mut self,
-        publish: &Publish<'_>,
-        limits: &SessionLimits,
-    ) -> Result<(), ReasonCode> {
+    pub(crate) fn note(&mut self, publish: &Publish<'_>, limits: &SessionLimits) -> Result<(), ReasonCode> {
         let Some(alias) = publish.properties.topic_alias() else {
             // [MQTT5 3.3.2.1]: no topic and no alias.
-            return if publish.topic.is_empty() {
-                Err(ReasonCode::ProtocolError)
-            } else {
-                Ok(())
-            };
+            return if publish.topic.is_empty() { Err(ReasonCode::ProtocolError) } else { Ok(()) };
         };
         // [MQTT-3.3.2-8, 3.3.2-9]
         if alias == 0 || alias > limits.max_topic_aliases {
@@ -35,11 +27,7 @@ impl Aliases {
         let at = usize::from(alias) - 1;
         if publish.topic.is_empty() {
             let known = self.topics.get(at).is_some_and(|topic| !topic.is_empty());
-            return if known {
-                Ok(())
-            } else {
-                Err(ReasonCode::ProtocolError)
-            };
+            return if known { Ok(()) } else { Err(ReasonCode::ProtocolError) };
         }
         let old = self.topics.get(at).map_or("", |topic| topic);
         if old == publish.topic {
@@ -63,9 +51,6 @@ impl Aliases {
             return publish.topic;
         }
         let alias = publish.properties.topic_alias().map_or(0, usize::from);
-        alias
-            .checked_sub(1)
-            .and_then(|at| self.topics.get(at))
-            .map_or("", |topic| topic)
+        alias.checked_sub(1).and_then(|at| self.topics.get(at)).map_or("", |topic| topic)
     }
 }

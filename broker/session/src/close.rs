@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use raftmq_mqtt::{
-    Disconnect, Packet, PacketType, Properties, PropertiesBuf, Property, ReasonCode, Version,
-};
+use raftmq_mqtt::{Disconnect, Packet, PacketType, Properties, PropertiesBuf, Property, ReasonCode, Version};
 
 use crate::{
     Action, Connection, SessionState,
@@ -59,12 +57,7 @@ impl Connection {
     }
 
     /// `detail` is for people; without it they get the name of the reason.
-    pub(crate) fn close_saying(
-        &mut self,
-        reason: CloseReason,
-        detail: Option<&str>,
-        out: &mut Vec<u8>,
-    ) {
+    pub(crate) fn close_saying(&mut self, reason: CloseReason, detail: Option<&str>, out: &mut Vec<u8>) {
         match &self.phase {
             Phase::Closed { .. } => return,
             Phase::Connect { .. } => {}
@@ -76,11 +69,8 @@ impl Connection {
             Phase::Open => {
                 // MQTT 3 servers have no DISCONNECT to send.
                 if let (Version::V5, Some(reason)) = (self.version, reason.to_send()) {
-                    let reason = if reason.allowed_in(PacketType::Disconnect) {
-                        reason
-                    } else {
-                        ReasonCode::UnspecifiedError
-                    };
+                    let reason =
+                        if reason.allowed_in(PacketType::Disconnect) { reason } else { ReasonCode::UnspecifiedError };
                     self.write_disconnect(reason, detail, out);
                 }
             }
@@ -115,19 +105,12 @@ impl Connection {
     #[must_use]
     pub fn into_state(self) -> Option<(Arc<str>, Box<SessionState>)> {
         match self.phase {
-            Phase::Open | Phase::Closed { opened: true } => {
-                Some((self.client_id, Box::new(self.state)))
-            }
+            Phase::Open | Phase::Closed { opened: true } => Some((self.client_id, Box::new(self.state))),
             Phase::Connect { .. } | Phase::Opening(_) | Phase::Closed { opened: false } => None,
         }
     }
 
-    pub(crate) fn on_disconnect(
-        &mut self,
-        disconnect: &Disconnect<'_>,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(crate) fn on_disconnect(&mut self, disconnect: &Disconnect<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         if let Some(expiry_s) = disconnect.properties.session_expiry_interval() {
             // It may not be set now if it was 0 [MQTT5 3.14.2.2.2].
             if self.state.expiry_s == 0 && expiry_s != 0 {
@@ -138,21 +121,11 @@ impl Connection {
         self.end(CloseReason::Client(disconnect.reason), out, actions);
     }
 
-    pub(crate) fn fault(
-        &mut self,
-        reason: ReasonCode,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(crate) fn fault(&mut self, reason: ReasonCode, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         self.end(CloseReason::Fault(reason), out, actions);
     }
 
-    pub(crate) fn end(
-        &mut self,
-        reason: CloseReason,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(crate) fn end(&mut self, reason: CloseReason, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         if !self.is_closed() {
             self.close(reason, out);
             actions.push(Action::Close { reason });

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use raftmq_mqtt::{
-    ConnAck, Connect, DecodeError, Packet, PacketType, Properties, PropertiesBuf, Property, QoS,
-    ReasonCode, Version, Will, encode,
+    ConnAck, Connect, DecodeError, Packet, PacketType, Properties, PropertiesBuf, Property, QoS, ReasonCode, Version,
+    Will, encode,
 };
 
 use crate::{
@@ -39,19 +39,12 @@ impl Connection {
         let v5 = connect.version.is_v5();
         let properties = connect.properties;
         let assigned = connect.client_id.is_empty();
-        self.client_id = if assigned {
-            assigned_id(random)
-        } else {
-            Arc::from(connect.client_id)
-        };
+        self.client_id = if assigned { assigned_id(random) } else { Arc::from(connect.client_id) };
         self.max_packet_size = properties.maximum_packet_size().unwrap_or(u32::MAX);
         self.explain = properties.request_problem_information() != Some(0);
         // 4,096 so that an identifier is always free, and the search for one short.
         let own_window = self.limits.max_in_flight.clamp(1, 4_096);
-        self.window = properties
-            .receive_maximum()
-            .unwrap_or(u16::MAX)
-            .min(own_window);
+        self.window = properties.receive_maximum().unwrap_or(u16::MAX).min(own_window);
 
         let asked_s = match (v5, connect.clean_start) {
             (true, _) => properties.session_expiry_interval().unwrap_or(0),
@@ -63,11 +56,7 @@ impl Connection {
         let longest = self.limits.max_keep_alive_s;
         let too_long = connect.keep_alive == 0 || connect.keep_alive > longest;
         let keep_alive_changed = v5 && longest != 0 && too_long;
-        let keep_alive_s = if keep_alive_changed {
-            longest
-        } else {
-            connect.keep_alive
-        };
+        let keep_alive_s = if keep_alive_changed { longest } else { connect.keep_alive };
         // [MQTT-3.1.2-22]
         self.silence_ms = u32::from(keep_alive_s) * 1_500;
 
@@ -83,13 +72,8 @@ impl Connection {
             will: connect.will.as_ref().map(owned),
         })));
         let expiry_changed = v5 && expiry_s != asked_s;
-        self.phase = Phase::Opening(Box::new(Opening {
-            assigned,
-            expiry_s,
-            expiry_changed,
-            keep_alive_s,
-            keep_alive_changed,
-        }));
+        self.phase =
+            Phase::Opening(Box::new(Opening { assigned, expiry_s, expiry_changed, keep_alive_s, keep_alive_changed }));
     }
 
     fn check_connect(&self, connect: &Connect<'_>) -> Result<(), ReasonCode> {
@@ -119,13 +103,7 @@ impl Connection {
     }
 
     /// The server's answer to [`Action::Open`]: CONNACK, then what the session has waiting. Ignored if nothing was asked.
-    pub fn on_opened(
-        &mut self,
-        now: Now,
-        result: OpenResult,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
+    pub fn on_opened(&mut self, now: Now, result: OpenResult, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         let Phase::Opening(opening) = &self.phase else {
             return;
         };
@@ -136,11 +114,7 @@ impl Connection {
                 return self.end(CloseReason::Refused(reason), out, actions);
             }
         };
-        let properties = if self.version.is_v5() {
-            self.connack_properties(opening)
-        } else {
-            PropertiesBuf::new()
-        };
+        let properties = if self.version.is_v5() { self.connack_properties(opening) } else { PropertiesBuf::new() };
         let packet = Packet::ConnAck(ConnAck {
             session_present: session.is_some(),
             reason: ReasonCode::Success,
@@ -164,11 +138,7 @@ impl Connection {
     /// What this server does not have or limits [MQTT5 3.2.2.3]; what is not said has the specification's default.
     fn connack_properties(&self, opening: &Opening) -> PropertiesBuf {
         let mut properties = PropertiesBuf::new();
-        let mut push = |property| {
-            properties
-                .push(property)
-                .expect("values within their ranges")
-        };
+        let mut push = |property| properties.push(property).expect("values within their ranges");
         if opening.expiry_changed {
             push(Property::SessionExpiryInterval(opening.expiry_s));
         }
@@ -178,9 +148,7 @@ impl Connection {
         if self.limits.max_topic_aliases > 0 {
             push(Property::TopicAliasMaximum(self.limits.max_topic_aliases));
         }
-        push(Property::MaximumPacketSize(
-            self.limits.max_packet_size.max(1),
-        ));
+        push(Property::MaximumPacketSize(self.limits.max_packet_size.max(1)));
         if opening.assigned {
             push(Property::AssignedClientIdentifier(&self.client_id));
         }
@@ -198,24 +166,12 @@ impl Connection {
 }
 
 /// Answers what should have been a CONNECT and is none, where an answer is due, and gives the reason.
-pub(crate) fn refuse_undecoded(
-    error: &DecodeError,
-    version: Option<Version>,
-    out: &mut Vec<u8>,
-) -> ReasonCode {
+pub(crate) fn refuse_undecoded(error: &DecodeError, version: Option<Version>, out: &mut Vec<u8>) -> ReasonCode {
     let reason = error.reason_code();
     match (error, version) {
         // [MQTT311-3.1.2-2] to older clients, [MQTT-3.1.2-2] to newer ones.
         (DecodeError::ProtocolLevel { level }, _) => {
-            refuse(
-                reason,
-                if *level > Version::V5.level() {
-                    Version::V5
-                } else {
-                    Version::V3_1_1
-                },
-                out,
-            );
+            refuse(reason, if *level > Version::V5.level() { Version::V5 } else { Version::V3_1_1 }, out);
         }
         // [MQTT5 4.13]: it is a CONNECT, so CONNACK may say why. Others are told nothing.
         (DecodeError::ConnectExpected { .. } | DecodeError::ProtocolName, _) => {}
@@ -228,16 +184,12 @@ pub(crate) fn refuse_undecoded(
 fn refuse(reason: ReasonCode, version: Version, out: &mut Vec<u8>) {
     let reason = match reason {
         reason if reason.is_error() && reason.allowed_in(PacketType::ConnAck) => reason,
-        ReasonCode::ServerShuttingDown
-        | ReasonCode::SessionTakenOver
-        | ReasonCode::AdministrativeAction => ReasonCode::ServerUnavailable,
+        ReasonCode::ServerShuttingDown | ReasonCode::SessionTakenOver | ReasonCode::AdministrativeAction => {
+            ReasonCode::ServerUnavailable
+        }
         _ => ReasonCode::UnspecifiedError,
     };
-    let packet = Packet::ConnAck(ConnAck {
-        session_present: false,
-        reason,
-        properties: Properties::EMPTY,
-    });
+    let packet = Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::EMPTY });
     let start = out.len();
     if encode(&packet, version, out).is_err() {
         out.truncate(start);

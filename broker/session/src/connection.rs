@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use raftmq_mqtt::{
-    Ack, DecodeError, Message, Origin, Packet, Properties, ReasonCode, Version, encode,
-};
+use raftmq_mqtt::{Ack, DecodeError, Message, Origin, Packet, Properties, ReasonCode, Version, encode};
 
 use crate::{
     Action, CloseReason, SessionLimits, SessionState,
@@ -34,10 +32,7 @@ pub struct Origins {
 
 impl Origins {
     pub(crate) fn take(&mut self) -> Origin {
-        let origin = Origin {
-            node: self.node,
-            sequence: self.next,
-        };
+        let origin = Origin { node: self.node, sequence: self.next };
         self.next += 1;
         origin
     }
@@ -89,10 +84,7 @@ impl Connection {
         let deadline_ms = now.ms.saturating_add(limits.connect_timeout_ms);
         Self {
             limits,
-            phase: Phase::Connect {
-                deadline_ms,
-                random,
-            },
+            phase: Phase::Connect { deadline_ms, random },
             version: Version::V3_1_1,
             congested: false,
             explain: true,
@@ -138,10 +130,7 @@ impl Connection {
     pub fn can_read(&self) -> bool {
         match self.phase {
             Phase::Connect { .. } => true,
-            Phase::Open => {
-                self.version.is_v5()
-                    || self.inbound.len() < usize::from(self.limits.receive_maximum)
-            }
+            Phase::Open => self.version.is_v5() || self.inbound.len() < usize::from(self.limits.receive_maximum),
             Phase::Opening(_) | Phase::Closed { .. } => false,
         }
     }
@@ -157,9 +146,7 @@ impl Connection {
     pub fn next_deadline(&self) -> Option<u64> {
         match self.phase {
             Phase::Connect { deadline_ms, .. } => Some(deadline_ms),
-            Phase::Open if self.silence_ms > 0 => {
-                Some(self.heard_ms.saturating_add(u64::from(self.silence_ms)))
-            }
+            Phase::Open if self.silence_ms > 0 => Some(self.heard_ms.saturating_add(u64::from(self.silence_ms))),
             Phase::Opening(_) | Phase::Open | Phase::Closed { .. } => None,
         }
     }
@@ -179,11 +166,7 @@ impl Connection {
             Phase::Connect { random, .. } => match packet {
                 Packet::Connect(connect) => self.on_connect(&connect, random, out, actions),
                 // [MQTT-3.1.0-1]
-                _ => self.end(
-                    CloseReason::Refused(ReasonCode::ProtocolError),
-                    out,
-                    actions,
-                ),
+                _ => self.end(CloseReason::Refused(ReasonCode::ProtocolError), out, actions),
             },
             Phase::Opening(_) => self.fault(ReasonCode::ProtocolError, out, actions),
             Phase::Open => self.on_open_packet(now, origins, packet, out, actions),
@@ -210,9 +193,7 @@ impl Connection {
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe, out, actions),
             Packet::PingReq => self.send(&Packet::PingResp, out, actions),
             Packet::Disconnect(disconnect) => self.on_disconnect(&disconnect, out, actions),
-            Packet::PubRec(ack) | Packet::PubComp(ack)
-                if self.state.outbound.is_in_flight(ack.packet_id) =>
-            {
+            Packet::PubRec(ack) | Packet::PubComp(ack) if self.state.outbound.is_in_flight(ack.packet_id) => {
                 // The answer to a QoS 1 PUBLISH is PUBACK.
                 self.fault(ReasonCode::ProtocolError, out, actions);
             }
@@ -253,10 +234,7 @@ impl Connection {
 
     /// A deadline has passed, or not: it may be called at any time.
     pub fn on_timer(&mut self, now: Now, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
-        if self
-            .next_deadline()
-            .is_none_or(|deadline| deadline > now.ms)
-        {
+        if self.next_deadline().is_none_or(|deadline| deadline > now.ms) {
             return;
         }
         match self.phase {
@@ -274,12 +252,7 @@ impl Connection {
         self.heard_ms = now.ms;
     }
 
-    pub(crate) fn send(
-        &mut self,
-        packet: &Packet<'_>,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(crate) fn send(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         if !put(packet, self.version, self.max_packet_size, out) {
             // [MQTT-3.1.2-24]: it may not be sent, and without it the client would wait for ever.
             self.fault(ReasonCode::PacketTooLarge, out, actions);
@@ -288,12 +261,7 @@ impl Connection {
 }
 
 /// Appends a packet; `false`, and nothing appended, if it is larger than `max_packet_size`.
-pub(crate) fn put(
-    packet: &Packet<'_>,
-    version: Version,
-    max_packet_size: u32,
-    out: &mut Vec<u8>,
-) -> bool {
+pub(crate) fn put(packet: &Packet<'_>, version: Version, max_packet_size: u32, out: &mut Vec<u8>) -> bool {
     let start = out.len();
     let written = encode(packet, version, out).is_ok();
     if !written || out.len() - start > max_packet_size as usize {
@@ -304,11 +272,7 @@ pub(crate) fn put(
 }
 
 fn not_found(ack: &Ack<'_>) -> Ack<'static> {
-    Ack {
-        packet_id: ack.packet_id,
-        reason: ReasonCode::PacketIdentifierNotFound,
-        properties: Properties::EMPTY,
-    }
+    Ack { packet_id: ack.packet_id, reason: ReasonCode::PacketIdentifierNotFound, properties: Properties::EMPTY }
 }
 
 /// Makes the envelope; `None` if no message can carry it (a topic or publisher that is too long).

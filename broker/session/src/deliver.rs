@@ -31,21 +31,9 @@ impl Connection {
     }
 
     /// Takes a message that matched a subscription of this client.
-    pub fn deliver(
-        &mut self,
-        forms: &mut Forms,
-        now: Now,
-        info: SubscriptionInfo,
-        out: &mut Vec<u8>,
-    ) -> Delivery {
+    pub fn deliver(&mut self, forms: &mut Forms, now: Now, info: SubscriptionInfo, out: &mut Vec<u8>) -> Delivery {
         if !self.is_open() {
-            return self.state.deliver_offline(
-                now,
-                &self.limits,
-                &self.client_id,
-                forms.message(),
-                info,
-            );
+            return self.state.deliver_offline(now, &self.limits, &self.client_id, forms.message(), info);
         }
         let message = forms.message();
         if info.options.no_local && message.publisher() == &*self.client_id {
@@ -69,8 +57,7 @@ impl Connection {
             if form.encoded_len() > terms.max_packet_size {
                 return Delivery::Dropped(DropReason::TooLarge);
             }
-            let id = (qos != QoS::AtMostOnce)
-                .then(|| outbound.launch(OutMessage::new(form.message(), info)));
+            let id = (qos != QoS::AtMostOnce).then(|| outbound.launch(OutMessage::new(form.message(), info)));
             form.write(out, id, false);
             Delivery::Sent(qos)
         });

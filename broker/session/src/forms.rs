@@ -28,11 +28,7 @@ impl Forms {
     /// A message of which nothing is encoded yet.
     #[must_use]
     pub fn new(message: Message, now: Now) -> Self {
-        Self {
-            message,
-            now,
-            made: SmallVec::new(),
-        }
+        Self { message, now, made: SmallVec::new() }
     }
 
     /// The message.
@@ -52,12 +48,7 @@ impl Forms {
     ) -> Result<T, EncodeError> {
         // 3.1 and 3.1.1 look the same and have no identifiers.
         let v5 = version.is_v5();
-        let key = Key {
-            v5,
-            qos,
-            retain,
-            sub_id: if v5 { sub_id } else { 0 },
-        };
+        let key = Key { v5, qos, retain, sub_id: if v5 { sub_id } else { 0 } };
         if let Some((_, form)) = self.made.iter().find(|(made, _)| *made == key) {
             return Ok(use_it(form));
         }

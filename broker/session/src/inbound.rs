@@ -27,10 +27,7 @@ impl Inbound {
 
     /// Notes that the server is done with a PUBLISH. What cannot be (an unknown token, a second time) is ignored.
     pub(crate) fn complete(&mut self, token: PublishToken, reason: ReasonCode) {
-        let position = token
-            .0
-            .checked_sub(self.first)
-            .and_then(|at| usize::try_from(at).ok());
+        let position = token.0.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         if let Some((_, done @ None)) = position.and_then(|at| self.owed.get_mut(at)) {
             *done = Some(reason);
         }

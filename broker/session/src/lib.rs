@@ -35,9 +35,7 @@ mod publish;
 mod state;
 mod subscribe;
 
-pub use action::{
-    Action, Flushed, OpenRequest, OpenResult, OwnedWill, Password, PublishToken, SubscribeItem,
-};
+pub use action::{Action, Flushed, OpenRequest, OpenResult, OwnedWill, Password, PublishToken, SubscribeItem};
 pub use close::CloseReason;
 pub use connection::{Connection, Now, Origins};
 pub use forms::Forms;

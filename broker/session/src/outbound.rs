@@ -133,17 +133,13 @@ impl Outbound {
 
     /// Whether a QoS 1 message may be written right away.
     pub(crate) fn may_send_qos1(&self, terms: Terms) -> bool {
-        self.sent == self.flight.len()
-            && self.queue.len() == self.queued_qos0
-            && self.sent < terms.window
+        self.sent == self.flight.len() && self.queue.len() == self.queued_qos0 && self.sent < terms.window
     }
 
     /// Adds a message to the queue, or drops it if the limits are reached.
     pub(crate) fn enqueue(&mut self, limits: &SessionLimits, message: OutMessage) -> Delivery {
         let cost = message.cost();
-        if self.queue.len() >= limits.max_queued_messages
-            || self.queue_bytes + cost > limits.max_queued_bytes
-        {
+        if self.queue.len() >= limits.max_queued_messages || self.queue_bytes + cost > limits.max_queued_bytes {
             return Delivery::Dropped(DropReason::QueueFull);
         }
         self.queue_bytes += cost;
@@ -181,13 +177,7 @@ impl Outbound {
 
     /// Sends again what an earlier connection left, then what waits, as far as the window goes. Says whether it did, or
     /// stopped because it wrote `bytes` or more.
-    pub(crate) fn pump(
-        &mut self,
-        terms: Terms,
-        now: Now,
-        bytes: usize,
-        out: &mut Vec<u8>,
-    ) -> (Flushed, bool) {
+    pub(crate) fn pump(&mut self, terms: Terms, now: Now, bytes: usize, out: &mut Vec<u8>) -> (Flushed, bool) {
         let mut flushed = Flushed::default();
         let full = out.len().saturating_add(bytes);
         while self.sent < self.flight.len().min(terms.window) {
@@ -263,22 +253,8 @@ impl Outbound {
 }
 
 /// Writes a message; `false` if it is larger than the client takes, or no packet can carry it.
-fn write(
-    message: &OutMessage,
-    terms: Terms,
-    now: Now,
-    out: &mut Vec<u8>,
-    id: Option<NonZeroU16>,
-    dup: bool,
-) -> bool {
-    let form = forms::encode(
-        &message.message,
-        terms.version,
-        message.qos,
-        message.retain,
-        message.sub_id,
-        now,
-    );
+fn write(message: &OutMessage, terms: Terms, now: Now, out: &mut Vec<u8>, id: Option<NonZeroU16>, dup: bool) -> bool {
+    let form = forms::encode(&message.message, terms.version, message.qos, message.retain, message.sub_id, now);
     match form {
         Ok(form) if form.encoded_len() <= terms.max_packet_size => {
             form.write(out, id, dup);

@@ -13,26 +13,18 @@ impl Connection {
         out: &mut Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
-        let checked = self
-            .check_publish(&publish)
-            .and_then(|()| self.aliases.note(&publish, &self.limits));
+        let checked = self.check_publish(&publish).and_then(|()| self.aliases.note(&publish, &self.limits));
         if let Err(reason) = checked {
             return self.fault(reason, out, actions);
         }
         let topic = self.aliases.topic(&publish);
         // An MQTT 3 client cannot be told that nothing is retained.
-        let publish = Publish {
-            topic,
-            retain: false,
-            ..publish
-        };
+        let publish = Publish { topic, retain: false, ..publish };
         let Some(message) = envelope(&publish, origins, &self.client_id, now) else {
             return self.fault(ReasonCode::ImplementationSpecificError, out, actions);
         };
         let token = match publish.packet_id {
-            Some(packet_id) if publish.qos != QoS::AtMostOnce => {
-                Some(self.inbound.begin(packet_id))
-            }
+            Some(packet_id) if publish.qos != QoS::AtMostOnce => Some(self.inbound.begin(packet_id)),
             _ => None,
         };
         actions.push(Action::Publish { message, token });
@@ -47,9 +39,7 @@ impl Connection {
             // [MQTT-3.2.2-11]
             QoS::ExactlyOnce => return Err(ReasonCode::QoSNotSupported),
             // [MQTT-3.3.4-9]; MQTT 3 clients are not read so far.
-            QoS::AtLeastOnce
-                if self.inbound.len() >= usize::from(self.limits.receive_maximum.max(1)) =>
-            {
+            QoS::AtLeastOnce if self.inbound.len() >= usize::from(self.limits.receive_maximum.max(1)) => {
                 return Err(ReasonCode::ReceiveMaximumExceeded);
             }
             QoS::AtLeastOnce | QoS::AtMostOnce => {}
@@ -74,25 +64,13 @@ impl Connection {
         if !self.is_open() {
             return;
         }
-        let reason = if reason.allowed_in(PacketType::PubAck) {
-            reason
-        } else {
-            ReasonCode::UnspecifiedError
-        };
+        let reason = if reason.allowed_in(PacketType::PubAck) { reason } else { ReasonCode::UnspecifiedError };
         self.inbound.complete(token, reason);
         while let Some((packet_id, reason)) = self.inbound.next() {
             if reason.is_error() && !self.version.is_v5() {
                 return self.fault(reason, out, actions);
             }
-            self.send(
-                &Packet::PubAck(Ack {
-                    packet_id,
-                    reason,
-                    properties: Properties::EMPTY,
-                }),
-                out,
-                actions,
-            );
+            self.send(&Packet::PubAck(Ack { packet_id, reason, properties: Properties::EMPTY }), out, actions);
         }
     }
 }

@@ -88,13 +88,7 @@ impl SessionState {
                 false
             }
             Err(at) => {
-                self.subscriptions.insert(
-                    at,
-                    SubscriptionEntry {
-                        filter: filter.clone(),
-                        info,
-                    },
-                );
+                self.subscriptions.insert(at, SubscriptionEntry { filter: filter.clone(), info });
                 true
             }
         }
@@ -111,7 +105,6 @@ impl SessionState {
     }
 
     fn position(&self, filter: &str) -> Result<usize, usize> {
-        self.subscriptions
-            .binary_search_by(|entry| (*entry.filter).cmp(filter))
+        self.subscriptions.binary_search_by(|entry| (*entry.filter).cmp(filter))
     }
 }

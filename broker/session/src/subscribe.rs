@@ -3,8 +3,8 @@
 use std::{num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{
-    Packet, PacketType, Properties, QoS, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck,
-    Unsubscribe, topic::TopicFilter,
+    Packet, PacketType, Properties, QoS, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
+    topic::TopicFilter,
 };
 use smallvec::SmallVec;
 
@@ -28,12 +28,7 @@ enum Kind {
 }
 
 impl Connection {
-    pub(crate) fn on_subscribe(
-        &mut self,
-        subscribe: &Subscribe<'_>,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(crate) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         let packet_id = subscribe.packet_id;
         let sub_id = subscribe.properties.subscription_identifier().unwrap_or(0);
         let refused = self.refuse_request(packet_id, subscribe.subscriptions.len());
@@ -44,20 +39,10 @@ impl Connection {
             let reason = match refused.map_or_else(|| self.check_subscription(subscription), Err) {
                 Ok(qos) => {
                     let filter: Arc<str> = subscription.filter.into();
-                    let options = raftmq_mqtt::SubOptions {
-                        qos,
-                        ..subscription.options
-                    };
-                    let new = self
-                        .state
-                        .subscribe(&filter, SubscriptionInfo { options, sub_id });
+                    let options = raftmq_mqtt::SubOptions { qos, ..subscription.options };
+                    let new = self.state.subscribe(&filter, SubscriptionInfo { options, sub_id });
                     asked.push((at, filter.clone(), new));
-                    items.push(SubscribeItem {
-                        filter,
-                        options,
-                        sub_id,
-                        new,
-                    });
+                    items.push(SubscribeItem { filter, options, sub_id, new });
                     ReasonCode::granted(qos)
                 }
                 Err(reason) => reason,
@@ -67,18 +52,13 @@ impl Connection {
         if items.is_empty() {
             return self.send_suback(packet_id, reasons, out, actions);
         }
-        self.pending.push(Pending {
-            packet_id,
-            reasons,
-            kind: Kind::Subscribe(asked),
-        });
+        self.pending.push(Pending { packet_id, reasons, kind: Kind::Subscribe(asked) });
         actions.push(Action::Subscribe { packet_id, items });
     }
 
     /// The QoS to grant, or why not.
     fn check_subscription(&self, subscription: &Subscription<'_>) -> Result<QoS, ReasonCode> {
-        let filter =
-            TopicFilter::parse(subscription.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let filter = TopicFilter::parse(subscription.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         if filter.group().is_some() {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
@@ -107,11 +87,7 @@ impl Connection {
                     continue;
                 };
                 let known = reason.is_error() && reason.allowed_in(PacketType::SubAck);
-                pending.reasons[*at] = if known {
-                    reason
-                } else {
-                    ReasonCode::UnspecifiedError
-                };
+                pending.reasons[*at] = if known { reason } else { ReasonCode::UnspecifiedError };
                 if *new {
                     self.state.unsubscribe(filter);
                 }
@@ -151,21 +127,12 @@ impl Connection {
         if filters.is_empty() {
             return self.send_unsuback(packet_id, reasons, out, actions);
         }
-        self.pending.push(Pending {
-            packet_id,
-            reasons,
-            kind: Kind::Unsubscribe,
-        });
+        self.pending.push(Pending { packet_id, reasons, kind: Kind::Unsubscribe });
         actions.push(Action::Unsubscribe { packet_id, filters });
     }
 
     /// The server has ended the subscriptions of [`Action::Unsubscribe`]: UNSUBACK.
-    pub fn on_unsubscribed(
-        &mut self,
-        packet_id: NonZeroU16,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
+    pub fn on_unsubscribed(&mut self, packet_id: NonZeroU16, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         if let Some(pending) = self.take_pending(packet_id, false) {
             self.send_unsuback(packet_id, pending.reasons, out, actions);
         }
@@ -173,25 +140,16 @@ impl Connection {
 
     /// Why a SUBSCRIBE or UNSUBSCRIBE is refused as a whole, if it is.
     fn refuse_request(&self, packet_id: NonZeroU16, filters: usize) -> Option<ReasonCode> {
-        if self
-            .pending
-            .iter()
-            .any(|pending| pending.packet_id == packet_id)
-        {
+        if self.pending.iter().any(|pending| pending.packet_id == packet_id) {
             return Some(ReasonCode::PacketIdentifierInUse);
         }
-        let waiting: usize = self
-            .pending
-            .iter()
-            .map(|pending| pending.reasons.len())
-            .sum();
+        let waiting: usize = self.pending.iter().map(|pending| pending.reasons.len()).sum();
         (waiting + filters > self.limits.max_pending_filters).then_some(ReasonCode::QuotaExceeded)
     }
 
     fn take_pending(&mut self, packet_id: NonZeroU16, subscribe: bool) -> Option<Pending> {
         let at = self.pending.iter().position(|pending| {
-            pending.packet_id == packet_id
-                && matches!(pending.kind, Kind::Subscribe(_)) == subscribe
+            pending.packet_id == packet_id && matches!(pending.kind, Kind::Subscribe(_)) == subscribe
         })?;
         let pending = self.pending.remove(at);
         if self.pending.is_empty() {
@@ -200,39 +158,11 @@ impl Connection {
         Some(pending)
     }
 
-    fn send_suback(
-        &mut self,
-        packet_id: NonZeroU16,
-        reasons: Reasons,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
-        self.send(
-            &Packet::SubAck(SubAck {
-                packet_id,
-                properties: Properties::EMPTY,
-                reasons,
-            }),
-            out,
-            actions,
-        );
+    fn send_suback(&mut self, packet_id: NonZeroU16, reasons: Reasons, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
+        self.send(&Packet::SubAck(SubAck { packet_id, properties: Properties::EMPTY, reasons }), out, actions);
     }
 
-    fn send_unsuback(
-        &mut self,
-        packet_id: NonZeroU16,
-        reasons: Reasons,
-        out: &mut Vec<u8>,
-        actions: &mut Vec<Action>,
-    ) {
-        self.send(
-            &Packet::UnsubAck(UnsubAck {
-                packet_id,
-                properties: Properties::EMPTY,
-                reasons,
-            }),
-            out,
-            actions,
-        );
+    fn send_unsuback(&mut self, packet_id: NonZeroU16, reasons: Reasons, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
+        self.send(&Packet::UnsubAck(UnsubAck { packet_id, properties: Properties::EMPTY, reasons }), out, actions);
     }
 }

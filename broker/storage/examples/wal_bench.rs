@@ -25,10 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for linger in [0, 2] {
         for callers in [1, 4, 16, 64, 256] {
             let dir = tempfile::tempdir_in(&dir)?;
-            let options = WalOptions {
-                max_linger: Duration::from_millis(linger),
-                ..WalOptions::default()
-            };
+            let options = WalOptions { max_linger: Duration::from_millis(linger), ..WalOptions::default() };
             let (wal, _) = Wal::open(dir.path(), options)?;
             let started = Instant::now();
             let mut waits = run(&wal, callers, Duration::from_secs_f64(seconds), bytes);
@@ -71,20 +68,13 @@ fn run(wal: &Wal, callers: u32, time: Duration, bytes: usize) -> Vec<u64> {
                         let done = Box::new(move |result: Result<(), _>| {
                             let _ = sender.send(result.is_ok());
                         });
-                        let entry = LogEntry {
-                            index,
-                            data: vec![0x5a; bytes].into(),
-                        };
-                        if wal.try_append(group, vec![entry], done).is_err()
-                            || synced.recv() != Ok(true)
-                        {
+                        let entry = LogEntry { index, data: vec![0x5a; bytes].into() };
+                        if wal.try_append(group, vec![entry], done).is_err() || synced.recv() != Ok(true) {
                             failed.fetch_add(1, Relaxed);
                             break;
                         }
                         waits.push(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-                        if index % 1000 == 0
-                            && wal.purge_to(group, index - 500, "marker".into()).is_err()
-                        {
+                        if index % 1000 == 0 && wal.purge_to(group, index - 500, "marker".into()).is_err() {
                             break;
                         }
                     }

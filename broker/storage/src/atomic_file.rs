@@ -46,10 +46,9 @@ impl AtomicFile {
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
         match content(&bytes) {
             Ok(content) => Ok(Some(content.to_vec())),
-            Err(reason) => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{}: {reason}", self.path.display()),
-            )),
+            Err(reason) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", self.path.display())))
+            }
         }
     }
 
@@ -62,11 +61,7 @@ impl AtomicFile {
         if content.len() as u64 > MAX_BYTES - HEADER as u64 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!(
-                    "{}: {} bytes are too many",
-                    self.path.display(),
-                    content.len()
-                ),
+                format!("{}: {} bytes are too many", self.path.display(), content.len()),
             ));
         }
         let mut name = self.path.clone().into_os_string();
@@ -116,9 +111,7 @@ fn content(bytes: &[u8]) -> Result<&[u8], String> {
     }
     let format = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
     if format != FORMAT {
-        return Err(format!(
-            "format {format} is not known (or the file is damaged)"
-        ));
+        return Err(format!("format {format} is not known (or the file is damaged)"));
     }
     Err("the checksum does not fit: the file is damaged".to_owned())
 }
@@ -164,11 +157,7 @@ mod tests {
             file.write(content).unwrap();
             assert_eq!(file.read().unwrap().as_deref(), Some(content));
         }
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "no temporary file stays"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
         file.remove().unwrap();
         file.remove().unwrap();
         assert_eq!(file.read().unwrap(), None);
@@ -184,17 +173,9 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
             fs::write(file.path(), &bad).unwrap();
-            assert_eq!(
-                file.read().unwrap_err().kind(),
-                io::ErrorKind::InvalidData,
-                "byte {at}"
-            );
+            assert_eq!(file.read().unwrap_err().kind(), io::ErrorKind::InvalidData, "byte {at}");
             fs::write(file.path(), &good[..at]).unwrap();
-            assert_eq!(
-                file.read().unwrap_err().kind(),
-                io::ErrorKind::InvalidData,
-                "cut at {at}"
-            );
+            assert_eq!(file.read().unwrap_err().kind(), io::ErrorKind::InvalidData, "cut at {at}");
         }
     }
 

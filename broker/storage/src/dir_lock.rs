@@ -21,11 +21,7 @@ impl DirLock {
     /// `WouldBlock` with the directory's name when another holder has it, else what the file system says.
     pub fn acquire(dir: &Path) -> io::Result<Self> {
         let path = dir.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)?;
+        let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(

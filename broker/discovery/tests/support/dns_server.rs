@@ -36,14 +36,9 @@ impl DnsServer {
         let tcp = TcpListener::bind(address).await.ok()?;
 
         let origin = name("test.");
-        let zone = Arc::new(InMemoryZoneHandler::empty(
-            origin.clone(),
-            ZoneType::Primary,
-            AxfrPolicy::Deny,
-        ));
+        let zone = Arc::new(InMemoryZoneHandler::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny));
         let soa = SOA::new(name("ns.test."), name("admin.test."), 1, 60, 60, 60, 1);
-        zone.upsert(Record::from_rdata(origin.clone(), 1, RData::SOA(soa)), 1)
-            .await;
+        zone.upsert(Record::from_rdata(origin.clone(), 1, RData::SOA(soa)), 1).await;
         let mut catalog = Catalog::new();
         let handler: Arc<dyn ZoneHandler> = Arc::clone(&zone) as _;
         catalog.upsert(LowerName::from(&origin), vec![handler]);
@@ -51,11 +46,7 @@ impl DnsServer {
         let mut server = Server::new(catalog);
         server.register_socket(udp);
         server.register_listener(tcp, Duration::from_secs(5), 64);
-        Some(Self {
-            address,
-            zone,
-            server,
-        })
+        Some(Self { address, zone, server })
     }
 
     /// Replaces the records of a name (and of this type of record).

@@ -15,10 +15,9 @@ pub(crate) async fn wait_for(
     what: &str,
     condition: impl FnMut(&Arc<PeerSet>) -> bool,
 ) -> Arc<PeerSet> {
-    let waited = tokio::time::timeout(Duration::from_secs(20), async {
-        Arc::clone(&peers.wait_for(condition).await.unwrap())
-    })
-    .await;
+    let waited =
+        tokio::time::timeout(Duration::from_secs(20), async { Arc::clone(&peers.wait_for(condition).await.unwrap()) })
+            .await;
     match waited {
         Ok(set) => set,
         Err(_) => panic!("never came: {what}; last seen: {:?}", peers.borrow()),

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 use rustls::pki_types::CertificateDer;
@@ -49,23 +49,15 @@ impl ClusterCa {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.use_authority_key_identifier_extension = false;
         let cert_pem = params.self_signed(&key)?.pem();
-        Ok(ClusterCa {
-            issuer: Issuer::new(params, key),
-            cert_pem,
-        })
+        Ok(ClusterCa { issuer: Issuer::new(params, key), cert_pem })
     }
 
     /// A CA made before (or elsewhere), from its certificate and key.
     pub fn load(cert_pem: &str, key_pem: &SecretPem) -> Result<Self, PkiError> {
-        let key = KeyPair::from_pem(key_pem.expose()).map_err(|e| PkiError::Pem {
-            what: "CA's key",
-            reason: e.to_string(),
-        })?;
+        let key = KeyPair::from_pem(key_pem.expose())
+            .map_err(|e| PkiError::Pem { what: "CA's key", reason: e.to_string() })?;
         check_is_ca(cert_pem, &key)?;
-        Ok(ClusterCa {
-            issuer: Issuer::from_ca_cert_pem(cert_pem, key)?,
-            cert_pem: cert_pem.to_owned(),
-        })
+        Ok(ClusterCa { issuer: Issuer::from_ca_cert_pem(cert_pem, key)?, cert_pem: cert_pem.to_owned() })
     }
 
     /// The CA's certificate.
@@ -79,12 +71,7 @@ impl ClusterCa {
     }
 
     /// A node's certificate: `NODE.CLUSTER.nodes.raftmq.io` and the `extra` DNS names and IP addresses.
-    pub fn issue_node(
-        &self,
-        cluster: &str,
-        node: &str,
-        extra: &[String],
-    ) -> Result<Issued, PkiError> {
+    pub fn issue_node(&self, cluster: &str, node: &str, extra: &[String]) -> Result<Issued, PkiError> {
         let own = node_dns_name(cluster, node)?;
         // The common name is for people only and at most 64 characters long.
         let mut params = leaf_params(node, YEAR);
@@ -95,10 +82,7 @@ impl ClusterCa {
                 Err(_) => dns_san(name)?,
             });
         }
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params)
     }
 
@@ -106,22 +90,15 @@ impl ClusterCa {
     pub fn issue_client(&self, name: &str) -> Result<Issued, PkiError> {
         if name.is_empty()
             || name.len() > 64
-            || !name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-._@".contains(&b))
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._@".contains(&b))
         {
-            return Err(NameError {
-                what: "client",
-                name: name.to_owned(),
-                rule: "1 to 64 letters, digits and -._@",
-            }
-            .into());
+            return Err(
+                NameError { what: "client", name: name.to_owned(), rule: "1 to 64 letters, digits and -._@" }.into()
+            );
         }
         let mut params = leaf_params(name, YEAR);
         let uri = format!("{CONTROL_URI}{name}");
-        params
-            .subject_alt_names
-            .push(SanType::URI(uri.as_str().try_into()?));
+        params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params)
     }
@@ -129,23 +106,15 @@ impl ClusterCa {
     fn issue(&self, params: CertificateParams) -> Result<Issued, PkiError> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued {
-            cert_pem: certificate.pem(),
-            key_pem: SecretPem::new(key.serialize_pem()),
-        })
+        Ok(Issued { cert_pem: certificate.pem(), key_pem: SecretPem::new(key.serialize_pem()) })
     }
 }
 
 /// A certificate that may sign, with this key: else every certificate that it issues would be refused later, by others.
 fn check_is_ca(cert_pem: &str, key: &KeyPair) -> Result<(), PkiError> {
-    let unusable = |reason: String| PkiError::Pem {
-        what: "CA's certificate",
-        reason,
-    };
-    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes())
-        .map_err(|error| unusable(error.to_string()))?;
-    let (_, parsed) =
-        X509Certificate::from_der(&der).map_err(|error| unusable(error.to_string()))?;
+    let unusable = |reason: String| PkiError::Pem { what: "CA's certificate", reason };
+    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|error| unusable(error.to_string()))?;
+    let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| unusable(error.to_string()))?;
     if !parsed.is_ca() {
         return Err(unusable("it is not a CA's".to_owned()));
     }
@@ -158,9 +127,7 @@ fn check_is_ca(cert_pem: &str, key: &KeyPair) -> Result<(), PkiError> {
 fn leaf_params(common_name: &str, validity: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     let now = SystemTime::now();
     params.not_before = (now - HOUR).into();
     params.not_after = (now + validity).into();
@@ -172,9 +139,7 @@ fn leaf_params(common_name: &str, validity: Duration) -> CertificateParams {
 fn dns_san(name: &str) -> Result<SanType, PkiError> {
     let valid = !name.is_empty()
         && name.len() <= 253
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._*".contains(&b));
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._*".contains(&b));
     if !valid {
         return Err(PkiError::San(name.to_owned()));
     }
@@ -197,10 +162,7 @@ mod tests {
         let extra = ["10.0.0.7".to_owned(), "n0.prod.svc".to_owned()];
         let node = ca.issue_node("prod", "n0", &extra).unwrap();
         let client = ca.issue_client("admin@example.org").unwrap();
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap()
-            .as_secs() as i64;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
         let table = [
             (ca.cert_pem(), 10 * 365, true, (false, false)),
             (&node.cert_pem, 365, false, (true, true)),
@@ -215,9 +177,7 @@ mod tests {
             let end = validity.not_after.timestamp() - now;
             assert!((days * 86_400 - 60..=days * 86_400).contains(&end), "{end}");
             let usage = parsed.extended_key_usage().unwrap();
-            let usage = usage.map_or((false, false), |u| {
-                (u.value.server_auth, u.value.client_auth)
-            });
+            let usage = usage.map_or((false, false), |u| (u.value.server_auth, u.value.client_auth));
             assert_eq!(usage, (server, client));
         }
         let node_der = der(&node.cert_pem);
@@ -241,11 +201,7 @@ mod tests {
         let ca = ClusterCa::create("prod").unwrap();
         let loaded = ClusterCa::load(ca.cert_pem(), &ca.key_pem()).unwrap();
         let issued = loaded.issue_node("prod", "n0", &[]).unwrap();
-        let tls = TlsMaterial {
-            ca_pem: ca.cert_pem().to_owned(),
-            cert_pem: issued.cert_pem,
-            key_pem: issued.key_pem,
-        };
+        let tls = TlsMaterial { ca_pem: ca.cert_pem().to_owned(), cert_pem: issued.cert_pem, key_pem: issued.key_pem };
         server_config(&tls, &[]).unwrap();
         client_config(&tls, &[]).unwrap();
     }
@@ -277,10 +233,7 @@ mod tests {
             assert!(ClusterCa::create(cluster).is_err(), "{cluster}");
         }
         for san in ["", "a b", "a,DNS:b", "\u{e9}"] {
-            assert!(
-                ca.issue_node("prod", "n0", &[san.to_owned()]).is_err(),
-                "{san}"
-            );
+            assert!(ca.issue_node("prod", "n0", &[san.to_owned()]).is_err(), "{san}");
         }
         for client in ["", "a b", "a/b", &"a".repeat(65)] {
             assert!(ca.issue_client(client).is_err(), "{client}");

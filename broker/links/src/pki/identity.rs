@@ -26,11 +26,7 @@ pub fn check_node_name(name: &str) -> Result<(), NameError> {
     if is_label(name) {
         return Ok(());
     }
-    Err(NameError {
-        what: "node",
-        name: name.to_owned(),
-        rule: "1 to 63 lower-case letters, digits and inner hyphens",
-    })
+    Err(NameError { what: "node", name: name.to_owned(), rule: "1 to 63 lower-case letters, digits and inner hyphens" })
 }
 
 /// DNS labels joined by dots, at most 150 characters.
@@ -49,9 +45,7 @@ fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// The DNS name that a node's certificate must hold.
@@ -74,12 +68,9 @@ impl CertIdentity {
     /// Reads the subject alternative names of a certificate, whose chain rustls has checked.
     pub fn from_der(certificate: &[u8]) -> Result<Self, PkiError> {
         let malformed = |error: String| PkiError::Certificate(error);
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|e| malformed(e.to_string()))?;
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|e| malformed(e.to_string()))?;
         let mut identity = CertIdentity::default();
-        let names = parsed
-            .subject_alternative_name()
-            .map_err(|e| malformed(e.to_string()))?;
+        let names = parsed.subject_alternative_name().map_err(|e| malformed(e.to_string()))?;
         for name in names.iter().flat_map(|san| &san.value.general_names) {
             match name {
                 GeneralName::DNSName(dns) => identity.nodes.extend(parse_node_name(dns)),
@@ -96,9 +87,7 @@ impl CertIdentity {
 
     /// Whether the certificate may speak for this node of this cluster.
     pub fn is_node(&self, cluster: &str, node: &str) -> bool {
-        self.nodes
-            .iter()
-            .any(|(n, c)| c == cluster && (n == node || n == "*"))
+        self.nodes.iter().any(|(n, c)| c == cluster && (n == node || n == "*"))
     }
 
     /// Whether it names any node of this cluster.
@@ -109,10 +98,7 @@ impl CertIdentity {
 
 fn parse_node_name(dns: &str) -> Option<(String, String)> {
     let dns = dns.to_ascii_lowercase();
-    let (node, cluster) = dns
-        .strip_suffix(NODE_DOMAIN)?
-        .strip_suffix('.')?
-        .split_once('.')?;
+    let (node, cluster) = dns.strip_suffix(NODE_DOMAIN)?.strip_suffix('.')?.split_once('.')?;
     if (node == "*" || check_node_name(node).is_ok()) && check_cluster_name(cluster).is_ok() {
         Some((node.to_owned(), cluster.to_owned()))
     } else {

@@ -14,9 +14,7 @@ mod identity;
 mod tls;
 
 pub use ca::{ClusterCa, Issued};
-pub use identity::{
-    CertIdentity, NODE_DOMAIN, NameError, check_cluster_name, check_node_name, node_dns_name,
-};
+pub use identity::{CertIdentity, NODE_DOMAIN, NameError, check_cluster_name, check_node_name, node_dns_name};
 pub use tls::{SecretPem, TlsMaterial, client_config, server_config};
 
 use thiserror::Error;

@@ -11,8 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use super::PkiError;
@@ -64,10 +63,8 @@ impl TlsMaterial {
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, PkiError> {
-        PrivateKeyDer::from_pem_slice(self.key_pem.0.as_bytes()).map_err(|e| PkiError::Pem {
-            what: "key",
-            reason: e.to_string(),
-        })
+        PrivateKeyDer::from_pem_slice(self.key_pem.0.as_bytes())
+            .map_err(|e| PkiError::Pem { what: "key", reason: e.to_string() })
     }
 }
 
@@ -91,10 +88,7 @@ pub fn server_config(tls: &TlsMaterial, alpn: &[&[u8]]) -> Result<ServerConfig, 
     let provider = provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(tls.roots()?, Arc::clone(&provider))
         .build()
-        .map_err(|e| PkiError::Pem {
-            what: "CA",
-            reason: e.to_string(),
-        })?;
+        .map_err(|e| PkiError::Pem { what: "CA", reason: e.to_string() })?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
@@ -110,10 +104,7 @@ pub fn server_config(tls: &TlsMaterial, alpn: &[&[u8]]) -> Result<ServerConfig, 
 /// [`CertIdentity`](super::CertIdentity) of the peer's certificate with whom it means.
 pub fn client_config(tls: &TlsMaterial, alpn: &[&[u8]]) -> Result<ClientConfig, PkiError> {
     let provider = provider();
-    let verifier = ClusterServerVerifier {
-        roots: tls.roots()?,
-        provider: Arc::clone(&provider),
-    };
+    let verifier = ClusterServerVerifier { roots: tls.roots()?, provider: Arc::clone(&provider) };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -156,9 +147,7 @@ impl ServerCertVerifier for ClusterServerVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(
-            CertificateError::ApplicationVerificationFailure,
-        ))
+        Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
     }
 
     fn verify_tls13_signature(
@@ -167,17 +156,10 @@ impl ServerCertVerifier for ClusterServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

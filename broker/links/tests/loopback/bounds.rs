@@ -11,23 +11,13 @@ use crate::proxy::Proxy;
 use crate::support::*;
 
 async fn node_with(ca: &pki::ClusterCa, name: &str, id: u128, options: LinkOptions) -> Node {
-    start_with(
-        material(ca, CLUSTER, name),
-        Hello::new(CLUSTER, name, id, 1),
-        options,
-        &Names::default(),
-    )
-    .await
+    start_with(material(ca, CLUSTER, name), Hello::new(CLUSTER, name, id, 1), options, &Names::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_queues_say_so_and_recover() {
     let ca = ca();
-    let small = LinkOptions {
-        send_queue_bytes: 10_000,
-        request_queue_bytes: 10_000,
-        ..options()
-    };
+    let small = LinkOptions { send_queue_bytes: 10_000, request_queue_bytes: 10_000, ..options() };
     let a = node_with(&ca, "a", 1, small).await;
     let b = start(&ca, "b", 2, 1).await;
     let proxy = Proxy::start(b.links.local_addr()).await;
@@ -62,40 +52,24 @@ async fn full_queues_say_so_and_recover() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outstanding_requests_are_bounded_and_given_up_ones_make_room() {
     let ca = ca();
-    let small = LinkOptions {
-        max_outstanding: 4,
-        ..options()
-    };
+    let small = LinkOptions { max_outstanding: 4, ..options() };
     let a = node_with(&ca, "a", 1, small).await;
     let b = start(&ca, "b", 2, 1).await;
     let to = b.addr();
     let waits: Vec<_> = (0..4)
         .map(|_| {
             let (links, to) = (a.links.clone(), to.clone());
-            tokio::spawn(async move {
-                links
-                    .request(&to, WAIT, Bytes::new(), Class::Log, SOON)
-                    .await
-            })
+            tokio::spawn(async move { links.request(&to, WAIT, Bytes::new(), Class::Log, SOON).await })
         })
         .collect();
     until("all run", || b.seen.running.lock().unwrap().0 == 4).await;
-    let fifth = a
-        .links
-        .request(&to, ECHO, Bytes::new(), Class::Log, SOON)
-        .await;
-    assert!(
-        matches!(fifth, Err(LinkError::QueueFull { max: 4, .. })),
-        "{fifth:?}"
-    );
+    let fifth = a.links.request(&to, ECHO, Bytes::new(), Class::Log, SOON).await;
+    assert!(matches!(fifth, Err(LinkError::QueueFull { max: 4, .. })), "{fifth:?}");
     for wait in waits {
         wait.abort();
         let _ = wait.await;
     }
-    let sixth = a
-        .links
-        .request(&to, ECHO, Bytes::new(), Class::Log, SOON)
-        .await;
+    let sixth = a.links.request(&to, ECHO, Bytes::new(), Class::Log, SOON).await;
     assert_eq!(sixth, Ok(Bytes::new()));
 }
 
@@ -103,11 +77,7 @@ async fn outstanding_requests_are_bounded_and_given_up_ones_make_room() {
 async fn a_busy_peer_says_so() {
     let ca = ca();
     let a = start(&ca, "a", 1, 1).await;
-    let small = LinkOptions {
-        max_frame_bytes: 10_000,
-        handler_bytes_per_class: 12_000,
-        ..options()
-    };
+    let small = LinkOptions { max_frame_bytes: 10_000, handler_bytes_per_class: 12_000, ..options() };
     let b = node_with(&ca, "b", 2, small).await;
     let to = b.addr();
     let first = {
@@ -117,10 +87,7 @@ async fn a_busy_peer_says_so() {
     };
     until("it runs", || b.seen.running.lock().unwrap().0 == 1).await;
     let payload = Bytes::from(vec![0; 9_000]);
-    let second = a
-        .links
-        .request(&to, ECHO, payload.clone(), Class::Log, SOON)
-        .await;
+    let second = a.links.request(&to, ECHO, payload.clone(), Class::Log, SOON).await;
     assert_eq!(second, Err(LinkError::Busy));
     assert_eq!(b.links.metrics().dropped(DropReason::Busy), 1);
     b.seen.gate.add_permits(1);
@@ -130,56 +97,29 @@ async fn a_busy_peer_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_frames_are_refused_by_both_ends() {
     let ca = ca();
-    let small = LinkOptions {
-        max_frame_bytes: 50_000,
-        ..options()
-    };
+    let small = LinkOptions { max_frame_bytes: 50_000, ..options() };
     let a = node_with(&ca, "a", 1, small.clone()).await;
     let large = Bytes::from(vec![0; 50_001]);
     let refused = a.links.send("127.0.0.1:1", 1, large.clone());
-    let too_large = SendError::TooLarge {
-        size: 50_001,
-        max: 50_000,
-    };
+    let too_large = SendError::TooLarge { size: 50_001, max: 50_000 };
     assert_eq!(refused, Err(too_large));
-    let refused = a
-        .links
-        .request("127.0.0.1:1", 1, large, Class::Log, SOON)
-        .await;
+    let refused = a.links.request("127.0.0.1:1", 1, large, Class::Log, SOON).await;
     assert!(matches!(refused, Err(LinkError::TooLarge { .. })));
     assert_eq!(a.links.metrics().dropped(DropReason::TooLarge), 2);
 
     // A peer with a larger limit: its connection is closed at the header.
     let b = start(&ca, "b", 2, 1).await;
-    let answer = b
-        .links
-        .request(
-            &a.addr(),
-            ECHO,
-            Bytes::from(vec![0; 60_000]),
-            Class::Log,
-            SOON,
-        )
-        .await;
-    assert!(
-        matches!(answer, Err(LinkError::Disconnected(_))),
-        "{answer:?}"
-    );
+    let answer = b.links.request(&a.addr(), ECHO, Bytes::from(vec![0; 60_000]), Class::Log, SOON).await;
+    assert!(matches!(answer, Err(LinkError::Disconnected(_))), "{answer:?}");
     let fits = Bytes::from(vec![0; 50_000]);
-    let answer = b
-        .links
-        .request(&a.addr(), ECHO, fits.clone(), Class::Log, SOON)
-        .await;
+    let answer = b.links.request(&a.addr(), ECHO, fits.clone(), Class::Log, SOON).await;
     assert_eq!(answer, Ok(fits));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_does_not_grow_memory() {
     let ca = ca();
-    let small = LinkOptions {
-        send_queue_bytes: 1 << 20,
-        ..options()
-    };
+    let small = LinkOptions { send_queue_bytes: 1 << 20, ..options() };
     let a = node_with(&ca, "a", 1, small).await;
     let b = start(&ca, "b", 2, 1).await;
     *b.seen.frame_delay.lock().unwrap() = Duration::from_millis(1);
@@ -208,10 +148,7 @@ async fn a_slow_reader_does_not_grow_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_cost_only_pings() {
     let ca = ca();
-    let often = LinkOptions {
-        ping_interval: Duration::from_millis(200),
-        ..options()
-    };
+    let often = LinkOptions { ping_interval: Duration::from_millis(200), ..options() };
     let a = node_with(&ca, "a", 1, often).await;
     let b = start(&ca, "b", 2, 1).await;
     let proxy = Proxy::start(b.links.local_addr()).await;
@@ -222,15 +159,8 @@ async fn idle_connections_cost_only_pings() {
     }
     let metrics = a.links.metrics();
     let log = metrics.class(Class::Log);
-    let before = (
-        log.writes.load(Ordering::SeqCst),
-        proxy.passed(),
-        log.bytes_out.load(Ordering::SeqCst),
-    );
-    until("five pings", || {
-        log.writes.load(Ordering::SeqCst) >= before.0 + 5
-    })
-    .await;
+    let before = (log.writes.load(Ordering::SeqCst), proxy.passed(), log.bytes_out.load(Ordering::SeqCst));
+    until("five pings", || log.writes.load(Ordering::SeqCst) >= before.0 + 5).await;
     let pings = log.writes.load(Ordering::SeqCst) - before.0;
     assert_eq!(log.bytes_out.load(Ordering::SeqCst) - before.2, pings * 17);
     // Three streams; TLS adds 22 bytes to the 17 of a ping.
@@ -265,9 +195,7 @@ async fn nonsense_closes_the_connection_and_nothing_else() {
         }),
     ];
     for (what, bytes) in table {
-        let tcp = tokio::net::TcpStream::connect(b.links.local_addr())
-            .await
-            .unwrap();
+        let tcp = tokio::net::TcpStream::connect(b.links.local_addr()).await.unwrap();
         let name = "x".try_into().unwrap();
         let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls.clone()));
         let mut stream = connector.connect(name, tcp).await.unwrap();
@@ -277,9 +205,6 @@ async fn nonsense_closes_the_connection_and_nothing_else() {
         assert!(closed.is_ok(), "{what}: still open");
     }
     let a = start(&ca, "a", 1, 1).await;
-    let answer = a
-        .links
-        .request(&b.addr(), ECHO, Bytes::new(), Class::Log, SOON)
-        .await;
+    let answer = a.links.request(&b.addr(), ECHO, Bytes::new(), Class::Log, SOON).await;
     assert_eq!(answer, Ok(Bytes::new()));
 }

@@ -14,10 +14,7 @@ async fn node(tls: TlsMaterial, hello: Hello) -> Node {
 
 /// Asks, expects a refusal, and returns its reason.
 async fn refused(a: &Node, b: &Node) -> String {
-    let answer = a
-        .links
-        .request(&b.addr(), ECHO, Bytes::new(), Class::Control, SOON)
-        .await;
+    let answer = a.links.request(&b.addr(), ECHO, Bytes::new(), Class::Control, SOON).await;
     let Err(LinkError::Refused(reason)) = answer else {
         panic!("not refused: {answer:?}");
     };
@@ -35,31 +32,16 @@ async fn refusals_have_their_reason() {
     let hello = |name: &str| Hello::new(CLUSTER, name, 9, 1);
     let good = start(&ca, "good", 1, 1).await;
 
-    let elsewhere = node(
-        material(&ca, "elsewhere", "x"),
-        Hello::new("elsewhere", "x", 9, 1),
-    )
-    .await;
+    let elsewhere = node(material(&ca, "elsewhere", "x"), Hello::new("elsewhere", "x", 9, 1)).await;
     let wrong_ca = node(material(&other_ca, CLUSTER, "x"), hello("x")).await;
     let wrong_name = node(material(&ca, CLUSTER, "y"), hello("x")).await;
     let client = ca.issue_client("admin").unwrap();
     let control_client = node(
-        TlsMaterial {
-            ca_pem: ca.cert_pem().to_owned(),
-            cert_pem: client.cert_pem,
-            key_pem: client.key_pem,
-        },
+        TlsMaterial { ca_pem: ca.cert_pem().to_owned(), cert_pem: client.cert_pem, key_pem: client.key_pem },
         hello("x"),
     )
     .await;
-    let newer = node(
-        material(&ca, CLUSTER, "x"),
-        Hello {
-            versions: (2, 3),
-            ..hello("x")
-        },
-    )
-    .await;
+    let newer = node(material(&ca, CLUSTER, "x"), Hello { versions: (2, 3), ..hello("x") }).await;
     let unwanted = start(&ca, "unwanted", 9, 1).await;
     *unwanted.seen.refuse.lock().unwrap() = Some("not today".to_owned());
 
@@ -82,35 +64,19 @@ async fn refusals_have_their_reason() {
     let reason = refused(&control_client, &good).await;
     assert!(reason.contains("does not name x.test"), "{reason}");
     // By the good one itself: as dialler all but the last, as acceptor what the other side did not refuse first.
-    until("all refusals are counted", || {
-        good.links.metrics().refused.load(Ordering::SeqCst) >= 7
-    })
-    .await;
+    until("all refusals are counted", || good.links.metrics().refused.load(Ordering::SeqCst) >= 7).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wildcards_and_dotted_clusters_are_names_too() {
     let ca = ClusterCa::create("prod.eu").unwrap();
-    let a = node(
-        material(&ca, "prod.eu", "a"),
-        Hello::new("prod.eu", "a", 1, 1),
-    )
-    .await;
+    let a = node(material(&ca, "prod.eu", "a"), Hello::new("prod.eu", "a", 1, 1)).await;
     // What cert-manager would issue for all nodes at once.
-    let wildcard = ca
-        .issue_node("prod.eu", "any", &["*.prod.eu.nodes.raftmq.io".to_owned()])
-        .unwrap();
-    let tls = TlsMaterial {
-        ca_pem: ca.cert_pem().to_owned(),
-        cert_pem: wildcard.cert_pem,
-        key_pem: wildcard.key_pem,
-    };
+    let wildcard = ca.issue_node("prod.eu", "any", &["*.prod.eu.nodes.raftmq.io".to_owned()]).unwrap();
+    let tls = TlsMaterial { ca_pem: ca.cert_pem().to_owned(), cert_pem: wildcard.cert_pem, key_pem: wildcard.key_pem };
     let b = node(tls, Hello::new("prod.eu", "b", 2, 1)).await;
     for (from, to) in [(&a, &b), (&b, &a)] {
-        let answer = from
-            .links
-            .request(&to.addr(), ECHO, Bytes::new(), Class::Log, SOON)
-            .await;
+        let answer = from.links.request(&to.addr(), ECHO, Bytes::new(), Class::Log, SOON).await;
         assert_eq!(answer, Ok(Bytes::new()));
     }
 }
@@ -121,36 +87,21 @@ async fn a_changed_hello_goes_before_what_follows_it() {
     let a = start(&ca, "a", 1, 1).await;
     let b = start(&ca, "b", 2, 1).await;
     let to = b.addr();
-    let who = || {
-        a.links
-            .request(&to, WHO, Bytes::new(), Class::Control, SOON)
-    };
+    let who = || a.links.request(&to, WHO, Bytes::new(), Class::Control, SOON);
     assert_eq!(who().await, Ok(Bytes::from("0")));
     for raft_id in 1..50u64 {
-        let hello = Hello {
-            raft_id,
-            ..(*a.links.hello()).clone()
-        };
+        let hello = Hello { raft_id, ..(*a.links.hello()).clone() };
         a.links.set_hello(hello).unwrap();
         assert_eq!(who().await, Ok(Bytes::from(raft_id.to_string())));
     }
-    let hello = Hello {
-        raft_id: 7,
-        ..(*b.links.hello()).clone()
-    };
+    let hello = Hello { raft_id: 7, ..(*b.links.hello()).clone() };
     b.links.set_hello(hello).unwrap();
-    until("the dialling side learns it", || {
-        a.links.peer(&b.addr()).unwrap().hello.unwrap().raft_id == 7
-    })
-    .await;
+    until("the dialling side learns it", || a.links.peer(&b.addr()).unwrap().hello.unwrap().raft_id == 7).await;
     let metrics = a.links.metrics();
     let reconnects = &metrics.class(Class::Control).reconnects;
     assert_eq!(reconnects.load(Ordering::SeqCst), 0);
 
-    let other_boot = Hello {
-        boot: 2,
-        ..(*a.links.hello()).clone()
-    };
+    let other_boot = Hello { boot: 2, ..(*a.links.hello()).clone() };
     assert_eq!(a.links.set_hello(other_boot), Err(HelloError::Changed));
 }
 
@@ -168,10 +119,7 @@ async fn certificates_are_replaced_while_running() {
     };
     a.links.set_tls(&both(&old_ca, "a")).unwrap();
     b.links.set_tls(&both(&new_ca, "b")).unwrap();
-    until("they connect", || {
-        a.links.peer(&b.addr()).unwrap().is_connected()
-    })
-    .await;
+    until("they connect", || a.links.peer(&b.addr()).unwrap().is_connected()).await;
     assert_eq!(a.links.peer(&b.addr()).unwrap().last_error, None);
 
     let mut broken = material(&old_ca, CLUSTER, "a");
@@ -186,9 +134,7 @@ async fn what_cannot_start_says_why() {
     let start = async |listen: &str, tls: TlsMaterial, hello: Hello| {
         let config = raftmq_links::LinkConfig::new(listen.parse().unwrap(), tls);
         let handler = std::sync::Arc::new(TestHandler(Default::default()));
-        raftmq_links::Links::start(config, hello, handler)
-            .await
-            .map(drop)
+        raftmq_links::Links::start(config, hello, handler).await.map(drop)
     };
     let hello = Hello::new(CLUSTER, "a", 1, 1);
     let tls = material(&ca, CLUSTER, "a");
@@ -196,10 +142,7 @@ async fn what_cannot_start_says_why() {
     let address = taken.local_addr().unwrap().to_string();
     let error = start(&address, tls.clone(), hello.clone()).await;
     assert!(matches!(&error, Err(e @ StartError::Bind { .. }) if e.to_string().contains(&address)));
-    let no_pem = TlsMaterial {
-        cert_pem: "nothing".to_owned(),
-        ..tls.clone()
-    };
+    let no_pem = TlsMaterial { cert_pem: "nothing".to_owned(), ..tls.clone() };
     let error = start("127.0.0.1:0", no_pem, hello).await;
     assert!(matches!(error, Err(StartError::Tls(_))), "{error:?}");
     let error = start("127.0.0.1:0", tls, Hello::new(CLUSTER, "A_b", 1, 1)).await;
@@ -236,17 +179,11 @@ async fn a_refusal_is_logged_once_by_each_side_and_shows_no_key() {
     let b = start(&ca, "b", 2, 1).await;
     *b.seen.refuse.lock().unwrap() = Some("not today".to_owned());
     for class in [Class::Control, Class::Log] {
-        let answer = a
-            .links
-            .request(&b.addr(), ECHO, Bytes::new(), class, SOON)
-            .await;
+        let answer = a.links.request(&b.addr(), ECHO, Bytes::new(), class, SOON).await;
         assert!(matches!(answer, Err(LinkError::Refused(_))), "{answer:?}");
     }
     let metrics = b.links.metrics();
-    until("it was refused again and again", || {
-        metrics.refused.load(Ordering::SeqCst) >= 6
-    })
-    .await;
+    until("it was refused again and again", || metrics.refused.load(Ordering::SeqCst) >= 6).await;
     let lines = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let count = || lines().lines().filter(|l| l.contains("not today")).count();
     assert_eq!(count(), 2, "{}", lines());
@@ -260,8 +197,5 @@ async fn a_refusal_is_logged_once_by_each_side_and_shows_no_key() {
     .await;
     assert_eq!(count(), 2);
     *b.seen.refuse.lock().unwrap() = None;
-    until("it is let in", || {
-        a.links.peer(&b.addr()).unwrap().is_connected()
-    })
-    .await;
+    until("it is let in", || a.links.peer(&b.addr()).unwrap().is_connected()).await;
 }

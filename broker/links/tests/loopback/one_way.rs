@@ -45,10 +45,8 @@ async fn each_once_and_in_order_over_many_cuts() {
         }
         let (accepted, arrived) = (proxy.accepted(), b.seen.count());
         let enough = (arrived + (seed >> 40) as usize % 450).min(sent as usize);
-        until("some frames, or a cut by the proxy", || {
-            b.seen.count() >= enough || proxy.accepted() > accepted + 1
-        })
-        .await;
+        until("some frames, or a cut by the proxy", || b.seen.count() >= enough || proxy.accepted() > accepted + 1)
+            .await;
         proxy.cut();
         cuts += 1;
         let accepted = proxy.accepted();
@@ -103,13 +101,7 @@ async fn small_frames_share_writes_and_acknowledgements() {
 async fn a_new_boot_gets_no_frames_of_the_old_one() {
     let ca = ca();
     let names = Names::default();
-    let a = start_with(
-        material(&ca, CLUSTER, "a"),
-        Hello::new(CLUSTER, "a", 1, 1),
-        options(),
-        &names,
-    )
-    .await;
+    let a = start_with(material(&ca, CLUSTER, "a"), Hello::new(CLUSTER, "a", 1, 1), options(), &names).await;
     let b = start(&ca, "b", 2, 1).await;
     let proxy = Proxy::start(b.links.local_addr()).await;
     names.set("b:1", proxy.addr);
@@ -144,36 +136,23 @@ async fn a_new_boot_gets_no_frames_of_the_old_one() {
 async fn frames_never_written_wait_for_whoever_answers() {
     let ca = ca();
     let names = Names::default();
-    let a = start_with(
-        material(&ca, CLUSTER, "a"),
-        Hello::new(CLUSTER, "a", 1, 1),
-        options(),
-        &names,
-    )
-    .await;
+    let a = start_with(material(&ca, CLUSTER, "a"), Hello::new(CLUSTER, "a", 1, 1), options(), &names).await;
     for n in 0..3 {
         a.links.send("b:1", 1, numbered(n)).unwrap();
     }
-    until("an error is shown", || {
-        a.links.peer("b:1").unwrap().last_error.is_some()
-    })
-    .await;
+    until("an error is shown", || a.links.peer("b:1").unwrap().last_error.is_some()).await;
     let b = start(&ca, "b", 2, 1).await;
     names.set("b:1", b.links.local_addr());
     assert!(a.links.drain(SOON).await);
     b.links.shutdown().await;
-    until("the end is seen", || {
-        !a.links.peer("b:1").unwrap().is_connected()
-    })
-    .await;
+    until("the end is seen", || !a.links.peer("b:1").unwrap().is_connected()).await;
     for n in 3..6 {
         a.links.send("b:1", 1, numbered(n)).unwrap();
     }
     let reborn = start(&ca, "b", 2, 2).await;
     names.set("b:1", reborn.links.local_addr());
     assert!(a.links.drain(SOON).await);
-    let count =
-        |node: &Node| -> Vec<u32> { node.seen.payloads().iter().map(|p| number(p)).collect() };
+    let count = |node: &Node| -> Vec<u32> { node.seen.payloads().iter().map(|p| number(p)).collect() };
     assert_eq!(count(&b), [0, 1, 2]);
     assert_eq!(count(&reborn), [3, 4, 5]);
     assert_eq!(a.links.metrics().dropped(DropReason::PeerRestarted), 0);
@@ -188,18 +167,9 @@ async fn an_incoming_connection_ends_the_wait_for_the_next_dial() {
         backoff_max: Duration::from_secs(3600),
         ..options()
     };
-    let a = start_with(
-        material(&ca, CLUSTER, "a"),
-        Hello::new(CLUSTER, "a", 1, 1),
-        patient,
-        &names,
-    )
-    .await;
+    let a = start_with(material(&ca, CLUSTER, "a"), Hello::new(CLUSTER, "a", 1, 1), patient, &names).await;
     a.links.send("b:1", 1, numbered(0)).unwrap();
-    until("the first dial failed", || {
-        a.links.peer("b:1").unwrap().last_error.is_some()
-    })
-    .await;
+    until("the first dial failed", || a.links.peer("b:1").unwrap().last_error.is_some()).await;
     let b = start(&ca, "b", 2, 1).await;
     names.set("b:1", b.links.local_addr());
     b.links.send(&a.addr(), 1, numbered(0)).unwrap();

@@ -43,11 +43,7 @@ impl Proxy {
                 shared.connections.lock().unwrap().push(connection);
             }
         });
-        Proxy {
-            addr,
-            control,
-            task,
-        }
+        Proxy { addr, control, task }
     }
 
     pub(crate) fn cut(&self) {
@@ -89,11 +85,7 @@ async fn relay(from: TcpStream, to: TcpStream, control: &Control) {
         while let Ok(read @ 1..) = from_read.read(&mut buf).await {
             wait(control).await;
             let budget = control.budget.load(Ordering::SeqCst);
-            let allowed = if budget == 0 {
-                read
-            } else {
-                read.min(budget.saturating_sub(passed) as usize)
-            };
+            let allowed = if budget == 0 { read } else { read.min(budget.saturating_sub(passed) as usize) };
             if to_write.write_all(&buf[..allowed]).await.is_err() || allowed < read {
                 break;
             }

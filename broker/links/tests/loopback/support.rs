@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use raftmq_links::pki::{ClusterCa, TlsMaterial};
-use raftmq_links::{
-    Handler, HandlerFuture, Hello, LinkConfig, LinkOptions, Links, PeerHello, Refusal, Resolver,
-};
+use raftmq_links::{Handler, HandlerFuture, Hello, LinkConfig, LinkOptions, Links, PeerHello, Refusal, Resolver};
 use tokio::sync::Semaphore;
 
 pub(crate) const CLUSTER: &str = "test";
@@ -117,10 +115,7 @@ impl Resolver for Names {
             if let Some(socket) = self.0.lock().unwrap().get(address) {
                 return Ok(vec![*socket]);
             }
-            address
-                .parse()
-                .map(|socket| vec![socket])
-                .map_err(|_| io::Error::other("no such name"))
+            address.parse().map(|socket| vec![socket]).map_err(|_| io::Error::other("no such name"))
         })
     }
 }
@@ -146,19 +141,10 @@ pub(crate) fn options() -> LinkOptions {
 
 pub(crate) fn material(ca: &ClusterCa, cluster: &str, node: &str) -> TlsMaterial {
     let issued = ca.issue_node(cluster, node, &[]).unwrap();
-    TlsMaterial {
-        ca_pem: ca.cert_pem().to_owned(),
-        cert_pem: issued.cert_pem,
-        key_pem: issued.key_pem,
-    }
+    TlsMaterial { ca_pem: ca.cert_pem().to_owned(), cert_pem: issued.cert_pem, key_pem: issued.key_pem }
 }
 
-pub(crate) async fn start_with(
-    tls: TlsMaterial,
-    hello: Hello,
-    options: LinkOptions,
-    names: &Names,
-) -> Node {
+pub(crate) async fn start_with(tls: TlsMaterial, hello: Hello, options: LinkOptions, names: &Names) -> Node {
     let seen = Arc::new(Recorder::default());
     let config = LinkConfig {
         options,
@@ -171,13 +157,8 @@ pub(crate) async fn start_with(
 }
 
 pub(crate) async fn start(ca: &ClusterCa, node: &str, incarnation: u128, boot: u64) -> Node {
-    start_with(
-        material(ca, CLUSTER, node),
-        Hello::new(CLUSTER, node, incarnation, boot),
-        options(),
-        &Names::default(),
-    )
-    .await
+    start_with(material(ca, CLUSTER, node), Hello::new(CLUSTER, node, incarnation, boot), options(), &Names::default())
+        .await
 }
 
 pub(crate) fn ca() -> ClusterCa {

@@ -15,30 +15,12 @@ pub(super) struct Body<'a, 'l> {
 }
 
 impl<'a, 'l> Body<'a, 'l> {
-    pub(super) const fn new(
-        packet: PacketType,
-        version: Version,
-        limits: &'l Limits,
-        bytes: &'a [u8],
-    ) -> Self {
-        Self {
-            packet,
-            version,
-            limits,
-            cursor: Cursor::new(bytes),
-        }
+    pub(super) const fn new(packet: PacketType, version: Version, limits: &'l Limits, bytes: &'a [u8]) -> Self {
+        Self { packet, version, limits, cursor: Cursor::new(bytes) }
     }
 
-    pub(super) fn field<T>(
-        &self,
-        field: &'static str,
-        read: Result<T, FieldError>,
-    ) -> Result<T, DecodeError> {
-        read.map_err(|error| DecodeError::Field {
-            packet: self.packet,
-            field,
-            error,
-        })
+    pub(super) fn field<T>(&self, field: &'static str, read: Result<T, FieldError>) -> Result<T, DecodeError> {
+        read.map_err(|error| DecodeError::Field { packet: self.packet, field, error })
     }
 
     pub(super) fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
@@ -65,10 +47,7 @@ impl<'a, 'l> Body<'a, 'l> {
         let name = self.text(field)?;
         validate_topic(name)
             .and_then(|()| topic::validate_levels(name, self.limits.max_topic_levels))
-            .map_err(|error| DecodeError::TopicName {
-                packet: self.packet,
-                error,
-            })?;
+            .map_err(|error| DecodeError::TopicName { packet: self.packet, error })?;
         Ok(name)
     }
 
@@ -76,26 +55,18 @@ impl<'a, 'l> Body<'a, 'l> {
         let filter = self.text("topic filter")?;
         validate_filter(filter)
             .and_then(|()| topic::validate_levels(filter, self.limits.max_topic_levels))
-            .map_err(|error| DecodeError::TopicFilter {
-                packet: self.packet,
-                error,
-            })?;
+            .map_err(|error| DecodeError::TopicFilter { packet: self.packet, error })?;
         Ok(filter)
     }
 
     /// `[MQTT-2.2.1-3]` and following: never 0.
     pub(super) fn packet_id(&mut self) -> Result<NonZeroU16, DecodeError> {
         let id = self.two("packet identifier")?;
-        NonZeroU16::new(id).ok_or(DecodeError::ZeroPacketId {
-            packet: self.packet,
-        })
+        NonZeroU16::new(id).ok_or(DecodeError::ZeroPacketId { packet: self.packet })
     }
 
     /// The properties of a version that has them.
-    pub(super) fn properties(
-        &mut self,
-        place: PropertyPlace,
-    ) -> Result<Properties<'a>, DecodeError> {
+    pub(super) fn properties(&mut self, place: PropertyPlace) -> Result<Properties<'a>, DecodeError> {
         if !self.version.is_v5() {
             return Ok(Properties::EMPTY);
         }
@@ -103,10 +74,7 @@ impl<'a, 'l> Body<'a, 'l> {
         let length = self.field("property length", read)?;
         let read = self.cursor.take(length as usize);
         let raw = self.field("properties", read)?;
-        Properties::parse(raw, place).map_err(|error| DecodeError::Property {
-            packet: self.packet,
-            error,
-        })
+        Properties::parse(raw, place).map_err(|error| DecodeError::Property { packet: self.packet, error })
     }
 
     pub(super) fn own_properties(&mut self) -> Result<Properties<'a>, DecodeError> {
@@ -116,26 +84,17 @@ impl<'a, 'l> Body<'a, 'l> {
     pub(super) fn reason(&self, code: u8) -> Result<ReasonCode, DecodeError> {
         ReasonCode::from_u8(code)
             .filter(|reason| reason.allowed_in(self.packet))
-            .ok_or(DecodeError::ReasonCode {
-                packet: self.packet,
-                code,
-            })
+            .ok_or(DecodeError::ReasonCode { packet: self.packet, code })
     }
 
     pub(super) fn rule(&self, rule: &'static str) -> DecodeError {
-        DecodeError::Rule {
-            packet: self.packet,
-            rule,
-        }
+        DecodeError::Rule { packet: self.packet, rule }
     }
 
     pub(super) fn finish(&self) -> Result<(), DecodeError> {
         match self.cursor.len() {
             0 => Ok(()),
-            count => Err(DecodeError::TrailingBytes {
-                packet: self.packet,
-                count,
-            }),
+            count => Err(DecodeError::TrailingBytes { packet: self.packet, count }),
         }
     }
 }

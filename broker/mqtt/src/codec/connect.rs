@@ -21,11 +21,7 @@ pub(super) fn decode_connect<'a>(body: &mut Body<'a, '_>) -> Result<Connect<'a>,
     let flags = body.byte(field)?;
     // [MQTT-3.1.2-3]; MQTT 3.1 does not use the bit.
     if flags & RESERVED != 0 && version != Version::V3_1 {
-        return Err(DecodeError::Reserved {
-            packet: body.packet,
-            field,
-            value: flags,
-        });
+        return Err(DecodeError::Reserved { packet: body.packet, field, value: flags });
     }
     // [MQTT311-3.1.2-22]; MQTT 5 allows it.
     if flags & PASSWORD != 0 && flags & USER_NAME == 0 && !version.is_v5() {
@@ -36,19 +32,10 @@ pub(super) fn decode_connect<'a>(body: &mut Body<'a, '_>) -> Result<Connect<'a>,
     let client_id = body.text("client identifier")?;
     let will = will(body, flags)?;
     // In MQTT 3.1 the remaining length counts for more than the flags: names that are not there are no error (3.1).
-    let present = |body: &Body<'_, '_>, flag| {
-        flags & flag != 0 && (version != Version::V3_1 || !body.cursor.is_empty())
-    };
-    let username = if present(body, USER_NAME) {
-        Some(body.text("user name")?)
-    } else {
-        None
-    };
-    let password = if present(body, PASSWORD) {
-        Some(body.binary("password")?)
-    } else {
-        None
-    };
+    let present =
+        |body: &Body<'_, '_>, flag| flags & flag != 0 && (version != Version::V3_1 || !body.cursor.is_empty());
+    let username = if present(body, USER_NAME) { Some(body.text("user name")?) } else { None };
+    let password = if present(body, PASSWORD) { Some(body.binary("password")?) } else { None };
     Ok(Connect {
         version,
         clean_start: flags & CLEAN_START != 0,
@@ -64,10 +51,7 @@ pub(super) fn decode_connect<'a>(body: &mut Body<'a, '_>) -> Result<Connect<'a>,
 /// `[MQTT-3.1.2-1]`, `[MQTT-3.1.2-2]`.
 fn protocol(body: &mut Body<'_, '_>) -> Result<Version, DecodeError> {
     let name = body.binary("protocol name")?;
-    if !Version::ALL
-        .iter()
-        .any(|version| version.protocol_name().as_bytes() == name)
-    {
+    if !Version::ALL.iter().any(|version| version.protocol_name().as_bytes() == name) {
         return Err(DecodeError::ProtocolName);
     }
     let level = body.byte("protocol level")?;
@@ -87,11 +71,8 @@ fn will<'a>(body: &mut Body<'a, '_>, flags: u8) -> Result<Option<Will<'a>>, Deco
         return Ok(None);
     }
     // [MQTT-3.1.2-12]
-    let qos = QoS::from_u8(qos_bits).ok_or(DecodeError::Reserved {
-        packet: body.packet,
-        field: "will QoS",
-        value: flags,
-    })?;
+    let qos =
+        QoS::from_u8(qos_bits).ok_or(DecodeError::Reserved { packet: body.packet, field: "will QoS", value: flags })?;
     Ok(Some(Will {
         qos,
         retain: flags & WILL_RETAIN != 0,
@@ -101,10 +82,7 @@ fn will<'a>(body: &mut Body<'a, '_>, flags: u8) -> Result<Option<Will<'a>>, Deco
     }))
 }
 
-pub(super) fn encode_connect(
-    connect: &Connect<'_>,
-    out: &mut Writer<'_>,
-) -> Result<(), EncodeError> {
+pub(super) fn encode_connect(connect: &Connect<'_>, out: &mut Writer<'_>) -> Result<(), EncodeError> {
     let version = connect.version;
     out.text("protocol name", version.protocol_name())?;
     out.byte(version.level());

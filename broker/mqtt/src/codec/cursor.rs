@@ -21,10 +21,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], FieldError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(FieldError::Truncated)?;
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(FieldError::Truncated)?;
         self.0 = rest;
         Ok(taken)
     }
@@ -59,11 +56,7 @@ impl<'a> Cursor<'a> {
             value |= u32::from(byte & 0x7F) << (7 * index);
             if byte & 0x80 == 0 {
                 // A last byte of zero adds nothing: a shorter form exists.
-                return if byte == 0 && index > 0 {
-                    Err(FieldError::VarInt)
-                } else {
-                    Ok(value)
-                };
+                return if byte == 0 && index > 0 { Err(FieldError::VarInt) } else { Ok(value) };
             }
         }
         Err(FieldError::VarInt)
@@ -78,11 +71,7 @@ impl<'a> Cursor<'a> {
     /// (`[MQTT-1.5.4-3]`).
     pub(crate) fn text(&mut self) -> Result<&'a str, FieldError> {
         let text = std::str::from_utf8(self.binary()?).map_err(|_| FieldError::Utf8)?;
-        if text.contains('\0') {
-            Err(FieldError::Nul)
-        } else {
-            Ok(text)
-        }
+        if text.contains('\0') { Err(FieldError::Nul) } else { Ok(text) }
     }
 
     pub(crate) fn pair(&mut self) -> Result<(&'a str, &'a str), FieldError> {

@@ -17,19 +17,14 @@ pub struct Limits {
 
 impl Limits {
     /// What the protocol itself allows.
-    pub const PROTOCOL: Self = Self {
-        max_packet_size: 1 + MAX_VAR_INT_BYTES + MAX_VAR_INT as usize,
-        max_topic_levels: topic::MAX_LENGTH + 1,
-    };
+    pub const PROTOCOL: Self =
+        Self { max_packet_size: 1 + MAX_VAR_INT_BYTES + MAX_VAR_INT as usize, max_topic_levels: topic::MAX_LENGTH + 1 };
 }
 
 impl Default for Limits {
     /// Packets of 1 MiB, topics of 128 levels.
     fn default() -> Self {
-        Self {
-            max_packet_size: 1024 * 1024,
-            max_topic_levels: 128,
-        }
+        Self { max_packet_size: 1024 * 1024, max_topic_levels: 128 }
     }
 }
 
@@ -55,26 +50,17 @@ pub enum Decoded<'a> {
 ///
 /// `version` is that of the connection; `None` before CONNECT, and then nothing but CONNECT is accepted
 /// (`[MQTT-3.1.0-1]`). After an error the connection must be closed: the buffer's rest has no meaning.
-pub fn decode<'a>(
-    buf: &'a [u8],
-    version: Option<Version>,
-    limits: &Limits,
-) -> Result<Decoded<'a>, DecodeError> {
+pub fn decode<'a>(buf: &'a [u8], version: Option<Version>, limits: &Limits) -> Result<Decoded<'a>, DecodeError> {
     let Some(&first) = buf.first() else {
         return Ok(Decoded::Incomplete { need: 2 });
     };
     let (packet, flags) = packet_type(first, version)?;
     let Some(header) = remaining_length(buf)? else {
-        return Ok(Decoded::Incomplete {
-            need: buf.len() + 1,
-        });
+        return Ok(Decoded::Incomplete { need: buf.len() + 1 });
     };
     let size = header.bytes + header.remaining;
     if size > limits.max_packet_size {
-        return Err(DecodeError::PacketTooLarge {
-            size,
-            limit: limits.max_packet_size,
-        });
+        return Err(DecodeError::PacketTooLarge { size, limit: limits.max_packet_size });
     }
     let Some(bytes) = buf.get(header.bytes..size) else {
         return Ok(Decoded::Incomplete { need: size });
@@ -109,10 +95,7 @@ pub fn decode<'a>(
     if !header.shortest && body.version.is_v5() {
         return Err(DecodeError::RemainingLength);
     }
-    Ok(Decoded::Packet {
-        packet: decoded,
-        consumed: size,
-    })
+    Ok(Decoded::Packet { packet: decoded, consumed: size })
 }
 
 /// The version that a CONNECT at the front of `buf` asks for, if that much of it can be read: what to answer in when
@@ -125,9 +108,7 @@ pub fn connect_version(buf: &[u8]) -> Option<Version> {
     let mut cursor = Cursor::new(buf.get(header.bytes..)?);
     let name = cursor.binary().ok()?;
     let level = cursor.byte().ok()?;
-    Version::ALL
-        .into_iter()
-        .find(|version| version.protocol_name().as_bytes() == name && version.level() == level)
+    Version::ALL.into_iter().find(|version| version.protocol_name().as_bytes() == name && version.level() == level)
 }
 
 fn packet_type(first: u8, version: Option<Version>) -> Result<(PacketType, u8), DecodeError> {
@@ -153,11 +134,7 @@ fn check_flags(packet: PacketType, flags: u8, version: Version) -> Result<(), De
         PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe => 0b0010,
         _ => 0,
     };
-    if flags == expected || version == Version::V3_1 {
-        Ok(())
-    } else {
-        Err(DecodeError::Flags { packet, flags })
-    }
+    if flags == expected || version == Version::V3_1 { Ok(()) } else { Err(DecodeError::Flags { packet, flags }) }
 }
 
 struct Header {
@@ -177,11 +154,7 @@ fn remaining_length(buf: &[u8]) -> Result<Option<Header>, DecodeError> {
         };
         remaining |= usize::from(byte & 0x7F) << (7 * index);
         if byte & 0x80 == 0 {
-            return Ok(Some(Header {
-                bytes: 2 + index,
-                remaining,
-                shortest: byte != 0 || index == 0,
-            }));
+            return Ok(Some(Header { bytes: 2 + index, remaining, shortest: byte != 0 || index == 0 }));
         }
     }
     Err(DecodeError::RemainingLength)

@@ -9,8 +9,8 @@ use super::packets::check_auth;
 use super::{MAX_VAR_INT, write};
 use crate::topic::{TopicFilter, validate_topic};
 use crate::{
-    Ack, EncodeError, FieldError, Packet, PacketType, Properties, PropertyPlace, Publish, QoS,
-    ReasonCode, SubOptions, Subscribe, Version,
+    Ack, EncodeError, FieldError, Packet, PacketType, Properties, PropertyPlace, Publish, QoS, ReasonCode, SubOptions,
+    Subscribe, Version,
 };
 
 /// Appends a packet to `out` and returns how many bytes it took. On an error `out` is as it was.
@@ -18,11 +18,7 @@ use crate::{
 /// What `version` cannot express is left out: properties and reason codes before MQTT 5, session present in MQTT
 /// 3.1, subscription options other than the quality of service before MQTT 5. A CONNECT is encoded in its own
 /// version. The limit of the receiver's maximum packet size is the caller's (`[MQTT-3.1.2-24]`).
-pub fn encode(
-    packet: &Packet<'_>,
-    version: Version,
-    out: &mut Vec<u8>,
-) -> Result<usize, EncodeError> {
+pub fn encode(packet: &Packet<'_>, version: Version, out: &mut Vec<u8>) -> Result<usize, EncodeError> {
     let start = out.len();
     let written = encode_at(packet, version, out, start);
     if written.is_err() {
@@ -31,28 +27,12 @@ pub fn encode(
     written
 }
 
-fn encode_at(
-    packet: &Packet<'_>,
-    version: Version,
-    out: &mut Vec<u8>,
-    start: usize,
-) -> Result<usize, EncodeError> {
+fn encode_at(packet: &Packet<'_>, version: Version, out: &mut Vec<u8>, start: usize) -> Result<usize, EncodeError> {
     let packet_type = packet.packet_type();
     // One byte is enough for the remaining length of nearly all packets; room for more is made afterwards.
     out.extend_from_slice(&[(packet_type as u8) << 4 | flags(packet), 0]);
-    let version = if let Packet::Connect(connect) = packet {
-        connect.version
-    } else {
-        version
-    };
-    body(
-        packet,
-        &mut Writer {
-            packet: packet_type,
-            version,
-            out,
-        },
-    )?;
+    let version = if let Packet::Connect(connect) = packet { connect.version } else { version };
+    body(packet, &mut Writer { packet: packet_type, version, out })?;
 
     let length = out.len() - start - 2;
     let mut length_bytes = SmallVec::<[u8; 4]>::new();
@@ -60,10 +40,7 @@ fn encode_at(
         .ok()
         .filter(|length| *length <= MAX_VAR_INT)
         .and_then(|length| write::var_int(&mut length_bytes, length).ok())
-        .ok_or(EncodeError::PacketTooLarge {
-            packet: packet_type,
-            length,
-        })?;
+        .ok_or(EncodeError::PacketTooLarge { packet: packet_type, length })?;
     if let [byte] = length_bytes[..] {
         out[start + 1] = byte;
     } else {
@@ -74,9 +51,7 @@ fn encode_at(
 
 fn flags(packet: &Packet<'_>) -> u8 {
     match packet {
-        Packet::Publish(publish) => {
-            u8::from(publish.dup) << 3 | (publish.qos as u8) << 1 | u8::from(publish.retain)
-        }
+        Packet::Publish(publish) => u8::from(publish.dup) << 3 | (publish.qos as u8) << 1 | u8::from(publish.retain),
         Packet::PubRel(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_) => 0b0010,
         _ => 0,
     }
@@ -90,21 +65,13 @@ fn body(packet: &Packet<'_>, out: &mut Writer<'_>) -> Result<(), EncodeError> {
                 // [MQTT-3.2.2-6], [MQTT311-3.2.2-4]
                 return Err(out.rule("session present with an error"));
             }
-            out.byte(u8::from(
-                ack.session_present && out.version != Version::V3_1,
-            ));
+            out.byte(u8::from(ack.session_present && out.version != Version::V3_1));
             out.check_reason(ack.reason)?;
-            out.byte(if out.version.is_v5() {
-                ack.reason as u8
-            } else {
-                ack.reason.connect_return_code()
-            });
+            out.byte(if out.version.is_v5() { ack.reason as u8 } else { ack.reason.connect_return_code() });
             out.own_properties(ack.properties)
         }
         Packet::Publish(publish) => encode_publish(publish, out),
-        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
-            encode_ack(ack, out)
-        }
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => encode_ack(ack, out),
         Packet::Subscribe(subscribe) => encode_subscribe(subscribe, out),
         Packet::SubAck(ack) => {
             out.packet_id(ack.packet_id);
@@ -117,33 +84,20 @@ fn body(packet: &Packet<'_>, out: &mut Writer<'_>) -> Result<(), EncodeError> {
             if unsubscribe.filters.is_empty() {
                 return Err(out.rule("no topic filter"));
             }
-            unsubscribe
-                .filters
-                .iter()
-                .try_for_each(|filter| out.topic_filter(filter).map(|_| ()))
+            unsubscribe.filters.iter().try_for_each(|filter| out.topic_filter(filter).map(|_| ()))
         }
         Packet::UnsubAck(ack) => {
             out.packet_id(ack.packet_id);
             out.own_properties(ack.properties)?;
-            if out.version.is_v5() {
-                out.reasons(&ack.reasons)
-            } else {
-                Ok(())
-            }
+            if out.version.is_v5() { out.reasons(&ack.reasons) } else { Ok(()) }
         }
         Packet::PingReq | Packet::PingResp => Ok(()),
         Packet::Disconnect(disconnect) => out.short_form(disconnect.reason, disconnect.properties),
         Packet::Auth(auth) => {
             if !out.version.is_v5() {
-                return Err(EncodeError::NotInVersion {
-                    packet: out.packet,
-                    version: out.version,
-                });
+                return Err(EncodeError::NotInVersion { packet: out.packet, version: out.version });
             }
-            check_auth(auth).map_err(|error| EncodeError::Property {
-                packet: out.packet,
-                error,
-            })?;
+            check_auth(auth).map_err(|error| EncodeError::Property { packet: out.packet, error })?;
             if auth.reason == ReasonCode::Success && auth.properties.is_empty() {
                 return Ok(());
             }
@@ -159,8 +113,7 @@ fn encode_publish(publish: &Publish<'_>, out: &mut Writer<'_>) -> Result<(), Enc
         // [MQTT-3.3.1-2]
         return Err(out.rule("DUP with QoS 0"));
     }
-    if out.version.is_v5() && publish.topic.is_empty() && publish.properties.topic_alias().is_some()
-    {
+    if out.version.is_v5() && publish.topic.is_empty() && publish.properties.topic_alias().is_some() {
         out.two(0);
     } else {
         out.topic_name(publish.topic)?;
@@ -191,10 +144,7 @@ fn encode_subscribe(subscribe: &Subscribe<'_>, out: &mut Writer<'_>) -> Result<(
         let filter = out.topic_filter(subscription.filter)?;
         let mut options = subscription.options;
         if !out.version.is_v5() {
-            options = SubOptions {
-                qos: options.qos,
-                ..SubOptions::default()
-            };
+            options = SubOptions { qos: options.qos, ..SubOptions::default() };
         }
         if options.no_local && filter.group().is_some() {
             // [MQTT-3.8.3-4]
@@ -213,16 +163,8 @@ pub(super) struct Writer<'o> {
 }
 
 impl Writer<'_> {
-    fn field(
-        &self,
-        field: &'static str,
-        written: Result<(), FieldError>,
-    ) -> Result<(), EncodeError> {
-        written.map_err(|error| EncodeError::Field {
-            packet: self.packet,
-            field,
-            error,
-        })
+    fn field(&self, field: &'static str, written: Result<(), FieldError>) -> Result<(), EncodeError> {
+        written.map_err(|error| EncodeError::Field { packet: self.packet, field, error })
     }
 
     pub(super) fn byte(&mut self, value: u8) {
@@ -248,36 +190,23 @@ impl Writer<'_> {
     }
 
     pub(super) fn topic_name(&mut self, topic: &str) -> Result<(), EncodeError> {
-        validate_topic(topic).map_err(|error| EncodeError::Topic {
-            packet: self.packet,
-            error,
-        })?;
+        validate_topic(topic).map_err(|error| EncodeError::Topic { packet: self.packet, error })?;
         self.text("topic name", topic)
     }
 
     fn topic_filter<'f>(&mut self, filter: &'f str) -> Result<TopicFilter<'f>, EncodeError> {
-        let parsed = TopicFilter::parse(filter).map_err(|error| EncodeError::Topic {
-            packet: self.packet,
-            error,
-        })?;
+        let parsed = TopicFilter::parse(filter).map_err(|error| EncodeError::Topic { packet: self.packet, error })?;
         self.text("topic filter", filter)?;
         Ok(parsed)
     }
 
     /// Left out before MQTT 5.
-    pub(super) fn properties(
-        &mut self,
-        properties: Properties<'_>,
-        place: PropertyPlace,
-    ) -> Result<(), EncodeError> {
+    pub(super) fn properties(&mut self, properties: Properties<'_>, place: PropertyPlace) -> Result<(), EncodeError> {
         if !self.version.is_v5() {
             return Ok(());
         }
         let raw = properties.as_bytes();
-        Properties::parse(raw, place).map_err(|error| EncodeError::Property {
-            packet: self.packet,
-            error,
-        })?;
+        Properties::parse(raw, place).map_err(|error| EncodeError::Property { packet: self.packet, error })?;
         let length = u32::try_from(raw.len()).unwrap_or(u32::MAX);
         let written = write::var_int(self.out, length);
         self.field("property length", written)?;
@@ -293,10 +222,7 @@ impl Writer<'_> {
         if reason.allowed_in(self.packet) {
             Ok(())
         } else {
-            Err(EncodeError::ReasonCode {
-                packet: self.packet,
-                reason,
-            })
+            Err(EncodeError::ReasonCode { packet: self.packet, reason })
         }
     }
 
@@ -307,22 +233,14 @@ impl Writer<'_> {
         }
         for &reason in reasons {
             self.check_reason(reason)?;
-            let code = if reason.is_error() && !self.version.is_v5() {
-                ReasonCode::UnspecifiedError
-            } else {
-                reason
-            };
+            let code = if reason.is_error() && !self.version.is_v5() { ReasonCode::UnspecifiedError } else { reason };
             self.byte(code as u8);
         }
         Ok(())
     }
 
     /// A reason code and properties at the end of a packet, in the shortest form (3.4.2.1, 3.14.2.1).
-    fn short_form(
-        &mut self,
-        reason: ReasonCode,
-        properties: Properties<'_>,
-    ) -> Result<(), EncodeError> {
+    fn short_form(&mut self, reason: ReasonCode, properties: Properties<'_>) -> Result<(), EncodeError> {
         if !self.version.is_v5() {
             return Ok(());
         }
@@ -330,17 +248,10 @@ impl Writer<'_> {
         if reason != ReasonCode::Success || !properties.is_empty() {
             self.byte(reason as u8);
         }
-        if properties.is_empty() {
-            Ok(())
-        } else {
-            self.own_properties(properties)
-        }
+        if properties.is_empty() { Ok(()) } else { self.own_properties(properties) }
     }
 
     pub(super) fn rule(&self, rule: &'static str) -> EncodeError {
-        EncodeError::Rule {
-            packet: self.packet,
-            rule,
-        }
+        EncodeError::Rule { packet: self.packet, rule }
     }
 }

@@ -5,8 +5,8 @@ use smallvec::SmallVec;
 use super::body::Body;
 use crate::topic::TopicFilter;
 use crate::{
-    Ack, Auth, ConnAck, DecodeError, Disconnect, Properties, PropertyError, PropertyId, Publish,
-    QoS, ReasonCode, SubAck, SubOptions, Subscribe, Subscription, UnsubAck, Unsubscribe, Version,
+    Ack, Auth, ConnAck, DecodeError, Disconnect, Properties, PropertyError, PropertyId, Publish, QoS, ReasonCode,
+    SubAck, SubOptions, Subscribe, Subscription, UnsubAck, Unsubscribe, Version,
 };
 
 pub(super) fn conn_ack<'a>(body: &mut Body<'a, '_>) -> Result<ConnAck<'a>, DecodeError> {
@@ -14,87 +14,50 @@ pub(super) fn conn_ack<'a>(body: &mut Body<'a, '_>) -> Result<ConnAck<'a>, Decod
     let flags = body.byte(field)?;
     // [MQTT-3.2.2-1]; MQTT 3.1 does not use the byte.
     if flags > 1 && body.version != Version::V3_1 {
-        return Err(DecodeError::Reserved {
-            packet: body.packet,
-            field,
-            value: flags,
-        });
+        return Err(DecodeError::Reserved { packet: body.packet, field, value: flags });
     }
     let session_present = flags == 1 && body.version != Version::V3_1;
     let code = body.byte("reason code")?;
     let reason = if body.version.is_v5() {
         body.reason(code)?
     } else {
-        ReasonCode::from_connect_return_code(code).ok_or(DecodeError::ReasonCode {
-            packet: body.packet,
-            code,
-        })?
+        ReasonCode::from_connect_return_code(code).ok_or(DecodeError::ReasonCode { packet: body.packet, code })?
     };
     // [MQTT-3.2.2-6], [MQTT311-3.2.2-4]
     if session_present && reason.is_error() {
         return Err(body.rule("session present with an error"));
     }
-    Ok(ConnAck {
-        session_present,
-        reason,
-        properties: body.own_properties()?,
-    })
+    Ok(ConnAck { session_present, reason, properties: body.own_properties()? })
 }
 
 pub(super) fn publish<'a>(body: &mut Body<'a, '_>, flags: u8) -> Result<Publish<'a>, DecodeError> {
     // [MQTT-3.3.1-4]
-    let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::Flags {
-        packet: body.packet,
-        flags,
-    })?;
+    let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::Flags { packet: body.packet, flags })?;
     let mut dup = flags & 0b1000 != 0;
     if dup && qos == QoS::AtMostOnce {
         // [MQTT-3.3.1-2]; without meaning in MQTT 3.1.
         if body.version != Version::V3_1 {
-            return Err(DecodeError::Flags {
-                packet: body.packet,
-                flags,
-            });
+            return Err(DecodeError::Flags { packet: body.packet, flags });
         }
         dup = false;
     }
     // The topic name may be empty where an alias stands for it: looked at once the properties are known.
     let no_topic = body.version.is_v5() && body.cursor.clone().two() == Ok(0);
-    let topic = if no_topic {
-        body.text("topic name")?
-    } else {
-        body.topic_name("topic name")?
-    };
-    let packet_id = if qos == QoS::AtMostOnce {
-        None
-    } else {
-        Some(body.packet_id()?)
-    };
+    let topic = if no_topic { body.text("topic name")? } else { body.topic_name("topic name")? };
+    let packet_id = if qos == QoS::AtMostOnce { None } else { Some(body.packet_id()?) };
     let properties = body.own_properties()?;
     if no_topic && properties.topic_alias().is_none() {
         // 3.3.2.1
         return Err(body.rule("no topic name and no topic alias"));
     }
     let payload = body.cursor.rest();
-    Ok(Publish {
-        dup,
-        qos,
-        retain: flags & 1 != 0,
-        topic,
-        packet_id,
-        properties,
-        payload,
-    })
+    Ok(Publish { dup, qos, retain: flags & 1 != 0, topic, packet_id, properties, payload })
 }
 
 pub(super) fn ack<'a>(body: &mut Body<'a, '_>) -> Result<Ack<'a>, DecodeError> {
     let packet_id = body.packet_id()?;
     let (reason, properties) = short_form(body)?;
-    Ok(Ack {
-        packet_id,
-        reason,
-        properties,
-    })
+    Ok(Ack { packet_id, reason, properties })
 }
 
 /// The reason code and properties at the end of a packet that may leave them out (3.4.2.1, 3.14.2.1).
@@ -104,11 +67,7 @@ fn short_form<'a>(body: &mut Body<'a, '_>) -> Result<(ReasonCode, Properties<'a>
     }
     let code = body.byte("reason code")?;
     let reason = body.reason(code)?;
-    let properties = if body.cursor.is_empty() {
-        Properties::EMPTY
-    } else {
-        body.own_properties()?
-    };
+    let properties = if body.cursor.is_empty() { Properties::EMPTY } else { body.own_properties()? };
     Ok((reason, properties))
 }
 
@@ -125,11 +84,7 @@ pub(super) fn subscribe<'a>(body: &mut Body<'a, '_>) -> Result<Subscribe<'a>, De
             Version::V3_1 => byte & 0b11,
             // [MQTT311-3.8.3-4]: only the quality of service.
             Version::V3_1_1 if byte > 0b11 => {
-                return Err(DecodeError::Reserved {
-                    packet: body.packet,
-                    field,
-                    value: byte,
-                });
+                return Err(DecodeError::Reserved { packet: body.packet, field, value: byte });
             }
             _ => byte,
         };
@@ -138,9 +93,7 @@ pub(super) fn subscribe<'a>(body: &mut Body<'a, '_>) -> Result<Subscribe<'a>, De
             field,
             value: byte,
         })?;
-        if options.no_local
-            && TopicFilter::parse(filter).is_ok_and(|filter| filter.group().is_some())
-        {
+        if options.no_local && TopicFilter::parse(filter).is_ok_and(|filter| filter.group().is_some()) {
             // [MQTT-3.8.3-4]
             return Err(body.rule("no local on a shared subscription"));
         }
@@ -150,11 +103,7 @@ pub(super) fn subscribe<'a>(body: &mut Body<'a, '_>) -> Result<Subscribe<'a>, De
         // [MQTT-3.8.3-2]
         return Err(body.rule("no topic filter"));
     }
-    Ok(Subscribe {
-        packet_id,
-        properties,
-        subscriptions,
-    })
+    Ok(Subscribe { packet_id, properties, subscriptions })
 }
 
 pub(super) fn sub_ack<'a>(body: &mut Body<'a, '_>) -> Result<SubAck<'a>, DecodeError> {
@@ -164,17 +113,10 @@ pub(super) fn sub_ack<'a>(body: &mut Body<'a, '_>) -> Result<SubAck<'a>, DecodeE
     if !body.version.is_v5() {
         // [MQTT311-3.9.3-2]: 0x80 is the only failure.
         if let Some(reason) = reasons.iter().find(|reason| **reason as u8 > 0x80) {
-            return Err(DecodeError::ReasonCode {
-                packet: body.packet,
-                code: *reason as u8,
-            });
+            return Err(DecodeError::ReasonCode { packet: body.packet, code: *reason as u8 });
         }
     }
-    Ok(SubAck {
-        packet_id,
-        properties,
-        reasons,
-    })
+    Ok(SubAck { packet_id, properties, reasons })
 }
 
 pub(super) fn unsubscribe<'a>(body: &mut Body<'a, '_>) -> Result<Unsubscribe<'a>, DecodeError> {
@@ -188,35 +130,18 @@ pub(super) fn unsubscribe<'a>(body: &mut Body<'a, '_>) -> Result<Unsubscribe<'a>
         // [MQTT-3.10.3-2]
         return Err(body.rule("no topic filter"));
     }
-    Ok(Unsubscribe {
-        packet_id,
-        properties,
-        filters,
-    })
+    Ok(Unsubscribe { packet_id, properties, filters })
 }
 
 pub(super) fn unsub_ack<'a>(body: &mut Body<'a, '_>) -> Result<UnsubAck<'a>, DecodeError> {
     let packet_id = body.packet_id()?;
     let properties = body.own_properties()?;
-    let reasons = if body.version.is_v5() {
-        reasons(body)?
-    } else {
-        SmallVec::new()
-    };
-    Ok(UnsubAck {
-        packet_id,
-        properties,
-        reasons,
-    })
+    let reasons = if body.version.is_v5() { reasons(body)? } else { SmallVec::new() };
+    Ok(UnsubAck { packet_id, properties, reasons })
 }
 
 fn reasons(body: &mut Body<'_, '_>) -> Result<SmallVec<[ReasonCode; 8]>, DecodeError> {
-    let reasons: SmallVec<_> = body
-        .cursor
-        .rest()
-        .iter()
-        .map(|code| body.reason(*code))
-        .collect::<Result<_, _>>()?;
+    let reasons: SmallVec<_> = body.cursor.rest().iter().map(|code| body.reason(*code)).collect::<Result<_, _>>()?;
     if reasons.is_empty() {
         return Err(body.rule("no reason code"));
     }
@@ -230,20 +155,11 @@ pub(super) fn disconnect<'a>(body: &mut Body<'a, '_>) -> Result<Disconnect<'a>, 
 
 pub(super) fn auth<'a>(body: &mut Body<'a, '_>) -> Result<Auth<'a>, DecodeError> {
     if body.cursor.is_empty() {
-        return Ok(Auth {
-            reason: ReasonCode::Success,
-            properties: Properties::EMPTY,
-        });
+        return Ok(Auth { reason: ReasonCode::Success, properties: Properties::EMPTY });
     }
     let code = body.byte("reason code")?;
-    let auth = Auth {
-        reason: body.reason(code)?,
-        properties: body.own_properties()?,
-    };
-    check_auth(&auth).map_err(|error| DecodeError::Property {
-        packet: body.packet,
-        error,
-    })?;
+    let auth = Auth { reason: body.reason(code)?, properties: body.own_properties()? };
+    check_auth(&auth).map_err(|error| DecodeError::Property { packet: body.packet, error })?;
     Ok(auth)
 }
 
@@ -253,8 +169,6 @@ pub(super) fn check_auth(auth: &Auth<'_>) -> Result<(), PropertyError> {
     if bare || auth.properties.authentication_method().is_some() {
         Ok(())
     } else {
-        Err(PropertyError::Missing {
-            property: PropertyId::AuthenticationMethod,
-        })
+        Err(PropertyError::Missing { property: PropertyId::AuthenticationMethod })
     }
 }

@@ -14,10 +14,7 @@ fn decode_all(bytes: &[u8], version: Option<Version>) -> Result<Packet<'_>, Deco
             assert_eq!(consumed, bytes.len());
             Ok(packet)
         }
-        Decoded::Incomplete { need } => panic!(
-            "{need} bytes needed, {} are there: {bytes:02X?}",
-            bytes.len()
-        ),
+        Decoded::Incomplete { need } => panic!("{need} bytes needed, {} are there: {bytes:02X?}", bytes.len()),
     }
 }
 

@@ -13,17 +13,7 @@ fn message(properties: Properties<'_>, expires_at_ms: Option<u64>) -> Message {
         properties,
         payload: b"xy",
     };
-    Message::new(
-        &publish,
-        Origin {
-            node: 1,
-            sequence: 1,
-        },
-        "",
-        1_000,
-        expires_at_ms,
-    )
-    .unwrap()
+    Message::new(&publish, Origin { node: 1, sequence: 1 }, "", 1_000, expires_at_ms).unwrap()
 }
 
 fn written(form: &PublishForm, packet_id: Option<u16>, dup: bool) -> Vec<u8> {
@@ -42,9 +32,8 @@ fn bytes_of_every_version() {
     let mut properties = PropertiesBuf::new();
     properties.push(Property::UserProperty(("a", "b"))).unwrap();
     let message = message(properties.as_properties(), Some(11_000));
-    let form = |version, qos, retain, ids: &[u32]| {
-        PublishForm::new(&message, version, qos, retain, ids, 3_500).unwrap()
-    };
+    let form =
+        |version, qos, retain, ids: &[u32]| PublishForm::new(&message, version, qos, retain, ids, 3_500).unwrap();
 
     let old = form(Version::V3_1_1, QoS::AtMostOnce, false, &[1]);
     assert_eq!(written(&old, None, false), b"\x30\x05\x00\x01txy");
@@ -53,15 +42,9 @@ fn bytes_of_every_version() {
     assert_eq!(old.qos(), QoS::AtMostOnce);
 
     let old = form(Version::V3_1, QoS::AtLeastOnce, true, &[]);
-    assert_eq!(
-        written(&old, Some(0x0102), false),
-        b"\x33\x07\x00\x01t\x01\x02xy"
-    );
+    assert_eq!(written(&old, Some(0x0102), false), b"\x33\x07\x00\x01t\x01\x02xy");
     // The same form for another subscriber.
-    assert_eq!(
-        written(&old, Some(0x0304), true),
-        b"\x3B\x07\x00\x01t\x03\x04xy"
-    );
+    assert_eq!(written(&old, Some(0x0304), true), b"\x3B\x07\x00\x01t\x03\x04xy");
 
     let new = form(Version::V5, QoS::ExactlyOnce, false, &[1, 300]);
     let expected = [
@@ -74,10 +57,7 @@ fn bytes_of_every_version() {
     assert_eq!((new.qos(), new.message()), (QoS::ExactlyOnce, &message));
 
     let bare = form(Version::V5, QoS::AtMostOnce, false, &[]);
-    assert_eq!(
-        written(&bare, None, false),
-        b"\x30\x12\x00\x01t\x0C\x02\x00\x00\x00\x08\x26\x00\x01a\x00\x01bxy"
-    );
+    assert_eq!(written(&bare, None, false), b"\x30\x12\x00\x01t\x0C\x02\x00\x00\x00\x08\x26\x00\x01a\x00\x01bxy");
 }
 
 #[test]

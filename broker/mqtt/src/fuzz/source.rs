@@ -4,9 +4,9 @@ use std::num::NonZeroU16;
 
 use crate::topic::{TopicFilter, validate_filter, validate_topic};
 use crate::{
-    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, PropertiesBuf, Property,
-    PropertyId, PropertyPlace, Publish, QoS, ReasonCode, RetainHandling, SubAck, SubOptions,
-    Subscribe, Subscription, UnsubAck, Unsubscribe, Version, Will,
+    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, PropertiesBuf, Property, PropertyId, PropertyPlace,
+    Publish, QoS, ReasonCode, RetainHandling, SubAck, SubOptions, Subscribe, Subscription, UnsubAck, Unsubscribe,
+    Version, Will,
 };
 
 /// Some packet identifier.
@@ -80,20 +80,12 @@ impl<'a> Source<'a> {
 
     fn topic(&mut self) -> &'a str {
         let text = self.text();
-        if validate_topic(text).is_ok() {
-            text
-        } else {
-            TOPICS[self.below(TOPICS.len())]
-        }
+        if validate_topic(text).is_ok() { text } else { TOPICS[self.below(TOPICS.len())] }
     }
 
     fn filter(&mut self) -> &'a str {
         let text = self.text();
-        if validate_filter(text).is_ok() {
-            text
-        } else {
-            FILTERS[self.below(FILTERS.len())]
-        }
+        if validate_filter(text).is_ok() { text } else { FILTERS[self.below(FILTERS.len())] }
     }
 
     fn reason(&mut self, packet: PacketType, version: Version) -> ReasonCode {
@@ -104,8 +96,7 @@ impl<'a> Source<'a> {
             .filter(|reason| match packet {
                 _ if version.is_v5() => true,
                 PacketType::ConnAck => {
-                    ReasonCode::from_connect_return_code(reason.connect_return_code())
-                        == Some(*reason)
+                    ReasonCode::from_connect_return_code(reason.connect_return_code()) == Some(*reason)
                 }
                 PacketType::SubAck => *reason as u8 <= 0x80,
                 _ => *reason == ReasonCode::Success,
@@ -114,21 +105,13 @@ impl<'a> Source<'a> {
         choice[self.below(choice.len())]
     }
 
-    fn reasons(
-        &mut self,
-        packet: PacketType,
-        version: Version,
-    ) -> smallvec::SmallVec<[ReasonCode; 8]> {
-        (0..=self.below(12))
-            .map(|_| self.reason(packet, version))
-            .collect()
+    fn reasons(&mut self, packet: PacketType, version: Version) -> smallvec::SmallVec<[ReasonCode; 8]> {
+        (0..=self.below(12)).map(|_| self.reason(packet, version)).collect()
     }
 
     fn property(&mut self, id: PropertyId) -> Property<'a> {
         match id {
-            PropertyId::PayloadFormatIndicator => {
-                Property::PayloadFormatIndicator(self.flag().into())
-            }
+            PropertyId::PayloadFormatIndicator => Property::PayloadFormatIndicator(self.flag().into()),
             PropertyId::MessageExpiryInterval => Property::MessageExpiryInterval(self.four()),
             PropertyId::ContentType => Property::ContentType(self.text()),
             PropertyId::ResponseTopic => Property::ResponseTopic(self.topic()),
@@ -142,13 +125,9 @@ impl<'a> Source<'a> {
             PropertyId::ServerKeepAlive => Property::ServerKeepAlive(self.two()),
             PropertyId::AuthenticationMethod => Property::AuthenticationMethod(self.text()),
             PropertyId::AuthenticationData => Property::AuthenticationData(self.bytes()),
-            PropertyId::RequestProblemInformation => {
-                Property::RequestProblemInformation(self.flag().into())
-            }
+            PropertyId::RequestProblemInformation => Property::RequestProblemInformation(self.flag().into()),
             PropertyId::WillDelayInterval => Property::WillDelayInterval(self.four()),
-            PropertyId::RequestResponseInformation => {
-                Property::RequestResponseInformation(self.flag().into())
-            }
+            PropertyId::RequestResponseInformation => Property::RequestResponseInformation(self.flag().into()),
             PropertyId::ResponseInformation => Property::ResponseInformation(self.text()),
             PropertyId::ServerReference => Property::ServerReference(self.text()),
             PropertyId::ReasonString => Property::ReasonString(self.text()),
@@ -159,15 +138,11 @@ impl<'a> Source<'a> {
             PropertyId::RetainAvailable => Property::RetainAvailable(self.flag().into()),
             PropertyId::UserProperty => Property::UserProperty((self.text(), self.text())),
             PropertyId::MaximumPacketSize => Property::MaximumPacketSize(self.four().max(1)),
-            PropertyId::WildcardSubscriptionAvailable => {
-                Property::WildcardSubscriptionAvailable(self.flag().into())
-            }
+            PropertyId::WildcardSubscriptionAvailable => Property::WildcardSubscriptionAvailable(self.flag().into()),
             PropertyId::SubscriptionIdentifierAvailable => {
                 Property::SubscriptionIdentifierAvailable(self.flag().into())
             }
-            PropertyId::SharedSubscriptionAvailable => {
-                Property::SharedSubscriptionAvailable(self.flag().into())
-            }
+            PropertyId::SharedSubscriptionAvailable => Property::SharedSubscriptionAvailable(self.flag().into()),
         }
     }
 
@@ -177,18 +152,12 @@ impl<'a> Source<'a> {
         if !version.is_v5() {
             return properties;
         }
-        let allowed: Vec<PropertyId> = PropertyId::ALL
-            .iter()
-            .copied()
-            .filter(|id| id.allowed_in(place))
-            .collect();
+        let allowed: Vec<PropertyId> = PropertyId::ALL.iter().copied().filter(|id| id.allowed_in(place)).collect();
         let mut seen = Vec::new();
         let mut add = |source: &mut Self, id: PropertyId| {
             if id.repeatable_in(place) || !seen.contains(&id) {
                 seen.push(id);
-                properties
-                    .push(source.property(id))
-                    .expect("only valid values are made");
+                properties.push(source.property(id)).expect("only valid values are made");
             }
         };
         for _ in 0..self.below(8) {
@@ -212,16 +181,11 @@ pub fn with_packet(
     version: Version,
     use_packet: impl FnOnce(&Packet<'_>),
 ) {
-    let packet_type = if packet_type == PacketType::Auth && !version.is_v5() {
-        PacketType::Disconnect
-    } else {
-        packet_type
-    };
+    let packet_type =
+        if packet_type == PacketType::Auth && !version.is_v5() { PacketType::Disconnect } else { packet_type };
     let mut owned = source.properties(PropertyPlace::Packet(packet_type), version);
     if packet_type == PacketType::Auth && owned.as_properties().authentication_method().is_none() {
-        owned
-            .push(Property::AuthenticationMethod("method"))
-            .expect("a valid value");
+        owned.push(Property::AuthenticationMethod("method")).expect("a valid value");
     }
     let properties = owned.as_properties();
     let packet = match packet_type {
@@ -229,11 +193,7 @@ pub fn with_packet(
         PacketType::ConnAck => {
             let reason = source.reason(packet_type, version);
             let session_present = source.flag() && !reason.is_error() && version != Version::V3_1;
-            Packet::ConnAck(ConnAck {
-                session_present,
-                reason,
-                properties,
-            })
+            Packet::ConnAck(ConnAck { session_present, reason, properties })
         }
         PacketType::Publish => {
             let qos = source.qos();
@@ -249,11 +209,7 @@ pub fn with_packet(
             })
         }
         PacketType::PubAck | PacketType::PubRec | PacketType::PubRel | PacketType::PubComp => {
-            let ack = Ack {
-                packet_id: source.packet_id(),
-                reason: source.reason(packet_type, version),
-                properties,
-            };
+            let ack = Ack { packet_id: source.packet_id(), reason: source.reason(packet_type, version), properties };
             match packet_type {
                 PacketType::PubAck => Packet::PubAck(ack),
                 PacketType::PubRec => Packet::PubRec(ack),
@@ -264,9 +220,7 @@ pub fn with_packet(
         PacketType::Subscribe => Packet::Subscribe(Subscribe {
             packet_id: source.packet_id(),
             properties,
-            subscriptions: (0..=source.below(5))
-                .map(|_| subscription(source, version))
-                .collect(),
+            subscriptions: (0..=source.below(5)).map(|_| subscription(source, version)).collect(),
         }),
         PacketType::SubAck => Packet::SubAck(SubAck {
             packet_id: source.packet_id(),
@@ -281,22 +235,14 @@ pub fn with_packet(
         PacketType::UnsubAck => Packet::UnsubAck(UnsubAck {
             packet_id: source.packet_id(),
             properties,
-            reasons: if version.is_v5() {
-                source.reasons(packet_type, version)
-            } else {
-                Default::default()
-            },
+            reasons: if version.is_v5() { source.reasons(packet_type, version) } else { Default::default() },
         }),
         PacketType::PingReq => Packet::PingReq,
         PacketType::PingResp => Packet::PingResp,
-        PacketType::Disconnect => Packet::Disconnect(Disconnect {
-            reason: source.reason(packet_type, version),
-            properties,
-        }),
-        PacketType::Auth => Packet::Auth(Auth {
-            reason: source.reason(packet_type, version),
-            properties,
-        }),
+        PacketType::Disconnect => {
+            Packet::Disconnect(Disconnect { reason: source.reason(packet_type, version), properties })
+        }
+        PacketType::Auth => Packet::Auth(Auth { reason: source.reason(packet_type, version), properties }),
     };
     use_packet(&packet);
 }
@@ -316,8 +262,7 @@ fn with_connect(
         properties: will_properties.as_properties(),
     });
     let username = source.flag().then(|| source.text());
-    let password =
-        (source.flag() && (username.is_some() || version.is_v5())).then(|| source.bytes());
+    let password = (source.flag() && (username.is_some() || version.is_v5())).then(|| source.bytes());
     use_packet(&Packet::Connect(Box::new(Connect {
         version,
         clean_start: source.flag(),
@@ -334,25 +279,12 @@ fn subscription<'a>(source: &mut Source<'a>, version: Version) -> Subscription<'
     let filter = source.filter();
     let qos = source.qos();
     if !version.is_v5() {
-        return Subscription {
-            filter,
-            options: SubOptions {
-                qos,
-                ..SubOptions::default()
-            },
-        };
+        return Subscription { filter, options: SubOptions { qos, ..SubOptions::default() } };
     }
     let shared = TopicFilter::parse(filter).is_ok_and(|filter| filter.group().is_some());
-    let retain_handling = [
-        RetainHandling::SendAtSubscribe,
-        RetainHandling::SendIfNew,
-        RetainHandling::DoNotSend,
-    ][source.below(3)];
-    let options = SubOptions {
-        qos,
-        no_local: source.flag() && !shared,
-        retain_as_published: source.flag(),
-        retain_handling,
-    };
+    let retain_handling =
+        [RetainHandling::SendAtSubscribe, RetainHandling::SendIfNew, RetainHandling::DoNotSend][source.below(3)];
+    let options =
+        SubOptions { qos, no_local: source.flag() && !shared, retain_as_published: source.flag(), retain_handling };
     Subscription { filter, options }
 }

@@ -61,28 +61,17 @@ fn seeds_of_every_target() {
     let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     let mut folders: Vec<String> = std::fs::read_dir(&seeds)
         .expect("the seeds are in the repository")
-        .map(|entry| {
-            entry
-                .expect("readable")
-                .file_name()
-                .into_string()
-                .expect("named in ASCII")
-        })
+        .map(|entry| entry.expect("readable").file_name().into_string().expect("named in ASCII"))
         .collect();
     folders.sort();
     let mut targets: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     targets.sort_unstable();
     assert_eq!(folders, targets);
     for target in targets {
-        let files: Vec<_> = std::fs::read_dir(seeds.join(target))
-            .expect("a folder")
-            .collect();
+        let files: Vec<_> = std::fs::read_dir(seeds.join(target)).expect("a folder").collect();
         assert!(!files.is_empty(), "{target} has seeds");
         for file in files {
-            run(
-                target,
-                &std::fs::read(file.expect("readable").path()).expect("readable"),
-            );
+            run(target, &std::fs::read(file.expect("readable").path()).expect("readable"));
         }
     }
 }

@@ -3,10 +3,7 @@
 use super::*;
 use crate::{PropertiesBuf, PropertyId};
 
-const ORIGIN: Origin = Origin {
-    node: 7,
-    sequence: u64::MAX,
-};
+const ORIGIN: Origin = Origin { node: 7, sequence: u64::MAX };
 
 fn publish<'a>(properties: Properties<'a>) -> Publish<'a> {
     Publish {
@@ -24,14 +21,7 @@ fn sample() -> Message {
     let mut properties = PropertiesBuf::new();
     properties.push(Property::UserProperty(("k", "1"))).unwrap();
     properties.push(Property::ContentType("t")).unwrap();
-    Message::new(
-        &publish(properties.as_properties()),
-        ORIGIN,
-        "client",
-        1_000,
-        Some(61_000),
-    )
-    .unwrap()
+    Message::new(&publish(properties.as_properties()), ORIGIN, "client", 1_000, Some(61_000)).unwrap()
 }
 
 fn wire(message: &Message) -> Vec<u8> {
@@ -43,38 +33,20 @@ fn wire(message: &Message) -> Vec<u8> {
 #[test]
 fn says_what_it_was_made_of() {
     let message = sample();
-    assert_eq!(
-        (message.topic(), message.publisher(), message.payload()),
-        ("a/€", "client", &b"payload"[..])
-    );
-    assert_eq!(
-        (message.qos(), message.retain(), message.origin()),
-        (QoS::ExactlyOnce, true, ORIGIN)
-    );
-    assert_eq!(
-        (message.received_at_ms(), message.expires_at_ms()),
-        (1_000, Some(61_000))
-    );
+    assert_eq!((message.topic(), message.publisher(), message.payload()), ("a/€", "client", &b"payload"[..]));
+    assert_eq!((message.qos(), message.retain(), message.origin()), (QoS::ExactlyOnce, true, ORIGIN));
+    assert_eq!((message.received_at_ms(), message.expires_at_ms()), (1_000, Some(61_000)));
     assert!(
-        message.properties().iter().eq([
-            Property::UserProperty(("k", "1")),
-            Property::ContentType("t")
-        ]),
+        message.properties().iter().eq([Property::UserProperty(("k", "1")), Property::ContentType("t")]),
         "in the publisher's order"
     );
-    assert!(
-        !format!("{message:?}").contains("112"),
-        "the payload is not shown"
-    );
+    assert!(!format!("{message:?}").contains("112"), "the payload is not shown");
 }
 
 #[test]
 fn a_clone_shares_the_bytes() {
     let message = sample();
-    assert_eq!(
-        message.clone().payload().as_ptr(),
-        message.payload().as_ptr()
-    );
+    assert_eq!(message.clone().payload().as_ptr(), message.payload().as_ptr());
 }
 
 #[test]
@@ -93,11 +65,8 @@ fn properties_of_one_hop_are_left_out() {
         properties.push(property).unwrap();
     }
     let message = Message::new(&publish(properties.as_properties()), ORIGIN, "", 0, None).unwrap();
-    let kept = [
-        Property::UserProperty(("a", "1")),
-        Property::UserProperty(("b", "2")),
-        Property::CorrelationData(b"c"),
-    ];
+    let kept =
+        [Property::UserProperty(("a", "1")), Property::UserProperty(("b", "2")), Property::CorrelationData(b"c")];
     assert!(message.properties().iter().eq(kept));
 }
 
@@ -133,13 +102,8 @@ fn expiry() {
     assert!(!for_ever.is_expired(u64::MAX));
     assert_eq!(for_ever.remaining_seconds(0), None);
     let mut properties = PropertiesBuf::new();
-    properties
-        .push(Property::MessageExpiryInterval(u32::MAX))
-        .unwrap();
-    assert_eq!(
-        publish(properties.as_properties()).expires_at_ms(5),
-        Some(4_294_967_295_005)
-    );
+    properties.push(Property::MessageExpiryInterval(u32::MAX)).unwrap();
+    assert_eq!(publish(properties.as_properties()).expires_at_ms(5), Some(4_294_967_295_005));
     assert_eq!(publish(Properties::EMPTY).expires_at_ms(5), None);
 }
 
@@ -147,23 +111,11 @@ fn expiry() {
 #[test]
 fn format_1() {
     let mut properties = PropertiesBuf::new();
-    properties
-        .push(Property::PayloadFormatIndicator(1))
-        .unwrap();
+    properties.push(Property::PayloadFormatIndicator(1)).unwrap();
     let mut publish = publish(properties.as_properties());
     publish.topic = "t";
     publish.payload = b"xyz";
-    let message = Message::new(
-        &publish,
-        Origin {
-            node: 1,
-            sequence: 2,
-        },
-        "id",
-        3,
-        Some(4),
-    )
-    .unwrap();
+    let message = Message::new(&publish, Origin { node: 1, sequence: 2 }, "id", 3, Some(4)).unwrap();
     let mut expected = vec![1, 0b1110, 2, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0];
     for number in 1..=4_u8 {
         expected.extend_from_slice(&[number, 0, 0, 0, 0, 0, 0, 0]);
@@ -183,10 +135,7 @@ fn several_in_one_frame() {
     assert_eq!(read, first);
     assert_eq!(Message::split_wire(rest).unwrap(), (second, &[][..]));
     let count = rest.len();
-    assert_eq!(
-        Message::from_wire(&frame),
-        Err(MessageError::TrailingBytes { count })
-    );
+    assert_eq!(Message::from_wire(&frame), Err(MessageError::TrailingBytes { count }));
 }
 
 #[test]
@@ -194,10 +143,7 @@ fn every_prefix_is_truncated() {
     let bytes = wire(&sample());
     for end in 0..bytes.len() {
         let needed = if end < HEADER { HEADER } else { bytes.len() };
-        assert_eq!(
-            Message::from_wire(&bytes[..end]),
-            Err(MessageError::Truncated { needed, found: end })
-        );
+        assert_eq!(Message::from_wire(&bytes[..end]), Err(MessageError::Truncated { needed, found: end }));
     }
 }
 
@@ -213,35 +159,13 @@ fn damaged_bytes_are_refused() {
         (1, 0b0011, MessageError::Header { field: "flags" }),
         (1, 0b1_0000, MessageError::Header { field: "flags" }),
         (1, 0b0001, MessageError::Header { field: "expiry" }),
-        (
-            6,
-            1,
-            MessageError::Header {
-                field: "reserved bytes",
-            },
-        ),
+        (6, 1, MessageError::Header { field: "reserved bytes" }),
         (topic_at, b'#', MessageError::Topic(TopicError::Wildcard)),
         (topic_at, 0, MessageError::Topic(TopicError::Nul)),
         (topic_at, 0xFF, MessageError::Utf8 { field: "topic" }),
-        (
-            publisher_at,
-            0xFF,
-            MessageError::Utf8 { field: "publisher" },
-        ),
-        (
-            properties_at,
-            0x7E,
-            PropertyError::Unknown { id: 0x7E }.into(),
-        ),
-        (
-            properties_at,
-            0x11,
-            PropertyError::NotAllowed {
-                property: PropertyId::SessionExpiryInterval,
-                place,
-            }
-            .into(),
-        ),
+        (publisher_at, 0xFF, MessageError::Utf8 { field: "publisher" }),
+        (properties_at, 0x7E, PropertyError::Unknown { id: 0x7E }.into()),
+        (properties_at, 0x11, PropertyError::NotAllowed { property: PropertyId::SessionExpiryInterval, place }.into()),
     ] {
         let mut bytes = sample.clone();
         bytes[at] = value;
@@ -252,17 +176,10 @@ fn damaged_bytes_are_refused() {
     let mut bytes = wire(&message);
     bytes[8] = 3;
     bytes.splice(HEADER + "a/€".len()..HEADER + "a/€".len(), [0x23, 0, 1]);
-    let error = PropertyError::NotAllowed {
-        property: PropertyId::TopicAlias,
-        place,
-    }
-    .into();
+    let error = PropertyError::NotAllowed { property: PropertyId::TopicAlias, place }.into();
     assert_eq!(Message::from_wire(&bytes), Err(error));
     // Lengths that claim more than there can be.
     let mut bytes = sample;
     bytes[8..16].fill(0xFF);
-    assert!(matches!(
-        Message::from_wire(&bytes),
-        Err(MessageError::Truncated { .. })
-    ));
+    assert!(matches!(Message::from_wire(&bytes), Err(MessageError::Truncated { .. })));
 }

@@ -35,11 +35,7 @@ const TABLE: &str = "
 
 /// A valid value of a data type; AUTHENTICATION DATA is preceded by the method that it needs.
 fn sample(id: u32, kind: &str) -> Vec<u8> {
-    let mut bytes = if id == 0x16 {
-        vec![0x15, 0, 1, b'm']
-    } else {
-        vec![]
-    };
+    let mut bytes = if id == 0x16 { vec![0x15, 0, 1, b'm'] } else { vec![] };
     bytes.push(id as u8);
     bytes.extend_from_slice(match kind {
         "byte" | "var" => &[1],
@@ -53,9 +49,7 @@ fn sample(id: u32, kind: &str) -> Vec<u8> {
 }
 
 fn places() -> impl Iterator<Item = (String, PropertyPlace)> {
-    let packets = PacketType::ALL
-        .into_iter()
-        .map(|packet| (packet.name().to_owned(), PropertyPlace::Packet(packet)));
+    let packets = PacketType::ALL.into_iter().map(|packet| (packet.name().to_owned(), PropertyPlace::Packet(packet)));
     packets.chain([("Will".to_owned(), PropertyPlace::Will)])
 }
 
@@ -78,23 +72,14 @@ fn each_property_stands_where_the_specification_says() {
             assert_eq!(parsed.unwrap().iter().last().unwrap().id(), property);
             let twice = [&bytes[..], &sample(id, columns[1])].concat();
             let repeatable = id == 0x26 || id == 0x0B && name == "PUBLISH";
-            assert_eq!(
-                Properties::parse(&twice, place).is_ok(),
-                repeatable,
-                "{property:?} {place}"
-            );
+            assert_eq!(Properties::parse(&twice, place).is_ok(), repeatable, "{property:?} {place}");
             // One byte less is not a value of that type.
             assert!(Properties::parse(&bytes[..bytes.len() - 1], place).is_err());
         }
         count += 1;
     }
     assert_eq!(count, PropertyId::ALL.len());
-    assert_eq!(
-        (0..0x1_0000)
-            .filter(|id| PropertyId::from_u32(*id).is_some())
-            .count(),
-        count
-    );
+    assert_eq!((0..0x1_0000).filter(|id| PropertyId::from_u32(*id).is_some()).count(), count);
 }
 
 #[test]
@@ -102,24 +87,12 @@ fn values_are_checked_when_read_and_when_built() {
     for (place, property) in [
         (PacketType::Publish, Property::PayloadFormatIndicator(2)),
         (PacketType::Connect, Property::RequestProblemInformation(2)),
-        (
-            PacketType::Connect,
-            Property::RequestResponseInformation(255),
-        ),
+        (PacketType::Connect, Property::RequestResponseInformation(255)),
         (PacketType::ConnAck, Property::MaximumQoS(2)),
         (PacketType::ConnAck, Property::RetainAvailable(2)),
-        (
-            PacketType::ConnAck,
-            Property::WildcardSubscriptionAvailable(2),
-        ),
-        (
-            PacketType::ConnAck,
-            Property::SubscriptionIdentifierAvailable(2),
-        ),
-        (
-            PacketType::ConnAck,
-            Property::SharedSubscriptionAvailable(2),
-        ),
+        (PacketType::ConnAck, Property::WildcardSubscriptionAvailable(2)),
+        (PacketType::ConnAck, Property::SubscriptionIdentifierAvailable(2)),
+        (PacketType::ConnAck, Property::SharedSubscriptionAvailable(2)),
         (PacketType::Connect, Property::ReceiveMaximum(0)),
         (PacketType::Connect, Property::MaximumPacketSize(0)),
         (PacketType::Publish, Property::TopicAlias(0)),
@@ -127,19 +100,14 @@ fn values_are_checked_when_read_and_when_built() {
         (PacketType::Publish, Property::ResponseTopic("a/+")),
         (PacketType::Publish, Property::ResponseTopic("")),
     ] {
-        let error = PropertyError::Value {
-            property: property.id(),
-        };
+        let error = PropertyError::Value { property: property.id() };
         let mut built = PropertiesBuf::new();
         assert_eq!(built.push(property), Err(error));
         assert!(built.as_properties().is_empty());
         let mut raw = PropertyBytes::new();
         raw.push(property.id() as u8);
         property.write_value(&mut raw).unwrap();
-        assert_eq!(
-            Properties::parse(&raw, PropertyPlace::Packet(place)),
-            Err(error)
-        );
+        assert_eq!(Properties::parse(&raw, PropertyPlace::Packet(place)), Err(error));
     }
 }
 
@@ -152,18 +120,9 @@ fn what_cannot_be_written_is_not_added() {
     for (property, error) in [
         (Property::UserProperty(("name", &long)), FieldError::TooLong),
         (Property::ReasonString("a\0"), FieldError::Nul),
-        (
-            Property::SubscriptionIdentifier(268_435_456),
-            FieldError::VarInt,
-        ),
+        (Property::SubscriptionIdentifier(268_435_456), FieldError::VarInt),
     ] {
-        assert_eq!(
-            built.push(property),
-            Err(PropertyError::Field {
-                property: property.id(),
-                error
-            })
-        );
+        assert_eq!(built.push(property), Err(PropertyError::Field { property: property.id(), error }));
         assert_eq!(built, before);
     }
 }
@@ -173,8 +132,5 @@ fn authentication_data_is_not_shown() {
     let mut built = PropertiesBuf::new();
     built.push(Property::AuthenticationMethod("SCRAM")).unwrap();
     built.push(Property::AuthenticationData(b"SECRET")).unwrap();
-    assert_eq!(
-        format!("{built:?}"),
-        r#"[AuthenticationMethod("SCRAM"), AuthenticationData(…)]"#
-    );
+    assert_eq!(format!("{built:?}"), r#"[AuthenticationMethod("SCRAM"), AuthenticationData(…)]"#);
 }

@@ -3,17 +3,7 @@ use super::*;
 #[test]
 fn names() {
     let long = "x".repeat(MAX_LENGTH);
-    for name in [
-        "a",
-        "/",
-        "//",
-        " ",
-        "a/b c/€",
-        "$SYS/x",
-        "$",
-        "\u{FEFF}a",
-        &long,
-    ] {
+    for name in ["a", "/", "//", " ", "a/b c/€", "$SYS/x", "$", "\u{FEFF}a", &long] {
         assert_eq!(validate_topic(name), Ok(()), "{name}");
         assert_eq!(TopicName::parse(name).map(TopicName::as_str), Ok(name));
     }
@@ -32,24 +22,9 @@ fn names() {
 
 #[test]
 fn filters() {
-    for filter in [
-        "#",
-        "+",
-        "/",
-        "a/#",
-        "+/+/#",
-        "/+",
-        "a//b",
-        "$SYS/#",
-        "$shared/x",
-        "$sharex",
-        "$sharename/#",
-    ] {
+    for filter in ["#", "+", "/", "a/#", "+/+/#", "/+", "a//b", "$SYS/#", "$shared/x", "$sharex", "$sharename/#"] {
         let parsed = TopicFilter::parse(filter).expect(filter);
-        assert_eq!(
-            (parsed.as_str(), parsed.group(), parsed.filter()),
-            (filter, None, filter)
-        );
+        assert_eq!((parsed.as_str(), parsed.group(), parsed.filter()), (filter, None, filter));
     }
     for (filter, error) in [
         ("", TopicError::Empty),
@@ -77,10 +52,7 @@ fn shared_filters() {
         ("$share/g/$SYS/#", "g", "$SYS/#"),
     ] {
         let parsed = TopicFilter::parse(full).expect(full);
-        assert_eq!(
-            (parsed.as_str(), parsed.group(), parsed.filter()),
-            (full, Some(group), filter)
-        );
+        assert_eq!((parsed.as_str(), parsed.group(), parsed.filter()), (full, Some(group), filter));
     }
     for (filter, error) in [
         ("$share", TopicError::ShareName),
@@ -102,16 +74,8 @@ fn shared_filters() {
 fn matching() {
     for (filter, topic, expected) in [
         ("sport/tennis/player1/#", "sport/tennis/player1", true),
-        (
-            "sport/tennis/player1/#",
-            "sport/tennis/player1/ranking",
-            true,
-        ),
-        (
-            "sport/tennis/player1/#",
-            "sport/tennis/player1/score/wimbledon",
-            true,
-        ),
+        ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
+        ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
         ("sport/tennis/player1/#", "sport/tennis/player10", false),
         ("sport/#", "sport", true),
         ("sport/#", "sport/", true),
@@ -149,13 +113,7 @@ fn matching() {
 fn level_limit() {
     assert_eq!(validate_levels("a/b/c", 3), Ok(()));
     assert_eq!(validate_levels("//", 3), Ok(()));
-    assert_eq!(
-        validate_levels("///", 3),
-        Err(TopicError::TooManyLevels { limit: 3 })
-    );
-    assert_eq!(
-        validate_levels("a/b", 1),
-        Err(TopicError::TooManyLevels { limit: 1 })
-    );
+    assert_eq!(validate_levels("///", 3), Err(TopicError::TooManyLevels { limit: 3 }));
+    assert_eq!(validate_levels("a/b", 1), Err(TopicError::TooManyLevels { limit: 1 }));
     assert_eq!(validate_levels("abc", 1), Ok(()));
 }

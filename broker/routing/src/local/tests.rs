@@ -42,13 +42,8 @@ impl Pair {
         while let Some(batch) = self.local.next_batch(now) {
             batches += 1;
             let response = self.apply(batch.command);
-            let outcome = self.local.on_result(
-                now,
-                batch.stream,
-                batch.seq,
-                Some((self.index, &response)),
-                &mut self.progress,
-            );
+            let outcome =
+                self.local.on_result(now, batch.stream, batch.seq, Some((self.index, &response)), &mut self.progress);
             assert_eq!(outcome, Outcome::Continue);
         }
         batches
@@ -64,9 +59,7 @@ impl Pair {
 #[test]
 fn first_and_last_subscriber_only() {
     let mut pair = Pair::new(LocalRoutesOptions::default());
-    let Need::Pending(ticket) = pair.local.worker_added("a", 0) else {
-        panic!()
-    };
+    let Need::Pending(ticket) = pair.local.worker_added("a", 0) else { panic!() };
     assert_eq!(pair.local.worker_added("a", 1), Need::Pending(ticket));
     assert_eq!(pair.settle(0), 1);
     assert_eq!(std::mem::take(&mut pair.progress).committed, [(ticket, 2)]);
@@ -115,9 +108,7 @@ fn churn_costs_nothing() {
 fn a_filter_that_left_before_it_was_proposed() {
     let mut local = LocalRoutes::new(SharedRoutes::new(), LocalRoutesOptions::default());
     for i in 0..1_000 {
-        let Need::Pending(ticket) = local.worker_added(&format!("f{i}"), 0) else {
-            panic!()
-        };
+        let Need::Pending(ticket) = local.worker_added(&format!("f{i}"), 0) else { panic!() };
         assert_eq!(local.worker_removed(0, &format!("f{i}"), 0), Some(ticket));
     }
     assert!(local.is_empty() && local.queue.len() < 100);
@@ -130,20 +121,12 @@ fn back_again_while_the_removal_is_on_its_way() {
     pair.settle(0);
     pair.local.worker_removed(0, "a", 0);
     let removal = pair.local.next_batch(LINGER).unwrap();
-    let Need::Pending(ticket) = pair.local.worker_added("a", 0) else {
-        panic!()
-    };
+    let Need::Pending(ticket) = pair.local.worker_added("a", 0) else { panic!() };
     let addition = pair.local.next_batch(LINGER).unwrap();
     pair.progress = Progress::default();
     for batch in [removal, addition] {
         let response = pair.apply(batch.command);
-        pair.local.on_result(
-            LINGER,
-            1,
-            batch.seq,
-            Some((pair.index, &response)),
-            &mut pair.progress,
-        );
+        pair.local.on_result(LINGER, 1, batch.seq, Some((pair.index, &response)), &mut pair.progress);
     }
     assert_eq!(pair.progress.committed, [(ticket, pair.index)]);
     assert!(pair.routed("a"));
@@ -154,25 +137,13 @@ fn node_down_then_a_new_stream() {
     let mut pair = Pair::new(LocalRoutesOptions::default());
     pair.local.worker_added("a/+", 0);
     pair.settle(0);
-    pair.apply(RoutesCommand::NodeDown {
-        node: 7,
-        through: None,
-    });
+    pair.apply(RoutesCommand::NodeDown { node: 7, through: None });
     pair.local.worker_added("b", 0);
     let batch = pair.local.next_batch(0).unwrap();
     let response = pair.apply(batch.command);
-    let outcome = pair.local.on_result(
-        0,
-        1,
-        batch.seq,
-        Some((pair.index, &response)),
-        &mut pair.progress,
-    );
+    let outcome = pair.local.on_result(0, 1, batch.seq, Some((pair.index, &response)), &mut pair.progress);
     assert_eq!(outcome, Outcome::Reopen);
-    assert!(matches!(
-        pair.local.worker_added("a/+", 1),
-        Need::Pending(_)
-    ));
+    assert!(matches!(pair.local.worker_added("a/+", 1), Need::Pending(_)));
     pair.reopen(2);
     pair.settle(0);
     assert!(pair.routed("a/x") && pair.routed("b"));
@@ -180,10 +151,7 @@ fn node_down_then_a_new_stream() {
 
 #[test]
 fn batches_are_bounded() {
-    let mut pair = Pair::new(LocalRoutesOptions {
-        batch_routes: 10,
-        ..LocalRoutesOptions::default()
-    });
+    let mut pair = Pair::new(LocalRoutesOptions { batch_routes: 10, ..LocalRoutesOptions::default() });
     for i in 0..95 {
         pair.local.worker_added(&format!("a{i}"), 0);
     }
@@ -194,13 +162,8 @@ fn batches_are_bounded() {
 #[test]
 fn a_standalone_node_waits_for_nothing() {
     let shared = SharedRoutes::new();
-    let mut local = LocalRoutes::new(
-        shared.clone(),
-        LocalRoutesOptions {
-            standalone: true,
-            ..LocalRoutesOptions::default()
-        },
-    );
+    let mut local =
+        LocalRoutes::new(shared.clone(), LocalRoutesOptions { standalone: true, ..LocalRoutesOptions::default() });
     assert_eq!(local.worker_added("a", 5), Need::Nothing);
     let mut targets = Targets::default();
     shared.lookup("a", &mut targets);

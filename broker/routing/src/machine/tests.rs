@@ -5,23 +5,11 @@ use proptest::prelude::*;
 
 fn batch(seq: u64, add: &[&str], remove: &[&str]) -> RoutesCommand {
     let keys = |filters: &[&str]| filters.iter().map(|filter| RouteKey::of(filter)).collect();
-    RoutesCommand::Batch {
-        node: 1,
-        boot: 1,
-        stream: 1,
-        seq,
-        add: keys(add),
-        remove: keys(remove),
-    }
+    RoutesCommand::Batch { node: 1, boot: 1, stream: 1, seq, add: keys(add), remove: keys(remove) }
 }
 
 fn open(node: u64, incarnation: u128, boot: u64, stream: u64) -> RoutesCommand {
-    RoutesCommand::Open {
-        node,
-        incarnation,
-        boot,
-        stream,
-    }
+    RoutesCommand::Open { node, incarnation, boot, stream }
 }
 
 fn nodes_of(machine: &RoutesMachine, topic: &str) -> Vec<u64> {
@@ -43,26 +31,12 @@ fn a_stream() {
         (open(1, 5, 1, 1), Ok { next: 2 }, vec![1]),
         (open(1, 6, 2, 1), WrongIncarnation, vec![1]),
         (open(1, 5, 1, 0), Closed { last: Some((1, 1)) }, vec![1]),
-        (
-            RoutesCommand::NodeDown {
-                node: 1,
-                through: Some((1, 0)),
-            },
-            Ok { next: 0 },
-            vec![1],
-        ),
+        (RoutesCommand::NodeDown { node: 1, through: Some((1, 0)) }, Ok { next: 0 }, vec![1]),
         (batch(2, &[], &["a"]), Ok { next: 3 }, vec![]),
         (batch(3, &["a"], &["a"]), Ok { next: 4 }, vec![1]),
         (open(1, 5, 1, 2), Ok { next: 1 }, vec![]),
         (batch(4, &["a"], &[]), Closed { last: Some((1, 2)) }, vec![]),
-        (
-            RoutesCommand::NodeDown {
-                node: 1,
-                through: None,
-            },
-            Ok { next: 0 },
-            vec![],
-        ),
+        (RoutesCommand::NodeDown { node: 1, through: None }, Ok { next: 0 }, vec![]),
         (open(1, 5, 1, 2), Closed { last: Some((1, 2)) }, vec![]),
         (open(1, 5, 2, 1), Ok { next: 1 }, vec![]),
     ];
@@ -78,16 +52,9 @@ fn what_cannot_be_decoded_is_refused() {
     let mut machine = RoutesMachine::new(SharedRoutes::new());
     let before = machine.state_hash();
     for bytes in [&[][..], &[0, 1, 2], &[1], &[1, 9], &[1, 2, 5, 0, 0, 0]] {
-        assert_eq!(
-            RoutesResponse::decode(&machine.apply(0, bytes)),
-            RoutesResponse::Malformed,
-            "{bytes:?}"
-        );
+        assert_eq!(RoutesResponse::decode(&machine.apply(0, bytes)), RoutesResponse::Malformed, "{bytes:?}");
     }
-    assert_eq!(
-        RoutesResponse::decode(&machine.apply(0, &[2])),
-        RoutesResponse::UnknownFormat { format: 2 }
-    );
+    assert_eq!(RoutesResponse::decode(&machine.apply(0, &[2])), RoutesResponse::UnknownFormat { format: 2 });
     assert_eq!(machine.state_hash(), before);
 }
 
@@ -99,10 +66,7 @@ fn the_encoding_is_stable() {
 }
 
 pub(crate) fn commands() -> impl Strategy<Value = Vec<RoutesCommand>> {
-    let key = prop_oneof![
-        (0_u64..6).prop_map(RouteKey::Exact),
-        "[ab+]/[ab#]".prop_map(|f| RouteKey::Wild(f.into()))
-    ];
+    let key = prop_oneof![(0_u64..6).prop_map(RouteKey::Exact), "[ab+]/[ab#]".prop_map(|f| RouteKey::Wild(f.into()))];
     let keys = prop::collection::vec(key, 0..4);
     let command = prop_oneof![
         1 => (1_u64..4, 1_u64..3, 1_u64..3).prop_map(|(node, boot, stream)| open(node, u128::from(node), boot, stream)),

@@ -11,14 +11,13 @@ mod subscribe;
 use std::{num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{
-    Ack, Connect, Decoded, Disconnect, Limits, Message, Origin, Packet, Properties, PropertiesBuf,
-    Property, Publish, QoS, ReasonCode, SubOptions, Subscribe, Subscription, Unsubscribe, Version,
-    decode,
+    Ack, Connect, Decoded, Disconnect, Limits, Message, Origin, Packet, Properties, PropertiesBuf, Property, Publish,
+    QoS, ReasonCode, SubOptions, Subscribe, Subscription, Unsubscribe, Version, decode,
 };
 
 use crate::{
-    Action, CloseReason, Connection, Delivery, Forms, Now, OpenRequest, OpenResult, Origins,
-    PublishToken, SessionLimits, SessionState, SubscriptionInfo,
+    Action, CloseReason, Connection, Delivery, Forms, Now, OpenRequest, OpenResult, Origins, PublishToken,
+    SessionLimits, SessionState, SubscriptionInfo,
 };
 
 const V4: Version = Version::V3_1_1;
@@ -35,10 +34,7 @@ struct Peer {
 
 impl Peer {
     fn new(limits: SessionLimits) -> Self {
-        let now = Now {
-            ms: 1_000,
-            unix_ms: 1_700_000_000_000,
-        };
+        let now = Now { ms: 1_000, unix_ms: 1_700_000_000_000 };
         Self {
             connection: Connection::new(Arc::new(limits), now, [7; 16]),
             now,
@@ -56,50 +52,27 @@ impl Peer {
         session: Option<Box<SessionState>>,
     ) -> Self {
         let mut peer = Self::new(limits);
-        let connect = Connect {
-            properties: properties.as_properties(),
-            clean_start: false,
-            ..connect(version)
-        };
+        let connect = Connect { properties: properties.as_properties(), clean_start: false, ..connect(version) };
         peer.give(Packet::Connect(Box::new(connect)));
-        assert!(
-            matches!(peer.actions.as_slice(), [Action::Open(_)]),
-            "{:?}",
-            peer.actions
-        );
+        assert!(matches!(peer.actions.as_slice(), [Action::Open(_)]), "{:?}", peer.actions);
         peer.actions.clear();
         peer.opened(OpenResult::Accepted { session });
         let sent = peer.sent();
-        assert!(
-            sent[0].starts_with("ConnAck(ConnAck { session_present"),
-            "{sent:?}"
-        );
+        assert!(sent[0].starts_with("ConnAck(ConnAck { session_present"), "{sent:?}");
         peer.out.clear();
         peer
     }
 
     fn simple(version: Version) -> Self {
-        Self::open(
-            version,
-            SessionLimits::default(),
-            &PropertiesBuf::new(),
-            None,
-        )
+        Self::open(version, SessionLimits::default(), &PropertiesBuf::new(), None)
     }
 
     fn give(&mut self, packet: Packet<'_>) {
-        self.connection.on_packet(
-            self.now,
-            &mut self.origins,
-            packet,
-            &mut self.out,
-            &mut self.actions,
-        );
+        self.connection.on_packet(self.now, &mut self.origins, packet, &mut self.out, &mut self.actions);
     }
 
     fn opened(&mut self, result: OpenResult) {
-        self.connection
-            .on_opened(self.now, result, &mut self.out, &mut self.actions);
+        self.connection.on_opened(self.now, result, &mut self.out, &mut self.actions);
     }
 
     fn publish(&mut self, topic: &str, qos: QoS, packet_id: u16) {
@@ -118,14 +91,12 @@ impl Peer {
     }
 
     fn published(&mut self, token: PublishToken, reason: ReasonCode) {
-        self.connection
-            .on_published(token, reason, &mut self.out, &mut self.actions);
+        self.connection.on_published(token, reason, &mut self.out, &mut self.actions);
     }
 
     fn deliver(&mut self, message: &Message, info: SubscriptionInfo) -> Delivery {
         let mut forms = Forms::new(message.clone(), self.now);
-        self.connection
-            .deliver(&mut forms, self.now, info, &mut self.out)
+        self.connection.deliver(&mut forms, self.now, info, &mut self.out)
     }
 
     fn puback(&mut self, id: u16) {
@@ -147,11 +118,7 @@ impl Peer {
         {
             if let Packet::Publish(publish) = packet {
                 let id = publish.packet_id.map_or(0, NonZeroU16::get);
-                found.push((
-                    String::from_utf8(publish.payload.to_vec()).unwrap(),
-                    id,
-                    publish.dup,
-                ));
+                found.push((String::from_utf8(publish.payload.to_vec()).unwrap(), id, publish.dup));
             }
             rest = &rest[consumed..];
         }
@@ -178,10 +145,8 @@ impl Peer {
         if self.out.is_empty() {
             return None;
         }
-        let Decoded::Packet {
-            packet: Packet::Disconnect(disconnect),
-            consumed,
-        } = decode(&self.out, Some(self.connection.version), &Limits::default()).unwrap()
+        let Decoded::Packet { packet: Packet::Disconnect(disconnect), consumed } =
+            decode(&self.out, Some(self.connection.version), &Limits::default()).unwrap()
         else {
             panic!("{:?}", self.sent())
         };
@@ -197,9 +162,7 @@ impl Peer {
 
 fn packets(mut rest: &[u8], version: Version) -> Vec<String> {
     let mut found = Vec::new();
-    while let Decoded::Packet { packet, consumed } =
-        decode(rest, Some(version), &Limits::default()).unwrap()
-    {
+    while let Decoded::Packet { packet, consumed } = decode(rest, Some(version), &Limits::default()).unwrap() {
         found.push(format!("{packet:?}"));
         rest = &rest[consumed..];
     }
@@ -237,31 +200,12 @@ fn publish(topic: &str, qos: QoS, packet_id: u16) -> Publish<'_> {
 }
 
 fn message(payload: &str, qos: QoS) -> Message {
-    let publish = Publish {
-        payload: payload.as_bytes(),
-        ..publish("t", qos, 0)
-    };
-    Message::new(
-        &publish,
-        Origin {
-            node: 1,
-            sequence: 1,
-        },
-        "publisher",
-        0,
-        None,
-    )
-    .unwrap()
+    let publish = Publish { payload: payload.as_bytes(), ..publish("t", qos, 0) };
+    Message::new(&publish, Origin { node: 1, sequence: 1 }, "publisher", 0, None).unwrap()
 }
 
 fn at(qos: QoS) -> SubscriptionInfo {
-    SubscriptionInfo {
-        options: SubOptions {
-            qos,
-            ..SubOptions::default()
-        },
-        sub_id: 0,
-    }
+    SubscriptionInfo { options: SubOptions { qos, ..SubOptions::default() }, sub_id: 0 }
 }
 
 fn properties(list: &[Property<'_>]) -> PropertiesBuf {

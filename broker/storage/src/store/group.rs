@@ -40,10 +40,7 @@ impl Inner {
         self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&Keyspace) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn with<T>(&self, work: impl FnOnce(&Keyspace) -> Result<T, StoreError>) -> Result<T, StoreError> {
         match &*self.read() {
             Some(keyspace) => work(keyspace),
             None => Err(StoreError::Dropped(self.group)),
@@ -119,11 +116,7 @@ impl GroupStore {
     pub fn sync(&self) -> Result<Option<Bytes>, StoreError> {
         // Read before the sync: what is applied meanwhile is not promised.
         let applied = self.applied()?;
-        self.inner
-            .shared
-            .db
-            .persist(PersistMode::SyncAll)
-            .map_err(failed("syncing"))?;
+        self.inner.shared.db.persist(PersistMode::SyncAll).map_err(failed("syncing"))?;
         Ok(applied)
     }
 
@@ -135,11 +128,7 @@ impl GroupStore {
         self.inner.with(|keyspace| {
             let snapshot = self.inner.shared.db.snapshot();
             let applied = value(snapshot.get(keyspace, APPLIED))?;
-            Ok(View {
-                snapshot,
-                keyspace: keyspace.clone(),
-                applied,
-            })
+            Ok(View { snapshot, keyspace: keyspace.clone(), applied })
         })
     }
 
@@ -186,22 +175,13 @@ impl View {
 
     /// The pairs after `after` (from the first one when `None`): what a transfer in chunks reads.
     pub fn pairs(&self, after: Option<&[u8]>) -> Pairs {
-        let from = after.map_or(Bound::Included(vec![KEY]), |after| {
-            Bound::Excluded(own(after))
-        });
-        pairs(
-            self.snapshot
-                .range(&self.keyspace, (from, Bound::Excluded(vec![KEY + 1]))),
-        )
+        let from = after.map_or(Bound::Included(vec![KEY]), |after| Bound::Excluded(own(after)));
+        pairs(self.snapshot.range(&self.keyspace, (from, Bound::Excluded(vec![KEY + 1]))))
     }
 }
 
 pub(crate) fn check(key: &[u8]) -> Result<(), StoreError> {
-    if key.len() > MAX_KEY {
-        Err(StoreError::Key(key.len()))
-    } else {
-        Ok(())
-    }
+    if key.len() > MAX_KEY { Err(StoreError::Key(key.len())) } else { Ok(()) }
 }
 
 pub(crate) fn own(key: &[u8]) -> Vec<u8> {
@@ -212,17 +192,12 @@ pub(crate) fn own(key: &[u8]) -> Vec<u8> {
 }
 
 fn value(found: fjall::Result<Option<fjall::UserValue>>) -> Result<Option<Bytes>, StoreError> {
-    Ok(found
-        .map_err(failed("reading"))?
-        .map(|value| Bytes::copy_from_slice(&value)))
+    Ok(found.map_err(failed("reading"))?.map(|value| Bytes::copy_from_slice(&value)))
 }
 
 fn pairs(iter: fjall::Iter) -> Pairs {
     Box::new(iter.map(|pair| {
         let (key, value) = pair.into_inner().map_err(failed("reading"))?;
-        Ok((
-            Bytes::copy_from_slice(key.get(1..).unwrap_or_default()),
-            Bytes::copy_from_slice(&value),
-        ))
+        Ok((Bytes::copy_from_slice(key.get(1..).unwrap_or_default()), Bytes::copy_from_slice(&value)))
     }))
 }

@@ -44,13 +44,8 @@ fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
     };
     for entry in entries {
         let path = entry?.path();
-        let number = path
-            .extension()
-            .is_some_and(|extension| extension == "jnl")
-            .then(|| path.file_stem());
-        let number = number
-            .flatten()
-            .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        let number = path.extension().is_some_and(|extension| extension == "jnl").then(|| path.file_stem());
+        let number = number.flatten().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
         if number.is_some() && number > newest.as_ref().map(|(number, _)| *number) {
             newest = number.map(|number| (number, path));
         }
@@ -60,11 +55,7 @@ fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
 
 /// Where the last whole batch ends.
 fn whole_batches(file: &File) -> io::Result<u64> {
-    let mut input = Input {
-        reader: BufReader::with_capacity(1 << 18, file),
-        at: 0,
-        hash: Xxh3::new(),
-    };
+    let mut input = Input { reader: BufReader::with_capacity(1 << 18, file), at: 0, hash: Xxh3::new() };
     let mut whole = 0;
     loop {
         match input.batch() {

@@ -85,13 +85,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self {
-            cache_bytes: 16 << 20,
-            memtable_bytes: 4 << 20,
-            journal_bytes: 64 << 20,
-            threads: 1,
-            open_files: 128,
-        }
+        Self { cache_bytes: 16 << 20, memtable_bytes: 4 << 20, journal_bytes: 64 << 20, threads: 1, open_files: 128 }
     }
 }
 
@@ -135,10 +129,7 @@ impl StateStore {
         let cut = journal::cut_torn_end(&dir.join("state"))
             .map_err(|error| failed("looking at the journal")(error.into()))?;
         if cut > 0 {
-            tracing::warn!(
-                bytes = cut,
-                "an unfinished end of the state store's journal was cut"
-            );
+            tracing::warn!(bytes = cut, "an unfinished end of the state store's journal was cut");
         }
         let db = Database::builder(dir.join("state"))
             .cache_size(options.cache_bytes)
@@ -149,9 +140,7 @@ impl StateStore {
             .map_err(failed("opening"))?;
         let memtable = options.memtable_bytes;
         let catalog = db
-            .keyspace(CATALOG, || {
-                KeyspaceCreateOptions::default().max_memtable_size(memtable)
-            })
+            .keyspace(CATALOG, || KeyspaceCreateOptions::default().max_memtable_size(memtable))
             .map_err(failed("opening the catalog"))?;
         let mut named = HashMap::new();
         for pair in catalog.iter() {
@@ -161,27 +150,14 @@ impl StateStore {
         }
         for name in db.list_keyspace_names() {
             if &*name != CATALOG && !named.contains_key(&*name) {
-                let leftover = db
-                    .keyspace(&name, KeyspaceCreateOptions::default)
-                    .map_err(failed("opening a leftover"))?;
-                db.delete_keyspace(leftover)
-                    .map_err(failed("removing a leftover"))?;
+                let leftover =
+                    db.keyspace(&name, KeyspaceCreateOptions::default).map_err(failed("opening a leftover"))?;
+                db.delete_keyspace(leftover).map_err(failed("removing a leftover"))?;
             }
         }
         let next = named.values().max().map_or(1, |highest| highest + 1);
-        let open = Mutex::new(Open {
-            groups: HashMap::new(),
-            next,
-        });
-        Ok(Self {
-            shared: Arc::new(Shared {
-                db,
-                catalog,
-                memtable_bytes: memtable,
-                open,
-                _lock: lock,
-            }),
-        })
+        let open = Mutex::new(Open { groups: HashMap::new(), next });
+        Ok(Self { shared: Arc::new(Shared { db, catalog, memtable_bytes: memtable, open, _lock: lock }) })
     }
 
     /// The state of a group, made empty when it is new.
@@ -193,11 +169,7 @@ impl StateStore {
         if let Some(inner) = open.groups.get(&group).and_then(Weak::upgrade) {
             return Ok(GroupStore::new(inner));
         }
-        let known = self
-            .shared
-            .catalog
-            .get(catalog_key(group))
-            .map_err(failed("reading the catalog"))?;
+        let known = self.shared.catalog.get(catalog_key(group)).map_err(failed("reading the catalog"))?;
         let keyspace = match known {
             Some(value) => {
                 let (_, number) = decode_catalog(&catalog_key(group), &value)?;
@@ -209,18 +181,11 @@ impl StateStore {
                     .catalog
                     .insert(catalog_key(group), number.to_le_bytes())
                     .map_err(failed("writing the catalog"))?;
-                self.shared
-                    .db
-                    .persist(PersistMode::SyncAll)
-                    .map_err(failed("syncing the catalog"))?;
+                self.shared.db.persist(PersistMode::SyncAll).map_err(failed("syncing the catalog"))?;
                 keyspace
             }
         };
-        let inner = Arc::new(Inner {
-            shared: Arc::clone(&self.shared),
-            group,
-            current: RwLock::new(Some(keyspace)),
-        });
+        let inner = Arc::new(Inner { shared: Arc::clone(&self.shared), group, current: RwLock::new(Some(keyspace)) });
         open.groups.insert(group, Arc::downgrade(&inner));
         Ok(GroupStore::new(inner))
     }
@@ -238,18 +203,9 @@ impl StateStore {
             return Ok(());
         };
         open.groups.remove(&group);
-        self.shared
-            .catalog
-            .remove(catalog_key(group))
-            .map_err(failed("writing the catalog"))?;
-        self.shared
-            .db
-            .persist(PersistMode::SyncAll)
-            .map_err(failed("syncing the catalog"))?;
-        self.shared
-            .db
-            .delete_keyspace(keyspace)
-            .map_err(failed("removing a group"))
+        self.shared.catalog.remove(catalog_key(group)).map_err(failed("writing the catalog"))?;
+        self.shared.db.persist(PersistMode::SyncAll).map_err(failed("syncing the catalog"))?;
+        self.shared.db.delete_keyspace(keyspace).map_err(failed("removing a group"))
     }
 
     /// The groups that have a state.

@@ -25,13 +25,7 @@ pub struct Staged {
 
 impl Staged {
     pub(crate) fn new(inner: Arc<Inner>, keyspace: Keyspace, number: u64) -> Self {
-        Self {
-            inner,
-            keyspace: Some(keyspace),
-            number,
-            batch: None,
-            bytes: 0,
-        }
+        Self { inner, keyspace: Some(keyspace), number, batch: None, bytes: 0 }
     }
 
     /// Adds a pair. Best in order of the keys.
@@ -43,16 +37,10 @@ impl Staged {
         let Some(keyspace) = &self.keyspace else {
             return Ok(());
         };
-        let batch = self
-            .batch
-            .get_or_insert_with(|| self.inner.shared.db.batch());
+        let batch = self.batch.get_or_insert_with(|| self.inner.shared.db.batch());
         batch.insert(keyspace, own(key), value);
         self.bytes += key.len() + value.len();
-        if self.bytes >= CHUNK {
-            self.flush()
-        } else {
-            Ok(())
-        }
+        if self.bytes >= CHUNK { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
@@ -79,17 +67,12 @@ impl Staged {
         let mut batch = db.batch().durability(Some(PersistMode::SyncAll));
         batch.insert(&new, APPLIED, &*applied);
         // In fjall's journal this comes behind all of the pairs: it is there only if they are.
-        batch.insert(
-            &inner.shared.catalog,
-            catalog_key(inner.group),
-            self.number.to_le_bytes(),
-        );
+        batch.insert(&inner.shared.catalog, catalog_key(inner.group), self.number.to_le_bytes());
         batch.commit().map_err(failed("installing"))?;
         self.keyspace = None;
         if let Some(old) = current.replace(new) {
             drop(current);
-            db.delete_keyspace(old)
-                .map_err(failed("removing the old state"))?;
+            db.delete_keyspace(old).map_err(failed("removing the old state"))?;
         }
         Ok(())
     }

@@ -20,19 +20,13 @@ fn all(pairs: Pairs) -> Vec<(String, String)> {
     pairs
         .map(|pair| {
             let (key, value) = pair.unwrap();
-            (
-                String::from_utf8(key.to_vec()).unwrap(),
-                String::from_utf8(value.to_vec()).unwrap(),
-            )
+            (String::from_utf8(key.to_vec()).unwrap(), String::from_utf8(value.to_vec()).unwrap())
         })
         .collect()
 }
 
 fn strings(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 #[test]
@@ -44,24 +38,10 @@ fn changes_and_the_applied_marker_survive_together() {
         let group = store.group(meta).unwrap();
         assert_eq!(group.applied().unwrap(), None);
         assert_eq!(group.sync().unwrap(), None);
-        group
-            .apply(
-                batch(&[("a/1", Some("x")), ("a/2", Some("y")), ("b", Some("z"))]),
-                "one".into(),
-            )
-            .unwrap();
-        group
-            .apply(
-                batch(&[("a/1", None), ("", Some("empty key"))]),
-                "two".into(),
-            )
-            .unwrap();
+        group.apply(batch(&[("a/1", Some("x")), ("a/2", Some("y")), ("b", Some("z"))]), "one".into()).unwrap();
+        group.apply(batch(&[("a/1", None), ("", Some("empty key"))]), "two".into()).unwrap();
         assert_eq!(group.sync().unwrap().unwrap(), "two");
-        store
-            .group(other)
-            .unwrap()
-            .apply(batch(&[("b", Some("other"))]), "ten".into())
-            .unwrap();
+        store.group(other).unwrap().apply(batch(&[("b", Some("other"))]), "ten".into()).unwrap();
     }
     let store = open(dir.path());
     assert_eq!(store.groups().unwrap(), [meta, other]);
@@ -70,14 +50,8 @@ fn changes_and_the_applied_marker_survive_together() {
     assert_eq!(group.get(b"a/1").unwrap(), None);
     assert_eq!(group.get(b"a/2").unwrap().unwrap(), "y");
     assert_eq!(all(group.scan(b"a/")), strings(&[("a/2", "y")]));
-    assert_eq!(
-        all(group.scan(b"")),
-        strings(&[("", "empty key"), ("a/2", "y"), ("b", "z")])
-    );
-    assert_eq!(
-        all(store.group(other).unwrap().scan(b"")),
-        strings(&[("b", "other")])
-    );
+    assert_eq!(all(group.scan(b"")), strings(&[("", "empty key"), ("a/2", "y"), ("b", "z")]));
+    assert_eq!(all(store.group(other).unwrap().scan(b"")), strings(&[("b", "other")]));
 }
 
 #[test]
@@ -85,29 +59,16 @@ fn a_view_is_of_one_moment_and_is_read_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let group = store.group(GroupId::new(1, 0)).unwrap();
-    group
-        .apply(
-            batch(&[("a", Some("1")), ("b", Some("2")), ("c", Some("3"))]),
-            "old".into(),
-        )
-        .unwrap();
+    group.apply(batch(&[("a", Some("1")), ("b", Some("2")), ("c", Some("3"))]), "old".into()).unwrap();
     let view = group.view().unwrap();
-    group
-        .apply(batch(&[("b", None), ("d", Some("4"))]), "new".into())
-        .unwrap();
+    group.apply(batch(&[("b", None), ("d", Some("4"))]), "new".into()).unwrap();
     let mut staged = group.stage().unwrap();
     staged.put(b"z", b"26").unwrap();
     staged.install("newest".into()).unwrap();
     assert_eq!(view.applied().unwrap(), "old");
     assert_eq!(view.get(b"b").unwrap().unwrap(), "2");
-    assert_eq!(
-        all(view.pairs(None)),
-        strings(&[("a", "1"), ("b", "2"), ("c", "3")])
-    );
-    assert_eq!(
-        all(view.pairs(Some(b"a"))),
-        strings(&[("b", "2"), ("c", "3")])
-    );
+    assert_eq!(all(view.pairs(None)), strings(&[("a", "1"), ("b", "2"), ("c", "3")]));
+    assert_eq!(all(view.pairs(Some(b"a"))), strings(&[("b", "2"), ("c", "3")]));
     assert_eq!(all(view.pairs(Some(b"c"))), []);
     assert_eq!(all(group.scan(b"")), strings(&[("z", "26")]));
 }
@@ -120,25 +81,18 @@ fn an_installed_state_replaces_the_old_one_also_after_a_restart() {
         let store = open(dir.path());
         let group = store.group(id).unwrap();
         let same = group.clone();
-        group
-            .apply(batch(&[("old", Some("1"))]), "five".into())
-            .unwrap();
+        group.apply(batch(&[("old", Some("1"))]), "five".into()).unwrap();
         let mut staged = group.stage().unwrap();
         let value = vec![b'v'; 1000];
         for number in 0..2000u32 {
             staged.put(&number.to_be_bytes(), &value).unwrap();
         }
-        assert_eq!(
-            all(same.scan(b"")),
-            strings(&[("old", "1")]),
-            "nothing is seen before"
-        );
+        assert_eq!(all(same.scan(b"")), strings(&[("old", "1")]), "nothing is seen before");
         staged.install("nine".into()).unwrap();
         assert_eq!(same.applied().unwrap().unwrap(), "nine");
         assert_eq!(same.scan(b"").count(), 2000);
         assert_eq!(same.get(b"old").unwrap(), None);
-        same.apply(batch(&[("after", Some("1"))]), "ten".into())
-            .unwrap();
+        same.apply(batch(&[("after", Some("1"))]), "ten".into()).unwrap();
     }
     let store = open(dir.path());
     let group = store.group(id).unwrap();
@@ -154,9 +108,7 @@ fn a_staged_state_that_is_given_up_leaves_nothing() {
     {
         let store = open(dir.path());
         let group = store.group(id).unwrap();
-        group
-            .apply(batch(&[("old", Some("1"))]), "five".into())
-            .unwrap();
+        group.apply(batch(&[("old", Some("1"))]), "five".into()).unwrap();
         let mut staged = group.stage().unwrap();
         staged.put(b"new", b"1").unwrap();
         drop(staged);
@@ -172,11 +124,7 @@ fn a_staged_state_that_is_given_up_leaves_nothing() {
     let mut staged = group.stage().unwrap();
     staged.put(b"fresh", b"1").unwrap();
     staged.install("six".into()).unwrap();
-    assert_eq!(
-        all(group.scan(b"")),
-        strings(&[("fresh", "1")]),
-        "no leftover is met again"
-    );
+    assert_eq!(all(group.scan(b"")), strings(&[("fresh", "1")]), "no leftover is met again");
 }
 
 #[test]
@@ -185,16 +133,11 @@ fn a_dropped_group_is_empty_when_it_comes_again() {
     let id = GroupId::new(7, 3);
     let store = open(dir.path());
     let group = store.group(id).unwrap();
-    group
-        .apply(batch(&[("a", Some("1"))]), "one".into())
-        .unwrap();
+    group.apply(batch(&[("a", Some("1"))]), "one".into()).unwrap();
     let staged = group.stage().unwrap();
     store.drop_group(id).unwrap();
     assert!(matches!(group.get(b"a"), Err(StoreError::Dropped(_))));
-    assert!(matches!(
-        staged.install("two".into()),
-        Err(StoreError::Dropped(_))
-    ));
+    assert!(matches!(staged.install("two".into()), Err(StoreError::Dropped(_))));
     assert_eq!(store.groups().unwrap(), []);
     let group = store.group(id).unwrap();
     assert_eq!(group.applied().unwrap(), None);
@@ -209,10 +152,7 @@ fn keys_that_are_too_long_change_nothing() {
     let group = store.group(GroupId::new(1, 0)).unwrap();
     let mut batch = batch(&[("a", Some("1"))]);
     batch.put(vec![b'x'; MAX_KEY + 1], "1");
-    assert!(matches!(
-        group.apply(batch, "one".into()),
-        Err(StoreError::Key(_))
-    ));
+    assert!(matches!(group.apply(batch, "one".into()), Err(StoreError::Key(_))));
     assert_eq!(group.applied().unwrap(), None);
     let mut batch = StoreBatch::default();
     batch.put(vec![b'x'; MAX_KEY], "1");
@@ -246,10 +186,7 @@ fn crashed(from: &Path, tear: impl FnOnce(&mut [u8])) -> tempfile::TempDir {
     bytes.truncate(end);
     tear(&mut bytes);
     std::fs::write(dir.path().join(journal), bytes).unwrap();
-    let file = std::fs::File::options()
-        .write(true)
-        .open(dir.path().join(journal))
-        .unwrap();
+    let file = std::fs::File::options().write(true).open(dir.path().join(journal)).unwrap();
     file.set_len(64 << 20).unwrap();
     dir
 }
@@ -273,32 +210,19 @@ fn after_a_crash_the_state_is_the_one_that_the_applied_marker_says() {
     let look = |dir: &Path| {
         let store = open(dir);
         let group = store.group(id).unwrap();
-        let applied: u32 = String::from_utf8(group.applied().unwrap().unwrap().to_vec())
-            .unwrap()
-            .parse()
-            .unwrap();
+        let applied: u32 = String::from_utf8(group.applied().unwrap().unwrap().to_vec()).unwrap().parse().unwrap();
         assert_eq!(group.get(b"a").unwrap().unwrap(), applied.to_string());
         assert_eq!(group.scan(b"k").count() as u32, applied + 1);
         // It can be used on.
-        group
-            .apply(batch(&[("after", Some("the crash"))]), "99".into())
-            .unwrap();
+        group.apply(batch(&[("after", Some("the crash"))]), "99".into()).unwrap();
         drop((group, store));
         let store = open(dir);
         assert_eq!(store.group(id).unwrap().applied().unwrap().unwrap(), "99");
         applied
     };
     let whole = crashed(dir.path(), |_| {});
-    assert_eq!(
-        journal::cut_torn_end(&whole.path().join("state")).unwrap(),
-        0,
-        "fjall's format is what is expected"
-    );
-    assert_eq!(
-        look(whole.path()),
-        49,
-        "nothing is lost when only the process dies"
-    );
+    assert_eq!(journal::cut_torn_end(&whole.path().join("state")).unwrap(), 0, "fjall's format is what is expected");
+    assert_eq!(look(whole.path()), 49, "nothing is lost when only the process dies");
     let mut cuts = Vec::new();
     for cut in [1, 20, 90, 300, 500, 1000, 3000] {
         cuts.push(look(
@@ -309,10 +233,7 @@ fn after_a_crash_the_state_is_the_one_that_the_applied_marker_says() {
             .path(),
         ));
     }
-    assert!(
-        cuts.is_sorted_by(|more, less| more >= less) && cuts[6] < 48,
-        "{cuts:?}"
-    );
+    assert!(cuts.is_sorted_by(|more, less| more >= less) && cuts[6] < 48, "{cuts:?}");
     // Holes, as when some pages were written and others not.
     for hole in [5, 40, 200, 350, 700, 2000, 5000] {
         for len in [1, 16, 512] {
@@ -324,10 +245,7 @@ fn after_a_crash_the_state_is_the_one_that_the_applied_marker_says() {
                 })
                 .path(),
             );
-            assert!(
-                (20..49).contains(&applied),
-                "hole of {len} at {hole}: {applied}"
-            );
+            assert!((20..49).contains(&applied), "hole of {len} at {hole}: {applied}");
         }
     }
 }

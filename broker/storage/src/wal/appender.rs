@@ -46,10 +46,7 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of the log's end, made in one place"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the parts of the log's end, made in one place")]
     pub(crate) fn new(
         shared: Arc<Shared>,
         disk: Arc<dyn Disk>,
@@ -61,36 +58,18 @@ impl Appender {
         ballast: Ballast,
     ) -> Self {
         let synced = tail.next_block - 1;
-        Self {
-            shared,
-            disk,
-            log_id,
-            life,
-            file,
-            tail,
-            synced,
-            first_segment,
-            ballast,
-            block: Vec::new(),
-            records: 0,
-        }
+        Self { shared, disk, log_id, life, file, tail, synced, first_segment, ballast, block: Vec::new(), records: 0 }
     }
 
     /// Writes the items in blocks, not yet synced. The last block carries `first_needed`: only when it is there is
     /// everything there that makes older segments needless. Returns where each item is.
-    pub(crate) fn write(
-        &mut self,
-        items: &[Item],
-        first_needed: u32,
-    ) -> Result<Vec<Placed>, WalError> {
+    pub(crate) fn write(&mut self, items: &[Item], first_needed: u32) -> Result<Vec<Placed>, WalError> {
         let mut placed = Vec::with_capacity(items.len());
         self.begin_block();
         for item in items {
             let record = item.record();
             let len = record::encoded_len(&record);
-            if self.records > 0
-                && (self.block.len() + len > BLOCK_BYTES + BLOCK_HEADER || !self.fits(len))
-            {
+            if self.records > 0 && (self.block.len() + len > BLOCK_BYTES + BLOCK_HEADER || !self.fits(len)) {
                 self.end_block()?;
             }
             if !self.fits(len) {
@@ -98,10 +77,7 @@ impl Appender {
             }
             record::encode(item.group, &record, &mut self.block);
             self.records += 1;
-            placed.push(Placed {
-                segment: self.tail.segment,
-                offset: self.data_offset(&record),
-            });
+            placed.push(Placed { segment: self.tail.segment, offset: self.data_offset(&record) });
         }
         if self.records == 0 && !self.fits(0) {
             self.rotate(0)?;
@@ -145,10 +121,7 @@ impl Appender {
         (self.tail.offset + (self.block.len() - data) as u64) as u32
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a block fits its segment, which is below 4 GiB"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "a block fits its segment, which is below 4 GiB")]
     fn end_block(&mut self) -> Result<(), WalError> {
         let body = &self.block[BLOCK_HEADER..];
         let header = BlockHeader {
@@ -169,20 +142,12 @@ impl Appender {
         // Whole pages, so that the system need not read what it overwrites.
         let len = self.block.len().next_multiple_of(PAGE as usize);
         self.block.resize(len, 0);
-        self.file
-            .write_at(&self.block, self.tail.offset)
-            .map_err(failed("writing the log"))?;
+        self.file.write_at(&self.block, self.tail.offset).map_err(failed("writing the log"))?;
         self.tail.offset += len as u64;
         self.tail.next_block += 1;
         self.tail.previous = header_checksum(&header);
-        self.shared
-            .counters
-            .bytes_written
-            .fetch_add(len as u64, Relaxed);
-        self.shared
-            .counters
-            .records
-            .fetch_add(u64::from(self.records), Relaxed);
+        self.shared.counters.bytes_written.fetch_add(len as u64, Relaxed);
+        self.shared.counters.records.fetch_add(u64::from(self.records), Relaxed);
         self.begin_block();
         Ok(())
     }
@@ -197,9 +162,7 @@ impl Appender {
             .segment
             .checked_add(1)
             .filter(|number| *number < u32::MAX)
-            .ok_or_else(|| {
-                failed("making a segment")(io::Error::other("the numbers of segments are used up"))
-            })?;
+            .ok_or_else(|| failed("making a segment")(io::Error::other("the numbers of segments are used up")))?;
         let needed = PAGE + block_bytes(record);
         let mut header = SegmentHeader {
             log_id: self.log_id,
@@ -228,16 +191,10 @@ impl Appender {
 }
 
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// An error after which nothing is known about the disk's content.
 pub(crate) fn failed(context: &'static str) -> impl FnOnce(io::Error) -> WalError {
-    move |error| WalError::Failed {
-        context,
-        error: Arc::new(error),
-    }
+    move |error| WalError::Failed { context, error: Arc::new(error) }
 }

@@ -49,9 +49,7 @@ pub(crate) struct RealDisk {
 
 impl RealDisk {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self {
-            dir: dir.to_owned(),
-        }
+        Self { dir: dir.to_owned() }
     }
 }
 
@@ -68,12 +66,7 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(self.dir.join(name))?,
-        ))
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.dir.join(name))?))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -126,9 +119,7 @@ impl DiskFile for File {
         match fallocate(self, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
             // Some file systems cannot reserve; the length is what the format needs, room is watched by `statvfs`.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                File::set_len(self, bytes)
-            }
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => File::set_len(self, bytes),
             Err(error) => Err(error.into()),
         }
     }

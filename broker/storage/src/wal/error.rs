@@ -19,9 +19,7 @@ pub enum WalError {
         reason: String,
     },
     /// A newer version wrote this.
-    #[error(
-        "segment {segment} at {offset}: {what} has format {found}, this version knows up to {known}"
-    )]
+    #[error("segment {segment} at {offset}: {what} has format {found}, this version knows up to {known}")]
     Unsupported {
         /// The segment's number.
         segment: u64,

@@ -149,8 +149,7 @@ impl BlockHeader {
 
     /// Where the next block starts.
     pub(crate) fn end(&self) -> u64 {
-        self.offset
-            .saturating_add(block_bytes(self.body_len as usize))
+        self.offset.saturating_add(block_bytes(self.body_len as usize))
     }
 }
 
@@ -161,9 +160,7 @@ pub(crate) fn block_bytes(body: usize) -> u64 {
 
 /// The checksum at the end of an encoded header.
 pub(crate) fn header_checksum(header: &[u8]) -> u32 {
-    header
-        .last_chunk()
-        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    header.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 /// The name of a segment's file.
@@ -186,10 +183,7 @@ pub(crate) struct Put<const N: usize> {
 
 impl<const N: usize> Put<N> {
     pub(crate) fn new() -> Self {
-        Self {
-            bytes: [0; N],
-            at: 0,
-        }
+        Self { bytes: [0; N], at: 0 }
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
@@ -211,10 +205,7 @@ pub(crate) struct Get<'a> {
 }
 
 impl<'a> Get<'a> {
-    pub(crate) fn checked<const N: usize>(
-        bytes: &'a [u8],
-        magic: &[u8],
-    ) -> Result<Self, HeaderError> {
+    pub(crate) fn checked<const N: usize>(bytes: &'a [u8], magic: &[u8]) -> Result<Self, HeaderError> {
         let Some(header) = bytes.first_chunk::<N>() else {
             return Err(HeaderError::Invalid("the file ends"));
         };
@@ -231,10 +222,7 @@ impl<'a> Get<'a> {
     }
 
     fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk()
-            .expect("fields fit the length that was checked");
+        let (head, rest) = self.rest.split_first_chunk().expect("fields fit the length that was checked");
         self.rest = rest;
         *head
     }
@@ -292,18 +280,12 @@ mod tests {
     #[test]
     fn an_empty_page_a_short_one_and_a_newer_format_are_told_apart() {
         assert_eq!(BlockHeader::decode(&[0; 4096]), Err(HeaderError::Empty));
-        assert!(matches!(
-            BlockHeader::decode(&[1; 10]),
-            Err(HeaderError::Invalid(_))
-        ));
+        assert!(matches!(BlockHeader::decode(&[1; 10]), Err(HeaderError::Invalid(_))));
         let mut newer = Put::<BLOCK_HEADER>::new();
         newer.bytes(&BLOCK_MAGIC);
         newer.bytes(&9u16.to_le_bytes());
         newer.bytes(&[0; BLOCK_HEADER - 4 - 2 - 4]);
-        assert_eq!(
-            BlockHeader::decode(&newer.checksum()),
-            Err(HeaderError::Version(9))
-        );
+        assert_eq!(BlockHeader::decode(&newer.checksum()), Err(HeaderError::Version(9)));
     }
 
     #[test]

@@ -26,25 +26,12 @@ const PENDING: u32 = u32::MAX;
 
 impl Place {
     pub(crate) fn written(segment: u32, offset: u32, data: &[u8]) -> Self {
-        Self {
-            segment,
-            offset,
-            len: data.len() as u32,
-            check: crc32c::crc32c(data),
-        }
+        Self { segment, offset, len: data.len() as u32, check: crc32c::crc32c(data) }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the two halves of the ticket"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the ticket")]
     pub(crate) fn pending(ticket: u64, len: usize) -> Self {
-        Self {
-            segment: PENDING,
-            offset: ticket as u32,
-            len: len as u32,
-            check: (ticket >> 32) as u32,
-        }
+        Self { segment: PENDING, offset: ticket as u32, len: len as u32, check: (ticket >> 32) as u32 }
     }
 
     fn ticket(self) -> Option<u64> {
@@ -104,9 +91,7 @@ impl Usages {
     }
 
     pub(crate) fn oldest(&self) -> Option<(u32, Usage)> {
-        self.0
-            .first_key_value()
-            .map(|(segment, usage)| (*segment, *usage))
+        self.0.first_key_value().map(|(segment, usage)| (*segment, *usage))
     }
 
     /// The oldest segment that is needed: `current`, or an older one where something counts.
@@ -131,8 +116,7 @@ impl Usages {
     #[cfg(test)]
     pub(crate) fn counts(&self) -> Vec<(u32, u64, u64)> {
         let used = self.0.iter().filter(|(_, usage)| usage.records > 0);
-        used.map(|(segment, usage)| (*segment, usage.records, usage.bytes))
-            .collect()
+        used.map(|(segment, usage)| (*segment, usage.records, usage.bytes)).collect()
     }
 
     fn gain(&mut self, segment: Option<u32>, bytes: usize) {
@@ -172,10 +156,7 @@ impl GroupIndex {
     /// Makes one from what recovery found; `Err` with the index that is missing.
     pub(crate) fn recovered(entries: BTreeMap<u64, Place>) -> Result<Self, u64> {
         let first = entries.first_key_value().map_or(0, |(index, _)| *index);
-        let mut group = Self {
-            first,
-            ..Self::default()
-        };
+        let mut group = Self { first, ..Self::default() };
         for (index, place) in entries {
             if Some(index) != first.checked_add(group.places.len() as u64) {
                 return Err(first.wrapping_add(group.places.len() as u64));
@@ -196,31 +177,17 @@ impl GroupIndex {
     }
 
     pub(crate) fn places(&self) -> impl Iterator<Item = (u64, Place)> + '_ {
-        self.places
-            .iter()
-            .enumerate()
-            .map(|(at, place)| (self.first + at as u64, *place))
+        self.places.iter().enumerate().map(|(at, place)| (self.first + at as u64, *place))
     }
 
     /// Whether entries may begin at `index`; `Err` with the one expected.
     pub(crate) fn may_append(&self, index: u64) -> Result<(), u64> {
         if let Some((_, last)) = self.bounds() {
             let expected = last.saturating_add(1);
-            return if index == expected && index != u64::MAX {
-                Ok(())
-            } else {
-                Err(expected)
-            };
+            return if index == expected && index != u64::MAX { Ok(()) } else { Err(expected) };
         }
-        let lowest = self
-            .purged
-            .as_ref()
-            .map_or(0, |(purged, _)| purged.saturating_add(1));
-        if index >= lowest && index != u64::MAX {
-            Ok(())
-        } else {
-            Err(lowest)
-        }
+        let lowest = self.purged.as_ref().map_or(0, |(purged, _)| purged.saturating_add(1));
+        if index >= lowest && index != u64::MAX { Ok(()) } else { Err(lowest) }
     }
 
     /// Adds an entry that [`GroupIndex::may_append`] allowed.
@@ -285,13 +252,7 @@ impl GroupIndex {
     }
 
     /// The writer put the entry there. Returns whether it was still wanted.
-    pub(crate) fn place_entry(
-        &mut self,
-        index: u64,
-        ticket: u64,
-        place: Place,
-        usages: &mut Usages,
-    ) {
+    pub(crate) fn place_entry(&mut self, index: u64, ticket: u64, place: Place, usages: &mut Usages) {
         if let Some(slot) = self.slot(index)
             && slot.ticket() == Some(ticket)
         {
@@ -319,11 +280,7 @@ impl GroupIndex {
     /// Lets go of everything.
     pub(crate) fn release(&mut self, usages: &mut Usages) {
         self.truncate(0, usages);
-        let controls = [
-            self.vote.take(),
-            self.committed.take(),
-            self.purged.take().map(|(_, control)| control),
-        ];
+        let controls = [self.vote.take(), self.committed.take(), self.purged.take().map(|(_, control)| control)];
         for control in controls.into_iter().flatten() {
             usages.lose(control.segment(), control.data.len());
         }
@@ -332,17 +289,11 @@ impl GroupIndex {
 
 impl Control {
     pub(crate) fn written(data: Bytes, segment: u32) -> Self {
-        Self {
-            data,
-            at: Ok(segment),
-        }
+        Self { data, at: Ok(segment) }
     }
 
     pub(crate) fn pending(data: Bytes, ticket: u64) -> Self {
-        Self {
-            data,
-            at: Err(ticket),
-        }
+        Self { data, at: Err(ticket) }
     }
 
     pub(crate) fn segment(&self) -> Option<u32> {
@@ -387,10 +338,7 @@ pub(crate) fn count(groups: &HashMap<GroupId, GroupIndex>, usages: &mut Usages) 
             usages.gain(place.segment(), place.len());
         }
         let purged = group.purged.as_ref().map(|(_, control)| control);
-        for control in [group.vote.as_ref(), group.committed.as_ref(), purged]
-            .into_iter()
-            .flatten()
-        {
+        for control in [group.vote.as_ref(), group.committed.as_ref(), purged].into_iter().flatten() {
             usages.gain(control.segment(), control.data.len());
         }
     }

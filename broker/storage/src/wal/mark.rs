@@ -104,11 +104,7 @@ impl MarkFile {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self {
-            file,
-            mark,
-            synced: false,
-        })
+        Ok(Self { file, mark, synced: false })
     }
 
     /// Notes how far the log is synced. Durable after [`MarkFile::sync`], or when the system gets to it.
@@ -118,8 +114,7 @@ impl MarkFile {
         self.mark.segment = segment;
         self.mark.clean = clean;
         self.synced = false;
-        self.file
-            .write_at(&self.mark.encode(), self.mark.count % 2 * PAGE)
+        self.file.write_at(&self.mark.encode(), self.mark.count % 2 * PAGE)
     }
 
     /// Makes the last note durable.

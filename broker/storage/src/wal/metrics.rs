@@ -6,9 +6,8 @@ use std::{
 };
 
 /// Upper bounds of the histogram of sync times, in seconds. The last bucket of [`WalMetrics::fsync_buckets`] has no bound.
-pub const FSYNC_BUCKETS_SECONDS: [f64; 12] = [
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
-];
+pub const FSYNC_BUCKETS_SECONDS: [f64; 12] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
 
 /// The log's numbers at one moment. Counters count from the opening of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,13 +54,9 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn fsync(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let bucket = FSYNC_BUCKETS_SECONDS
-            .iter()
-            .position(|bound| seconds <= *bound)
-            .unwrap_or(12);
+        let bucket = FSYNC_BUCKETS_SECONDS.iter().position(|bound| seconds <= *bound).unwrap_or(12);
         self.fsync_buckets[bucket].fetch_add(1, Relaxed);
-        self.fsync_nanos
-            .fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.fsync_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         self.fsyncs.fetch_add(1, Relaxed);
     }
 

@@ -114,10 +114,7 @@ impl Wal {
     /// # Errors
     /// [`WalError::Damaged`] when something that had been synced is not there any more: this node must become a new
     /// member. [`WalError::Locked`] when another process has it. [`WalError::Unsupported`] when a newer version wrote it.
-    pub fn open(
-        dir: impl AsRef<Path>,
-        options: WalOptions,
-    ) -> Result<(Self, RecoveryReport), WalError> {
+    pub fn open(dir: impl AsRef<Path>, options: WalOptions) -> Result<(Self, RecoveryReport), WalError> {
         let dir = dir.as_ref();
         options.check()?;
         make_dir(dir).map_err(io_error("making the log's directory"))?;
@@ -137,12 +134,7 @@ impl Wal {
     /// # Errors
     /// [`WalError::NotContiguous`], [`WalError::TooLarge`], [`WalError::DiskFull`] (nothing was recorded, the log can
     /// be used on), [`WalError::Failed`].
-    pub async fn append(
-        &self,
-        group: GroupId,
-        entries: Vec<LogEntry>,
-        done: Callback,
-    ) -> Result<(), WalError> {
+    pub async fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Callback) -> Result<(), WalError> {
         let bytes = self.check(&entries)?;
         let room = Arc::clone(&self.shared().room).acquire_many_owned(self.shared().units(bytes));
         let Ok(room) = room.await else {
@@ -155,15 +147,9 @@ impl Wal {
     ///
     /// # Errors
     /// As [`Wal::append`], and [`WalError::QueueFull`].
-    pub fn try_append(
-        &self,
-        group: GroupId,
-        entries: Vec<LogEntry>,
-        done: Callback,
-    ) -> Result<(), WalError> {
+    pub fn try_append(&self, group: GroupId, entries: Vec<LogEntry>, done: Callback) -> Result<(), WalError> {
         let bytes = self.check(&entries)?;
-        let room =
-            Arc::clone(&self.shared().room).try_acquire_many_owned(self.shared().units(bytes));
+        let room = Arc::clone(&self.shared().room).try_acquire_many_owned(self.shared().units(bytes));
         match room {
             Ok(room) => self.enqueue(group, entries, done, room),
             Err(TryAcquireError::NoPermits) => Err(WalError::QueueFull),
@@ -236,11 +222,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`WalError::Damaged`] when an entry's checksum does not fit, [`WalError::Io`], [`WalError::Failed`].
-    pub fn read(
-        &self,
-        group: GroupId,
-        range: RangeInclusive<u64>,
-    ) -> Result<Vec<LogEntry>, WalError> {
+    pub fn read(&self, group: GroupId, range: RangeInclusive<u64>) -> Result<Vec<LogEntry>, WalError> {
         self.read_limited(group, range, usize::MAX)
     }
 
@@ -280,15 +262,7 @@ impl Wal {
             }
         }
         // Files are read without the lock; a segment that is removed meanwhile stays readable through its handle.
-        found
-            .into_iter()
-            .map(|(index, source)| {
-                Ok(LogEntry {
-                    index,
-                    data: source.read()?,
-                })
-            })
-            .collect()
+        found.into_iter().map(|(index, source)| Ok(LogEntry { index, data: source.read()? })).collect()
     }
 
     /// Whether all of the range that is there is in memory, so that reading it does not block.
@@ -303,10 +277,7 @@ impl Wal {
         };
         let (start, end) = (first.max(*range.start()), last.min(*range.end()));
         // What is in memory is always the end of the log: the first one of the range decides.
-        start > end
-            || known
-                .entry(start)
-                .is_some_and(|(recent, _)| recent.is_some())
+        start > end || known.entry(start).is_some_and(|(recent, _)| recent.is_some())
     }
 
     /// What the log knows of a group; all empty for an unknown one. May read the last entry from the disk.
@@ -332,14 +303,8 @@ impl Wal {
                 last: bounds.map(|(_, last)| last),
                 last_data: None,
                 vote: known.vote.as_ref().map(|vote| vote.data.clone()),
-                committed: known
-                    .committed
-                    .as_ref()
-                    .map(|committed| committed.data.clone()),
-                purged: known
-                    .purged
-                    .as_ref()
-                    .map(|(index, marker)| (*index, marker.data.clone())),
+                committed: known.committed.as_ref().map(|committed| committed.data.clone()),
+                purged: known.purged.as_ref().map(|(index, marker)| (*index, marker.data.clone())),
             };
             (found, last)
         };
@@ -358,11 +323,7 @@ impl Wal {
     /// Bytes of a group's entries that are in the log: what a trigger of snapshots looks at.
     #[must_use]
     pub fn live_bytes(&self, group: GroupId) -> u64 {
-        self.shared()
-            .lock()
-            .groups
-            .get(&group)
-            .map_or(0, GroupIndex::live_bytes)
+        self.shared().lock().groups.get(&group).map_or(0, GroupIndex::live_bytes)
     }
 
     /// Whether appends are taken: `false` when the disk is nearly full or the log failed. Ask before proposing, and hand
@@ -441,14 +402,8 @@ impl Wal {
         let mut state = self.shared().lock();
         state.usable()?;
         if let Some(free) = state.disk_full {
-            self.shared()
-                .counters
-                .refused_disk_full
-                .fetch_add(1, Relaxed);
-            return Err(WalError::DiskFull {
-                free,
-                needed: self.shared().options.min_free_bytes,
-            });
+            self.shared().counters.refused_disk_full.fetch_add(1, Relaxed);
+            return Err(WalError::DiskFull { free, needed: self.shared().options.min_free_bytes });
         }
         state.append(group, entries)?;
         state.queue.callbacks.push(done);

@@ -41,47 +41,20 @@ impl Wal {
             Some(recovered) => recovered,
             None => create(&*disk, &options)?,
         };
-        let Recovered {
-            log_id,
-            life,
-            groups,
-            files,
-            tail,
-            first_segment,
-            mark,
-            report,
-        } = recovered;
+        let Recovered { log_id, life, groups, files, tail, first_segment, mark, report } = recovered;
         let mut usages = Usages::default();
         for (segment, file) in &files {
-            usages.add_segment(
-                *segment,
-                file.len().map_err(io_error("looking at a segment"))?,
-            );
+            usages.add_segment(*segment, file.len().map_err(io_error("looking at a segment"))?);
         }
         index::count(&groups, &mut usages);
         let file = files.get(&tail.segment).cloned();
-        let file = file.ok_or_else(|| {
-            damaged(
-                u64::from(tail.segment),
-                0,
-                "the last segment was not opened",
-            )
-        })?;
-        let ballast = segment::Ballast::open(&*disk, options.ballast_bytes)
-            .map_err(io_error("looking at the ballast"))?;
+        let file = file.ok_or_else(|| damaged(u64::from(tail.segment), 0, "the last segment was not opened"))?;
+        let ballast =
+            segment::Ballast::open(&*disk, options.ballast_bytes).map_err(io_error("looking at the ballast"))?;
         let mark = MarkFile::open(&*disk, mark).map_err(io_error("opening the mark"))?;
         let shared = Arc::new(Shared::new(options, groups, usages, files));
         let first_segment = u32::try_from(first_segment).unwrap_or(tail.segment);
-        let end = Appender::new(
-            Arc::clone(&shared),
-            disk,
-            log_id,
-            life,
-            file,
-            tail,
-            first_segment,
-            ballast,
-        );
+        let end = Appender::new(Arc::clone(&shared), disk, log_id, life, file, tail, first_segment, ballast);
         let mut writer = Writer {
             shared: Arc::clone(&shared),
             lock,
@@ -96,15 +69,7 @@ impl Wal {
             .name("raftmq-wal".to_owned())
             .spawn(move || writer.run())
             .map_err(io_error("starting the log's thread"))?;
-        Ok((
-            Self {
-                handle: Arc::new(Handle {
-                    shared,
-                    thread: Mutex::new(Some(thread)),
-                }),
-            },
-            report,
-        ))
+        Ok((Self { handle: Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) }) }, report))
     }
 }
 
@@ -113,14 +78,9 @@ impl Handle {
     pub(crate) fn close(&self) {
         self.shared.lock().closing = true;
         self.shared.wake.notify_one();
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A callback may hold the last clone: the writer cannot wait for itself.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
-        {
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
             // That it panicked was told to everyone by its guard.
             let _ = thread.join();
         }
@@ -136,22 +96,10 @@ impl Drop for Handle {
 /// Makes a log that has nothing in it.
 fn create(disk: &dyn Disk, options: &WalOptions) -> Result<Recovered, WalError> {
     let log_id = random_id().map_err(io_error("making a random name for the log"))?;
-    let header = SegmentHeader {
-        log_id,
-        segment: 1,
-        capacity: options.segment_bytes,
-        first_block: 1,
-        life: 1,
-        previous: 0,
-    };
+    let header =
+        SegmentHeader { log_id, segment: 1, capacity: options.segment_bytes, first_block: 1, life: 1, previous: 0 };
     let file = segment::create(disk, 1, &header).map_err(io_error("making the first segment"))?;
-    let tail = Tail {
-        segment: 1,
-        offset: PAGE,
-        capacity: header.capacity,
-        next_block: 1,
-        previous: 0,
-    };
+    let tail = Tail { segment: 1, offset: PAGE, capacity: header.capacity, next_block: 1, previous: 0 };
     Ok(Recovered {
         log_id,
         life: 1,
@@ -159,15 +107,8 @@ fn create(disk: &dyn Disk, options: &WalOptions) -> Result<Recovered, WalError> 
         files: BTreeMap::from([(1, file)]),
         tail,
         first_segment: 1,
-        mark: Mark {
-            log_id,
-            life: 1,
-            ..Mark::default()
-        },
-        report: RecoveryReport {
-            clean: true,
-            ..RecoveryReport::default()
-        },
+        mark: Mark { log_id, life: 1, ..Mark::default() },
+        report: RecoveryReport { clean: true, ..RecoveryReport::default() },
     })
 }
 

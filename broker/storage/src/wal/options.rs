@@ -41,9 +41,7 @@ impl WalOptions {
     /// Checks that the log can work with this.
     pub(crate) fn check(&self) -> Result<(), WalError> {
         let wrong = |what: &str| Err(WalError::Options(what.to_owned()));
-        if !self.segment_bytes.is_multiple_of(PAGE)
-            || !(2 * PAGE..=1 << 30).contains(&self.segment_bytes)
-        {
+        if !self.segment_bytes.is_multiple_of(PAGE) || !(2 * PAGE..=1 << 30).contains(&self.segment_bytes) {
             return wrong("a segment is a multiple of 4,096 bytes, from 8 KiB to 1 GiB");
         }
         if self.queue_bytes == 0 {

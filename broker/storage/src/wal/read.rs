@@ -26,11 +26,7 @@ impl State {
         let segment = place.segment().unwrap_or_default();
         match self.files.get(&segment) {
             Some(file) => Ok(Source::Disk(Arc::clone(file), place)),
-            None => Err(damaged(
-                u64::from(segment),
-                place.offset(),
-                "the segment of an entry is gone",
-            )),
+            None => Err(damaged(u64::from(segment), place.offset(), "the segment of an entry is gone")),
         }
     }
 }
@@ -41,16 +37,10 @@ impl Source {
             Self::Memory(data) => Ok(data),
             Self::Disk(file, place) => {
                 let mut data = vec![0; place.len()];
-                let len = file
-                    .read_at(&mut data, place.offset())
-                    .map_err(io_error("reading an entry"))?;
+                let len = file.read_at(&mut data, place.offset()).map_err(io_error("reading an entry"))?;
                 if !place.fits(&data[..len]) {
                     let segment = u64::from(place.segment().unwrap_or_default());
-                    return Err(damaged(
-                        segment,
-                        place.offset(),
-                        "the checksum of an entry does not fit",
-                    ));
+                    return Err(damaged(segment, place.offset(), "the checksum of an entry does not fit"));
                 }
                 Ok(data.into())
             }

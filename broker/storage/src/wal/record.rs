@@ -63,8 +63,8 @@ pub(crate) fn encode(group: GroupId, record: &Record<'_>, out: &mut Vec<u8>) {
         Record::Purge { index, marker } => (6, Some(index), marker),
         Record::Dropped => (7, None, &[]),
     };
-    let len = u32::try_from(encoded_len(record) - RECORD_HEADER)
-        .expect("a record fits a segment, which is under 4 GiB");
+    let len =
+        u32::try_from(encoded_len(record) - RECORD_HEADER).expect("a record fits a segment, which is under 4 GiB");
     out.extend_from_slice(&[kind, FORMAT]);
     out.extend_from_slice(&group.number.to_le_bytes());
     out.extend_from_slice(&group.generation.to_le_bytes());
@@ -117,51 +117,24 @@ pub(crate) struct Item {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
-    Entry {
-        index: u64,
-        ticket: u64,
-        data: Bytes,
-    },
-    Copied {
-        index: u64,
-        from: super::index::Place,
-        data: Bytes,
-    },
-    Vote {
-        ticket: u64,
-        data: Bytes,
-    },
-    Committed {
-        ticket: u64,
-        data: Bytes,
-    },
+    Entry { index: u64, ticket: u64, data: Bytes },
+    Copied { index: u64, from: super::index::Place, data: Bytes },
+    Vote { ticket: u64, data: Bytes },
+    Committed { ticket: u64, data: Bytes },
     Truncate(u64),
-    Purge {
-        index: u64,
-        ticket: u64,
-        marker: Bytes,
-    },
+    Purge { index: u64, ticket: u64, marker: Bytes },
     Dropped,
 }
 
 impl Item {
     pub(crate) fn record(&self) -> Record<'_> {
         match &self.body {
-            Body::Entry { index, data, .. } => Record::Entry {
-                index: *index,
-                data,
-            },
-            Body::Copied { index, data, .. } => Record::Copied {
-                index: *index,
-                data,
-            },
+            Body::Entry { index, data, .. } => Record::Entry { index: *index, data },
+            Body::Copied { index, data, .. } => Record::Copied { index: *index, data },
             Body::Vote { data, .. } => Record::Vote(data),
             Body::Committed { data, .. } => Record::Committed(data),
             Body::Truncate(index) => Record::Truncate(*index),
-            Body::Purge { index, marker, .. } => Record::Purge {
-                index: *index,
-                marker,
-            },
+            Body::Purge { index, marker, .. } => Record::Purge { index: *index, marker },
             Body::Dropped => Record::Dropped,
         }
     }
@@ -178,21 +151,12 @@ mod tests {
     fn records_come_back() {
         let group = GroupId::new(7, 2);
         let records = [
-            Record::Entry {
-                index: 5,
-                data: b"five",
-            },
-            Record::Copied {
-                index: u64::MAX,
-                data: b"",
-            },
+            Record::Entry { index: 5, data: b"five" },
+            Record::Copied { index: u64::MAX, data: b"" },
             Record::Vote(b"vote"),
             Record::Committed(b""),
             Record::Truncate(9),
-            Record::Purge {
-                index: 3,
-                marker: b"marker",
-            },
+            Record::Purge { index: 3, marker: b"marker" },
             Record::Dropped,
         ];
         let mut body = Vec::new();

@@ -25,8 +25,8 @@ use super::{
     RecoveryReport, WalError,
     disk::{Disk, DiskFile},
     format::{
-        BLOCK_FORMAT, BLOCK_HEADER, BlockHeader, HeaderError, PAGE, SEGMENT_FORMAT, SEGMENT_HEADER,
-        SegmentHeader, header_checksum, parse_segment_name, segment_name,
+        BLOCK_FORMAT, BLOCK_HEADER, BlockHeader, HeaderError, PAGE, SEGMENT_FORMAT, SEGMENT_HEADER, SegmentHeader,
+        header_checksum, parse_segment_name, segment_name,
     },
     index::GroupIndex,
     mark::Mark,
@@ -63,48 +63,30 @@ pub(crate) struct Tail {
 
 /// Reads the log; `None` when there is none yet.
 pub(crate) fn recover(disk: &dyn Disk) -> Result<Option<Recovered>, WalError> {
-    let names = disk
-        .list()
-        .map_err(io_error("listing the log's directory"))?;
+    let names = disk.list().map_err(io_error("listing the log's directory"))?;
     for name in names.iter().filter(|name| name.ends_with(".new")) {
         // A segment that never got its name holds nothing.
-        disk.remove(name)
-            .map_err(io_error("removing an unfinished segment"))?;
+        disk.remove(name).map_err(io_error("removing an unfinished segment"))?;
     }
     // What is seen now may be known to the page cache only; from here on it is relied on.
-    disk.sync_dir()
-        .map_err(io_error("syncing the log's directory"))?;
+    disk.sync_dir().map_err(io_error("syncing the log's directory"))?;
     let mark = Mark::read(disk).map_err(io_error("reading the mark"))?;
-    let mut segments: Vec<u32> = names
-        .iter()
-        .filter_map(|name| parse_segment_name(name))
-        .collect();
+    let mut segments: Vec<u32> = names.iter().filter_map(|name| parse_segment_name(name)).collect();
     segments.sort_unstable();
     let Some(newest) = segments.last().copied() else {
         return match mark {
-            Some(mark) => Err(damaged(
-                mark.segment,
-                0,
-                "no segment is there, but the mark knows of one",
-            )),
+            Some(mark) => Err(damaged(mark.segment, 0, "no segment is there, but the mark knows of one")),
             None => Ok(None),
         };
     };
     if let Some(mark) = &mark
         && mark.segment > u64::from(newest)
     {
-        return Err(damaged(
-            mark.segment,
-            0,
-            "the segment is missing: the mark knows of it",
-        ));
+        return Err(damaged(mark.segment, 0, "the segment is missing: the mark knows of it"));
     }
     // Removal goes from the oldest on but need not reach the disk in that order: what stands before a gap may be a
     // leftover. Whether all that is needed is here is checked below.
-    let run = segments
-        .windows(2)
-        .rposition(|pair| pair[0] + 1 != pair[1])
-        .map_or(0, |at| at + 1);
+    let run = segments.windows(2).rposition(|pair| pair[0] + 1 != pair[1]).map_or(0, |at| at + 1);
     let mut scan = Scan::default();
     for segment in &segments[run..] {
         scan.open_segment(disk, *segment)?;
@@ -120,8 +102,7 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Option<Recovered>, WalError> {
         ));
     }
     for leftover in &segments[..run] {
-        disk.remove(&segment_name(*leftover))
-            .map_err(io_error("removing a segment that is not needed"))?;
+        disk.remove(&segment_name(*leftover)).map_err(io_error("removing a segment that is not needed"))?;
     }
     scan.finish(newest, mark).map(Some)
 }
@@ -141,40 +122,21 @@ struct Scan {
 impl Scan {
     fn open_segment(&mut self, disk: &dyn Disk, segment: u32) -> Result<(), WalError> {
         let number = u64::from(segment);
-        let file = disk
-            .open(&segment_name(segment))
-            .map_err(io_error("opening a segment"))?;
+        let file = disk.open(&segment_name(segment)).map_err(io_error("opening a segment"))?;
         let mut page = [0; SEGMENT_HEADER];
-        let len = file
-            .read_at(&mut page, 0)
-            .map_err(io_error("reading a segment's header"))?;
+        let len = file.read_at(&mut page, 0).map_err(io_error("reading a segment's header"))?;
         let header = SegmentHeader::decode(&page[..len]).map_err(|error| match error {
             // A segment gets its name when its header is on the disk: there is no such thing as a torn one.
             HeaderError::Empty => damaged(number, 0, "the segment's header is gone"),
-            HeaderError::Invalid(reason) => {
-                damaged(number, 0, &format!("the segment's header: {reason}"))
+            HeaderError::Invalid(reason) => damaged(number, 0, &format!("the segment's header: {reason}")),
+            HeaderError::Version(found) => {
+                WalError::Unsupported { segment: number, offset: 0, what: "a segment", found, known: SEGMENT_FORMAT }
             }
-            HeaderError::Version(found) => WalError::Unsupported {
-                segment: number,
-                offset: 0,
-                what: "a segment",
-                found,
-                known: SEGMENT_FORMAT,
-            },
         })?;
         if header.segment != number {
-            return Err(damaged(
-                number,
-                0,
-                &format!("the file holds segment {}", header.segment),
-            ));
+            return Err(damaged(number, 0, &format!("the file holds segment {}", header.segment)));
         }
-        if self
-            .headers
-            .values()
-            .next()
-            .is_some_and(|first| first.log_id != header.log_id)
-        {
+        if self.headers.values().next().is_some_and(|first| first.log_id != header.log_id) {
             return Err(damaged(number, 0, "the file is of another log"));
         }
         self.headers.insert(segment, header);
@@ -184,16 +146,13 @@ impl Scan {
 
     fn read_segment(&mut self, segment: u32, mark: Option<&Mark>) -> Result<(), WalError> {
         let number = u64::from(segment);
-        let (Some(header), Some(file)) = (
-            self.headers.get(&segment).cloned(),
-            self.files.get(&segment).cloned(),
-        ) else {
+        let (Some(header), Some(file)) = (self.headers.get(&segment).cloned(), self.files.get(&segment).cloned())
+        else {
             return Err(damaged(number, 0, "the segment was not opened"));
         };
         match &self.tail {
             None => self.first_segment = self.first_segment.max(1),
-            Some(tail)
-                if tail.next_block == header.first_block && tail.previous == header.previous => {}
+            Some(tail) if tail.next_block == header.first_block && tail.previous == header.previous => {}
             Some(tail) => {
                 return Err(damaged(
                     u64::from(tail.segment),
@@ -246,21 +205,14 @@ impl Scan {
         mark: Option<&Mark>,
     ) -> Result<(), WalError> {
         let missing = |proof: &str| {
-            damaged(
-                header.segment,
-                tail.offset,
-                &format!("block {}: {reason}; {proof}", tail.next_block),
-            )
+            damaged(header.segment, tail.offset, &format!("block {}: {reason}; {proof}", tail.next_block))
         };
         if let Some(mark) = mark {
             if mark.log_id != header.log_id {
                 return Err(damaged(header.segment, 0, "the mark is of another log"));
             }
             if mark.synced >= tail.next_block {
-                return Err(missing(&format!(
-                    "the mark says that all up to block {} was synced",
-                    mark.synced
-                )));
+                return Err(missing(&format!("the mark says that all up to block {} was synced", mark.synced)));
             }
         }
         let len = file.len().map_err(io_error("looking at a segment"))?;
@@ -268,22 +220,16 @@ impl Scan {
         let mut buffer = vec![0; SCAN];
         let mut at = tail.offset;
         while at < len {
-            let count = file
-                .read_at(&mut buffer, at)
-                .map_err(io_error("reading behind the log's end"))?;
+            let count = file.read_at(&mut buffer, at).map_err(io_error("reading behind the log's end"))?;
             if count == 0 {
                 break;
             }
-            for (page_at, page) in (at..)
-                .step_by(PAGE as usize)
-                .zip(buffer[..count].chunks(PAGE as usize))
-            {
+            for (page_at, page) in (at..).step_by(PAGE as usize).zip(buffer[..count].chunks(PAGE as usize)) {
                 if page.iter().any(|byte| *byte != 0) {
                     written_to = page_at + page.len() as u64;
                 }
                 if let Ok(found) = BlockHeader::decode(page)
-                    && (found.log_id, found.segment, found.offset)
-                        == (header.log_id, header.segment, page_at)
+                    && (found.log_id, found.segment, found.offset) == (header.log_id, header.segment, page_at)
                     && found.synced >= tail.next_block
                 {
                     return Err(missing(&format!(
@@ -301,13 +247,11 @@ impl Scan {
         let mut at = tail.offset;
         while at < written_to {
             let count = (written_to - at).min(SCAN as u64);
-            file.write_at(&buffer[..count as usize], at)
-                .map_err(io_error("zeroing the torn end"))?;
+            file.write_at(&buffer[..count as usize], at).map_err(io_error("zeroing the torn end"))?;
             at += count;
         }
         if len < header.capacity {
-            file.allocate(header.capacity)
-                .map_err(io_error("reserving a segment again"))?;
+            file.allocate(header.capacity).map_err(io_error("reserving a segment again"))?;
         }
         // What is read now may stand in the page cache only.
         file.sync_all().map_err(io_error("syncing the log's end"))
@@ -333,23 +277,11 @@ impl Scan {
             self.report.records += 1;
             match record {
                 Record::Dropped => drop(self.groups.remove(&group)),
-                record => self
-                    .groups
-                    .entry(group)
-                    .or_default()
-                    .apply(segment, end, record),
+                record => self.groups.entry(group).or_default().apply(segment, end, record),
             }
             rest = &rest[len..];
         }
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            Err(damaged(
-                block.segment,
-                block.offset,
-                "bytes behind the last record",
-            ))
-        }
+        if rest.is_empty() { Ok(()) } else { Err(damaged(block.segment, block.offset, "bytes behind the last record")) }
     }
 
     fn finish(mut self, newest: u32, mark: Option<Mark>) -> Result<Recovered, WalError> {
@@ -362,16 +294,9 @@ impl Scan {
         }
         self.report.groups = groups.keys().copied().collect();
         self.report.groups.sort_unstable();
-        self.report.clean = mark
-            .as_ref()
-            .is_some_and(|mark| mark.clean && mark.synced + 1 == tail.next_block);
+        self.report.clean = mark.as_ref().is_some_and(|mark| mark.clean && mark.synced + 1 == tail.next_block);
         let life = self.life.max(mark.as_ref().map_or(0, |mark| mark.life)) + 1;
-        let mark = Mark {
-            log_id: header.log_id,
-            life,
-            clean: false,
-            ..mark.unwrap_or_default()
-        };
+        let mark = Mark { log_id: header.log_id, life, clean: false, ..mark.unwrap_or_default() };
         Ok(Recovered {
             log_id: header.log_id,
             life,
@@ -395,9 +320,7 @@ fn read_block(
     let no = |reason: &str| Ok(Err(reason.to_owned()));
     block.clear();
     block.resize(BLOCK_HEADER, 0);
-    let len = file
-        .read_at(block, tail.offset)
-        .map_err(io_error("reading a block"))?;
+    let len = file.read_at(block, tail.offset).map_err(io_error("reading a block"))?;
     let header = match BlockHeader::decode(&block[..len]) {
         Ok(header) => header,
         Err(HeaderError::Empty) => return no("nothing is there"),
@@ -412,10 +335,7 @@ fn read_block(
             });
         }
     };
-    if header.log_id != segment.log_id
-        || header.segment != segment.segment
-        || header.offset != tail.offset
-    {
+    if header.log_id != segment.log_id || header.segment != segment.segment || header.offset != tail.offset {
         return no("a block that was written for another place");
     }
     if header.block != tail.next_block || header.previous != tail.previous {
@@ -426,10 +346,7 @@ fn read_block(
     }
     block.resize(BLOCK_HEADER + header.body_len as usize, 0);
     let len = file
-        .read_at(
-            &mut block[BLOCK_HEADER..],
-            tail.offset + BLOCK_HEADER as u64,
-        )
+        .read_at(&mut block[BLOCK_HEADER..], tail.offset + BLOCK_HEADER as u64)
         .map_err(io_error("reading a block"))?;
     if len < header.body_len as usize {
         return no("the file ends within the block");
@@ -441,16 +358,9 @@ fn read_block(
 }
 
 pub(crate) fn damaged(segment: u64, offset: u64, reason: &str) -> WalError {
-    WalError::Damaged {
-        segment,
-        offset,
-        reason: reason.to_owned(),
-    }
+    WalError::Damaged { segment, offset, reason: reason.to_owned() }
 }
 
 pub(crate) fn io_error(context: &str) -> impl FnOnce(io::Error) -> WalError + use<'_> {
-    move |error| WalError::Io {
-        context: context.to_owned(),
-        error: Arc::new(error),
-    }
+    move |error| WalError::Io { context: context.to_owned(), error: Arc::new(error) }
 }

@@ -46,11 +46,7 @@ impl Replay {
             Record::Purge { index, marker } => {
                 if purged.is_none_or(|purged| index >= purged) {
                     self.purged = Some((index, control(marker)));
-                    while self
-                        .entries
-                        .first_key_value()
-                        .is_some_and(|(first, _)| *first <= index)
-                    {
+                    while self.entries.first_key_value().is_some_and(|(first, _)| *first <= index) {
                         self.entries.pop_first();
                     }
                 }
@@ -61,13 +57,8 @@ impl Replay {
     }
 
     pub(crate) fn finish(self, group: GroupId, segment: u64) -> Result<GroupIndex, WalError> {
-        let mut index = GroupIndex::recovered(self.entries).map_err(|missing| {
-            damaged(
-                segment,
-                0,
-                &format!("entry {missing} of group {group} is missing"),
-            )
-        })?;
+        let mut index = GroupIndex::recovered(self.entries)
+            .map_err(|missing| damaged(segment, 0, &format!("entry {missing} of group {group} is missing")))?;
         index.vote = self.vote;
         index.committed = self.committed;
         index.purged = self.purged;

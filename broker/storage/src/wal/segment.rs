@@ -10,11 +10,7 @@ use super::{
 const BALLAST_NAME: &str = "ballast";
 
 /// Makes a segment: it gets its name when its room is reserved and its header is on the disk.
-pub(crate) fn create(
-    disk: &dyn Disk,
-    number: u32,
-    header: &SegmentHeader,
-) -> io::Result<Arc<dyn DiskFile>> {
+pub(crate) fn create(disk: &dyn Disk, number: u32, header: &SegmentHeader) -> io::Result<Arc<dyn DiskFile>> {
     let name = segment_name(number);
     let unfinished = format!("{number:08x}.new");
     let made = write(disk, &unfinished, header);

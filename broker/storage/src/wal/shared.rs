@@ -103,11 +103,7 @@ impl Shared {
 
     pub(crate) fn check_len(&self, bytes: usize) -> Result<(), WalError> {
         let limit = self.record_limit();
-        if bytes > limit {
-            Err(WalError::TooLarge { bytes, limit })
-        } else {
-            Ok(())
-        }
+        if bytes > limit { Err(WalError::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 
     /// Ends the use of the log: everyone who waits gets the error, later callers too.
@@ -147,23 +143,13 @@ impl State {
     }
 
     /// Adds entries, all or none.
-    pub(crate) fn append(
-        &mut self,
-        group: GroupId,
-        entries: Vec<LogEntry>,
-    ) -> Result<(), WalError> {
-        let gap = |expected, got| WalError::NotContiguous {
-            group,
-            expected,
-            got,
-        };
+    pub(crate) fn append(&mut self, group: GroupId, entries: Vec<LogEntry>) -> Result<(), WalError> {
+        let gap = |expected, got| WalError::NotContiguous { group, expected, got };
         let Some(start) = entries.first().map(|entry| entry.index) else {
             return Ok(());
         };
         if let Some(known) = self.groups.get(&group) {
-            known
-                .may_append(start)
-                .map_err(|expected| gap(expected, start))?;
+            known.may_append(start).map_err(|expected| gap(expected, start))?;
         }
         for (expected, entry) in (start..u64::MAX).zip(&entries) {
             if entry.index != expected {
@@ -172,18 +158,8 @@ impl State {
         }
         for LogEntry { index, data } in entries {
             let ticket = self.ticket();
-            self.groups
-                .entry(group)
-                .or_default()
-                .append(index, ticket, data.clone());
-            self.push(
-                group,
-                Body::Entry {
-                    index,
-                    ticket,
-                    data,
-                },
-            );
+            self.groups.entry(group).or_default().append(index, ticket, data.clone());
+            self.push(group, Body::Entry { index, ticket, data });
         }
         Ok(())
     }
@@ -192,11 +168,7 @@ impl State {
     pub(crate) fn set_vote(&mut self, group: GroupId, vote: Bytes) {
         let ticket = self.ticket();
         let index = self.groups.entry(group).or_default();
-        replace(
-            &mut index.vote,
-            Control::pending(vote.clone(), ticket),
-            &mut self.usages,
-        );
+        replace(&mut index.vote, Control::pending(vote.clone(), ticket), &mut self.usages);
         self.push(group, Body::Vote { ticket, data: vote });
     }
 
@@ -204,11 +176,7 @@ impl State {
     pub(crate) fn set_committed(&mut self, group: GroupId, committed: Bytes) {
         let ticket = self.ticket();
         let index = self.groups.entry(group).or_default();
-        replace(
-            &mut index.committed,
-            Control::pending(committed, ticket),
-            &mut self.usages,
-        );
+        replace(&mut index.committed, Control::pending(committed, ticket), &mut self.usages);
         index.committed_waits = true;
     }
 
@@ -222,29 +190,14 @@ impl State {
     pub(crate) fn purge(&mut self, group: GroupId, to: u64, marker: Bytes) {
         let ticket = self.ticket();
         let index = self.groups.entry(group).or_default();
-        if index
-            .purged
-            .as_ref()
-            .is_some_and(|(purged, _)| *purged > to)
-        {
+        if index.purged.as_ref().is_some_and(|(purged, _)| *purged > to) {
             return;
         }
         index.purge(to, &mut self.usages);
         let mut control = index.purged.take().map(|(_, control)| control);
-        replace(
-            &mut control,
-            Control::pending(marker.clone(), ticket),
-            &mut self.usages,
-        );
+        replace(&mut control, Control::pending(marker.clone(), ticket), &mut self.usages);
         index.purged = control.map(|control| (to, control));
-        self.push(
-            group,
-            Body::Purge {
-                index: to,
-                ticket,
-                marker,
-            },
-        );
+        self.push(group, Body::Purge { index: to, ticket, marker });
     }
 
     pub(crate) fn drop_group(&mut self, group: GroupId) {

@@ -53,19 +53,14 @@ impl Writer {
     /// Notes on the disk that the log is open, before anything is handed in.
     pub(crate) fn begin(&mut self) -> Result<(), WalError> {
         self.look_at_space();
-        self.mark
-            .note(self.end.synced, u64::from(self.end.tail.segment), false)
-            .map_err(failed("writing the mark"))?;
+        self.mark.note(self.end.synced, u64::from(self.end.tail.segment), false).map_err(failed("writing the mark"))?;
         self.sync_mark()
     }
 
     /// The thread.
     pub(crate) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let mut guard = PanicGuard {
-            shared: &shared,
-            armed: true,
-        };
+        let mut guard = PanicGuard { shared: &shared, armed: true };
         let mut waiting = Vec::new();
         if let Err(error) = self.work(&mut waiting) {
             tracing::error!(%error, "the write-ahead log failed");
@@ -94,11 +89,7 @@ impl Writer {
         let mut state = shared.lock();
         let since = Instant::now();
         while !state.queue.urgent && !state.closing && !self.again {
-            let limit = if self.mark.is_synced() {
-                SPACE_EVERY
-            } else {
-                MARK_AFTER
-            };
+            let limit = if self.mark.is_synced() { SPACE_EVERY } else { MARK_AFTER };
             let timed_out;
             (state, timed_out) = wait(&shared, state, limit);
             if timed_out && !state.queue.urgent && !state.closing {
@@ -136,10 +127,7 @@ impl Writer {
                 && let Some(committed) = &group.committed
                 && let Some(ticket) = committed.ticket()
             {
-                let body = Body::Committed {
-                    ticket,
-                    data: committed.data.clone(),
-                };
+                let body = Body::Committed { ticket, data: committed.data.clone() };
                 batch.items.push(Item { group: *id, body });
             }
         }
@@ -155,23 +143,12 @@ impl Writer {
             copies = take_copies(state, oldest, &mut batch);
             self.again = !copies.is_empty();
         }
-        Work {
-            batch,
-            copies,
-            first_needed: state.usages.first_needed(current),
-        }
+        Work { batch, copies, first_needed: state.usages.first_needed(current) }
     }
 
     fn write(&mut self, work: Work, waiters: usize) -> Result<(), WalError> {
-        let Work {
-            mut batch,
-            copies,
-            first_needed,
-        } = work;
-        self.shared
-            .counters
-            .copied
-            .fetch_add(copies.len() as u64, Relaxed);
+        let Work { mut batch, copies, first_needed } = work;
+        self.shared.counters.copied.fetch_add(copies.len() as u64, Relaxed);
         for (mut item, place) in copies {
             if let Body::Copied { data, .. } = &mut item.body {
                 *data = self.read_back(place)?;
@@ -213,11 +190,7 @@ impl Writer {
             };
             let usages = &mut state.usages;
             match &item.body {
-                Body::Entry {
-                    index,
-                    ticket,
-                    data,
-                } => {
+                Body::Entry { index, ticket, data } => {
                     entries += 1;
                     let place = Place::written(placed.segment, placed.offset, data);
                     group.place_entry(*index, *ticket, place, usages);
@@ -255,20 +228,13 @@ impl Writer {
     fn remove_below(&mut self, first_needed: u32) -> Result<(), WalError> {
         loop {
             let mut state = self.shared.lock();
-            let Some((oldest, _)) = state
-                .usages
-                .oldest()
-                .filter(|(oldest, _)| *oldest < first_needed)
-            else {
+            let Some((oldest, _)) = state.usages.oldest().filter(|(oldest, _)| *oldest < first_needed) else {
                 return Ok(());
             };
             state.usages.remove_segment(oldest);
             state.files.remove(&oldest);
             drop(state);
-            self.end
-                .disk
-                .remove(&segment_name(oldest))
-                .map_err(failed("removing a segment"))?;
+            self.end.disk.remove(&segment_name(oldest)).map_err(failed("removing a segment"))?;
         }
     }
 
@@ -276,16 +242,10 @@ impl Writer {
         let segment = place.segment().unwrap_or_default();
         let file = self.shared.lock().files.get(&segment).cloned();
         let Some(file) = file else {
-            return Err(damaged(
-                u64::from(segment),
-                place.offset(),
-                "the segment of an entry is gone",
-            ));
+            return Err(damaged(u64::from(segment), place.offset(), "the segment of an entry is gone"));
         };
         let mut data = vec![0; place.len()];
-        let len = file
-            .read_at(&mut data, place.offset())
-            .map_err(failed("reading an entry to copy it"))?;
+        let len = file.read_at(&mut data, place.offset()).map_err(failed("reading an entry to copy it"))?;
         if !place.fits(&data[..len]) {
             return Err(damaged(
                 u64::from(segment),
@@ -319,11 +279,7 @@ impl Writer {
         let mut state = self.shared.lock();
         let was = state.disk_full.is_some();
         // Some more must be free to go on than to stop, so that it does not flap.
-        let limit = if was {
-            needed.saturating_add(needed / 8)
-        } else {
-            needed
-        };
+        let limit = if was { needed.saturating_add(needed / 8) } else { needed };
         state.disk_full = (free < limit).then_some(free);
         let is = state.disk_full.is_some();
         drop(state);
@@ -336,10 +292,7 @@ impl Writer {
     }
 
     fn note(&mut self, clean: bool) -> Result<(), WalError> {
-        if clean
-            || self.mark.noted() != self.end.synced
-            || self.mark.segment() != u64::from(self.end.tail.segment)
-        {
+        if clean || self.mark.noted() != self.end.synced || self.mark.segment() != u64::from(self.end.tail.segment) {
             self.mark
                 .note(self.end.synced, u64::from(self.end.tail.segment), clean)
                 .map_err(failed("writing the mark"))?;
@@ -366,56 +319,32 @@ fn take_copies(state: &mut State, oldest: u32, batch: &mut Batch) -> Vec<(Item, 
         if let Some(vote) = &mut group.vote
             && vote.renew(oldest, tickets[0], usages)
         {
-            push(Body::Vote {
-                ticket: tickets[0],
-                data: vote.data.clone(),
-            });
+            push(Body::Vote { ticket: tickets[0], data: vote.data.clone() });
         }
         if let Some(committed) = &mut group.committed
             && committed.renew(oldest, tickets[1], usages)
         {
-            push(Body::Committed {
-                ticket: tickets[1],
-                data: committed.data.clone(),
-            });
+            push(Body::Committed { ticket: tickets[1], data: committed.data.clone() });
         }
         if let Some((index, marker)) = &mut group.purged
             && marker.renew(oldest, tickets[2], usages)
         {
-            push(Body::Purge {
-                index: *index,
-                ticket: tickets[2],
-                marker: marker.data.clone(),
-            });
+            push(Body::Purge { index: *index, ticket: tickets[2], marker: marker.data.clone() });
         }
-        for (index, place) in group
-            .places()
-            .filter(|(_, place)| place.segment() == Some(oldest))
-        {
+        for (index, place) in group.places().filter(|(_, place)| place.segment() == Some(oldest)) {
             if bytes >= COPY_BYTES {
                 return copies;
             }
             bytes += place.len();
-            let body = Body::Copied {
-                index,
-                from: place,
-                data: Bytes::new(),
-            };
+            let body = Body::Copied { index, from: place, data: Bytes::new() };
             copies.push((Item { group: id, body }, place));
         }
     }
     copies
 }
 
-fn wait<'a>(
-    shared: &Shared,
-    state: MutexGuard<'a, State>,
-    limit: Duration,
-) -> (MutexGuard<'a, State>, bool) {
-    let (state, result) = shared
-        .wake
-        .wait_timeout(state, limit)
-        .unwrap_or_else(PoisonError::into_inner);
+fn wait<'a>(shared: &Shared, state: MutexGuard<'a, State>, limit: Duration) -> (MutexGuard<'a, State>, bool) {
+    let (state, result) = shared.wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
     (state, result.timed_out())
 }
 
@@ -428,8 +357,7 @@ struct PanicGuard<'a> {
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if self.armed {
-            let error =
-                failed("writing the log")(std::io::Error::other("the writer's thread panicked"));
+            let error = failed("writing the log")(std::io::Error::other("the writer's thread panicked"));
             self.shared.fail(&error, Vec::<Callback>::new());
         }
     }

@@ -3,13 +3,7 @@ use raftmq_mqtt::{DecodeError, PacketType, Will};
 use super::*;
 
 fn will(qos: QoS, retain: bool) -> Option<Will<'static>> {
-    Some(Will {
-        qos,
-        retain,
-        topic: "w",
-        payload: b"gone",
-        properties: Properties::EMPTY,
-    })
+    Some(Will { qos, retain, topic: "w", payload: b"gone", properties: Properties::EMPTY })
 }
 
 /// The request of a CONNECT, or the bytes that refuse it.
@@ -35,56 +29,13 @@ fn what_is_refused() {
     let long = "x".repeat(2_000);
     let (v3, v4, v5) = (connect(Version::V3_1), connect(V4), connect(V5));
     let table: Vec<(Connect<'_>, &[u8])> = vec![
-        (
-            Connect {
-                client_id: "",
-                ..v3.clone()
-            },
-            &[0x20, 2, 0, 2],
-        ),
-        (
-            Connect {
-                client_id: "",
-                clean_start: false,
-                ..v4.clone()
-            },
-            &[0x20, 2, 0, 2],
-        ),
-        (
-            Connect {
-                client_id: &long,
-                ..v4.clone()
-            },
-            &[0x20, 2, 0, 2],
-        ),
-        (
-            Connect {
-                client_id: &long,
-                ..v5.clone()
-            },
-            &[0x20, 3, 0, 0x85, 0],
-        ),
-        (
-            Connect {
-                properties: auth.as_properties(),
-                ..v5.clone()
-            },
-            &[0x20, 3, 0, 0x8C, 0],
-        ),
-        (
-            Connect {
-                will: will(QoS::ExactlyOnce, false),
-                ..v5.clone()
-            },
-            &[0x20, 3, 0, 0x9B, 0],
-        ),
-        (
-            Connect {
-                will: will(QoS::AtMostOnce, true),
-                ..v5.clone()
-            },
-            &[0x20, 3, 0, 0x9A, 0],
-        ),
+        (Connect { client_id: "", ..v3.clone() }, &[0x20, 2, 0, 2]),
+        (Connect { client_id: "", clean_start: false, ..v4.clone() }, &[0x20, 2, 0, 2]),
+        (Connect { client_id: &long, ..v4.clone() }, &[0x20, 2, 0, 2]),
+        (Connect { client_id: &long, ..v5.clone() }, &[0x20, 3, 0, 0x85, 0]),
+        (Connect { properties: auth.as_properties(), ..v5.clone() }, &[0x20, 3, 0, 0x8C, 0]),
+        (Connect { will: will(QoS::ExactlyOnce, false), ..v5.clone() }, &[0x20, 3, 0, 0x9B, 0]),
+        (Connect { will: will(QoS::AtMostOnce, true), ..v5.clone() }, &[0x20, 3, 0, 0x9A, 0]),
     ];
     for (connect, expected) in table {
         let refused = try_connect(SessionLimits::default(), connect.clone()).unwrap_err();
@@ -94,133 +45,57 @@ fn what_is_refused() {
 
 #[test]
 fn what_is_asked_of_the_server() {
-    let limits = SessionLimits {
-        max_session_expiry_s: 100,
-        max_keep_alive_s: 30,
-        ..SessionLimits::default()
-    };
+    let limits = SessionLimits { max_session_expiry_s: 100, max_keep_alive_s: 30, ..SessionLimits::default() };
     let password = Some(&b"secret-word"[..]);
-    let with = Connect {
-        username: Some("user"),
-        password,
-        will: will(QoS::ExactlyOnce, true),
-        ..connect(V4)
-    };
+    let with = Connect { username: Some("user"), password, will: will(QoS::ExactlyOnce, true), ..connect(V4) };
     let request = try_connect(limits.clone(), with).unwrap();
-    assert_eq!(
-        (
-            request.session_expiry_s,
-            request.keep_alive_s,
-            request.clean_start
-        ),
-        (0, 60, true)
-    );
+    assert_eq!((request.session_expiry_s, request.keep_alive_s, request.clean_start), (0, 60, true));
     assert_eq!(request.password.as_ref().unwrap().expose(), b"secret-word");
     assert_eq!(&*request.will.as_ref().unwrap().payload, b"gone");
     let debug = format!("{request:?}");
-    assert!(
-        !debug.contains("secret") && !debug.contains("115, 101"),
-        "{debug}"
-    );
+    assert!(!debug.contains("secret") && !debug.contains("115, 101"), "{debug}");
 
-    let request = try_connect(
-        limits.clone(),
-        Connect {
-            clean_start: false,
-            ..connect(V4)
-        },
-    )
-    .unwrap();
+    let request = try_connect(limits.clone(), Connect { clean_start: false, ..connect(V4) }).unwrap();
     assert_eq!(request.session_expiry_s, 100);
-    let request = try_connect(
-        limits.clone(),
-        Connect {
-            clean_start: false,
-            ..connect(V5)
-        },
-    )
-    .unwrap();
+    let request = try_connect(limits.clone(), Connect { clean_start: false, ..connect(V5) }).unwrap();
     assert_eq!((request.session_expiry_s, request.keep_alive_s), (0, 30));
-    let request = try_connect(
-        limits,
-        Connect {
-            client_id: "",
-            ..connect(V4)
-        },
-    )
-    .unwrap();
-    assert_eq!(
-        (&*request.client_id, request.assigned),
-        ("auto-07070707070707070707070707070707", true)
-    );
+    let request = try_connect(limits, Connect { client_id: "", ..connect(V4) }).unwrap();
+    assert_eq!((&*request.client_id, request.assigned), ("auto-07070707070707070707070707070707", true));
 }
 
 #[test]
 fn connack_says_what_there_is() {
-    let mut peer = Peer::new(SessionLimits {
-        max_session_expiry_s: 100,
-        max_keep_alive_s: 30,
-        ..SessionLimits::default()
-    });
+    let mut peer =
+        Peer::new(SessionLimits { max_session_expiry_s: 100, max_keep_alive_s: 30, ..SessionLimits::default() });
     let asked = properties(&[Property::SessionExpiryInterval(u32::MAX)]);
-    peer.give(Packet::Connect(Box::new(Connect {
-        client_id: "",
-        properties: asked.as_properties(),
-        ..connect(V5)
-    })));
+    peer.give(Packet::Connect(Box::new(Connect { client_id: "", properties: asked.as_properties(), ..connect(V5) })));
     peer.opened(OpenResult::Accepted { session: None });
-    let Decoded::Packet {
-        packet: Packet::ConnAck(ack),
-        ..
-    } = decode(&peer.out, Some(V5), &Limits::default()).unwrap()
+    let Decoded::Packet { packet: Packet::ConnAck(ack), .. } = decode(&peer.out, Some(V5), &Limits::default()).unwrap()
     else {
         panic!()
     };
     let told = ack.properties;
-    assert_eq!(
-        (ack.session_present, ack.reason),
-        (false, ReasonCode::Success)
-    );
+    assert_eq!((ack.session_present, ack.reason), (false, ReasonCode::Success));
     assert_eq!(told.session_expiry_interval(), Some(100));
     assert_eq!(told.server_keep_alive(), Some(30));
+    assert_eq!(told.assigned_client_identifier(), Some("auto-07070707070707070707070707070707"));
     assert_eq!(
-        told.assigned_client_identifier(),
-        Some("auto-07070707070707070707070707070707")
-    );
-    assert_eq!(
-        (
-            told.maximum_qos(),
-            told.retain_available(),
-            told.shared_subscription_available()
-        ),
+        (told.maximum_qos(), told.retain_available(), told.shared_subscription_available()),
         (Some(1), Some(0), Some(0))
     );
-    assert_eq!(
-        (told.receive_maximum(), told.maximum_packet_size()),
-        (Some(1_024), Some(1_048_576))
-    );
-    assert_eq!(
-        (
-            told.topic_alias_maximum(),
-            told.wildcard_subscription_available()
-        ),
-        (Some(32), None)
-    );
+    assert_eq!((told.receive_maximum(), told.maximum_packet_size()), (Some(1_024), Some(1_048_576)));
+    assert_eq!((told.topic_alias_maximum(), told.wildcard_subscription_available()), (Some(32), None));
     assert!(peer.connection.is_open() && peer.connection.can_read());
 }
 
 #[test]
 fn connack_of_older_versions() {
-    for (version, session, expected) in [
-        (Version::V3_1, true, [0x20, 2, 0, 0]),
-        (V4, true, [0x20, 2, 1, 0]),
-        (V4, false, [0x20, 2, 0, 0]),
-    ] {
+    for (version, session, expected) in
+        [(Version::V3_1, true, [0x20, 2, 0, 0]), (V4, true, [0x20, 2, 1, 0]), (V4, false, [0x20, 2, 0, 0])]
+    {
         let mut peer = Peer::new(SessionLimits::default());
         peer.give(Packet::Connect(Box::new(connect(version))));
-        peer.opened(OpenResult::Accepted {
-            session: session.then(Box::default),
-        });
+        peer.opened(OpenResult::Accepted { session: session.then(Box::default) });
         assert_eq!(peer.out, expected, "{version}");
     }
 }
@@ -248,45 +123,24 @@ fn the_server_refuses() {
 
 #[test]
 fn what_is_no_connect() {
-    let field = DecodeError::TrailingBytes {
-        packet: PacketType::Connect,
-        count: 1,
-    };
+    let field = DecodeError::TrailingBytes { packet: PacketType::Connect, count: 1 };
     let table: [(DecodeError, Option<Version>, &[u8]); 6] = [
-        (
-            DecodeError::ProtocolLevel { level: 1 },
-            None,
-            &[0x20, 2, 0, 1],
-        ),
-        (
-            DecodeError::ProtocolLevel { level: 6 },
-            None,
-            &[0x20, 3, 0, 0x84, 0],
-        ),
+        (DecodeError::ProtocolLevel { level: 1 }, None, &[0x20, 2, 0, 1]),
+        (DecodeError::ProtocolLevel { level: 6 }, None, &[0x20, 3, 0, 0x84, 0]),
         (DecodeError::ProtocolName, None, &[]),
-        (
-            DecodeError::ConnectExpected {
-                packet: PacketType::PingReq,
-            },
-            None,
-            &[],
-        ),
+        (DecodeError::ConnectExpected { packet: PacketType::PingReq }, None, &[]),
         (field, Some(V4), &[]),
         (field, Some(V5), &[0x20, 3, 0, 0x81, 0]),
     ];
     for (error, version, expected) in table {
         let mut peer = Peer::new(SessionLimits::default());
-        peer.connection
-            .on_decode_error(&error, version, &mut peer.out, &mut peer.actions);
+        peer.connection.on_decode_error(&error, version, &mut peer.out, &mut peer.actions);
         assert_eq!(peer.out, expected, "{error}");
         assert!(matches!(peer.closed(), Some(CloseReason::Refused(_))));
     }
     let mut peer = Peer::new(SessionLimits::default());
     peer.give(Packet::PingReq);
-    assert_eq!(
-        (peer.out.len(), peer.closed()),
-        (0, Some(CloseReason::Refused(ReasonCode::ProtocolError)))
-    );
+    assert_eq!((peer.out.len(), peer.closed()), (0, Some(CloseReason::Refused(ReasonCode::ProtocolError))));
 }
 
 #[test]
@@ -294,8 +148,7 @@ fn time_passes() {
     let mut peer = Peer::new(SessionLimits::default());
     assert_eq!(peer.connection.next_deadline(), Some(11_000));
     peer.now.ms = 11_000;
-    peer.connection
-        .on_timer(peer.now, &mut peer.out, &mut peer.actions);
+    peer.connection.on_timer(peer.now, &mut peer.out, &mut peer.actions);
     assert_eq!(peer.closed(), Some(CloseReason::ConnectTimeout));
     assert!(peer.out.is_empty());
 
@@ -303,19 +156,14 @@ fn time_passes() {
         let mut peer = Peer::simple(version);
         assert_eq!(peer.connection.next_deadline(), Some(91_000));
         peer.now.ms = 90_999;
-        peer.connection
-            .on_timer(peer.now, &mut peer.out, &mut peer.actions);
+        peer.connection.on_timer(peer.now, &mut peer.out, &mut peer.actions);
         peer.give(Packet::PingReq);
         assert_eq!(peer.sent(), ["PingResp"]);
         peer.out.clear();
         assert_eq!(peer.connection.next_deadline(), Some(180_999));
         peer.now.ms = 180_999;
-        peer.connection
-            .on_timer(peer.now, &mut peer.out, &mut peer.actions);
-        assert_eq!(
-            peer.closed(),
-            Some(CloseReason::Fault(ReasonCode::KeepAliveTimeout))
-        );
+        peer.connection.on_timer(peer.now, &mut peer.out, &mut peer.actions);
+        assert_eq!(peer.closed(), Some(CloseReason::Fault(ReasonCode::KeepAliveTimeout)));
         assert!(peer.closed().unwrap().publishes_will());
         assert_eq!(peer.told(), expected);
     }
@@ -332,20 +180,13 @@ fn packets_out_of_place() {
             reason: ReasonCode::Success,
             properties: Properties::EMPTY,
         }),
-        Packet::Auth(raftmq_mqtt::Auth {
-            reason: ReasonCode::ReAuthenticate,
-            properties: Properties::EMPTY,
-        }),
+        Packet::Auth(raftmq_mqtt::Auth { reason: ReasonCode::ReAuthenticate, properties: Properties::EMPTY }),
     ];
     for packet in table {
         for (version, expected) in [(V4, None), (V5, Some(ReasonCode::ProtocolError))] {
             let mut peer = Peer::simple(version);
             peer.give(packet.clone());
-            assert_eq!(
-                peer.closed(),
-                Some(CloseReason::Fault(ReasonCode::ProtocolError)),
-                "{packet:?}"
-            );
+            assert_eq!(peer.closed(), Some(CloseReason::Fault(ReasonCode::ProtocolError)), "{packet:?}");
             assert_eq!(peer.told(), expected);
             // What comes after the end has no effect.
             peer.give(Packet::PingReq);
@@ -365,23 +206,11 @@ fn the_ways_out() {
     let disconnect = |peer: &mut Peer, reason, expiry: Option<u32>| {
         let list = expiry.map(Property::SessionExpiryInterval);
         let properties = properties(list.as_slice());
-        peer.give(Packet::Disconnect(Disconnect {
-            reason,
-            properties: properties.as_properties(),
-        }));
+        peer.give(Packet::Disconnect(Disconnect { reason, properties: properties.as_properties() }));
     };
     let expiring = properties(&[Property::SessionExpiryInterval(50)]);
-    let open = || {
-        Peer::open(
-            V5,
-            SessionLimits {
-                max_session_expiry_s: 100,
-                ..SessionLimits::default()
-            },
-            &expiring,
-            None,
-        )
-    };
+    let open =
+        || Peer::open(V5, SessionLimits { max_session_expiry_s: 100, ..SessionLimits::default() }, &expiring, None);
 
     let mut peer = open();
     disconnect(&mut peer, ReasonCode::NORMAL_DISCONNECTION, None);
@@ -399,78 +228,43 @@ fn the_ways_out() {
 
     let mut peer = Peer::simple(V5);
     disconnect(&mut peer, ReasonCode::Success, Some(5));
-    assert_eq!(
-        peer.closed(),
-        Some(CloseReason::Fault(ReasonCode::ProtocolError))
-    );
+    assert_eq!(peer.closed(), Some(CloseReason::Fault(ReasonCode::ProtocolError)));
     assert_eq!(peer.end().expiry_s(), 0);
 
     for (version, expected) in [(V4, None), (V5, Some(ReasonCode::SessionTakenOver))] {
         let mut peer = Peer::simple(version);
-        peer.connection.close(
-            CloseReason::Server(ReasonCode::SessionTakenOver),
-            &mut peer.out,
-        );
+        peer.connection.close(CloseReason::Server(ReasonCode::SessionTakenOver), &mut peer.out);
         assert_eq!(peer.told(), expected);
         assert!(peer.connection.is_closed() && peer.actions.is_empty());
     }
     let mut peer = Peer::new(SessionLimits::default());
     peer.give(Packet::Connect(Box::new(connect(V5))));
-    peer.connection.close(
-        CloseReason::Server(ReasonCode::ServerShuttingDown),
-        &mut peer.out,
-    );
+    peer.connection.close(CloseReason::Server(ReasonCode::ServerShuttingDown), &mut peer.out);
     assert_eq!(peer.out, [0x20, 3, 0, 0x88, 0]);
     assert!(peer.connection.into_state().is_none());
 }
 
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(
-        size_of::<Connection>() <= 400,
-        "{}",
-        size_of::<Connection>()
-    );
+    assert!(size_of::<Connection>() <= 400, "{}", size_of::<Connection>());
 }
 
 #[test]
 fn reasons_for_people() {
-    let error = DecodeError::ZeroPacketId {
-        packet: PacketType::Subscribe,
-    };
+    let error = DecodeError::ZeroPacketId { packet: PacketType::Subscribe };
     let text = error.to_string();
     let quiet = properties(&[Property::RequestProblemInformation(0)]);
     let narrow = properties(&[Property::MaximumPacketSize(20)]);
-    for (asked, said) in [
-        (PropertiesBuf::new(), Some(&*text)),
-        (quiet, None),
-        (narrow, None),
-    ] {
+    for (asked, said) in [(PropertiesBuf::new(), Some(&*text)), (quiet, None), (narrow, None)] {
         // A client that takes so little gets no CONNACK: this one grew tired afterwards.
         let mut peer = Peer::open(V5, SessionLimits::default(), &PropertiesBuf::new(), None);
         peer.connection.explain = asked.as_properties().request_problem_information() != Some(0);
-        peer.connection.max_packet_size = asked
-            .as_properties()
-            .maximum_packet_size()
-            .unwrap_or(u32::MAX);
-        peer.connection
-            .on_decode_error(&error, None, &mut peer.out, &mut peer.actions);
-        assert_eq!(
-            peer.closed(),
-            Some(CloseReason::Fault(ReasonCode::MalformedPacket))
-        );
+        peer.connection.max_packet_size = asked.as_properties().maximum_packet_size().unwrap_or(u32::MAX);
+        peer.connection.on_decode_error(&error, None, &mut peer.out, &mut peer.actions);
+        assert_eq!(peer.closed(), Some(CloseReason::Fault(ReasonCode::MalformedPacket)));
         let sent = decode(&peer.out, Some(V5), &Limits::default()).unwrap();
-        let Decoded::Packet {
-            packet: Packet::Disconnect(disconnect),
-            ..
-        } = sent
-        else {
-            panic!()
-        };
-        assert_eq!(
-            (disconnect.reason, disconnect.properties.reason_string()),
-            (ReasonCode::MalformedPacket, said)
-        );
+        let Decoded::Packet { packet: Packet::Disconnect(disconnect), .. } = sent else { panic!() };
+        assert_eq!((disconnect.reason, disconnect.properties.reason_string()), (ReasonCode::MalformedPacket, said));
     }
 }
 
@@ -478,13 +272,7 @@ fn reasons_for_people() {
 fn a_client_that_takes_no_connack() {
     let mut peer = Peer::new(SessionLimits::default());
     let narrow = properties(&[Property::MaximumPacketSize(8)]);
-    peer.give(Packet::Connect(Box::new(Connect {
-        properties: narrow.as_properties(),
-        ..connect(V5)
-    })));
+    peer.give(Packet::Connect(Box::new(Connect { properties: narrow.as_properties(), ..connect(V5) })));
     peer.opened(OpenResult::Accepted { session: None });
-    assert_eq!(
-        peer.closed(),
-        Some(CloseReason::Fault(ReasonCode::PacketTooLarge))
-    );
+    assert_eq!(peer.closed(), Some(CloseReason::Fault(ReasonCode::PacketTooLarge)));
 }

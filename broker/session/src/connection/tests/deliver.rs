@@ -3,11 +3,7 @@ use crate::{DropReason, Flushed};
 use super::*;
 
 fn window(version: Version, window: u16) -> Peer {
-    let limits = SessionLimits {
-        max_in_flight: window,
-        max_queued_messages: 3,
-        ..SessionLimits::default()
-    };
+    let limits = SessionLimits { max_in_flight: window, max_queued_messages: 3, ..SessionLimits::default() };
     Peer::open(version, limits, &PropertiesBuf::new(), None)
 }
 
@@ -18,49 +14,22 @@ fn triple(payload: &str, id: u16, dup: bool) -> (String, u16, bool) {
 #[test]
 fn the_lower_qos_counts() {
     let (q0, q1, q2) = (QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce);
-    for (published, subscribed, expected) in
-        [(q0, q1, q0), (q1, q0, q0), (q1, q1, q1), (q2, q2, q1)]
-    {
+    for (published, subscribed, expected) in [(q0, q1, q0), (q1, q0, q0), (q1, q1, q1), (q2, q2, q1)] {
         let mut peer = Peer::simple(V4);
-        assert_eq!(
-            peer.deliver(&message("m", published), at(subscribed)),
-            Delivery::Sent(expected)
-        );
+        assert_eq!(peer.deliver(&message("m", published), at(subscribed)), Delivery::Sent(expected));
     }
 }
 
 #[test]
 fn window_queue_and_drops() {
     let mut peer = window(V5, 2);
-    let results: Vec<_> = (0..6)
-        .map(|i| {
-            peer.deliver(
-                &message(&i.to_string(), QoS::AtLeastOnce),
-                at(QoS::AtLeastOnce),
-            )
-        })
-        .collect();
+    let results: Vec<_> =
+        (0..6).map(|i| peer.deliver(&message(&i.to_string(), QoS::AtLeastOnce), at(QoS::AtLeastOnce))).collect();
     let (sent, queued) = (Delivery::Sent(QoS::AtLeastOnce), Delivery::Queued);
-    assert_eq!(
-        results,
-        [
-            sent,
-            sent,
-            queued,
-            queued,
-            queued,
-            Delivery::Dropped(DropReason::QueueFull)
-        ]
-    );
-    assert_eq!(
-        peer.deliveries(),
-        [triple("0", 1, false), triple("1", 2, false)]
-    );
+    assert_eq!(results, [sent, sent, queued, queued, queued, Delivery::Dropped(DropReason::QueueFull)]);
+    assert_eq!(peer.deliveries(), [triple("0", 1, false), triple("1", 2, false)]);
     // QoS 0 has no window.
-    assert_eq!(
-        peer.deliver(&message("zero", QoS::AtMostOnce), at(QoS::AtLeastOnce)),
-        Delivery::Sent(QoS::AtMostOnce)
-    );
+    assert_eq!(peer.deliver(&message("zero", QoS::AtMostOnce), at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtMostOnce));
     assert_eq!(peer.deliveries(), [triple("zero", 0, false)]);
     // Out of order, unknown, twice.
     for id in [2, 9, 2] {
@@ -69,30 +38,16 @@ fn window_queue_and_drops() {
     assert_eq!(peer.deliveries(), [triple("2", 3, false)]);
     peer.puback(1);
     peer.puback(3);
-    assert_eq!(
-        peer.deliveries(),
-        [triple("3", 4, false), triple("4", 5, false)]
-    );
+    assert_eq!(peer.deliveries(), [triple("3", 4, false), triple("4", 5, false)]);
     assert_eq!(peer.closed(), None);
     assert_eq!(peer.connection.session().messages(), (2, 0));
 }
 
 #[test]
 fn the_clients_receive_maximum() {
-    let mut peer = Peer::open(
-        V5,
-        SessionLimits::default(),
-        &properties(&[Property::ReceiveMaximum(1)]),
-        None,
-    );
-    assert_eq!(
-        peer.deliver(&message("a", QoS::AtLeastOnce), at(QoS::AtLeastOnce)),
-        Delivery::Sent(QoS::AtLeastOnce)
-    );
-    assert_eq!(
-        peer.deliver(&message("b", QoS::AtLeastOnce), at(QoS::AtLeastOnce)),
-        Delivery::Queued
-    );
+    let mut peer = Peer::open(V5, SessionLimits::default(), &properties(&[Property::ReceiveMaximum(1)]), None);
+    assert_eq!(peer.deliver(&message("a", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtLeastOnce));
+    assert_eq!(peer.deliver(&message("b", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
 }
 
 #[test]
@@ -100,56 +55,20 @@ fn the_clients_packet_size() {
     let small = properties(&[Property::MaximumPacketSize(64)]);
     let mut peer = Peer::open(V5, SessionLimits::default(), &small, None);
     let large = message(&"x".repeat(60), QoS::AtLeastOnce);
-    assert_eq!(
-        peer.deliver(&large, at(QoS::AtLeastOnce)),
-        Delivery::Dropped(DropReason::TooLarge)
-    );
+    assert_eq!(peer.deliver(&large, at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::TooLarge));
     peer.connection.set_congested();
     assert_eq!(peer.deliver(&large, at(QoS::AtLeastOnce)), Delivery::Queued);
-    assert_eq!(
-        peer.deliver(&message("s", QoS::AtLeastOnce), at(QoS::AtLeastOnce)),
-        Delivery::Queued
-    );
-    peer.connection
-        .on_writable(peer.now, &mut peer.out, &mut peer.actions);
-    assert_eq!(
-        peer.deliveries()
-            .iter()
-            .map(|sent| &*sent.0)
-            .collect::<Vec<_>>(),
-        ["s"]
-    );
-    let Some(Action::Flushed(flushed)) = peer.actions.pop() else {
-        panic!()
-    };
-    assert_eq!(
-        flushed,
-        Flushed {
-            sent_qos1: 1,
-            too_large: 1,
-            ..Flushed::default()
-        }
-    );
+    assert_eq!(peer.deliver(&message("s", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
+    peer.connection.on_writable(peer.now, &mut peer.out, &mut peer.actions);
+    assert_eq!(peer.deliveries().iter().map(|sent| &*sent.0).collect::<Vec<_>>(), ["s"]);
+    let Some(Action::Flushed(flushed)) = peer.actions.pop() else { panic!() };
+    assert_eq!(flushed, Flushed { sent_qos1: 1, too_large: 1, ..Flushed::default() });
 }
 
 #[test]
 fn subscription_options() {
-    let own = Publish {
-        payload: b"own",
-        retain: true,
-        ..publish("t", QoS::AtMostOnce, 0)
-    };
-    let own = Message::new(
-        &own,
-        Origin {
-            node: 1,
-            sequence: 1,
-        },
-        "client",
-        0,
-        None,
-    )
-    .unwrap();
+    let own = Publish { payload: b"own", retain: true, ..publish("t", QoS::AtMostOnce, 0) };
+    let own = Message::new(&own, Origin { node: 1, sequence: 1 }, "client", 0, None).unwrap();
     let mut peer = Peer::simple(V5);
     let mut info = at(QoS::AtMostOnce);
     info.options.no_local = true;
@@ -160,10 +79,7 @@ fn subscription_options() {
     info.options.retain_as_published = true;
     peer.deliver(&own, info);
     let sent = peer.sent();
-    assert!(
-        sent[0].contains("retain: false") && sent[0].contains("SubscriptionIdentifier(5)"),
-        "{sent:?}"
-    );
+    assert!(sent[0].contains("retain: false") && sent[0].contains("SubscriptionIdentifier(5)"), "{sent:?}");
     assert!(sent[1].contains("retain: true"), "{sent:?}");
 }
 
@@ -171,38 +87,18 @@ fn subscription_options() {
 fn expired_messages_are_not_sent() {
     let mut peer = window(V5, 1);
     let expiring = |payload: &str, at_ms| {
-        let publish = Publish {
-            payload: payload.as_bytes(),
-            ..publish("t", QoS::AtLeastOnce, 1)
-        };
-        Message::new(
-            &publish,
-            Origin {
-                node: 1,
-                sequence: 1,
-            },
-            "p",
-            0,
-            Some(at_ms),
-        )
-        .unwrap()
+        let publish = Publish { payload: payload.as_bytes(), ..publish("t", QoS::AtLeastOnce, 1) };
+        Message::new(&publish, Origin { node: 1, sequence: 1 }, "p", 0, Some(at_ms)).unwrap()
     };
     let start = peer.now.unix_ms;
-    assert_eq!(
-        peer.deliver(&expiring("old", start), at(QoS::AtLeastOnce)),
-        Delivery::Dropped(DropReason::Expired)
-    );
+    assert_eq!(peer.deliver(&expiring("old", start), at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::Expired));
     peer.deliver(&expiring("a", start + 1_000), at(QoS::AtLeastOnce));
     peer.deliver(&expiring("b", start + 1_000), at(QoS::AtLeastOnce));
     peer.deliver(&expiring("c", start + 9_000), at(QoS::AtLeastOnce));
     peer.deliveries();
     peer.now.unix_ms += 2_000;
     peer.puback(1);
-    assert!(
-        peer.sent()[0].contains("MessageExpiryInterval(7)"),
-        "{:?}",
-        peer.sent()
-    );
+    assert!(peer.sent()[0].contains("MessageExpiryInterval(7)"), "{:?}", peer.sent());
     assert_eq!(peer.deliveries(), [triple("c", 2, false)]);
 }
 
@@ -210,52 +106,30 @@ fn expired_messages_are_not_sent() {
 fn a_slow_reader() {
     let mut peer = window(V4, 10);
     peer.connection.set_congested();
-    for (payload, qos) in [
-        ("a", QoS::AtMostOnce),
-        ("b", QoS::AtLeastOnce),
-        ("c", QoS::AtMostOnce),
-    ] {
-        assert_eq!(
-            peer.deliver(&message(payload, qos), at(QoS::AtLeastOnce)),
-            Delivery::Queued
-        );
+    for (payload, qos) in [("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce), ("c", QoS::AtMostOnce)] {
+        assert_eq!(peer.deliver(&message(payload, qos), at(QoS::AtLeastOnce)), Delivery::Queued);
     }
     assert_eq!(
         peer.deliver(&message("d", QoS::AtMostOnce), at(QoS::AtMostOnce)),
         Delivery::Dropped(DropReason::QueueFull)
     );
     assert!(peer.out.is_empty());
-    peer.connection
-        .on_writable(peer.now, &mut peer.out, &mut peer.actions);
-    assert_eq!(
-        peer.deliveries(),
-        [
-            triple("a", 0, false),
-            triple("b", 1, false),
-            triple("c", 0, false)
-        ]
-    );
+    peer.connection.on_writable(peer.now, &mut peer.out, &mut peer.actions);
+    assert_eq!(peer.deliveries(), [triple("a", 0, false), triple("b", 1, false), triple("c", 0, false)]);
     assert!(!peer.connection.is_congested());
 }
 
 #[test]
 fn a_long_queue_goes_out_in_parts() {
-    let limits = SessionLimits {
-        max_in_flight: 1_000,
-        ..SessionLimits::default()
-    };
+    let limits = SessionLimits { max_in_flight: 1_000, ..SessionLimits::default() };
     let mut peer = Peer::open(V4, limits, &PropertiesBuf::new(), None);
     peer.connection.set_congested();
     for _ in 0..10 {
-        peer.deliver(
-            &message(&"x".repeat(100_000), QoS::AtLeastOnce),
-            at(QoS::AtLeastOnce),
-        );
+        peer.deliver(&message(&"x".repeat(100_000), QoS::AtLeastOnce), at(QoS::AtLeastOnce));
     }
     let mut parts = Vec::new();
     while peer.connection.is_congested() {
-        peer.connection
-            .on_writable(peer.now, &mut peer.out, &mut peer.actions);
+        peer.connection.on_writable(peer.now, &mut peer.out, &mut peer.actions);
         parts.push(peer.deliveries().len());
     }
     assert_eq!(parts, [3, 3, 3, 1]);
@@ -270,11 +144,7 @@ fn death_at_each_step_of_qos_1() {
         expected: &'static [(&'static str, u16, bool)],
     }
     let cases = [
-        Case {
-            name: "before the PUBLISH",
-            steps: |_| {},
-            expected: &[],
-        },
+        Case { name: "before the PUBLISH", steps: |_| {}, expected: &[] },
         Case {
             name: "PUBLISH not acknowledged",
             steps: |peer| {
@@ -312,10 +182,7 @@ fn death_at_each_step_of_qos_1() {
     ];
     for version in [V4, V5] {
         for case in &cases {
-            let limits = SessionLimits {
-                max_in_flight: 2,
-                ..SessionLimits::default()
-            };
+            let limits = SessionLimits { max_in_flight: 2, ..SessionLimits::default() };
             let expiring = match version {
                 V5 => properties(&[Property::SessionExpiryInterval(60)]),
                 _ => PropertiesBuf::new(),
@@ -327,20 +194,11 @@ fn death_at_each_step_of_qos_1() {
             assert!(session.expiry_s() > 0);
 
             let mut next = Peer::new(limits);
-            next.give(Packet::Connect(Box::new(Connect {
-                clean_start: false,
-                ..connect(version)
-            })));
-            next.opened(OpenResult::Accepted {
-                session: Some(session),
-            });
+            next.give(Packet::Connect(Box::new(Connect { clean_start: false, ..connect(version) })));
+            next.opened(OpenResult::Accepted { session: Some(session) });
             let sent = next.sent();
             assert!(sent[0].contains("session_present: true"), "{sent:?}");
-            let expected: Vec<_> = case
-                .expected
-                .iter()
-                .map(|&(payload, id, dup)| triple(payload, id, dup))
-                .collect();
+            let expected: Vec<_> = case.expected.iter().map(|&(payload, id, dup)| triple(payload, id, dup)).collect();
             assert_eq!(next.deliveries(), expected, "{}", case.name);
         }
     }
@@ -355,44 +213,17 @@ fn a_smaller_window_after_the_return() {
     peer.connection.close(CloseReason::Lost, &mut Vec::new());
     let mut session = peer.end();
     let now = Now::default();
-    let limits = SessionLimits {
-        max_queued_messages: 2,
-        ..SessionLimits::default()
-    };
-    let mut offline = |payload, qos| {
-        session.deliver_offline(
-            now,
-            &limits,
-            "client",
-            &message(payload, qos),
-            at(QoS::AtLeastOnce),
-        )
-    };
+    let limits = SessionLimits { max_queued_messages: 2, ..SessionLimits::default() };
+    let mut offline =
+        |payload, qos| session.deliver_offline(now, &limits, "client", &message(payload, qos), at(QoS::AtLeastOnce));
     assert_eq!(offline("e", QoS::AtLeastOnce), Delivery::Queued);
-    assert_eq!(
-        offline("f", QoS::AtLeastOnce),
-        Delivery::Dropped(DropReason::QueueFull)
-    );
-    assert_eq!(
-        offline("z", QoS::AtMostOnce),
-        Delivery::Dropped(DropReason::Offline)
-    );
+    assert_eq!(offline("f", QoS::AtLeastOnce), Delivery::Dropped(DropReason::QueueFull));
+    assert_eq!(offline("z", QoS::AtMostOnce), Delivery::Dropped(DropReason::Offline));
 
-    let mut next = Peer::new(SessionLimits {
-        max_in_flight: 1,
-        ..SessionLimits::default()
-    });
-    next.give(Packet::Connect(Box::new(Connect {
-        clean_start: false,
-        ..connect(V4)
-    })));
-    next.opened(OpenResult::Accepted {
-        session: Some(session),
-    });
-    assert_eq!(
-        next.deliver(&message("g", QoS::AtLeastOnce), at(QoS::AtLeastOnce)),
-        Delivery::Queued
-    );
+    let mut next = Peer::new(SessionLimits { max_in_flight: 1, ..SessionLimits::default() });
+    next.give(Packet::Connect(Box::new(Connect { clean_start: false, ..connect(V4) })));
+    next.opened(OpenResult::Accepted { session: Some(session) });
+    assert_eq!(next.deliver(&message("g", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
     let mut all = Vec::new();
     loop {
         let sent = next.deliveries();
@@ -420,29 +251,18 @@ fn identifiers_in_flight_are_not_used_again() {
 
 #[test]
 fn the_queue_is_bounded_by_bytes() {
-    let limits = SessionLimits {
-        max_queued_bytes: 2_500,
-        ..SessionLimits::default()
-    };
+    let limits = SessionLimits { max_queued_bytes: 2_500, ..SessionLimits::default() };
     let mut peer = Peer::open(V4, limits, &PropertiesBuf::new(), None);
     let large = message(&"x".repeat(900), QoS::AtMostOnce);
     for _ in 0..3 {
         peer.connection.set_congested();
-        let results: Vec<_> = (0..4)
-            .map(|_| peer.deliver(&large, at(QoS::AtMostOnce)))
-            .collect();
+        let results: Vec<_> = (0..4).map(|_| peer.deliver(&large, at(QoS::AtMostOnce))).collect();
         let queued = Delivery::Queued;
         assert_eq!(
             results,
-            [
-                queued,
-                queued,
-                Delivery::Dropped(DropReason::QueueFull),
-                Delivery::Dropped(DropReason::QueueFull)
-            ]
+            [queued, queued, Delivery::Dropped(DropReason::QueueFull), Delivery::Dropped(DropReason::QueueFull)]
         );
-        peer.connection
-            .on_writable(peer.now, &mut peer.out, &mut peer.actions);
+        peer.connection.on_writable(peer.now, &mut peer.out, &mut peer.actions);
         assert_eq!(peer.deliveries().len(), 2);
     }
 }

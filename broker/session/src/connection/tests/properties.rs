@@ -87,31 +87,18 @@ impl Watch {
             rest = &rest[consumed..];
         }
         for action in peer.actions.drain(..) {
-            if let Action::Publish {
-                token: Some(token), ..
-            } = action
-            {
+            if let Action::Publish { token: Some(token), .. } = action {
                 self.tokens.push(token);
             }
         }
-        assert_eq!(
-            peer.connection.state.outbound.sent_now().min(window),
-            self.unacknowledged.len().min(window)
-        );
+        assert_eq!(peer.connection.state.outbound.sent_now().min(window), self.unacknowledged.len().min(window));
     }
 }
 
 fn run(version: Version, limits: &SessionLimits, steps: Vec<Step>) {
     let window = usize::from(limits.max_in_flight);
-    let own = properties(&[
-        Property::SessionExpiryInterval(60),
-        Property::MaximumPacketSize(150),
-    ]);
-    let own = if version.is_v5() {
-        own
-    } else {
-        PropertiesBuf::new()
-    };
+    let own = properties(&[Property::SessionExpiryInterval(60), Property::MaximumPacketSize(150)]);
+    let own = if version.is_v5() { own } else { PropertiesBuf::new() };
     let largest = if version.is_v5() { 150 } else { usize::MAX };
     let mut peer = Peer::open(version, limits.clone(), &own, None);
     let mut watch = Watch::default();
@@ -121,10 +108,7 @@ fn run(version: Version, limits: &SessionLimits, steps: Vec<Step>) {
                 if peer.connection.can_read() {
                     let qos = QoS::from_u8(qos).unwrap();
                     let id = if qos == QoS::AtMostOnce { 0 } else { id };
-                    peer.give(Packet::Publish(Publish {
-                        retain,
-                        ..publish("t", qos, id)
-                    }));
+                    peer.give(Packet::Publish(Publish { retain, ..publish("t", qos, id) }));
                     if let Some(Action::Publish { token: Some(_), .. }) = peer.actions.last() {
                         watch.owed.push_back(id);
                     }
@@ -147,10 +131,7 @@ fn run(version: Version, limits: &SessionLimits, steps: Vec<Step>) {
             Step::Subscribe(id, filters) => {
                 let subscriptions = filters
                     .iter()
-                    .map(|&f| Subscription {
-                        filter: FILTERS[usize::from(f)],
-                        options: SubOptions::default(),
-                    })
+                    .map(|&f| Subscription { filter: FILTERS[usize::from(f)], options: SubOptions::default() })
                     .collect();
                 peer.give(Packet::Subscribe(Subscribe {
                     packet_id: id_of(id),
@@ -170,52 +151,33 @@ fn run(version: Version, limits: &SessionLimits, steps: Vec<Step>) {
             Step::Odd(0) => peer.give(Packet::Connect(Box::new(connect(version)))),
             Step::Odd(1) => peer.give(Packet::PingResp),
             Step::Odd(_) => {}
-            Step::Disconnect => peer.give(Packet::Disconnect(Disconnect {
-                reason: ReasonCode::Success,
-                properties: Properties::EMPTY,
-            })),
+            Step::Disconnect => {
+                peer.give(Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties: Properties::EMPTY }))
+            }
             Step::Published(at, ok) => {
                 if at < watch.tokens.len() {
                     let token = watch.tokens[at];
                     if at % 2 == 0 {
                         watch.tokens.remove(at);
                     }
-                    peer.published(
-                        token,
-                        if ok {
-                            ReasonCode::Success
-                        } else {
-                            ReasonCode::QuotaExceeded
-                        },
-                    );
+                    peer.published(token, if ok { ReasonCode::Success } else { ReasonCode::QuotaExceeded });
                 }
             }
             Step::Subscribed(id, ok) => {
                 let refused = [(0, ReasonCode::NotAuthorized), (9, ReasonCode::Success)];
                 let refused = if ok { &[][..] } else { &refused };
-                peer.connection
-                    .on_subscribed(id_of(id), refused, &mut peer.out, &mut peer.actions);
+                peer.connection.on_subscribed(id_of(id), refused, &mut peer.out, &mut peer.actions);
             }
-            Step::Unsubscribed(id) => {
-                peer.connection
-                    .on_unsubscribed(id_of(id), &mut peer.out, &mut peer.actions)
-            }
+            Step::Unsubscribed(id) => peer.connection.on_unsubscribed(id_of(id), &mut peer.out, &mut peer.actions),
             Step::Deliver { qos, size } => {
-                peer.deliver(
-                    &message(&"x".repeat(size), QoS::from_u8(qos).unwrap()),
-                    at(QoS::AtLeastOnce),
-                );
+                peer.deliver(&message(&"x".repeat(size), QoS::from_u8(qos).unwrap()), at(QoS::AtLeastOnce));
             }
             Step::Congested => peer.connection.set_congested(),
-            Step::Writable => {
-                peer.connection
-                    .on_writable(peer.now, &mut peer.out, &mut peer.actions)
-            }
+            Step::Writable => peer.connection.on_writable(peer.now, &mut peer.out, &mut peer.actions),
             Step::Time(ms) => {
                 peer.now.ms += ms;
                 peer.now.unix_ms += ms;
-                peer.connection
-                    .on_timer(peer.now, &mut peer.out, &mut peer.actions);
+                peer.connection.on_timer(peer.now, &mut peer.out, &mut peer.actions);
             }
             Step::Reconnect(keep) => {
                 watch.observe(&mut peer, window, largest);
@@ -227,9 +189,7 @@ fn run(version: Version, limits: &SessionLimits, steps: Vec<Step>) {
                     clean_start: !keep,
                     ..connect(version)
                 })));
-                peer.opened(OpenResult::Accepted {
-                    session: keep.then_some(session),
-                });
+                peer.opened(OpenResult::Accepted { session: keep.then_some(session) });
                 watch = Watch::default();
             }
         }

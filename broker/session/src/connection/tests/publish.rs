@@ -24,32 +24,11 @@ fn acknowledgements_keep_the_order() {
 #[test]
 fn the_message() {
     let mut peer = Peer::simple(V5);
-    let expiring = properties(&[
-        Property::MessageExpiryInterval(3),
-        Property::ContentType("x"),
-    ]);
-    peer.give(Packet::Publish(Publish {
-        properties: expiring.as_properties(),
-        ..publish("a/b", QoS::AtLeastOnce, 1)
-    }));
-    let Some(Action::Publish {
-        message,
-        token: Some(_),
-    }) = peer.actions.pop()
-    else {
-        panic!()
-    };
-    assert_eq!(
-        (message.topic(), message.payload(), message.publisher()),
-        ("a/b", &b"payload"[..], "client")
-    );
-    assert_eq!(
-        message.origin(),
-        Origin {
-            node: 1,
-            sequence: 1
-        }
-    );
+    let expiring = properties(&[Property::MessageExpiryInterval(3), Property::ContentType("x")]);
+    peer.give(Packet::Publish(Publish { properties: expiring.as_properties(), ..publish("a/b", QoS::AtLeastOnce, 1) }));
+    let Some(Action::Publish { message, token: Some(_) }) = peer.actions.pop() else { panic!() };
+    assert_eq!((message.topic(), message.payload(), message.publisher()), ("a/b", &b"payload"[..], "client"));
+    assert_eq!(message.origin(), Origin { node: 1, sequence: 1 });
     assert_eq!(message.expires_at_ms(), Some(peer.now.unix_ms + 3_000));
     assert_eq!(peer.origins.next, 2);
 }
@@ -61,39 +40,11 @@ fn what_is_not_offered() {
     let sub_id = properties(&[Property::SubscriptionIdentifier(1)]);
     let plain = publish("t", QoS::AtMostOnce, 0);
     let table = [
-        (
-            publish("t", QoS::ExactlyOnce, 1),
-            ReasonCode::QoSNotSupported,
-        ),
-        (
-            Publish {
-                retain: true,
-                ..plain
-            },
-            ReasonCode::RetainNotSupported,
-        ),
-        (
-            Publish {
-                properties: alias.as_properties(),
-                ..plain
-            },
-            ReasonCode::TopicAliasInvalid,
-        ),
-        (
-            Publish {
-                topic: "",
-                properties: unknown_alias.as_properties(),
-                ..plain
-            },
-            ReasonCode::ProtocolError,
-        ),
-        (
-            Publish {
-                properties: sub_id.as_properties(),
-                ..plain
-            },
-            ReasonCode::ProtocolError,
-        ),
+        (publish("t", QoS::ExactlyOnce, 1), ReasonCode::QoSNotSupported),
+        (Publish { retain: true, ..plain }, ReasonCode::RetainNotSupported),
+        (Publish { properties: alias.as_properties(), ..plain }, ReasonCode::TopicAliasInvalid),
+        (Publish { topic: "", properties: unknown_alias.as_properties(), ..plain }, ReasonCode::ProtocolError),
+        (Publish { properties: sub_id.as_properties(), ..plain }, ReasonCode::ProtocolError),
         (Publish { topic: "", ..plain }, ReasonCode::ProtocolError),
     ];
     for (packet, reason) in table {
@@ -104,13 +55,8 @@ fn what_is_not_offered() {
         assert_eq!(peer.actions.len(), 1);
     }
     let mut peer = Peer::simple(V4);
-    peer.give(Packet::Publish(Publish {
-        retain: true,
-        ..plain
-    }));
-    let Some(Action::Publish { message, .. }) = peer.actions.pop() else {
-        panic!()
-    };
+    peer.give(Packet::Publish(Publish { retain: true, ..plain }));
+    let Some(Action::Publish { message, .. }) = peer.actions.pop() else { panic!() };
     assert!(!message.retain());
     peer.publish("t", QoS::ExactlyOnce, 1);
     assert!(peer.closed().is_some() && peer.out.is_empty());
@@ -118,10 +64,7 @@ fn what_is_not_offered() {
 
 #[test]
 fn the_receive_maximum() {
-    let limits = SessionLimits {
-        receive_maximum: 2,
-        ..SessionLimits::default()
-    };
+    let limits = SessionLimits { receive_maximum: 2, ..SessionLimits::default() };
     let mut peer = Peer::open(V5, limits.clone(), &PropertiesBuf::new(), None);
     for id in 1..=2 {
         peer.publish("t", QoS::AtLeastOnce, id);
@@ -133,10 +76,7 @@ fn the_receive_maximum() {
     peer.publish("t", QoS::AtMostOnce, 0);
     assert_eq!(peer.closed(), None);
     peer.publish("t", QoS::AtLeastOnce, 4);
-    assert_eq!(
-        peer.closed(),
-        Some(CloseReason::Fault(ReasonCode::ReceiveMaximumExceeded))
-    );
+    assert_eq!(peer.closed(), Some(CloseReason::Fault(ReasonCode::ReceiveMaximumExceeded)));
 
     // An older client is not read until there is room.
     let mut peer = Peer::open(V4, limits, &PropertiesBuf::new(), None);
@@ -146,8 +86,7 @@ fn the_receive_maximum() {
     }
     assert!(!peer.connection.can_read());
     peer.now.ms += 1_000_000;
-    peer.connection
-        .on_timer(peer.now, &mut peer.out, &mut peer.actions);
+    peer.connection.on_timer(peer.now, &mut peer.out, &mut peer.actions);
     assert_eq!(peer.closed(), None);
     let tokens = peer.tokens();
     peer.published(tokens[0], ReasonCode::Success);
@@ -160,37 +99,21 @@ fn an_error_to_a_publisher() {
     peer.publish("t", QoS::AtLeastOnce, 1);
     let tokens = peer.tokens();
     peer.published(tokens[0], ReasonCode::QuotaExceeded);
-    assert_eq!(
-        (peer.out.as_slice(), peer.closed()),
-        (&[0x40, 3, 0, 1, 0x97][..], None)
-    );
+    assert_eq!((peer.out.as_slice(), peer.closed()), (&[0x40, 3, 0, 1, 0x97][..], None));
     let mut peer = Peer::simple(V4);
     peer.publish("t", QoS::AtLeastOnce, 1);
     let tokens = peer.tokens();
     peer.published(tokens[0], ReasonCode::QuotaExceeded);
-    assert_eq!(
-        (peer.out.len(), peer.closed()),
-        (0, Some(CloseReason::Fault(ReasonCode::QuotaExceeded)))
-    );
+    assert_eq!((peer.out.len(), peer.closed()), (0, Some(CloseReason::Fault(ReasonCode::QuotaExceeded))));
 }
 
 #[test]
 fn topic_aliases() {
-    let limits = SessionLimits {
-        max_topic_aliases: 2,
-        max_topic_alias_bytes: 10,
-        ..SessionLimits::default()
-    };
+    let limits = SessionLimits { max_topic_aliases: 2, max_topic_alias_bytes: 10, ..SessionLimits::default() };
     let mut peer = Peer::open(V5, limits, &PropertiesBuf::new(), None);
-    let (one, two) = (
-        properties(&[Property::TopicAlias(1)]),
-        properties(&[Property::TopicAlias(2)]),
-    );
+    let (one, two) = (properties(&[Property::TopicAlias(1)]), properties(&[Property::TopicAlias(2)]));
     let mut give = |topic: &str, alias: &PropertiesBuf| {
-        peer.give(Packet::Publish(Publish {
-            properties: alias.as_properties(),
-            ..publish(topic, QoS::AtMostOnce, 0)
-        }));
+        peer.give(Packet::Publish(Publish { properties: alias.as_properties(), ..publish(topic, QoS::AtMostOnce, 0) }));
         match peer.actions.pop() {
             Some(Action::Publish { message, .. }) => {
                 assert_eq!(message.properties().topic_alias(), None);
@@ -214,8 +137,5 @@ fn topic_aliases() {
     for (topic, alias, expected) in script {
         assert_eq!(give(topic, alias).as_deref(), Ok(expected));
     }
-    assert_eq!(
-        give("1234567890", &two),
-        Err(CloseReason::Fault(ReasonCode::QuotaExceeded))
-    );
+    assert_eq!(give("1234567890", &two), Err(CloseReason::Fault(ReasonCode::QuotaExceeded)));
 }

@@ -42,11 +42,7 @@ fn build() -> Log {
         let content = disk.content(&segment_name(segment));
         let mut offset = 4096;
         while let Some(Ok(header)) = content.get(offset..).map(BlockHeader::decode) {
-            blocks.push(Block {
-                segment,
-                offset,
-                body: header.body_len as usize,
-            });
+            blocks.push(Block { segment, offset, body: header.body_len as usize });
             offset = header.end() as usize;
         }
     }
@@ -72,23 +68,15 @@ fn open(disk: &SimDisk) -> Outcome {
     };
     let found = wal.all(G1);
     for (entry, index) in found.iter().zip(1..) {
-        assert_eq!(
-            (entry.index, &entry.data),
-            (index, &data(index)),
-            "what is there is what was written"
-        );
+        assert_eq!((entry.index, &entry.data), (index, &data(index)), "what is there is what was written");
     }
     if found.len() as u64 == ENTRIES {
         return Outcome::Whole;
     }
-    assert!(
-        report.torn_bytes > 0 && report.torn_reason.is_some(),
-        "{report:?}"
-    );
+    assert!(report.torn_bytes > 0 && report.torn_reason.is_some(), "{report:?}");
     // The log can be used on, and stays as it is now.
     let next = found.len() as u64 + 1;
-    wal.append_now(G1, vec![entry(next, "after the cut")])
-        .unwrap();
+    wal.append_now(G1, vec![entry(next, "after the cut")]).unwrap();
     drop(wal);
     let (wal, report) = Wal::on(disk, small()).unwrap();
     assert!(report.torn_bytes == 0 && wal.all(G1).len() as u64 == next);
@@ -111,34 +99,18 @@ fn every_byte_of_every_block_header_and_bytes_of_every_body() {
     let log = build();
     for (at, block) in log.blocks.iter().enumerate() {
         let last = at + 1 == log.blocks.len();
-        let body = (BLOCK_HEADER..BLOCK_HEADER + block.body).step_by(if block.body > 1000 {
-            501
-        } else {
-            7
-        });
+        let body = (BLOCK_HEADER..BLOCK_HEADER + block.body).step_by(if block.body > 1000 { 501 } else { 7 });
         let ends = [BLOCK_HEADER + block.body - 1];
         for byte in (0..BLOCK_HEADER).chain(body).chain(ends) {
             for mark in [true, false] {
-                let disk = log.damaged(block.segment, mark, |content| {
-                    content[block.offset + byte] ^= 0x41
-                });
+                let disk = log.damaged(block.segment, mark, |content| content[block.offset + byte] ^= 0x41);
                 // Nothing proves that the last block was synced when the mark is gone too.
-                let expected = if last && !mark {
-                    Outcome::Cut(ENTRIES - 1)
-                } else {
-                    Outcome::Damaged
-                };
-                assert_eq!(
-                    open(&disk),
-                    expected,
-                    "block {at}, byte {byte}, mark {mark}"
-                );
+                let expected = if last && !mark { Outcome::Cut(ENTRIES - 1) } else { Outcome::Damaged };
+                assert_eq!(open(&disk), expected, "block {at}, byte {byte}, mark {mark}");
             }
         }
         let padding = (BLOCK_HEADER + block.body).next_multiple_of(4096) - 1;
-        let disk = log.damaged(block.segment, true, |content| {
-            content[block.offset + padding] ^= 0x41
-        });
+        let disk = log.damaged(block.segment, true, |content| content[block.offset + padding] ^= 0x41);
         assert_eq!(open(&disk), Outcome::Whole, "padding of block {at}");
     }
 }
@@ -149,11 +121,7 @@ fn every_byte_of_every_segment_header() {
     for segment in 1..=4 {
         for byte in 0..SEGMENT_HEADER {
             let disk = log.damaged(segment, byte % 2 == 0, |content| content[byte] ^= 0x41);
-            assert_eq!(
-                open(&disk),
-                Outcome::Damaged,
-                "segment {segment}, byte {byte}"
-            );
+            assert_eq!(open(&disk), Outcome::Damaged, "segment {segment}, byte {byte}");
         }
         let disk = log.damaged(segment, true, |content| content[SEGMENT_HEADER + 1] ^= 0x41);
         assert_eq!(open(&disk), Outcome::Whole);
@@ -182,33 +150,16 @@ fn zeroed_pages_and_zeroed_ends() {
         let last = at + 1 == log.blocks.len();
         let end = block.offset + (BLOCK_HEADER + block.body).next_multiple_of(4096);
         for mark in [true, false] {
-            let expected = if last && !mark {
-                Outcome::Cut(ENTRIES - 1)
-            } else {
-                Outcome::Damaged
-            };
-            let disk = log.damaged(block.segment, mark, |content| {
-                content[block.offset + 50..end].fill(0)
-            });
-            assert_eq!(
-                open(&disk),
-                expected,
-                "all but the first bytes of block {at} zeroed"
-            );
-            let disk = log.damaged(block.segment, mark, |content| {
-                content[block.offset..].fill(0)
-            });
-            let rest_of_log = log.blocks[at..]
-                .iter()
-                .all(|later| later.segment == block.segment);
+            let expected = if last && !mark { Outcome::Cut(ENTRIES - 1) } else { Outcome::Damaged };
+            let disk = log.damaged(block.segment, mark, |content| content[block.offset + 50..end].fill(0));
+            assert_eq!(open(&disk), expected, "all but the first bytes of block {at} zeroed");
+            let disk = log.damaged(block.segment, mark, |content| content[block.offset..].fill(0));
+            let rest_of_log = log.blocks[at..].iter().all(|later| later.segment == block.segment);
             match Wal::on(&disk, small()) {
                 Err(WalError::Damaged { .. }) => {}
                 // Everything from here to the end of the log is gone without a trace, as if it had never been.
                 Ok((wal, _)) if rest_of_log && !mark => assert_eq!(wal.all(G1).len(), at),
-                other => panic!(
-                    "zeroed from block {at} on, mark {mark}: {:?}",
-                    other.map(|(_, report)| report)
-                ),
+                other => panic!("zeroed from block {at} on, mark {mark}: {:?}", other.map(|(_, report)| report)),
             }
         }
     }
@@ -218,36 +169,15 @@ fn zeroed_pages_and_zeroed_ends() {
 fn cut_files() {
     let log = build();
     for (at, block) in log.blocks.iter().enumerate() {
-        for len in [
-            0,
-            10,
-            4096,
-            block.offset,
-            block.offset + 50,
-            block.offset + BLOCK_HEADER + block.body - 1,
-        ] {
+        for len in [0, 10, 4096, block.offset, block.offset + 50, block.offset + BLOCK_HEADER + block.body - 1] {
             let disk = log.damaged(block.segment, true, |content| content.truncate(len));
-            assert_eq!(
-                open(&disk),
-                Outcome::Damaged,
-                "segment of block {at} cut to {len}"
-            );
+            assert_eq!(open(&disk), Outcome::Damaged, "segment of block {at} cut to {len}");
         }
     }
     let last = log.blocks.last().unwrap();
-    let disk = log.damaged(4, true, |content| {
-        content.truncate(last.offset + BLOCK_HEADER + last.body)
-    });
-    assert_eq!(
-        open(&disk),
-        Outcome::Whole,
-        "only what was reserved is missing"
-    );
-    assert_eq!(
-        disk.content(&segment_name(4)).len() as u64,
-        small().segment_bytes,
-        "and it is reserved again"
-    );
+    let disk = log.damaged(4, true, |content| content.truncate(last.offset + BLOCK_HEADER + last.body));
+    assert_eq!(open(&disk), Outcome::Whole, "only what was reserved is missing");
+    assert_eq!(disk.content(&segment_name(4)).len() as u64, small().segment_bytes, "and it is reserved again");
 }
 
 #[test]
@@ -256,33 +186,18 @@ fn missing_swapped_and_foreign_segments() {
     for segment in 1..=4 {
         let disk = log.disk.copy();
         disk.remove(&segment_name(segment)).unwrap();
-        assert_eq!(
-            open(&disk),
-            Outcome::Damaged,
-            "segment {segment} is missing"
-        );
+        assert_eq!(open(&disk), Outcome::Damaged, "segment {segment} is missing");
         for other in (1..=4).filter(|other| *other != segment) {
             let disk = log.disk.copy();
-            let (first, second) = (
-                disk.content(&segment_name(segment)),
-                disk.content(&segment_name(other)),
-            );
+            let (first, second) = (disk.content(&segment_name(segment)), disk.content(&segment_name(other)));
             disk.change(&segment_name(segment), |content| *content = second);
             disk.change(&segment_name(other), |content| *content = first);
-            assert_eq!(
-                open(&disk),
-                Outcome::Damaged,
-                "segments {segment} and {other} are swapped"
-            );
+            assert_eq!(open(&disk), Outcome::Damaged, "segments {segment} and {other} are swapped");
         }
         let disk = log.disk.copy();
         let foreign = build().disk.content(&segment_name(segment));
         disk.change(&segment_name(segment), |content| *content = foreign);
-        assert_eq!(
-            open(&disk),
-            Outcome::Damaged,
-            "segment {segment} is of another log"
-        );
+        assert_eq!(open(&disk), Outcome::Damaged, "segment {segment} is of another log");
     }
     let disk = log.disk.copy();
     (1..=4).for_each(|segment| disk.remove(&segment_name(segment)).unwrap());
@@ -320,22 +235,13 @@ fn a_segment_that_is_not_needed_may_be_there_or_not() {
         let disk = disk.copy();
         for segment in keep {
             disk.create(&segment_name(*segment)).unwrap();
-            disk.change(&segment_name(*segment), |content| {
-                *content = old.content(&segment_name(*segment))
-            });
+            disk.change(&segment_name(*segment), |content| *content = old.content(&segment_name(*segment)));
         }
         let (wal, _) = Wal::on(&disk, small()).unwrap_or_else(|error| panic!("{keep:?}: {error}"));
         assert_eq!(wal.all(G1), [entry(ENTRIES, data(ENTRIES))], "{keep:?}");
-        wal.append_now(G1, vec![entry(ENTRIES + 1, "more")])
-            .unwrap();
+        wal.append_now(G1, vec![entry(ENTRIES + 1, "more")]).unwrap();
         wal.sync_now().unwrap();
-        eventually("leftovers go", || {
-            disk.names()
-                .iter()
-                .filter(|name| name.ends_with(".wal"))
-                .count()
-                == 1
-        });
+        eventually("leftovers go", || disk.names().iter().filter(|name| name.ends_with(".wal")).count() == 1);
     }
 }
 
@@ -343,10 +249,7 @@ fn a_segment_that_is_not_needed_may_be_there_or_not() {
 fn a_block_of_an_earlier_write_is_not_met_again() {
     // Two blocks are written and not synced; the first is torn, the second is whole.
     let log = build();
-    let (torn, whole) = (
-        &log.blocks[ENTRIES as usize - 2],
-        &log.blocks[ENTRIES as usize - 1],
-    );
+    let (torn, whole) = (&log.blocks[ENTRIES as usize - 2], &log.blocks[ENTRIES as usize - 1]);
     assert_eq!(torn.segment, whole.segment);
     let disk = log.damaged(whole.segment, false, |content| {
         // As if both were of one batch: the second does not know that the first was synced.
@@ -378,13 +281,7 @@ fn a_block_of_another_history_of_the_same_log() {
     wal.close().unwrap();
     let (third, name) = (4096 * 3..4096 * 4, segment_name(1));
     let foreign = other.content(&name)[third.clone()].to_vec();
-    assert!(
-        BlockHeader::decode(&foreign)
-            .is_ok_and(|header| header.block == 3 && header.offset == 4096 * 3)
-    );
+    assert!(BlockHeader::decode(&foreign).is_ok_and(|header| header.block == 3 && header.offset == 4096 * 3));
     disk.change(&name, |content| content[third].copy_from_slice(&foreign));
-    assert!(matches!(
-        Wal::on(&disk, small()),
-        Err(WalError::Damaged { .. })
-    ));
+    assert!(matches!(Wal::on(&disk, small()), Err(WalError::Damaged { .. })));
 }

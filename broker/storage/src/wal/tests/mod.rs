@@ -43,10 +43,7 @@ pub(super) fn done() -> (Callback, mpsc::Receiver<Result<(), WalError>>) {
 }
 
 pub(super) fn entry(index: u64, data: impl Into<Bytes>) -> LogEntry {
-    LogEntry {
-        index,
-        data: data.into(),
-    }
+    LogEntry { index, data: data.into() }
 }
 
 impl Wal {

@@ -74,24 +74,13 @@ impl Run {
                 let group = name(group);
                 let known = self.state().remove(&group).unwrap_or_default();
                 let last = known.entries.last_key_value().map(|(index, _)| *index);
-                let next = last
-                    .or(known.purged.map(|(index, _)| index))
-                    .map_or(1, |index| index + 1);
-                let data = Bytes::from(format!(
-                    "{:-<width$}",
-                    self.counter,
-                    width = usize::from(*size)
-                ));
-                let entries: Vec<_> = (next..next + u64::from(*count))
-                    .map(|index| entry(index, data.clone()))
-                    .collect();
-                self.wal
-                    .try_append(group, entries.clone(), ignore())
-                    .unwrap();
+                let next = last.or(known.purged.map(|(index, _)| index)).map_or(1, |index| index + 1);
+                let data = Bytes::from(format!("{:-<width$}", self.counter, width = usize::from(*size)));
+                let entries: Vec<_> =
+                    (next..next + u64::from(*count)).map(|index| entry(index, data.clone())).collect();
+                self.wal.try_append(group, entries.clone(), ignore()).unwrap();
                 for entry in entries {
-                    self.record(group, |group| {
-                        drop(group.entries.insert(entry.index, entry.data))
-                    });
+                    self.record(group, |group| drop(group.entries.insert(entry.index, entry.data)));
                 }
             }
             Step::Truncate { group, back } => {
@@ -99,10 +88,7 @@ impl Run {
                 let Some(known) = self.state().remove(&group) else {
                     return;
                 };
-                let last = known
-                    .entries
-                    .last_key_value()
-                    .map_or(0, |(index, _)| *index);
+                let last = known.entries.last_key_value().map_or(0, |(index, _)| *index);
                 let from = last.saturating_sub(u64::from(*back));
                 self.wal.truncate_from(group, from).unwrap();
                 self.record(group, |group| drop(group.entries.split_off(&from)));
@@ -111,8 +97,7 @@ impl Run {
                 let group = name(group);
                 let known = self.state().remove(&group).unwrap_or_default();
                 let first = known.entries.first_key_value().map(|(index, _)| *index);
-                let to =
-                    first.or(known.purged.map(|(index, _)| index)).unwrap_or(0) + u64::from(*ahead);
+                let to = first.or(known.purged.map(|(index, _)| index)).unwrap_or(0) + u64::from(*ahead);
                 let marker = Bytes::from(self.counter.to_string());
                 self.wal.purge_to(group, to, marker.clone()).unwrap();
                 self.record(group, |group| {
@@ -122,9 +107,7 @@ impl Run {
             }
             Step::Vote { group } => {
                 let vote = Bytes::from(self.counter.to_string());
-                self.wal
-                    .save_vote(name(group), vote.clone(), ignore())
-                    .unwrap();
+                self.wal.save_vote(name(group), vote.clone(), ignore()).unwrap();
                 self.record(name(group), |group| group.vote = Some(vote));
             }
             Step::Drop { group } => {
@@ -151,9 +134,7 @@ impl Run {
             Step::PowerFailure { seed, bias } => {
                 let mut random = *seed | 1;
                 let disk = self.disk.crash(|| {
-                    random = random
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1_442_695_040_888_963_407);
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     ((random >> 33) & 0xff) as u8 <= *bias
                 });
                 self.reopen(disk);
@@ -167,20 +148,12 @@ impl Run {
     }
 
     fn reopen(&mut self, disk: SimDisk) -> RecoveryReport {
-        let (wal, report) =
-            Wal::on(&disk, small()).unwrap_or_else(|error| panic!("a crash is no damage: {error}"));
+        let (wal, report) = Wal::on(&disk, small()).unwrap_or_else(|error| panic!("a crash is no damage: {error}"));
         self.wal = wal;
         self.disk = disk;
         let found = read(&self.wal);
-        let at = self
-            .states
-            .iter()
-            .rposition(|state| without_empty(state) == found);
-        assert!(
-            at.is_some(),
-            "found {found:?}, acknowledged {:?}",
-            self.states.front()
-        );
+        let at = self.states.iter().rposition(|state| without_empty(state) == found);
+        assert!(at.is_some(), "found {found:?}, acknowledged {:?}", self.states.front());
         self.states = VecDeque::from([self.states[at.unwrap()].clone()]);
         report
     }
@@ -192,41 +165,17 @@ impl Run {
 }
 
 fn without_empty(model: &Model) -> Model {
-    model
-        .iter()
-        .filter(|(_, group)| **group != Group::default())
-        .map(|(id, group)| (*id, group.clone()))
-        .collect()
+    model.iter().filter(|(_, group)| **group != Group::default()).map(|(id, group)| (*id, group.clone())).collect()
 }
 
 fn read(wal: &Wal) -> Model {
     let groups = wal.groups().into_iter().map(|id| {
         let state = wal.group_state(id).unwrap();
-        let entries: BTreeMap<_, _> = wal
-            .all(id)
-            .into_iter()
-            .map(|entry| (entry.index, entry.data))
-            .collect();
-        assert_eq!(
-            state.last,
-            entries.last_key_value().map(|(index, _)| *index)
-        );
-        assert_eq!(
-            state.last_data.as_ref(),
-            entries.last_key_value().map(|(_, data)| data)
-        );
-        assert_eq!(
-            wal.live_bytes(id),
-            entries.values().map(|data| data.len() as u64).sum::<u64>()
-        );
-        (
-            id,
-            Group {
-                entries,
-                vote: state.vote,
-                purged: state.purged,
-            },
-        )
+        let entries: BTreeMap<_, _> = wal.all(id).into_iter().map(|entry| (entry.index, entry.data)).collect();
+        assert_eq!(state.last, entries.last_key_value().map(|(index, _)| *index));
+        assert_eq!(state.last_data.as_ref(), entries.last_key_value().map(|(_, data)| data));
+        assert_eq!(wal.live_bytes(id), entries.values().map(|data| data.len() as u64).sum::<u64>());
+        (id, Group { entries, vote: state.vote, purged: state.purged })
     });
     without_empty(&groups.collect())
 }

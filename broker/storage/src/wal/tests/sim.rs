@@ -103,22 +103,12 @@ impl SimDisk {
                 kept.resize(content.live.len(), 0);
             }
             for sector in content.dirty {
-                let (from, to) = (
-                    sector * 512,
-                    (sector * 512 + 512).min(content.live.len()).min(kept.len()),
-                );
+                let (from, to) = (sector * 512, (sector * 512 + 512).min(content.live.len()).min(kept.len()));
                 if from < to && chance() {
                     kept[from..to].copy_from_slice(&content.live[from..to]);
                 }
             }
-            files.insert(
-                id,
-                Content {
-                    live: kept.clone(),
-                    durable: kept,
-                    dirty: BTreeSet::new(),
-                },
-            );
+            files.insert(id, Content { live: kept.clone(), durable: kept, dirty: BTreeSet::new() });
         }
         let state = State {
             next: state.next,
@@ -155,10 +145,7 @@ impl Disk for SimDisk {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let id = *self.lock().names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimFile {
-            disk: self.clone(),
-            id,
-        }))
+        Ok(Arc::new(SimFile { disk: self.clone(), id }))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -168,10 +155,7 @@ impl Disk for SimDisk {
         state.files.insert(id, Content::default());
         state.names.insert(name.to_owned(), id);
         state.pending.push(Op::Name(name.to_owned(), id));
-        Ok(Arc::new(SimFile {
-            disk: self.clone(),
-            id,
-        }))
+        Ok(Arc::new(SimFile { disk: self.clone(), id }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -257,22 +241,14 @@ impl DiskFile for SimFile {
             }
             None => Ok(()),
         })?;
-        self.with(|content| {
-            content
-                .live
-                .resize(content.live.len().max(bytes as usize), 0)
-        });
+        self.with(|content| content.live.resize(content.live.len().max(bytes as usize), 0));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.disk.faults(|faults| {
             faults.syncs += 1;
-            if faults.sync {
-                Err(io::Error::other("a sync that fails"))
-            } else {
-                Ok(())
-            }
+            if faults.sync { Err(io::Error::other("a sync that fails")) } else { Ok(()) }
         })?;
         self.with(|content| {
             content.durable.clone_from(&content.live);
@@ -287,10 +263,7 @@ impl DiskFile for SimFile {
 }
 
 impl Wal {
-    pub(crate) fn on(
-        disk: &SimDisk,
-        options: WalOptions,
-    ) -> Result<(Self, RecoveryReport), WalError> {
+    pub(crate) fn on(disk: &SimDisk, options: WalOptions) -> Result<(Self, RecoveryReport), WalError> {
         Self::open_on(Arc::new(disk.clone()), None, options)
     }
 }

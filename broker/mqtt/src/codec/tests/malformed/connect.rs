@@ -3,123 +3,43 @@
 use super::super::packet;
 use super::{MQTT, check, field, property};
 use crate::topic::TopicError;
-use crate::{
-    DecodeError, FieldError, PacketType, PropertyError, PropertyId, PropertyPlace, ReasonCode,
-};
+use crate::{DecodeError, FieldError, PacketType, PropertyError, PropertyId, PropertyPlace, ReasonCode};
 
 use DecodeError::{Reserved, Rule, TopicName};
 
 #[test]
 fn connect() {
     use PacketType::Connect;
-    let rule = |rule| Rule {
-        packet: Connect,
-        rule,
-    };
-    let connect =
-        |level: u8, flags: u8, rest: &[u8]| packet(0x10, &[MQTT, &[level, flags, 0, 60], rest]);
-    let reserved = |field, value| Reserved {
-        packet: Connect,
-        field,
-        value,
-    };
+    let rule = |rule| Rule { packet: Connect, rule };
+    let connect = |level: u8, flags: u8, rest: &[u8]| packet(0x10, &[MQTT, &[level, flags, 0, 60], rest]);
+    let reserved = |field, value| Reserved { packet: Connect, field, value };
     check(vec![
-        (
-            "empty",
-            None,
-            packet(0x10, &[]),
-            field(Connect, "protocol name", FieldError::Truncated),
-        ),
-        (
-            "another protocol",
-            None,
-            packet(0x10, &[b"\x00\x04HTTP\x04"]),
-            DecodeError::ProtocolName,
-        ),
-        (
-            "lower case",
-            None,
-            packet(0x10, &[b"\x00\x04mqtt\x04"]),
-            DecodeError::ProtocolName,
-        ),
-        (
-            "level 6",
-            None,
-            connect(6, 2, &[0, 0]),
-            DecodeError::ProtocolLevel { level: 6 },
-        ),
-        (
-            "a bridge's level",
-            None,
-            connect(0x84, 2, &[0, 0]),
-            DecodeError::ProtocolLevel { level: 0x84 },
-        ),
-        (
-            "MQTT, level 3",
-            None,
-            connect(3, 2, &[0, 0]),
-            DecodeError::ProtocolLevel { level: 3 },
-        ),
+        ("empty", None, packet(0x10, &[]), field(Connect, "protocol name", FieldError::Truncated)),
+        ("another protocol", None, packet(0x10, &[b"\x00\x04HTTP\x04"]), DecodeError::ProtocolName),
+        ("lower case", None, packet(0x10, &[b"\x00\x04mqtt\x04"]), DecodeError::ProtocolName),
+        ("level 6", None, connect(6, 2, &[0, 0]), DecodeError::ProtocolLevel { level: 6 }),
+        ("a bridge's level", None, connect(0x84, 2, &[0, 0]), DecodeError::ProtocolLevel { level: 0x84 }),
+        ("MQTT, level 3", None, connect(3, 2, &[0, 0]), DecodeError::ProtocolLevel { level: 3 }),
         (
             "MQIsdp, level 4",
             None,
             packet(0x10, &[b"\x00\x06MQIsdp\x04\x02\x00\x00\x00\x00"]),
             DecodeError::ProtocolLevel { level: 4 },
         ),
-        (
-            "no flags",
-            None,
-            packet(0x10, &[MQTT, &[4]]),
-            field(Connect, "connect flags", FieldError::Truncated),
-        ),
+        ("no flags", None, packet(0x10, &[MQTT, &[4]]), field(Connect, "connect flags", FieldError::Truncated)),
         (
             "half a keep alive",
             None,
             packet(0x10, &[MQTT, &[4, 2, 0]]),
             field(Connect, "keep alive", FieldError::Truncated),
         ),
-        (
-            "reserved flag",
-            None,
-            connect(4, 0b11, &[0, 0]),
-            reserved("connect flags", 0b11),
-        ),
-        (
-            "reserved flag, 5",
-            None,
-            connect(5, 0b11, &[0, 0, 0]),
-            reserved("connect flags", 0b11),
-        ),
-        (
-            "password without user",
-            None,
-            connect(4, 0x42, &[0, 0, 0, 0]),
-            rule("a password without a user name"),
-        ),
-        (
-            "will QoS without will",
-            None,
-            connect(4, 0x0A, &[0, 0]),
-            rule("will flags without a will"),
-        ),
-        (
-            "will retain without will",
-            None,
-            connect(5, 0x22, &[0, 0, 0]),
-            rule("will flags without a will"),
-        ),
-        (
-            "will QoS 3",
-            None,
-            connect(4, 0x1E, &[0, 0, 0, 1, b'a', 0, 0]),
-            reserved("will QoS", 0x1E),
-        ),
-        (
-            "no client id",
-            None,
-            connect(4, 2, &[]),
-            field(Connect, "client identifier", FieldError::Truncated),
-        ),
+        ("reserved flag", None, connect(4, 0b11, &[0, 0]), reserved("connect flags", 0b11)),
+        ("reserved flag, 5", None, connect(5, 0b11, &[0, 0, 0]), reserved("connect flags", 0b11)),
+        ("password without user", None, connect(4, 0x42, &[0, 0, 0, 0]), rule("a password without a user name")),
+        ("will QoS without will", None, connect(4, 0x0A, &[0, 0]), rule("will flags without a will")),
+        ("will retain without will", None, connect(5, 0x22, &[0, 0, 0]), rule("will flags without a will")),
+        ("will QoS 3", None, connect(4, 0x1E, &[0, 0, 0, 1, b'a', 0, 0]), reserved("will QoS", 0x1E)),
+        ("no client id", None, connect(4, 2, &[]), field(Connect, "client identifier", FieldError::Truncated)),
         (
             "client id cut",
             None,
@@ -132,75 +52,26 @@ fn connect() {
             connect(4, 2, &[0, 3, 0xED, 0xA0, 0x80]),
             field(Connect, "client identifier", FieldError::Utf8),
         ),
-        (
-            "overlong",
-            None,
-            connect(4, 2, &[0, 2, 0xC0, 0x80]),
-            field(Connect, "client identifier", FieldError::Utf8),
-        ),
-        (
-            "U+0000",
-            None,
-            connect(4, 2, &[0, 2, b'a', 0]),
-            field(Connect, "client identifier", FieldError::Nul),
-        ),
-        (
-            "no will",
-            None,
-            connect(4, 6, &[0, 0]),
-            field(Connect, "will topic", FieldError::Truncated),
-        ),
+        ("overlong", None, connect(4, 2, &[0, 2, 0xC0, 0x80]), field(Connect, "client identifier", FieldError::Utf8)),
+        ("U+0000", None, connect(4, 2, &[0, 2, b'a', 0]), field(Connect, "client identifier", FieldError::Nul)),
+        ("no will", None, connect(4, 6, &[0, 0]), field(Connect, "will topic", FieldError::Truncated)),
         (
             "empty will topic",
             None,
             connect(4, 6, &[0, 0, 0, 0, 0, 0]),
-            TopicName {
-                packet: Connect,
-                error: TopicError::Empty,
-            },
+            TopicName { packet: Connect, error: TopicError::Empty },
         ),
         (
             "wildcard in the will topic",
             None,
             connect(4, 6, &[0, 0, 0, 1, b'#', 0, 0]),
-            TopicName {
-                packet: Connect,
-                error: TopicError::Wildcard,
-            },
+            TopicName { packet: Connect, error: TopicError::Wildcard },
         ),
-        (
-            "no user name",
-            None,
-            connect(4, 0x82, &[0, 0]),
-            field(Connect, "user name", FieldError::Truncated),
-        ),
-        (
-            "no password",
-            None,
-            connect(4, 0xC2, &[0, 0, 0, 0]),
-            field(Connect, "password", FieldError::Truncated),
-        ),
-        (
-            "trailing",
-            None,
-            connect(4, 2, &[0, 0, 9, 9]),
-            DecodeError::TrailingBytes {
-                packet: Connect,
-                count: 2,
-            },
-        ),
-        (
-            "no properties",
-            None,
-            connect(5, 2, &[]),
-            field(Connect, "property length", FieldError::Truncated),
-        ),
-        (
-            "properties cut",
-            None,
-            connect(5, 2, &[9, 0x21]),
-            field(Connect, "properties", FieldError::Truncated),
-        ),
+        ("no user name", None, connect(4, 0x82, &[0, 0]), field(Connect, "user name", FieldError::Truncated)),
+        ("no password", None, connect(4, 0xC2, &[0, 0, 0, 0]), field(Connect, "password", FieldError::Truncated)),
+        ("trailing", None, connect(4, 2, &[0, 0, 9, 9]), DecodeError::TrailingBytes { packet: Connect, count: 2 }),
+        ("no properties", None, connect(5, 2, &[]), field(Connect, "property length", FieldError::Truncated)),
+        ("properties cut", None, connect(5, 2, &[9, 0x21]), field(Connect, "properties", FieldError::Truncated)),
         (
             "length of 5 bytes",
             None,
@@ -217,12 +88,7 @@ fn connect() {
             "authentication data alone",
             None,
             connect(5, 2, &[4, 0x16, 0, 1, 1, 0, 0]),
-            property(
-                Connect,
-                PropertyError::Missing {
-                    property: PropertyId::AuthenticationMethod,
-                },
-            ),
+            property(Connect, PropertyError::Missing { property: PropertyId::AuthenticationMethod }),
         ),
         (
             // Not 0x94, which CONNACK cannot carry.
@@ -231,10 +97,7 @@ fn connect() {
             connect(5, 2, &[3, 0x23, 0, 0, 0, 0]),
             property(
                 Connect,
-                PropertyError::NotAllowed {
-                    property: PropertyId::TopicAlias,
-                    place: PropertyPlace::Packet(Connect),
-                },
+                PropertyError::NotAllowed { property: PropertyId::TopicAlias, place: PropertyPlace::Packet(Connect) },
             ),
         ),
         (
@@ -243,15 +106,9 @@ fn connect() {
             connect(5, 6, &[0, 0, 0, 3, 0x23, 0, 1, 0, 1, b'a', 0, 0]),
             property(
                 Connect,
-                PropertyError::NotAllowed {
-                    property: PropertyId::TopicAlias,
-                    place: PropertyPlace::Will,
-                },
+                PropertyError::NotAllowed { property: PropertyId::TopicAlias, place: PropertyPlace::Will },
             ),
         ),
     ]);
-    assert_eq!(
-        DecodeError::ProtocolLevel { level: 6 }.reason_code(),
-        ReasonCode::UnsupportedProtocolVersion
-    );
+    assert_eq!(DecodeError::ProtocolLevel { level: 6 }.reason_code(), ReasonCode::UnsupportedProtocolVersion);
 }
