@@ -63,7 +63,12 @@ pub(crate) async fn renew(node: Arc<Node>) {
             && may_ask(&node, running)
         {
             running.own_lease().on_term(term);
-            at_once = ask(&node, running, leader, length / 4).await;
+            // A leader that hangs is not waited for once another one is known.
+            let mut meta = running.meta.status();
+            at_once = tokio::select! {
+                again = ask(&node, running, leader, length / 4) => again,
+                _ = meta.wait_for(|s| s.leader.is_some_and(|now| now != leader)) => true,
+            };
         }
         if at_once {
             continue;
@@ -258,7 +263,12 @@ pub(crate) async fn report_applied(node: Arc<Node>) {
         if let Some((leader, term)) = leader
             && reported != Some((leader, term, applied))
         {
-            if report(&node, running, leader, term, applied).await {
+            let mut changed = running.meta.status();
+            let told = tokio::select! {
+                told = report(&node, running, leader, term, applied) => told,
+                _ = changed.wait_for(|s| s.leader.is_some_and(|now| now != leader)) => continue,
+            };
+            if told {
                 reported = Some((leader, term, applied));
                 continue;
             }

@@ -83,7 +83,13 @@ impl Lab {
             version: "test".to_owned(),
             links,
             discovery: DiscoverySettings { strategy: Strategy::Static { peers }, refresh: Duration::from_secs(1) },
-            raft: RaftOptions::default(),
+            // Half of the defaults, as L: a leader's successor must be there before leases end.
+            raft: RaftOptions {
+                heartbeat: Duration::from_millis(50),
+                election_min: Duration::from_millis(200),
+                election_max: Duration::from_millis(300),
+                ..RaftOptions::default()
+            },
             lease: LEASE,
             wal: WalOptions { segment_bytes: 1 << 20, ballast_bytes: 0, min_free_bytes: 0, ..WalOptions::default() },
             store: StoreOptions { cache_bytes: 1 << 20, ..StoreOptions::default() },
