@@ -39,6 +39,18 @@ def test_three_nodes_become_five_and_three_again():
             wait_until("across three", lambda: subscriber.messages, 10)
 
 
+def test_the_sixth_node_follows_without_a_vote_and_serves():
+    with LocalCluster(6) as cluster:
+        cluster.start()
+        wait_until("five voters and a learner", lambda: roles(cluster) == ["leader", "learner"] + ["voter"] * 4, 30)
+        learner = next(name for name, member in cluster.members().items() if member["role"] == "learner")
+        other = next(node for node in cluster.nodes if node.name != learner)
+        with Client(cluster.node(learner).mqtt) as subscriber, Client(other.mqtt) as publisher:
+            subscriber.subscribe("sixth")
+            publisher.publish("sixth", "x")
+            wait_until("across six", lambda: subscriber.messages, 10)
+
+
 def test_leave_by_hand_and_the_loss_check(cluster):
     leaving = next(node for node in cluster.nodes if node is not cluster.leader("meta"))
     status, loss = cluster.nodes[0].control(f"loss?node={leaving.name}")

@@ -87,6 +87,16 @@ class Wire:
         body = self._answer(9)
         assert body[:2] == identifier and body[2] == qos, f"SUBACK {body!r}"
 
+    def subscribe_later(self, topic_filter, qos=1):
+        """Sends SUBSCRIBE without waiting for its SUBACK."""
+        self._send(0x82, self._identifier() + _text(topic_filter) + bytes([qos]))
+
+    def subscribed(self, count):
+        """Waits for so many SUBACKs."""
+        for _ in range(count):
+            body = self._answer(9)
+            assert body[2] <= 1, f"SUBACK {body!r}"
+
     def unsubscribe(self, topic_filter):
         identifier = self._identifier()
         self._send(0xA2, identifier + _text(topic_filter))
