@@ -5,12 +5,11 @@
 //!   are in [`api`], its errors in [`error`], its counterpart in [`client`].
 //! - [`serve`] runs either: limits, timeouts, TLS.
 
-pub mod api;
-pub mod client;
 pub mod control;
-pub mod error;
 pub mod health;
 pub mod serve;
+
+pub use raftmq_control_api::{api, client, error};
 
 #[cfg(test)]
 mod tests;

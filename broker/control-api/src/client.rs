@@ -1,4 +1,4 @@
-//! The control API's client, for `raftmq ctl` and `raftmq up`.
+//! The control API's client, for `raftmq ctl`, `raftmq up` and the operator.
 
 use std::io;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::api::{
-    BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss,
-    Members, NodeStatus, TransferRequest, Transferred, path,
+use crate::api::{
+    BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss, Members, NodeStatus,
+    TransferRequest, Transferred, path,
 };
-use super::error::{ApiError, ErrorBody};
+use crate::error::{ApiError, ErrorBody};
 
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -120,9 +120,7 @@ pub struct ControlClient {
 
 impl std::fmt::Debug for ControlClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ControlClient")
-            .field("target", &self.target)
-            .finish_non_exhaustive()
+        f.debug_struct("ControlClient").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -131,12 +129,7 @@ impl ControlClient {
     /// client to check whom the server's certificate names). `deadline` bounds each call as a whole.
     #[must_use]
     pub fn new(target: Target, tls: Arc<ClientConfig>, deadline: Duration) -> Self {
-        Self {
-            target,
-            tls,
-            resolver: Resolver::system(),
-            deadline,
-        }
+        Self { target, tls, resolver: Resolver::system(), deadline }
     }
 
     /// Whom it calls.
@@ -191,8 +184,7 @@ impl ControlClient {
 
     /// What would be lost if a node (name or Raft id) stopped.
     pub async fn loss(&self, node: &str) -> Result<Loss, ClientError> {
-        self.get(&format!("{}?node={}", path::LOSS, percent_encode(node)))
-            .await
+        self.get(&format!("{}?node={}", path::LOSS, percent_encode(node))).await
     }
 
     /// The filter of the node's log.
@@ -219,36 +211,21 @@ impl ControlClient {
         self.call(method, path, Body::from(json)).await
     }
 
-    async fn call<R: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Body,
-    ) -> Result<R, ClientError> {
+    async fn call<R: DeserializeOwned>(&self, method: Method, path: &str, body: Body) -> Result<R, ClientError> {
         let call = self.exchange(method, path, body);
         match tokio::time::timeout(self.deadline, call).await {
             Ok(answer) => self.read(answer?),
-            Err(_) => Err(ClientError::Timeout {
-                address: self.target.address.clone(),
-                after: self.deadline,
-            }),
+            Err(_) => Err(ClientError::Timeout { address: self.target.address.clone(), after: self.deadline }),
         }
     }
 
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: Body,
-    ) -> Result<(StatusCode, Vec<u8>), ClientError> {
+    async fn exchange(&self, method: Method, path: &str, body: Body) -> Result<(StatusCode, Vec<u8>), ClientError> {
         let stream = self.connect().await?;
         let broken = |error: &dyn std::error::Error| ClientError::Broken {
             address: self.target.address.clone(),
             reason: with_causes(error),
         };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| broken(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -259,14 +236,9 @@ impl ControlClient {
             .body(body)
             .map_err(|error| broken(&error))?;
         let call = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|error| broken(&error))?;
+            let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let status = response.status();
-            let body = to_bytes(Body::new(response.into_body()), MAX_ANSWER)
-                .await
-                .map_err(|error| broken(&error))?;
+            let body = to_bytes(Body::new(response.into_body()), MAX_ANSWER).await.map_err(|error| broken(&error))?;
             Ok((status, body.to_vec()))
         };
         // The connection is driven beside the call and ends with it. Where it fails first, it knows the cause better.
@@ -281,83 +253,45 @@ impl ControlClient {
         let sockets = self.resolver.resolve(address).await?;
         let socket = TcpStream::connect(sockets.as_slice())
             .await
-            .map_err(|error| ClientError::Connect {
-                address: address.clone(),
-                error,
-            })?;
-        let host = address
-            .parse::<HostPort>()
-            .map_err(ResolveError::from)?
-            .host;
-        let tls_error = |error| ClientError::Tls {
-            address: address.clone(),
-            error,
-        };
+            .map_err(|error| ClientError::Connect { address: address.clone(), error })?;
+        let host = address.parse::<HostPort>().map_err(ResolveError::from)?.host;
+        let tls_error = |error| ClientError::Tls { address: address.clone(), error };
         let name = ServerName::try_from(host)
             .map_err(|error| tls_error(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls))
-            .connect(name, socket)
-            .await
-            .map_err(tls_error)?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, socket).await.map_err(tls_error)?;
         self.check_server(&stream)?;
         Ok(stream)
     }
 
     fn check_server(&self, stream: &TlsStream<TcpStream>) -> Result<(), ClientError> {
         let certificates = stream.get_ref().1.peer_certificates();
-        let identity = certificates
-            .and_then(|chain| CertIdentity::from_der(chain.first()?).ok())
-            .unwrap_or_default();
+        let identity = certificates.and_then(|chain| CertIdentity::from_der(chain.first()?).ok()).unwrap_or_default();
         let Target { cluster, node, .. } = &self.target;
         let meant = identity.nodes.iter().any(|(found, of)| {
             cluster.as_ref().is_none_or(|cluster| cluster == of)
-                && node
-                    .as_ref()
-                    .is_none_or(|node| node == found || found == "*")
+                && node.as_ref().is_none_or(|node| node == found || found == "*")
         });
         if meant {
             return Ok(());
         }
         let any = "any".to_owned();
-        let found: Vec<String> = identity
-            .nodes
-            .iter()
-            .map(|(node, cluster)| format!("node {node} of cluster {cluster}"))
-            .collect();
+        let found: Vec<String> =
+            identity.nodes.iter().map(|(node, cluster)| format!("node {node} of cluster {cluster}")).collect();
         Err(ClientError::WrongServer {
             address: self.target.address.clone(),
-            expected: format!(
-                "node {} of cluster {}",
-                node.as_ref().unwrap_or(&any),
-                cluster.as_ref().unwrap_or(&any)
-            ),
-            found: if found.is_empty() {
-                "no node".to_owned()
-            } else {
-                found.join(", ")
-            },
+            expected: format!("node {} of cluster {}", node.as_ref().unwrap_or(&any), cluster.as_ref().unwrap_or(&any)),
+            found: if found.is_empty() { "no node".to_owned() } else { found.join(", ") },
         })
     }
 
-    fn read<R: DeserializeOwned>(
-        &self,
-        (status, body): (StatusCode, Vec<u8>),
-    ) -> Result<R, ClientError> {
+    fn read<R: DeserializeOwned>(&self, (status, body): (StatusCode, Vec<u8>)) -> Result<R, ClientError> {
         let address = self.target.address.clone();
-        let odd = |reason: String| ClientError::Answer {
-            address: address.clone(),
-            status,
-            reason,
-        };
+        let odd = |reason: String| ClientError::Answer { address: address.clone(), status, reason };
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| odd(error.to_string()));
         }
         match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => Err(ClientError::Api {
-                address,
-                status,
-                error: body.error,
-            }),
+            Ok(body) => Err(ClientError::Api { address, status, error: body.error }),
             Err(_) => {
                 let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
                 Err(odd(format!("{text:?}")))

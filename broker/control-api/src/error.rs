@@ -83,20 +83,12 @@ pub struct ErrorBody {
 impl ApiError {
     /// An error of this kind.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-            field: None,
-            leader: None,
-        }
+        Self { reason, message: message.into(), field: None, leader: None }
     }
 
     /// A field of the request is wrong.
     pub fn invalid(field: &str, message: impl Into<String>) -> Self {
-        Self {
-            field: Some(field.to_owned()),
-            ..Self::new(Reason::Invalid, message)
-        }
+        Self { field: Some(field.to_owned()), ..Self::new(Reason::Invalid, message) }
     }
 
     /// Another node leads.
@@ -106,10 +98,7 @@ impl ApiError {
             Some(leader) => format!("{leader} leads the group {group}"),
             None => format!("the group {group} has no leader that this node knows"),
         };
-        Self {
-            leader,
-            ..Self::new(Reason::NotLeader, message)
-        }
+        Self { leader, ..Self::new(Reason::NotLeader, message) }
     }
 }
 
