@@ -21,7 +21,8 @@ use tracing::{info, warn};
 use crate::control::{ControlError, DEADLINE};
 use crate::identity::{KnownMembers, Membership, Plan};
 use crate::join::probe_all;
-use crate::node::{CALL, Node, RETRY, propose};
+use crate::member::propose;
+use crate::node::{CALL, Node, RETRY};
 use crate::wire::{Probe, Request, Response};
 
 /// The call that lets the nodes of these names form a cluster; carried out by the one with the lowest name.

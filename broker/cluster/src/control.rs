@@ -163,7 +163,7 @@ impl Control {
 
     /// The groups as this node sees them.
     pub fn groups(&self) -> Vec<GroupInfo> {
-        crate::node::group_infos(&self.node)
+        crate::member::group_infos(&self.node)
     }
 
     /// Takes a member out of the cluster. Returns when it is recorded; [`Self::members`] tells when it is done.

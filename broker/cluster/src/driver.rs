@@ -8,7 +8,8 @@ use raftmq_raft::{Group, GroupStatus, MembershipError, RaftOptions};
 use tracing::{debug, info, warn};
 
 use crate::control::{ControlError, DEADLINE};
-use crate::node::{CALL, GROUPS, Node, RETRY, Running, propose};
+use crate::member::propose;
+use crate::node::{CALL, GROUPS, Node, RETRY, Running};
 use crate::status::ClusterCounters;
 use crate::wire::{Request, Response};
 use crate::{META, leader};

@@ -7,7 +7,8 @@ use raftmq_links::{Handler, HandlerFuture, PeerHello};
 use raftmq_meta::{MemberStatus, MetaCommand, MetaResponse, Refusal};
 
 use crate::identity::{BootVerdict, KnownMembers};
-use crate::node::{CALL, Node, Running, propose};
+use crate::member::propose;
+use crate::node::{CALL, Node, Running};
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
 use crate::{bootstrap, driver, leader, lease};

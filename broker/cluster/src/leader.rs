@@ -15,7 +15,8 @@ use tracing::{debug, info};
 
 use crate::clock::{boottime, until};
 use crate::control::ControlError;
-use crate::node::{GROUPS, Node, RETRY, Running, propose};
+use crate::member::propose;
+use crate::node::{GROUPS, Node, RETRY, Running};
 use crate::wire::{LeaseError, Request};
 use crate::{META, ROUTES, driver};
 

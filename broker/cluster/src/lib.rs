@@ -39,6 +39,7 @@ mod join;
 mod leader;
 mod lease;
 mod machine;
+mod member;
 mod net;
 mod node;
 mod permission;

@@ -1,6 +1,5 @@
 //! The node itself: what all parts share, and its way from an empty directory to a member.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use raftmq_discovery::Discovery;
 use raftmq_links::{Hello, Links};
-use raftmq_meta::{FEATURE_LEVEL, Lease, MetaCommand, MetaResponse, MetaState, NodeAddresses, Phase, Refusal};
-use raftmq_raft::{Group, GroupStatus, Groups, Persistence, Role};
-use raftmq_routing::{RoutesMachine, SharedRoutes};
+use raftmq_meta::{FEATURE_LEVEL, Lease, MetaState, NodeAddresses, Phase};
+use raftmq_raft::{Group, Groups};
+use raftmq_routing::SharedRoutes;
 use raftmq_storage::{StateStore, Wal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -20,16 +19,15 @@ use tracing::{error, info, warn};
 use crate::barrier::Barriers;
 use crate::cluster::ForwardHandler;
 use crate::config::ClusterConfig;
-use crate::control::GroupInfo;
 use crate::error::{Fatal, StartError};
-use crate::identity::{DataDir, KnownMembers, Membership};
+use crate::identity::DataDir;
 use crate::leader::Desk;
 use crate::lease::LeaseState;
-use crate::machine::{MetaAdapter, RoutesAdapter, SharedMachine};
-use crate::net::{LinkTransport, Net};
+use crate::machine::SharedMachine;
+use crate::net::Net;
 use crate::routes::RoutesOwner;
 use crate::status::{ClusterCounters, ClusterStatus, Stage};
-use crate::{META, ROUTES, clock, handler, join, permission};
+use crate::{META, ROUTES, clock, handler, join, member, permission};
 
 /// Between two tries of what failed.
 pub(crate) const RETRY: Duration = Duration::from_millis(200);
@@ -164,6 +162,20 @@ impl Node {
         self.running.get()
     }
 
+    /// Says whether it was the first time.
+    pub(crate) fn set_running(&self, running: Running) -> bool {
+        self.running.set(running).is_ok()
+    }
+
+    pub(crate) fn set_groups(&self, groups: Groups) {
+        // Set once: a node becomes a member once.
+        let _ = self.groups.set(groups);
+    }
+
+    pub(crate) fn store(&self) -> StateStore {
+        self.store.clone()
+    }
+
     pub(crate) fn raft_id(&self) -> Option<u64> {
         self.data.identity().member.map(|m| m.raft_id)
     }
@@ -198,8 +210,10 @@ impl Node {
         match tokio::task::spawn_blocking(move || work(&data)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
-                // What is on the disk is unknown now.
-                self.fail(Fatal::Storage(error.to_string()));
+                // What is on the disk is unknown now, unless there was no room for the new file: then it is the old one.
+                if error.kind() != std::io::ErrorKind::StorageFull {
+                    self.fail(Fatal::Storage(error.to_string()));
+                }
                 Err(error.to_string())
             }
             Err(_) => Err("the node is shutting down".to_owned()),
@@ -383,198 +397,7 @@ async fn live(node: Arc<Node>) {
             Err(fatal) => return node.fail(fatal),
         },
     };
-    if let Err(fatal) = become_member(&node, membership).await {
+    if let Err(fatal) = member::become_member(&node, membership).await {
         node.fail(fatal);
     }
-}
-
-async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), Fatal> {
-    let Membership { cluster_id, raft_id } = membership;
-    if let Some(links) = node.net.try_links() {
-        let mut hello = (*links.hello()).clone();
-        hello.raft_id = raft_id;
-        links.set_hello(hello).map_err(|e| Fatal::Refused(e.to_string()))?;
-    }
-    node.shared_routes.set_own_node(raft_id);
-    let known = node.data.known_members();
-    if !known.members.is_empty() {
-        node.net.set_addresses(known.members);
-    }
-    let started = |group: &'static str| move |e: raftmq_raft::StartError| Fatal::Group { group, reason: e.to_string() };
-    let transport = Arc::new(LinkTransport(Arc::clone(&node.net)));
-    let snapshots = node.data.path().join("snapshots");
-    let options = node.config.raft.clone();
-    let groups = Groups::new(raft_id, cluster_id, snapshots, node.wal.clone(), node.store.clone(), transport, options)
-        .map_err(|e| Fatal::Refused(e.to_string()))?;
-    // Known to the stop even if it comes while the groups are being started.
-    let _ = node.groups.set(groups.clone());
-    let meta =
-        groups.start(META, Persistence::Stored, MetaAdapter::new(node.meta.clone())).await.map_err(started("meta"))?;
-    let machine = SharedMachine::new(RoutesMachine::new(node.shared_routes.clone()));
-    let (own, own_stream) = watch::channel(None);
-    let adapter = RoutesAdapter { machine: machine.clone(), node: raft_id, own };
-    let routes = groups.start(ROUTES, Persistence::Memory, adapter).await.map_err(started("routes"))?;
-    let lease = Mutex::new(Lease::new(node.config.lease, raft_id, node.data.boot));
-    let running = Running {
-        id: raft_id,
-        groups,
-        meta,
-        routes,
-        machine,
-        own_stream,
-        desk: Desk::default(),
-        lease,
-        booted: watch::Sender::new(false),
-    };
-    if node.running.set(running).is_err() {
-        return Err(Fatal::Refused("the groups run already".into()));
-    }
-    node.set_stage(Stage::Member);
-    node.set_detail("");
-    for (name, number) in GROUPS {
-        node.spawn(watch_group(Arc::clone(node), name, number));
-        node.spawn(crate::driver::drive(Arc::clone(node), name, number));
-    }
-    node.spawn(watch_members(Arc::clone(node)));
-    node.spawn(announce_boot(Arc::clone(node)));
-    node.spawn(crate::bootstrap::finish(Arc::clone(node)));
-    node.spawn(crate::routes::run(Arc::clone(node)));
-    node.spawn(crate::lease::renew(Arc::clone(node)));
-    node.spawn(crate::lease::watch_phase(Arc::clone(node)));
-    node.spawn(crate::lease::report_applied(Arc::clone(node)));
-    node.spawn(crate::leader::lead(Arc::clone(node)));
-    node.spawn(crate::fate::watch(Arc::clone(node)));
-    Ok(())
-}
-
-async fn watch_group(node: Arc<Node>, name: &'static str, number: u32) {
-    let Some(group) = node.running().and_then(|r| r.group(number)) else {
-        return;
-    };
-    let mut status = group.status();
-    let stopped = status.wait_for(|s| s.failure.is_some()).await.ok().and_then(|s| s.failure.clone());
-    if let Some(reason) = stopped {
-        node.fail(Fatal::Group { group: name, reason });
-    }
-}
-
-/// Keeps addresses, boots of peers and the notes for the next start as the meta group has them.
-async fn watch_members(node: Arc<Node>) {
-    let Some(running) = node.running() else {
-        return;
-    };
-    let mut state = node.meta.subscribe();
-    let mut status = running.meta.status();
-    let mut seen: BTreeMap<u64, (String, u64)> = BTreeMap::new();
-    loop {
-        let now = Arc::clone(&state.borrow_and_update());
-        let voters = status.borrow_and_update().voters.clone();
-        if now.cluster.is_some() {
-            let addresses: BTreeMap<u64, String> =
-                now.members.values().map(|m| (m.id, m.addresses.link.clone())).collect();
-            node.net.set_addresses(addresses.clone());
-            let links = node.net.links();
-            for member in now.members.values().filter(|m| m.id != running.id) {
-                let fact = (member.addresses.link.clone(), member.boot);
-                if seen.insert(member.id, fact.clone()).as_ref() != Some(&fact) {
-                    node.net.set_moved(member.id, None);
-                    links.expect(&member.addresses.link, member.incarnation, member.boot);
-                }
-            }
-            seen.retain(|id, (address, _)| {
-                let stays = now.members.contains_key(id);
-                if !stays && !addresses.values().any(|a| a == address) {
-                    links.forget(address);
-                }
-                stays
-            });
-            let known = KnownMembers::of_state(&now, &voters);
-            if node.on_disk(move |data| data.remember_members(known)).await.is_err() {
-                return;
-            }
-            crate::fate::own(&node, running, &now);
-        }
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            changed = status.changed() => if changed.is_err() { return },
-        }
-        // The status changes with every entry; the members do not.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Has the boot recorded by the meta group; from then on the node may ask for a lease.
-async fn announce_boot(node: Arc<Node>) {
-    let Some(running) = node.running() else {
-        return;
-    };
-    let command = MetaCommand::Boot {
-        id: running.id,
-        incarnation: node.data.incarnation,
-        boot: node.data.boot,
-        nonce: node.data.nonce,
-        addresses: node.addresses(),
-        version: node.config.version.clone(),
-        feature_level: FEATURE_LEVEL,
-    };
-    loop {
-        let refusal = match propose(&running.meta, &command).await {
-            Ok(MetaResponse::Refused(refusal)) => refusal,
-            Ok(_) => break,
-            Err(reason) => {
-                node.set_detail(format!("waiting for the meta group: {reason}"));
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-        };
-        match refusal {
-            Refusal::NotInitialised => tokio::time::sleep(RETRY).await,
-            Refusal::Stale { boot, recorded } => {
-                return node.fail(Fatal::StaleDisk { boot, recorded, witness: "the meta group".into() });
-            }
-            Refusal::Replaced { id } => return node.fail(Fatal::Replaced { id }),
-            Refusal::Left { id } => return node.fail(Fatal::Left { id }),
-            other => return node.fail(Fatal::Refused(other.to_string())),
-        }
-    }
-    node.set_detail("");
-    running.booted.send_replace(true);
-}
-
-/// Proposes to the meta group through its leader.
-pub(crate) async fn propose(meta: &Group, command: &MetaCommand) -> Result<MetaResponse, String> {
-    let applied =
-        meta.propose_anywhere(command.encode().into(), Duration::from_secs(3)).await.map_err(|e| e.to_string())?;
-    MetaResponse::decode(&applied.response).map_err(|e| e.to_string())
-}
-
-pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {
-    let Some(running) = node.running() else {
-        return Vec::new();
-    };
-    let meta = node.meta_state();
-    let info = |name: &str, s: GroupStatus| GroupInfo {
-        name: name.to_owned(),
-        number: s.group.number,
-        generation: s.group.generation,
-        term: s.term,
-        role: match s.role {
-            Role::Leader => "leader",
-            Role::Follower => "follower",
-            Role::Candidate => "candidate",
-            Role::Learner => "learner",
-            Role::Stopped => "stopped",
-        }
-        .to_owned(),
-        leader_name: s.leader.and_then(|id| meta.members.get(&id)).map(|m| m.name.clone()),
-        leader: s.leader,
-        voters: s.voters.into_iter().collect(),
-        learners: s.learners.into_iter().collect(),
-        last_log: s.last_log,
-        committed: s.committed,
-        applied: s.applied,
-        snapshot: s.snapshot,
-        purged: s.purged,
-    };
-    GROUPS.iter().filter_map(|(name, n)| Some(info(name, running.group(*n)?.status().borrow().clone()))).collect()
 }

@@ -104,3 +104,19 @@ async fn a_cluster_is_formed_though_the_one_that_initialises_dies_in_between() {
         assert_eq!(members(&all[2]).len(), 3);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_dies_while_it_joins_becomes_one_member() {
+    let lab = Lab::new();
+    let all = lab.form(&["n1"]).await;
+    // Wherever in the join it dies: it asks again and gets the same id.
+    for pause_ms in [0, 3, 10, 20, 40, 80, 160] {
+        let joining = lab.start("n2", &["n1"]).await;
+        tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
+        joining.kill().await;
+    }
+    let joined = lab.start("n2", &["n1"]).await;
+    eventually("it serves", || joined.is_serving()).await;
+    assert_eq!(members(&all[0]), [("n1".to_owned(), 1), ("n2".to_owned(), 2)]);
+    assert_eq!(joined.cluster.status().boot, 8);
+}

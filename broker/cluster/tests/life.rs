@@ -21,6 +21,12 @@ async fn one_restarts_then_all() {
     // Cleanly, then as if killed.
     let one = all.remove(1);
     one.cluster.shutdown().await;
+    // It gave its lease back: nobody waits for it, and it is known to be down.
+    let begun = Instant::now();
+    all[0].cluster.subscribe(0, &["while/one/is/gone"]).await.unwrap();
+    println!("barrier after a clean stop: {:?}", begun.elapsed());
+    eventually("it is known to be down", || all[0].cluster.control().members().iter().any(|m| m.id == 2 && !m.up))
+        .await;
     drop(one);
     all.insert(1, lab.start("n2", &NAMES).await);
     serving(&all).await;
