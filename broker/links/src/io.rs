@@ -126,6 +126,10 @@ pub(crate) async fn write_loop<W: AsyncWrite + Unpin>(
     }
 }
 
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")
+}
+
 /// Bytes read and not yet taken as frames.
 #[derive(Debug)]
 pub(crate) struct FrameBuffer {
@@ -152,11 +156,12 @@ impl FrameBuffer {
         if self.buf.capacity() - self.buf.len() < missing.clamp(2048, READ_BYTES) {
             self.buf.reserve(missing.min(self.buf.len()).max(READ_BYTES));
         }
-        let read = io.read_buf(&mut self.buf).await?;
-        if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection"));
+        match io.read_buf(&mut self.buf).await {
+            // A process that dies says no goodbye: TLS reports it by a text of its own.
+            Ok(0) => Err(closed()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed()),
+            read => read,
         }
-        Ok(read)
     }
 
     /// The next whole frame.
