@@ -389,6 +389,7 @@ async fn push(node: Arc<Node>, id: u64, term: u64, mut watermark: watch::Receive
     let Some(running) = node.running() else {
         return;
     };
+    let mut pause = RETRY / 10;
     loop {
         let Ok(Some(index)) = watermark.wait_for(Option::is_some).await.map(|w| *w) else {
             return;
@@ -398,9 +399,12 @@ async fn push(node: Arc<Node>, id: u64, term: u64, mut watermark: watch::Receive
         } else {
             let request = Request::Watermark { term, index };
             if node.net.call_node(id, &request, RETRY * 3).await.is_err() {
-                tokio::time::sleep(RETRY / 10).await;
+                tokio::time::sleep(pause).await;
+                // A member that stays away is asked less often; when it is back, its lease brings it the watermark.
+                pause = (pause * 2).min(RETRY * 3);
                 continue;
             }
+            pause = RETRY / 10;
         }
         if watermark.wait_for(|w| *w > Some(index)).await.is_err() {
             return;
