@@ -118,5 +118,6 @@ async fn a_node_that_dies_while_it_joins_becomes_one_member() {
     let joined = lab.start("n2", &["n1"]).await;
     eventually("it serves", || joined.is_serving()).await;
     assert_eq!(members(&all[0]), [("n1".to_owned(), 1), ("n2".to_owned(), 2)]);
-    assert_eq!(joined.cluster.status().boot, 8);
+    // A start that finds the store still held by the one before counts as well.
+    assert!(joined.cluster.status().boot >= 8);
 }
