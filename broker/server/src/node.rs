@@ -11,9 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use raftmq_cluster::{
-    Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Stage,
-};
+use raftmq_cluster::{Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Stage};
 use raftmq_config::{Config, TlsFiles};
 use raftmq_links::pki::{PkiError, SecretPem, TlsMaterial, server_config};
 use raftmq_mqtt::Message;
@@ -28,8 +26,7 @@ use crate::metrics::Metrics;
 use crate::ops::NodeOps;
 use crate::telemetry::{self, LogControl, TelemetryError};
 use crate::worker::{
-    self, ClientRegistry, Clock, Inbox, Item, ListenError, ListenerState, NodeShared, Router,
-    WorkerHandle,
+    self, ClientRegistry, Clock, Inbox, Item, ListenError, ListenerState, NodeShared, Router, WorkerHandle,
 };
 
 /// How a node is started.
@@ -56,31 +53,20 @@ enum NodeError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("{what}: cannot listen on {address}: {source}")]
-    Http {
-        what: &'static str,
-        address: SocketAddr,
-        source: io::Error,
-    },
+    Http { what: &'static str, address: SocketAddr, source: io::Error },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("http.tls: {0}")]
     Pki(#[from] PkiError),
     #[error("cannot start {what}: {source}")]
-    Thread {
-        what: &'static str,
-        source: io::Error,
-    },
+    Thread { what: &'static str, source: io::Error },
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
 
 /// Runs a node until it is told to stop. Wrong settings end with exit code 2.
 pub(crate) fn run(options: &NodeOptions) -> ExitCode {
-    let config = match Config::load(
-        options.config.as_deref(),
-        std::env::vars(),
-        &options.overrides,
-    ) {
+    let config = match Config::load(options.config.as_deref(), std::env::vars(), &options.overrides) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("raftmq: {error}");
@@ -109,10 +95,7 @@ fn start(config: &Config, exit_with_stdin: bool) -> Result<(), NodeError> {
         .thread_name("control")
         .enable_all()
         .build()
-        .map_err(|source| NodeError::Thread {
-            what: "the control runtime",
-            source,
-        })?;
+        .map_err(|source| NodeError::Thread { what: "the control runtime", source })?;
     let result = control.block_on(Node::run(config, log, exit_with_stdin));
     control.shutdown_timeout(std::time::Duration::from_secs(2));
     result
@@ -158,17 +141,9 @@ impl Node {
                     .as_ref()
                     .and_then(|socket| socket.local_addr().ok())
                     .map_or_else(String::new, |address| address.to_string());
-                let settings =
-                    ClusterConfig::from_settings(config, &control, env!("CARGO_PKG_VERSION"))?;
+                let settings = ClusterConfig::from_settings(config, &control, env!("CARGO_PKG_VERSION"))?;
                 let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes));
-                Some(
-                    Cluster::start(
-                        settings,
-                        routes.clone(),
-                        Arc::new(move |_, frame| receive.frame(&frame)),
-                    )
-                    .await?,
-                )
+                Some(Cluster::start(settings, routes.clone(), Arc::new(move |_, frame| receive.frame(&frame))).await?)
             }
             None => None,
         };
@@ -177,12 +152,8 @@ impl Node {
             registry: ClientRegistry::new(),
             inboxes,
             routes: routes.clone(),
-            router: cluster
-                .clone()
-                .map_or_else(|| Router::standalone(routes.clone()), Router::Cluster),
-            lease: cluster
-                .as_ref()
-                .map_or_else(|| Arc::new(LeaseState::always()), Cluster::lease),
+            router: cluster.clone().map_or_else(|| Router::standalone(routes.clone()), Router::Cluster),
+            lease: cluster.as_ref().map_or_else(|| Arc::new(LeaseState::always()), Cluster::lease),
             limits: Arc::new(session_limits(config)),
             codec: raftmq_mqtt::Limits {
                 max_packet_size: config.mqtt.max_packet_size.as_usize(),
@@ -195,9 +166,7 @@ impl Node {
         });
         let (closing, closing_seen) = watch::channel(false);
         // A standalone node serves from the start, and nobody changes that.
-        let phase = cluster
-            .as_ref()
-            .map_or_else(|| watch::channel(Phase::Serving).1, Cluster::phase);
+        let phase = cluster.as_ref().map_or_else(|| watch::channel(Phase::Serving).1, Cluster::phase);
         let mut handles = Vec::new();
         for id in 0..workers {
             let own = sockets
@@ -205,42 +174,18 @@ impl Node {
                 .filter_map(|(opened, state)| opened.pop().map(|socket| (socket, state.clone())))
                 .collect();
             let id = u8::try_from(id).expect("at most 64 workers");
-            let handle = worker::start(
-                id,
-                Arc::clone(&shared),
-                metrics.worker(),
-                own,
-                phase.clone(),
-                closing_seen.clone(),
-            )
-            .map_err(|source| NodeError::Thread {
-                what: "a worker",
-                source,
-            })?;
+            let handle =
+                worker::start(id, Arc::clone(&shared), metrics.worker(), own, phase.clone(), closing_seen.clone())
+                    .map_err(|source| NodeError::Thread { what: "a worker", source })?;
             handles.push(handle);
         }
-        let node = Self {
-            shared,
-            cluster,
-            workers: handles,
-            closing,
-        };
+        let node = Self { shared, cluster, workers: handles, closing };
         let readiness = node.readiness();
-        crate::sources::add(
-            &metrics,
-            &node.shared,
-            node.cluster.as_ref(),
-            Arc::clone(&readiness),
-        );
+        crate::sources::add(&metrics, &node.shared, node.cluster.as_ref(), Arc::clone(&readiness));
 
         let probes = health::router(Arc::clone(&metrics), Arc::clone(&readiness));
-        let _metrics_server =
-            serve::HttpServer::start(metrics_socket, None, probes, serve::Limits::default())
-                .map_err(|source| NodeError::Http {
-                    what: "metrics",
-                    address: config.metrics.bind.get(),
-                    source,
-                })?;
+        let _metrics_server = serve::HttpServer::start(metrics_socket, None, probes, serve::Limits::default())
+            .map_err(|source| NodeError::Http { what: "metrics", address: config.metrics.bind.get(), source })?;
         let _control_server = match (http_socket, &config.http.tls) {
             (Some(socket), Some(files)) => {
                 let tls = serve::Tls {
@@ -256,23 +201,13 @@ impl Node {
                     started,
                 };
                 let api = control::router(Arc::new(ops), log);
-                let server =
-                    serve::HttpServer::start(socket, Some(tls), api, serve::Limits::default())
-                        .map_err(|source| NodeError::Http {
-                            what: "HTTP",
-                            address: config.http.bind.get(),
-                            source,
-                        })?;
+                let server = serve::HttpServer::start(socket, Some(tls), api, serve::Limits::default())
+                    .map_err(|source| NodeError::Http { what: "HTTP", address: config.http.bind.get(), source })?;
                 Some(server)
             }
             _ => None,
         };
-        tracing::info!(
-            node = config.node.name,
-            version = env!("CARGO_PKG_VERSION"),
-            workers,
-            "started"
-        );
+        tracing::info!(node = config.node.name, version = env!("CARGO_PKG_VERSION"), workers, "started");
 
         let ended = node.wait(exit_with_stdin).await;
         node.stop().await;
@@ -326,10 +261,7 @@ impl Node {
         self.closing.send_replace(true);
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {
-            workers
-                .into_iter()
-                .map(WorkerHandle::join)
-                .fold(true, |all, one| all && one)
+            workers.into_iter().map(WorkerHandle::join).fold(true, |all, one| all && one)
         });
         if !matches!(joined.await, Ok(true)) {
             tracing::error!("a worker ended by a panic");
@@ -345,29 +277,20 @@ impl Node {
         let shared = Arc::clone(&self.shared);
         Arc::new(move || {
             if shared.closing.load(Ordering::Acquire) {
-                return Readiness {
-                    listeners: Err("the node is shutting down".into()),
-                    ..Readiness::ready()
-                };
+                return Readiness { listeners: Err("the node is shutting down".into()), ..Readiness::ready() };
             }
             let Some(cluster) = &cluster else {
                 return Readiness::ready();
             };
             let status = cluster.status();
             let why = |text: &str| {
-                Err(if status.detail.is_empty() {
-                    text.to_owned()
-                } else {
-                    format!("{text}: {}", status.detail)
-                })
+                Err(if status.detail.is_empty() { text.to_owned() } else { format!("{text}: {}", status.detail) })
             };
             Readiness {
                 member: match status.stage {
                     Stage::Member => Ok(()),
                     Stage::WaitingForCluster => why("there is no cluster yet"),
-                    Stage::AskingPermission => {
-                        why("it asks its peers whether its data directory is the latest")
-                    }
+                    Stage::AskingPermission => why("it asks its peers whether its data directory is the latest"),
                     Stage::Joining => why("it is joining"),
                     Stage::Leaving | Stage::Left => why("it leaves the cluster"),
                     Stage::Failed => why("it failed"),
@@ -378,11 +301,7 @@ impl Node {
                 } else {
                     why("it has not caught up with the cluster")
                 },
-                lease: if status.phase == Phase::Serving {
-                    Ok(())
-                } else {
-                    why("it holds no serving lease")
-                },
+                lease: if status.phase == Phase::Serving { Ok(()) } else { why("it holds no serving lease") },
                 listeners: Ok(()),
             }
         })
@@ -399,11 +318,7 @@ struct Incoming {
 
 impl Incoming {
     fn new(routes: SharedRoutes, inboxes: Arc<Vec<Inbox>>) -> Self {
-        Self {
-            routes,
-            inboxes,
-            dropped: AtomicU64::new(0),
-        }
+        Self { routes, inboxes, dropped: AtomicU64::new(0) }
     }
 
     fn frame(&self, frame: &[u8]) {
@@ -420,10 +335,7 @@ impl Incoming {
             if inbox.push_one(Item::Publish(message.clone())).is_err()
                 && self.dropped.fetch_add(1, Ordering::Relaxed) % 10_000 == 0
             {
-                tracing::warn!(
-                    worker,
-                    "the worker's queue is full: forwarded messages are dropped"
-                );
+                tracing::warn!(worker, "the worker's queue is full: forwarded messages are dropped");
             }
         }
     }
@@ -453,22 +365,12 @@ fn session_limits(config: &Config) -> SessionLimits {
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| NodeError::Http {
-            what,
-            address,
-            source,
-        })
+    TcpListener::bind(address).await.map_err(|source| NodeError::Http { what, address, source })
 }
 
 fn read_tls(files: &TlsFiles) -> Result<TlsMaterial, NodeError> {
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|source| NodeError::File {
-            path: path.clone(),
-            source,
-        })
-    };
+    let read =
+        |path: &PathBuf| std::fs::read_to_string(path).map_err(|source| NodeError::File { path: path.clone(), source });
     Ok(TlsMaterial {
         ca_pem: read(&files.ca_file)?,
         cert_pem: read(&files.cert_file)?,

@@ -31,12 +31,7 @@ fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {
     let counters = cluster.counters();
     let routes = shared.routes.counts();
     let count = |wanted: fn(&raftmq_meta::Member) -> bool| {
-        status
-            .meta
-            .members
-            .values()
-            .filter(|member| wanted(member))
-            .count() as u64
+        status.meta.members.values().filter(|member| wanted(member)).count() as u64
     };
     let numbers = ClusterNumbers {
         members_up: count(|member| member.status == MemberStatus::Active && member.up),
@@ -56,25 +51,9 @@ fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {
     sources::links(&links.metrics(), &status.peers, out);
     let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     out.counter(&catalog::FORWARDED, &["sent"], read(&counters.forwards_out));
-    out.counter(
-        &catalog::FORWARDED,
-        &["received"],
-        read(&counters.forwards_in),
-    );
-    out.counter(
-        &catalog::FORWARDS_DROPPED,
-        &[],
-        read(&counters.forwards_dropped),
-    );
+    out.counter(&catalog::FORWARDED, &["received"], read(&counters.forwards_in));
+    out.counter(&catalog::FORWARDS_DROPPED, &[], read(&counters.forwards_dropped));
     out.counter(&catalog::BARRIERS, &["reached"], read(&counters.barriers));
-    out.counter(
-        &catalog::BARRIERS,
-        &["failed"],
-        read(&counters.barriers_failed),
-    );
-    out.counter(
-        &catalog::MEMBERSHIP_STEPS,
-        &[],
-        read(&counters.membership_steps),
-    );
+    out.counter(&catalog::BARRIERS, &["failed"], read(&counters.barriers_failed));
+    out.counter(&catalog::MEMBERSHIP_STEPS, &[], read(&counters.membership_steps));
 }

@@ -10,24 +10,11 @@ use super::{Client, ClientState, Worker};
 
 impl Worker {
     /// Decides about a CONNECT.
-    pub(super) fn open(
-        &mut self,
-        key: Key,
-        request: &OpenRequest,
-        unread: &[u8],
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn open(&mut self, key: Key, request: &OpenRequest, unread: &[u8], actions: &mut Vec<Action>) {
         if !self.node.is_serving() {
-            return self.answer(
-                key,
-                OpenResult::Refused(ReasonCode::ServerUnavailable),
-                actions,
-            );
+            return self.answer(key, OpenResult::Refused(ReasonCode::ServerUnavailable), actions);
         }
-        let home = self
-            .node
-            .registry
-            .claim(&request.client_id, u16::from(self.id));
+        let home = self.node.registry.claim(&request.client_id, u16::from(self.id));
         if home != u16::from(self.id) {
             // The session is another worker's: the connection goes there, and the CONNECT is read again.
             if let Some(conn) = self.conns.get_mut(key) {
@@ -39,11 +26,8 @@ impl Worker {
         let old = known.and_then(|client| self.detach(client));
         let client = known.unwrap_or_else(|| {
             let id = Arc::clone(&request.client_id);
-            let client = self.clients.insert(Client {
-                id: Arc::clone(&id),
-                state: ClientState::Online(key),
-                watched: None,
-            });
+            let client =
+                self.clients.insert(Client { id: Arc::clone(&id), state: ClientState::Online(key), watched: None });
             self.by_id.insert(id, client);
             client
         });
@@ -107,12 +91,8 @@ impl Worker {
         if expiry_s == 0 {
             return self.forget(client, &state);
         }
-        let expires_ms = (expiry_s != u32::MAX).then(|| {
-            self.node
-                .clock
-                .ms()
-                .saturating_add(u64::from(expiry_s) * 1000)
-        });
+        let expires_ms =
+            (expiry_s != u32::MAX).then(|| self.node.clock.ms().saturating_add(u64::from(expiry_s) * 1000));
         if let Some(entry) = self.clients.get_mut(client) {
             entry.state = ClientState::Offline { state, expires_ms };
         }
@@ -122,10 +102,7 @@ impl Worker {
     /// Puts the end of a session into the wheel, unless an entry is there that fires before it.
     fn watch_expiry(&mut self, client: Key) {
         if let Some(entry) = self.clients.get_mut(client)
-            && let ClientState::Offline {
-                expires_ms: Some(deadline),
-                ..
-            } = entry.state
+            && let ClientState::Offline { expires_ms: Some(deadline), .. } = entry.state
             && entry.watched.is_none_or(|watched| deadline < watched)
         {
             entry.watched = Some(deadline);
@@ -143,11 +120,7 @@ impl Worker {
             return;
         }
         entry.watched = None;
-        let ClientState::Offline {
-            state,
-            expires_ms: Some(expires_ms),
-        } = &mut entry.state
-        else {
+        let ClientState::Offline { state, expires_ms: Some(expires_ms) } = &mut entry.state else {
             return;
         };
         if *expires_ms > now {
@@ -168,11 +141,8 @@ impl Worker {
     }
 
     fn drop_subscriptions(&mut self, client: Key, state: &SessionState) {
-        let filters: Vec<Arc<str>> = state
-            .subscriptions()
-            .iter()
-            .map(|subscription| Arc::clone(&subscription.filter))
-            .collect();
+        let filters: Vec<Arc<str>> =
+            state.subscriptions().iter().map(|subscription| Arc::clone(&subscription.filter)).collect();
         self.remove_from_index(client, &filters);
     }
 

@@ -25,13 +25,7 @@ pub(crate) struct Move {
 
 impl Worker {
     /// Takes a socket in. `bytes` were read from it already.
-    pub(super) fn add(
-        &mut self,
-        socket: Rc<TcpStream>,
-        listener: u16,
-        accepted_ms: u64,
-        bytes: Vec<u8>,
-    ) -> Key {
+    pub(super) fn add(&mut self, socket: Rc<TcpStream>, listener: u16, accepted_ms: u64, bytes: Vec<u8>) -> Key {
         let now = self.node.clock.now();
         let session = Connection::new(Arc::clone(&self.node.limits), now, rand::random());
         let key = self.conns.insert(Conn {
@@ -57,14 +51,8 @@ impl Worker {
     /// What the connection's task is to wait for.
     pub(super) fn next(&mut self, key: Key, waker: &Waker) -> Next {
         let serving = self.is_serving();
-        let ready = |conn: &mut Conn| {
-            conn.held && !conn.stalled && conn.moving.is_none() && conn.session.can_read()
-        };
-        if self
-            .conns
-            .get_mut(key)
-            .is_some_and(|conn| ready(conn) && (serving || conn.client.is_none()))
-        {
+        let ready = |conn: &mut Conn| conn.held && !conn.stalled && conn.moving.is_none() && conn.session.can_read();
+        if self.conns.get_mut(key).is_some_and(|conn| ready(conn) && (serving || conn.client.is_none())) {
             self.parse_held(key);
         }
         let now = self.node.clock.ms();
@@ -79,11 +67,7 @@ impl Worker {
         {
             return Next::End;
         }
-        if !conn
-            .waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
+        if !conn.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             conn.waker = Some(waker.clone());
         }
         let write = conn.outlet.blocked;
@@ -118,11 +102,7 @@ impl Worker {
                     self.keep(key, &partial[taken..]);
                 }
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.lost(key),
         }
         self.read_buffer = buffer;
@@ -131,9 +111,7 @@ impl Worker {
     /// The socket has room again.
     pub(super) fn writable(&mut self, key: Key) -> bool {
         self.write(key);
-        self.conns
-            .get_mut(key)
-            .is_some_and(|conn| !conn.outlet.blocked)
+        self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.blocked)
     }
 
     /// The connection's task ends: everything of it goes, but a session that is to be kept.
@@ -144,12 +122,7 @@ impl Worker {
         }
         self.counters.connection_closed();
         if let Some((worker, bytes)) = conn.moving {
-            return Some(Move {
-                worker,
-                bytes,
-                accepted_ms: conn.accepted_ms,
-                listener: conn.listener,
-            });
+            return Some(Move { worker, bytes, accepted_ms: conn.accepted_ms, listener: conn.listener });
         }
         if let Some(client) = conn.client {
             self.counters.client_disconnected();
@@ -280,15 +253,13 @@ impl Worker {
                     if let Packet::Publish(publish) = &packet {
                         self.counters.message_in(count_as(publish.qos), consumed);
                     }
-                    conn.session
-                        .on_packet(now, &mut self.origins, packet, out, &mut actions);
+                    conn.session.on_packet(now, &mut self.origins, packet, out, &mut actions);
                     self.act(key, &bytes[at..], &mut actions);
                     at += consumed;
                 }
                 Err(error) => {
                     let version = connect_version(&bytes[at..]);
-                    conn.session
-                        .on_decode_error(&error, version, out, &mut actions);
+                    conn.session.on_decode_error(&error, version, out, &mut actions);
                     self.act(key, &[], &mut actions);
                     at = bytes.len();
                 }
@@ -310,12 +281,8 @@ impl Worker {
                 Action::Publish { message, token } => self.publish(key, &message, token, actions),
                 Action::Flushed(flushed) => self.count_flushed(flushed),
                 Action::Open(request) => self.open(key, &request, unread, actions),
-                Action::Subscribe { packet_id, items } => {
-                    self.subscribe(key, packet_id, &items, actions)
-                }
-                Action::Unsubscribe { packet_id, filters } => {
-                    self.unsubscribe(key, packet_id, &filters, actions)
-                }
+                Action::Subscribe { packet_id, items } => self.subscribe(key, packet_id, &items, actions),
+                Action::Unsubscribe { packet_id, filters } => self.unsubscribe(key, packet_id, &filters, actions),
                 Action::Close { reason } => self.closed_by_session(key, reason),
             }
         }
@@ -325,9 +292,7 @@ impl Worker {
     fn closed_by_session(&mut self, key: Key, reason: CloseReason) {
         match reason {
             CloseReason::ConnectTimeout => self.counters.refused(RefuseReason::Timeout),
-            CloseReason::Refused(ReasonCode::ServerUnavailable) => {
-                self.counters.refused(RefuseReason::NotServing)
-            }
+            CloseReason::Refused(ReasonCode::ServerUnavailable) => self.counters.refused(RefuseReason::NotServing),
             CloseReason::Refused(_) => self.counters.refused(RefuseReason::Protocol),
             CloseReason::Fault(reason) => {
                 self.counters.protocol_error();
@@ -342,14 +307,10 @@ impl Worker {
 
     pub(super) fn count_flushed(&mut self, flushed: Flushed) {
         // Their bytes were counted with the socket's.
-        self.counters
-            .messages_out(PublishQos::AtMostOnce, u64::from(flushed.sent_qos0), 0);
-        self.counters
-            .messages_out(PublishQos::AtLeastOnce, u64::from(flushed.sent_qos1), 0);
-        self.counters
-            .dropped(DropReason::Expired, u64::from(flushed.expired));
-        self.counters
-            .dropped(DropReason::PacketTooLarge, u64::from(flushed.too_large));
+        self.counters.messages_out(PublishQos::AtMostOnce, u64::from(flushed.sent_qos0), 0);
+        self.counters.messages_out(PublishQos::AtLeastOnce, u64::from(flushed.sent_qos1), 0);
+        self.counters.dropped(DropReason::Expired, u64::from(flushed.expired));
+        self.counters.dropped(DropReason::PacketTooLarge, u64::from(flushed.too_large));
     }
 
     /// Writes what waits for a connection, and lets its session go on when the socket took all.
@@ -369,9 +330,7 @@ impl Worker {
                     conn.session.set_congested();
                 }
                 let conn = self.conns.get_mut(key);
-                if conn.is_some_and(|conn| {
-                    conn.outlet.blocked || (conn.closing.is_some() && conn.outlet.is_empty())
-                }) {
+                if conn.is_some_and(|conn| conn.outlet.blocked || (conn.closing.is_some() && conn.outlet.is_empty())) {
                     self.wake(key);
                 }
             }

@@ -44,10 +44,7 @@ struct Queue {
 
 impl Inbox {
     pub(crate) fn new() -> Self {
-        Self {
-            queue: Mutex::new(Queue::default()),
-            ready: Notify::new(),
-        }
+        Self { queue: Mutex::new(Queue::default()), ready: Notify::new() }
     }
 
     /// Hands over as many items from the front of `items` as fit, in order; the rest stays. Wakes the worker once.
@@ -56,9 +53,7 @@ impl Inbox {
         let was_empty = queue.items.is_empty();
         while let Some(item) = items.front() {
             let size = size_of_item(item);
-            if queue.items.len() >= MAX_ITEMS
-                || (queue.bytes + size > MAX_BYTES && !queue.items.is_empty())
-            {
+            if queue.items.len() >= MAX_ITEMS || (queue.bytes + size > MAX_BYTES && !queue.items.is_empty()) {
                 break;
             }
             queue.bytes += size;

@@ -11,34 +11,17 @@ const BACKLOG: i32 = 4096;
 /// Why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenError {
-    #[error(
-        "listener {name}: {address} is in use: stop what listens there, or set another bind address"
-    )]
+    #[error("listener {name}: {address} is in use: stop what listens there, or set another bind address")]
     InUse { name: String, address: SocketAddr },
     #[error("listener {name}: cannot listen on {address}: {source}")]
-    Io {
-        name: String,
-        address: SocketAddr,
-        source: io::Error,
-    },
+    Io { name: String, address: SocketAddr, source: io::Error },
 }
 
 /// Opens `workers` sockets on one address. Port 0 means any free one, the same for all.
-pub(crate) fn open(
-    name: &str,
-    address: SocketAddr,
-    workers: usize,
-) -> Result<Vec<StdListener>, ListenError> {
+pub(crate) fn open(name: &str, address: SocketAddr, workers: usize) -> Result<Vec<StdListener>, ListenError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse {
-            name: name.to_owned(),
-            address,
-        },
-        _ => ListenError::Io {
-            name: name.to_owned(),
-            address,
-            source,
-        },
+        io::ErrorKind::AddrInUse => ListenError::InUse { name: name.to_owned(), address },
+        _ => ListenError::Io { name: name.to_owned(), address, source },
     };
     // With SO_REUSEPORT a second process of the same user would share the address without a word: the clients
     // would land on either. A bind without it finds such a listener.
@@ -66,11 +49,7 @@ pub(crate) fn open(
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // After a restart old connections linger in TIME_WAIT on the port.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {

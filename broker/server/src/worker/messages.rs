@@ -60,11 +60,7 @@ impl Worker {
             self.stalled.push(key);
         }
         if let Some(token) = token {
-            let reason = if matched {
-                ReasonCode::Success
-            } else {
-                ReasonCode::NoMatchingSubscribers
-            };
+            let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
             let out = conn.outlet.buffer(&mut self.spares);
             conn.session.on_published(token, reason, out, actions);
         }
@@ -77,17 +73,14 @@ impl Worker {
         let taken = self.node.router.forward(nodes, &Bytes::from(frame));
         let lost = nodes.len().saturating_sub(taken);
         if lost > 0 {
-            self.counters
-                .dropped(DropReason::LinkQueueFull, lost as u64);
+            self.counters.dropped(DropReason::LinkQueueFull, lost as u64);
         }
     }
 
     /// Gives a message to the subscribers of this worker.
     pub(super) fn deliver(&mut self, message: &Message) {
         let mut matched = std::mem::take(&mut self.matched);
-        self.index.matches(message.topic(), |client, info| {
-            matched.push((client, *info))
-        });
+        self.index.matches(message.topic(), |client, info| matched.push((client, *info)));
         if matched.len() > 1 {
             merge_overlapping(&mut matched);
         }
@@ -101,21 +94,14 @@ impl Worker {
         self.matched = matched;
     }
 
-    fn deliver_to(
-        &mut self,
-        client: u32,
-        info: SubscriptionInfo,
-        forms: &mut Forms,
-        now: raftmq_session::Now,
-    ) {
+    fn deliver_to(&mut self, client: u32, info: SubscriptionInfo, forms: &mut Forms, now: raftmq_session::Now) {
         let Some((_, client)) = self.clients.at_mut(client) else {
             return;
         };
         let (delivery, written) = match &mut client.state {
-            ClientState::Offline { state, .. } => (
-                state.deliver_offline(now, &self.node.limits, &client.id, forms.message(), info),
-                None,
-            ),
+            ClientState::Offline { state, .. } => {
+                (state.deliver_offline(now, &self.node.limits, &client.id, forms.message(), info), None)
+            }
             ClientState::Online(key) => {
                 let key = *key;
                 let Some(conn) = self.conns.get_mut(key) else {
@@ -159,22 +145,13 @@ impl Worker {
         let mut filters = Vec::with_capacity(items.len());
         let mut again = Vec::new();
         for item in items {
-            let info = SubscriptionInfo {
-                options: item.options,
-                sub_id: item.sub_id,
-            };
-            if self
-                .index
-                .insert(&item.filter, client.slot, info)
-                .replaced
-                .is_some()
-            {
+            let info = SubscriptionInfo { options: item.options, sub_id: item.sub_id };
+            if self.index.insert(&item.filter, client.slot, info).replaced.is_some() {
                 again.push(Arc::clone(&item.filter));
             }
             filters.push(Arc::clone(&item.filter));
         }
-        self.counters
-            .subscribed((filters.len() - again.len()) as u64);
+        self.counters.subscribed((filters.len() - again.len()) as u64);
         let barrier = self.node.router.subscribe(self.id, &filters);
         if !again.is_empty() {
             // A route is counted once a subscription. Who subscribes again still waits for the same barrier.
@@ -182,12 +159,7 @@ impl Worker {
         }
         match barrier {
             Some(reached) => {
-                self.barriers.push_back(Barrier {
-                    key,
-                    packet_id,
-                    filters: filters.len(),
-                    reached,
-                });
+                self.barriers.push_back(Barrier { key, packet_id, filters: filters.len(), reached });
                 self.barrier_ready.notify_one();
             }
             None => self.subscribed(key, packet_id, &[], actions),
@@ -223,27 +195,18 @@ impl Worker {
             // What did not reach every serving node in time is not promised: the client is told, and nothing is left behind.
             Err(error) => {
                 tracing::warn!(client = %conn.session.client_id(), %error, "a SUBSCRIBE is refused");
-                (0..filters)
-                    .map(|at| (at, ReasonCode::UnspecifiedError))
-                    .collect()
+                (0..filters).map(|at| (at, ReasonCode::UnspecifiedError)).collect()
             }
         };
         let client = conn.client;
-        let before: Vec<Arc<str>> = if refused.is_empty() {
-            Vec::new()
-        } else {
-            filters_of(&conn.session)
-        };
+        let before: Vec<Arc<str>> = if refused.is_empty() { Vec::new() } else { filters_of(&conn.session) };
         let mut actions = std::mem::take(&mut self.actions);
         self.subscribed(key, packet_id, &refused, &mut actions);
         if let (Some(client), false) = (client, refused.is_empty())
             && let Some(conn) = self.conns.get_mut(key)
         {
             let left = filters_of(&conn.session);
-            let gone: Vec<Arc<str>> = before
-                .into_iter()
-                .filter(|filter| !left.contains(filter))
-                .collect();
+            let gone: Vec<Arc<str>> = before.into_iter().filter(|filter| !left.contains(filter)).collect();
             self.remove_from_index(client, &gone);
         }
         self.act(key, &[], &mut actions);
@@ -298,12 +261,7 @@ impl Worker {
 }
 
 fn filters_of(connection: &raftmq_session::Connection) -> Vec<Arc<str>> {
-    connection
-        .session()
-        .subscriptions()
-        .iter()
-        .map(|entry| Arc::clone(&entry.filter))
-        .collect()
+    connection.session().subscriptions().iter().map(|entry| Arc::clone(&entry.filter)).collect()
 }
 
 /// A client that matches by several filters gets the message once with the highest QoS of them; subscriptions with
@@ -327,13 +285,7 @@ mod tests {
     use raftmq_mqtt::SubOptions;
 
     fn info(qos: QoS, sub_id: u32) -> SubscriptionInfo {
-        SubscriptionInfo {
-            options: SubOptions {
-                qos,
-                ..SubOptions::default()
-            },
-            sub_id,
-        }
+        SubscriptionInfo { options: SubOptions { qos, ..SubOptions::default() }, sub_id }
     }
 
     #[test]
@@ -347,11 +299,7 @@ mod tests {
         merge_overlapping(&mut matched);
         assert_eq!(
             matched,
-            [
-                (3, info(QoS::AtLeastOnce, 5)),
-                (3, info(QoS::AtMostOnce, 6)),
-                (7, info(QoS::AtLeastOnce, 0))
-            ]
+            [(3, info(QoS::AtLeastOnce, 5)), (3, info(QoS::AtMostOnce, 6)), (7, info(QoS::AtLeastOnce, 0))]
         );
     }
 }

@@ -18,12 +18,7 @@ pub(crate) struct ClientRegistry {
 impl ClientRegistry {
     pub(crate) fn new() -> Self {
         let hasher = ahash::RandomState::new();
-        Self {
-            shards: (0..SHARDS)
-                .map(|_| Mutex::new(HashMap::with_hasher(hasher.clone())))
-                .collect(),
-            hasher,
-        }
+        Self { shards: (0..SHARDS).map(|_| Mutex::new(HashMap::with_hasher(hasher.clone()))).collect(), hasher }
     }
 
     /// The worker that holds the client's session; `worker` itself when nobody did until now.

@@ -80,22 +80,17 @@ pub(crate) fn start(
     phase: watch::Receiver<Phase>,
     closing: watch::Receiver<bool>,
 ) -> io::Result<WorkerHandle> {
-    let thread = std::thread::Builder::new()
-        .name(format!("worker-{id}"))
-        .spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-            {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    tracing::error!(worker = id, %error, "cannot start the worker's event loop");
-                    std::process::exit(1);
-                }
-            };
-            let local = LocalSet::new();
-            local.block_on(&runtime, run(id, node, counters, listeners, phase, closing));
-        })?;
+    let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(worker = id, %error, "cannot start the worker's event loop");
+                std::process::exit(1);
+            }
+        };
+        let local = LocalSet::new();
+        local.block_on(&runtime, run(id, node, counters, listeners, phase, closing));
+    })?;
     Ok(WorkerHandle { thread })
 }
 
@@ -113,10 +108,7 @@ async fn run(
     let workers = node.inboxes.len();
     let worker: Shared = Rc::new(RefCell::new(Worker {
         id,
-        origins: Origins {
-            node: 0,
-            next: first_sequence(id),
-        },
+        origins: Origins { node: 0, next: first_sequence(id) },
         counters,
         conns: Slab::new(),
         clients: Slab::new(),
@@ -166,9 +158,7 @@ async fn run(
     for task in accepting {
         task.abort();
     }
-    worker
-        .borrow_mut()
-        .close_all(ReasonCode::ServerShuttingDown);
+    worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown);
     let drained = async {
         while worker.borrow().connections() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -179,9 +169,7 @@ async fn run(
 
 /// Numbers for messages that neither another worker nor an earlier run gives: the time of the start, and the worker.
 fn first_sequence(id: u8) -> u64 {
-    let unix = std::time::SystemTime::now()
-        .duration_since(std::time::SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let unix = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
     // Milliseconds leave room for 2^16 messages each, over all of a worker's run; the worker's number is above them.
     (u64::from(id) << 58) | ((u64::try_from(unix.as_millis()).unwrap_or(0) << 16) & ((1 << 58) - 1))
 }
@@ -224,9 +212,7 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
 
 fn take_in(worker: &Shared, socket: TcpStream, listener: u16, accepted_ms: u64, bytes: Vec<u8>) {
     let socket = Rc::new(socket);
-    let key = worker
-        .borrow_mut()
-        .add(Rc::clone(&socket), listener, accepted_ms, bytes);
+    let key = worker.borrow_mut().add(Rc::clone(&socket), listener, accepted_ms, bytes);
     spawn_local(ConnectionTask::new(Rc::clone(worker), key, socket));
 }
 
@@ -275,13 +261,7 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
                         state.connections.fetch_add(1, Ordering::Relaxed);
                     }
                     match TcpStream::from_std(adopted.socket) {
-                        Ok(socket) => take_in(
-                            &worker,
-                            socket,
-                            adopted.listener,
-                            adopted.accepted_ms,
-                            adopted.bytes,
-                        ),
+                        Ok(socket) => take_in(&worker, socket, adopted.listener, adopted.accepted_ms, adopted.bytes),
                         Err(error) => {
                             tracing::warn!(%error, "a connection was lost between two workers")
                         }
@@ -307,12 +287,7 @@ async fn barriers(worker: Shared) {
             let worker = Rc::clone(&worker);
             spawn_local(async move {
                 let result = barrier.reached.await;
-                worker.borrow_mut().barrier_done(
-                    barrier.key,
-                    barrier.packet_id,
-                    barrier.filters,
-                    result,
-                );
+                worker.borrow_mut().barrier_done(barrier.key, barrier.packet_id, barrier.filters, result);
             });
         }
     }

@@ -47,20 +47,13 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 
     /// Now, by both.
     pub(crate) fn now(&self) -> Now {
-        let unix = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        Now {
-            ms: self.ms(),
-            unix_ms: millis(unix),
-        }
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now { ms: self.ms(), unix_ms: millis(unix) }
     }
 
     /// Now, by the one that only grows.
@@ -83,10 +76,7 @@ pub(crate) enum Router {
 
 impl Router {
     pub(crate) fn standalone(routes: SharedRoutes) -> Self {
-        let options = LocalRoutesOptions {
-            standalone: true,
-            ..LocalRoutesOptions::default()
-        };
+        let options = LocalRoutesOptions { standalone: true, ..LocalRoutesOptions::default() };
         Self::Standalone(Mutex::new(LocalRoutes::new(routes, options)))
     }
 

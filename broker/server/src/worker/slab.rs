@@ -10,10 +10,7 @@ pub(crate) struct Slab<T> {
 
 impl<T> Slab<T> {
     pub(crate) const fn new() -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
+        Self { slots: Vec::new(), free: Vec::new() }
     }
 
     /// Puts something in and says where.
@@ -21,18 +18,11 @@ impl<T> Slab<T> {
         if let Some(slot) = self.free.pop() {
             let place = &mut self.slots[slot as usize];
             place.1 = Some(value);
-            return Key {
-                slot,
-                generation: place.0,
-            };
+            return Key { slot, generation: place.0 };
         }
-        let slot =
-            u32::try_from(self.slots.len()).expect("a process has fewer than 2^32 open files");
+        let slot = u32::try_from(self.slots.len()).expect("a process has fewer than 2^32 open files");
         self.slots.push((0, Some(value)));
-        Key {
-            slot,
-            generation: 0,
-        }
+        Key { slot, generation: 0 }
     }
 
     /// What was put in under this key, while it is there.
@@ -47,9 +37,7 @@ impl<T> Slab<T> {
     pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(Key, &mut T)> {
         let (generation, value) = self.slots.get_mut(slot as usize)?;
         let generation = *generation;
-        value
-            .as_mut()
-            .map(|value| (Key { slot, generation }, value))
+        value.as_mut().map(|value| (Key { slot, generation }, value))
     }
 
     /// Takes it out; the slot is free from now on.
@@ -69,10 +57,7 @@ impl<T> Slab<T> {
         (0u32..)
             .zip(&self.slots)
             .filter(|(_, (_, value))| value.is_some())
-            .map(|(slot, (generation, _))| Key {
-                slot,
-                generation: *generation,
-            })
+            .map(|(slot, (generation, _))| Key { slot, generation: *generation })
             .collect()
     }
 

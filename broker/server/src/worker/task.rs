@@ -43,38 +43,18 @@ pub(crate) struct ConnectionTask {
 
 impl ConnectionTask {
     pub(crate) const fn new(worker: Rc<RefCell<Worker>>, key: Key, socket: Rc<TcpStream>) -> Self {
-        Self {
-            worker,
-            key,
-            socket: Some(socket),
-        }
+        Self { worker, key, socket: Some(socket) }
     }
 
     /// The connection is over here. Dropping the socket closes it, unless it moves on.
     fn end(&mut self) {
         let moved = self.worker.borrow_mut().ended(self.key);
-        let (
-            Some(Move {
-                worker,
-                bytes,
-                accepted_ms,
-                listener,
-            }),
-            Some(socket),
-        ) = (moved, self.socket.take())
-        else {
+        let (Some(Move { worker, bytes, accepted_ms, listener }), Some(socket)) = (moved, self.socket.take()) else {
             return;
         };
-        let socket = Rc::try_unwrap(socket)
-            .ok()
-            .and_then(|socket| socket.into_std().ok());
+        let socket = Rc::try_unwrap(socket).ok().and_then(|socket| socket.into_std().ok());
         if let Some(socket) = socket {
-            let adopted = Item::Adopt(Adopted {
-                socket,
-                bytes,
-                accepted_ms,
-                listener,
-            });
+            let adopted = Item::Adopt(Adopted { socket, bytes, accepted_ms, listener });
             self.worker.borrow_mut().hand_over(worker, adopted);
         }
     }

@@ -27,10 +27,7 @@ pub(crate) struct Wheel {
 
 impl Wheel {
     pub(crate) fn new(now_ms: u64) -> Self {
-        Self {
-            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
-            tick: now_ms / TICK_MS,
-        }
+        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), tick: now_ms / TICK_MS }
     }
 
     /// Adds an entry that fires at the first tick after `deadline_ms`.
@@ -73,10 +70,7 @@ mod tests {
     use super::*;
 
     fn key(slot: u32) -> Key {
-        Key {
-            slot,
-            generation: 0,
-        }
+        Key { slot, generation: 0 }
     }
 
     #[test]
@@ -87,10 +81,7 @@ mod tests {
             let mut due = Vec::new();
             let mut now = 0;
             while due.is_empty() {
-                assert!(
-                    now <= deadline + 2 * TICK_MS,
-                    "{deadline} has not fired at {now}"
-                );
+                assert!(now <= deadline + 2 * TICK_MS, "{deadline} has not fired at {now}");
                 now += 50;
                 wheel.advance(now, &mut due);
             }
