@@ -18,7 +18,7 @@ import (
 //go:embed manifests
 var manifests embed.FS
 
-// steps of the control plane, in the order in which they depend on each other.
+// bootSteps are in the order in which they depend on each other.
 func (l *lab) bootSteps(nodes int) []step {
 	steps := []step{
 		{"certificates", l.certificates},
@@ -26,7 +26,6 @@ func (l *lab) bootSteps(nodes int) []step {
 		{"etcd", l.etcd},
 		{"API server", l.apiServer},
 		{"controllers, scheduler, DNS", l.controllers},
-		{"defaults", l.applyManifests},
 	}
 	names := make([]string, nodes)
 	for i := range names {
@@ -34,6 +33,7 @@ func (l *lab) bootSteps(nodes int) []step {
 	}
 	return append(steps,
 		step{strings.Join(names, ", "), func() error { return l.startNodes(nodes) }},
+		step{"storage class, service accounts", l.applyManifests},
 		step{"services reached from the lab", l.controlProxy},
 	)
 }
@@ -95,7 +95,7 @@ func (l *lab) apiServer() error {
 		"--kubelet-client-certificate="+pki("api-server-to-kubelet.crt"), "--kubelet-client-key="+pki("api-server-to-kubelet.key"),
 		"--kubelet-certificate-authority="+pki("ca.crt"), "--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-		"--service-account-key-file="+pki("service-accounts.key"), "--service-account-signing-key-file="+pki("service-accounts.key"),
+		"--service-account-key-file="+pki("service-accounts.crt"), "--service-account-signing-key-file="+pki("service-accounts.key"),
 		"--requestheader-client-ca-file="+pki("front-proxy-ca.crt"), "--requestheader-allowed-names=front-proxy",
 		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",

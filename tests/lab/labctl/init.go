@@ -73,6 +73,10 @@ func (l *lab) prepare() error {
 	if err := os.Setenv("TMPDIR", filepath.Join(l.state, "tmp")); err != nil {
 		return err
 	}
+	// No pod without it: it is the first image of every node.
+	if err := copyFile(l.tool("pause.tar"), filepath.Join(l.state, "images", "pause.tar")); err != nil {
+		return err
+	}
 	if err := fs.WalkDir(manifests, "manifests", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -102,6 +106,14 @@ func (l *lab) prepare() error {
 		}
 	}
 	return makeCgroup(l.proc(), cgroupName(l.state))
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o600)
 }
 
 // ownMounts keeps every mount made from now on inside, while the machine's own still come in (and

@@ -36,6 +36,8 @@ func controlNetwork() error {
 		{"link", "add", bridge, "type", "bridge"},
 		{"address", "add", controlIP + "/24", "dev", bridge},
 		{"link", "set", bridge, "up"},
+		// No packet goes there: the proxy changes the address before. But without a route none starts.
+		{"route", "add", serviceRange, "dev", bridge},
 	} {
 		if err := ip(args...); err != nil {
 			return err

@@ -146,13 +146,13 @@ func runChild(cmd *exec.Cmd) error {
 func reapOrphans() {
 	const pAll, wNowait = 0, 0x1000000
 	for {
-		var info [128]byte // siginfo_t; si_pid stands at byte 12
+		var info [128]byte // siginfo_t; si_pid stands at byte 16
 		_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, pAll, 0, uintptr(unsafe.Pointer(&info)), syscall.WEXITED|wNowait, 0, 0)
 		if errno == syscall.ECHILD {
 			time.Sleep(200 * time.Millisecond)
 			continue
 		}
-		pid := int(*(*int32)(unsafe.Pointer(&info[12])))
+		pid := int(*(*int32)(unsafe.Pointer(&info[16])))
 		children.RLock()
 		own := children.own[pid]
 		if !own && errno == 0 {
