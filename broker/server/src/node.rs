@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use raftmq_cluster::{Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Stage};
 use raftmq_config::{Config, TlsFiles};
@@ -28,6 +28,9 @@ use crate::telemetry::{self, LogControl, TelemetryError};
 use crate::worker::{
     self, ClientRegistry, Clock, Inbox, Item, ListenError, ListenerState, NodeShared, Router, WorkerHandle,
 };
+
+/// Time for the workers to close their clients at the end; they take less.
+const WORKERS_END: Duration = Duration::from_secs(8);
 
 /// How a node is started.
 pub(crate) struct NodeOptions {
@@ -97,7 +100,7 @@ fn start(config: &Config, exit_with_stdin: bool) -> Result<(), NodeError> {
         .build()
         .map_err(|source| NodeError::Thread { what: "the control runtime", source })?;
     let result = control.block_on(Node::run(config, log, exit_with_stdin));
-    control.shutdown_timeout(std::time::Duration::from_secs(2));
+    control.shutdown_timeout(Duration::from_secs(2));
     result
 }
 
@@ -135,6 +138,7 @@ impl Node {
         let metrics = Metrics::new();
         let routes = SharedRoutes::new();
         let inboxes: Arc<Vec<Inbox>> = Arc::new((0..workers).map(|_| Inbox::new()).collect());
+        let forwards_lost = Arc::new(AtomicU64::new(0));
         let cluster = match &config.cluster {
             Some(_) => {
                 let control = http_socket
@@ -142,7 +146,7 @@ impl Node {
                     .and_then(|socket| socket.local_addr().ok())
                     .map_or_else(String::new, |address| address.to_string());
                 let settings = ClusterConfig::from_settings(config, &control, env!("CARGO_PKG_VERSION"))?;
-                let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes));
+                let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes), Arc::clone(&forwards_lost));
                 Some(Cluster::start(settings, routes.clone(), Arc::new(move |_, frame| receive.frame(&frame))).await?)
             }
             None => None,
@@ -162,6 +166,7 @@ impl Node {
             max_outbound: config.mqtt.max_outbound_bytes.as_usize(),
             raft_id: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            forwards_lost,
             clock: Clock::new(),
         });
         let (closing, closing_seen) = watch::channel(false);
@@ -225,11 +230,15 @@ impl Node {
         let id_known = async {
             if let Some(cluster) = &self.cluster {
                 let mut stage = cluster.stage();
-                while stage.changed().await.is_ok() {
+                loop {
+                    // The stage at the start counts too: a member that comes back may never change it.
                     let now = stage.borrow_and_update().clone();
                     tracing::info!(stage = now.name(), "cluster");
                     if let Some(id) = cluster.status().raft_id {
                         self.shared.raft_id.store(id, Ordering::Relaxed);
+                    }
+                    if stage.changed().await.is_err() {
+                        break;
                     }
                 }
             }
@@ -263,8 +272,10 @@ impl Node {
         let joined = tokio::task::spawn_blocking(move || {
             workers.into_iter().map(WorkerHandle::join).fold(true, |all, one| all && one)
         });
-        if !matches!(joined.await, Ok(true)) {
-            tracing::error!("a worker ended by a panic");
+        match tokio::time::timeout(WORKERS_END, joined).await {
+            Ok(Ok(true)) => {}
+            Ok(_) => tracing::error!("a worker ended by a panic"),
+            Err(_) => tracing::error!("a worker does not end"),
         }
         if let Some(cluster) = &self.cluster {
             cluster.shutdown().await;
@@ -313,12 +324,12 @@ struct Incoming {
     routes: SharedRoutes,
     inboxes: Arc<Vec<Inbox>>,
     /// Messages that a worker's full queue did not take.
-    dropped: AtomicU64,
+    lost: Arc<AtomicU64>,
 }
 
 impl Incoming {
-    fn new(routes: SharedRoutes, inboxes: Arc<Vec<Inbox>>) -> Self {
-        Self { routes, inboxes, dropped: AtomicU64::new(0) }
+    fn new(routes: SharedRoutes, inboxes: Arc<Vec<Inbox>>, lost: Arc<AtomicU64>) -> Self {
+        Self { routes, inboxes, lost }
     }
 
     fn frame(&self, frame: &[u8]) {
@@ -332,10 +343,11 @@ impl Incoming {
             let Some(inbox) = self.inboxes.get(usize::from(worker)) else {
                 continue;
             };
-            if inbox.push_one(Item::Publish(message.clone())).is_err()
-                && self.dropped.fetch_add(1, Ordering::Relaxed) % 10_000 == 0
-            {
-                tracing::warn!(worker, "the worker's queue is full: forwarded messages are dropped");
+            if !inbox.push_one(Item::Publish(message.clone())) {
+                let before = self.lost.fetch_add(1, Ordering::Relaxed);
+                if before.is_multiple_of(10_000) {
+                    tracing::warn!(worker, "the worker's queue is full: forwarded messages are lost");
+                }
             }
         }
     }

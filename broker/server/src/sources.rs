@@ -53,6 +53,7 @@ fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {
     out.counter(&catalog::FORWARDED, &["sent"], read(&counters.forwards_out));
     out.counter(&catalog::FORWARDED, &["received"], read(&counters.forwards_in));
     out.counter(&catalog::FORWARDS_DROPPED, &[], read(&counters.forwards_dropped));
+    out.counter(&catalog::FORWARDS_LOST, &[], read(&shared.forwards_lost));
     out.counter(&catalog::BARRIERS, &["reached"], read(&counters.barriers));
     out.counter(&catalog::BARRIERS, &["failed"], read(&counters.barriers_failed));
     out.counter(&catalog::MEMBERSHIP_STEPS, &[], read(&counters.membership_steps));

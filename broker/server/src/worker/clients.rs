@@ -167,6 +167,19 @@ impl Worker {
         }
     }
 
+    /// The node lost its right to serve long ago: who is connected must go elsewhere. What was not written before the lease
+    /// ran out is not written at all.
+    pub(super) fn close_unserved(&mut self) {
+        for key in self.conns.keys() {
+            match self.conns.get_mut(key) {
+                Some(conn) if conn.client.is_some() && conn.closing.is_none() && !conn.outlet.is_empty() => {
+                    self.lost(key)
+                }
+                _ => self.close(key, CloseReason::Server(ReasonCode::UseAnotherServer)),
+            }
+        }
+    }
+
     /// Connections that are open.
     pub(super) fn connections(&self) -> usize {
         self.conns.len()

@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use raftmq_mqtt::{Decoded, Packet, QoS, ReasonCode, connect_version, decode};
 use raftmq_session::{Action, CloseReason, Connection, DropReason as Lost, Flushed};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use tokio::net::TcpStream;
 
 use super::outlet::Outlet;
@@ -15,17 +16,19 @@ use super::wheel::Key;
 use super::{CLOSING_MS, Conn, Worker};
 use crate::metrics::{DropReason, PublishQos, RefuseReason};
 
+/// Reads of what a client sent after the end of its connection.
+const UNREAD_CHUNKS: usize = 16;
+
 /// A connection that goes to another worker: where to, and what was read of it.
 pub(crate) struct Move {
     pub(crate) worker: u16,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) accepted_ms: u64,
     pub(crate) listener: u16,
 }
 
 impl Worker {
     /// Takes a socket in. `bytes` were read from it already.
-    pub(super) fn add(&mut self, socket: Rc<TcpStream>, listener: u16, accepted_ms: u64, bytes: Vec<u8>) -> Key {
+    pub(super) fn add(&mut self, socket: Rc<TcpStream>, listener: u16, bytes: Vec<u8>) -> Key {
         let now = self.node.clock.now();
         let session = Connection::new(Arc::clone(&self.node.limits), now, rand::random());
         let key = self.conns.insert(Conn {
@@ -37,7 +40,6 @@ impl Worker {
             waker: None,
             client: None,
             listener,
-            accepted_ms,
             dirty: false,
             stalled: false,
             closing: None,
@@ -51,7 +53,10 @@ impl Worker {
     /// What the connection's task is to wait for.
     pub(super) fn next(&mut self, key: Key, waker: &Waker) -> Next {
         let serving = self.is_serving();
-        let ready = |conn: &mut Conn| conn.held && !conn.stalled && conn.moving.is_none() && conn.session.can_read();
+        let limit = self.answers_limit();
+        let ready = |conn: &mut Conn| {
+            conn.held && !conn.stalled && conn.moving.is_none() && conn.session.can_read() && conn.outlet.len() <= limit
+        };
         if self.conns.get_mut(key).is_some_and(|conn| ready(conn) && (serving || conn.client.is_none())) {
             self.parse_held(key);
         }
@@ -76,6 +81,7 @@ impl Worker {
             && !conn.stalled
             && !conn.held
             && conn.session.can_read()
+            && conn.outlet.len() <= limit
             && (conn.client.is_none() || serving);
         Next::Wait { read, write }
     }
@@ -91,15 +97,14 @@ impl Worker {
             Ok(0) => self.lost(key),
             Ok(count) => {
                 self.counters.bytes_in(count);
-                if conn.partial.is_empty() {
+                let mut partial = std::mem::take(&mut conn.partial);
+                if partial.is_empty() {
                     let taken = self.parse(key, &buffer[..count]);
-                    self.keep(key, &buffer[taken..count]);
+                    self.keep(key, buffer[taken..count].to_vec());
                 } else {
                     // The rest of a packet: it grows by what has come, not by what it says that will come.
-                    let mut partial = std::mem::take(&mut conn.partial);
                     partial.extend_from_slice(&buffer[..count]);
-                    let taken = self.parse(key, &partial);
-                    self.keep(key, &partial[taken..]);
+                    self.parse_kept(key, partial);
                 }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -114,16 +119,15 @@ impl Worker {
         self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.blocked)
     }
 
-    /// The connection's task ends: everything of it goes, but a session that is to be kept.
+    /// The connection's task ends: everything of it goes, but a session that is to be kept. A connection that moves
+    /// stays counted.
     pub(super) fn ended(&mut self, key: Key) -> Option<Move> {
         let conn = self.conns.remove(key)?;
-        if let Some(listener) = self.listeners.get(usize::from(conn.listener)) {
-            listener.closed();
-        }
-        self.counters.connection_closed();
         if let Some((worker, bytes)) = conn.moving {
-            return Some(Move { worker, bytes, accepted_ms: conn.accepted_ms, listener: conn.listener });
+            return Some(Move { worker, bytes, listener: conn.listener });
         }
+        hang_up(&conn.socket, &mut self.read_buffer);
+        self.gone(conn.listener);
         if let Some(client) = conn.client {
             self.counters.client_disconnected();
             if let Some((_, state)) = conn.session.into_state() {
@@ -133,10 +137,19 @@ impl Worker {
         None
     }
 
+    /// A socket that was counted is closed.
+    pub(super) fn gone(&self, listener: u16) {
+        if let Some(listener) = self.listeners.get(usize::from(listener)) {
+            listener.closed();
+        }
+        self.counters.connection_closed();
+    }
+
     /// A deadline of the connection may have passed.
     pub(super) fn on_deadline(&mut self, key: Key) {
         let now = self.node.clock.now();
         let serving = self.is_serving();
+        let limit = self.answers_limit();
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
@@ -149,8 +162,11 @@ impl Worker {
             self.wake(key);
             return self.watch(key);
         }
-        if conn.client.is_some() && (!serving || conn.stalled) {
-            // A client that is not read cannot be blamed for its silence.
+        if conn.client.is_some()
+            && (!serving || conn.stalled || (conn.outlet.len() <= limit && has_unread(&conn.socket)))
+        {
+            // A client that is not read cannot be blamed for its silence, nor for that of this thread or of the whole
+            // process. One that leaves its answers unread is.
             conn.session.excuse_silence(now);
         }
         let mut actions = std::mem::take(&mut self.actions);
@@ -200,7 +216,7 @@ impl Worker {
     }
 
     /// The socket is of no use any more.
-    fn lost(&mut self, key: Key) {
+    pub(super) fn lost(&mut self, key: Key) {
         if let Some(conn) = self.conns.get_mut(key) {
             conn.session.close(CloseReason::Lost, &mut Vec::new());
             conn.outlet.clear();
@@ -208,15 +224,13 @@ impl Worker {
         self.finish(key);
     }
 
-    fn keep(&mut self, key: Key, rest: &[u8]) {
+    fn keep(&mut self, key: Key, rest: Vec<u8>) {
+        // What comes after a CONNECT that moves travels with it.
         if let Some(conn) = self.conns.get_mut(key)
             && conn.closing.is_none()
+            && conn.moving.is_none()
         {
-            if conn.moving.is_some() {
-                // It travels with the CONNECT.
-                return;
-            }
-            conn.partial = rest.to_vec();
+            conn.partial = rest;
         }
     }
 
@@ -226,8 +240,20 @@ impl Worker {
         };
         let bytes = std::mem::take(&mut conn.partial);
         conn.held = false;
+        self.parse_kept(key, bytes);
+    }
+
+    /// Parses bytes that were kept. What is still no whole packet stays where it is: copied at each read, a large
+    /// packet in small pieces would cost the square of its size.
+    fn parse_kept(&mut self, key: Key, mut bytes: Vec<u8>) {
         let taken = self.parse(key, &bytes);
-        self.keep(key, &bytes[taken..]);
+        bytes.drain(..taken);
+        if bytes.is_empty() {
+            bytes = Vec::new();
+        } else if taken > 0 {
+            bytes.shrink_to_fit();
+        }
+        self.keep(key, bytes);
     }
 
     /// Gives the complete packets of `bytes` to the session; returns how many bytes that were.
@@ -236,13 +262,18 @@ impl Worker {
         let now = node.clock.now();
         // After the read and before anything is matched: what was read without a lease waits.
         let serving = self.is_serving();
+        let limit = self.answers_limit();
         let mut actions = std::mem::take(&mut self.actions);
         let mut at = 0;
         while let Some(conn) = self.conns.get_mut(key) {
             if conn.closing.is_some() || conn.moving.is_some() || at == bytes.len() {
                 break;
             }
-            if conn.stalled || !conn.session.can_read() || (conn.client.is_some() && !serving) {
+            if conn.stalled
+                || !conn.session.can_read()
+                || conn.outlet.len() > limit
+                || (conn.client.is_some() && !serving)
+            {
                 conn.held = true;
                 break;
             }
@@ -315,10 +346,18 @@ impl Worker {
 
     /// Writes what waits for a connection, and lets its session go on when the socket took all.
     pub(super) fn write(&mut self, key: Key) {
+        let serving = self.is_serving();
+        let limit = self.answers_limit();
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
         conn.dirty = false;
+        if !serving && conn.client.is_some() && conn.closing.is_none() {
+            // Nothing is acknowledged or delivered without a lease: it waits, until all look again.
+            conn.outlet.blocked = false;
+            return;
+        }
+        let was_full = conn.outlet.len() > limit;
         match conn.outlet.write(&conn.socket, &mut self.spares) {
             Ok(count) => {
                 self.counters.bytes_out(count);
@@ -330,7 +369,11 @@ impl Worker {
                     conn.session.set_congested();
                 }
                 let conn = self.conns.get_mut(key);
-                if conn.is_some_and(|conn| conn.outlet.blocked || (conn.closing.is_some() && conn.outlet.is_empty())) {
+                if conn.is_some_and(|conn| {
+                    conn.outlet.blocked
+                        || (conn.closing.is_some() && conn.outlet.is_empty())
+                        || (was_full && conn.outlet.len() <= limit)
+                }) {
                     self.wake(key);
                 }
             }
@@ -346,23 +389,46 @@ impl Worker {
         let mut actions = std::mem::take(&mut self.actions);
         let out = conn.outlet.buffer(&mut self.spares);
         conn.session.on_writable(now, out, &mut actions);
-        let more = !out.is_empty();
         self.act(key, &[], &mut actions);
         self.actions = actions;
-        if more {
-            self.mark_dirty(key);
-        }
+        // Also without anything new: then the buffer goes back.
+        self.mark_dirty(key);
     }
 
     /// Writes for all connections that have something, once for a turn.
     pub(super) fn flush_all(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for key in dirty.drain(..) {
-            self.write(key);
+            if let Some(conn) = self.conns.get_mut(key)
+                && conn.outlet.blocked
+            {
+                // Its own task waits for room.
+                conn.dirty = false;
+            } else {
+                self.write(key);
+            }
         }
         if self.dirty.is_empty() {
             // Its memory is used again.
             self.dirty = dirty;
+        }
+    }
+}
+
+/// Whether bytes of the client wait in the socket. Asked of the kernel: the reactor may not have run since they came.
+fn has_unread(socket: &TcpStream) -> bool {
+    let mut byte = [0u8];
+    matches!(recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
+}
+
+/// Ends the stream to the client, then drops what is left of the stream from it: a socket closed over unread bytes would
+/// reset the connection, and the client might never see the packet that says why it is closed.
+fn hang_up(socket: &TcpStream, buffer: &mut [u8]) {
+    // Errors: it is gone already.
+    let _ = shutdown(socket, Shutdown::Write);
+    for _ in 0..UNREAD_CHUNKS {
+        if !matches!(recv(socket, &mut *buffer, RecvFlags::DONTWAIT), Ok((1.., _))) {
+            break;
         }
     }
 }

@@ -12,7 +12,7 @@ use raftmq_session::{Action, Delivery, Forms, PublishToken, SubscribeItem, Subsc
 use super::connection::{count_as, drop_reason};
 use super::inbox::Item;
 use super::wheel::Key;
-use super::{ClientState, OUTGOING_LIMIT, Worker};
+use super::{ClientState, Worker};
 use crate::metrics::DropReason;
 
 /// A SUBACK that waits for its barrier.
@@ -41,11 +41,11 @@ impl Worker {
             if worker == self.id {
                 self.deliver(message);
             } else if let Some(outgoing) = self.outgoing.get_mut(usize::from(worker)) {
-                outgoing.push_back(Item::Publish(message.clone()));
-                stalled |= outgoing.len() > OUTGOING_LIMIT;
-                if outgoing.len() == 1 {
+                if outgoing.is_empty() {
                     self.flush.notify_one();
                 }
+                outgoing.push(Item::Publish(message.clone()));
+                stalled |= outgoing.is_long();
             }
         }
         if !targets.nodes.is_empty() {
@@ -118,7 +118,12 @@ impl Worker {
                 let out = conn.outlet.buffer(&mut self.spares);
                 let before = out.len();
                 let delivery = conn.session.deliver(forms, now, info, out);
-                (delivery, Some((key, out.len() - before)))
+                let written = out.len() - before;
+                if written == 0 {
+                    // A client that gets nothing keeps no buffer.
+                    conn.outlet.release(&mut self.spares);
+                }
+                (delivery, Some((key, written)))
             }
         };
         match (delivery, written) {
@@ -234,7 +239,7 @@ impl Worker {
     /// An item for another worker.
     pub(super) fn hand_over(&mut self, worker: u16, item: Item) {
         if let Some(outgoing) = self.outgoing.get_mut(usize::from(worker)) {
-            outgoing.push_back(item);
+            outgoing.push(item);
             self.flush.notify_one();
         }
     }

@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::metrics::WorkerCounters;
+use inbox::Outgoing;
 pub(crate) use inbox::{Inbox, Item};
 pub(crate) use listener::{ListenError, open as open_listener};
 pub(crate) use registry::ClientRegistry;
@@ -44,8 +45,8 @@ use wheel::{Key, Wheel};
 const READ_BUFFER: usize = 64 * 1024;
 /// Topics whose targets a worker remembers.
 const CACHED_TOPICS: usize = 65_536;
-/// Messages that may wait for another worker before their publishers are not read any more.
-const OUTGOING_LIMIT: usize = 8_192;
+/// Bytes of answers that may wait for a client besides its messages before it is not read any more.
+const MAX_ANSWERS: usize = 256 * 1024;
 /// How long a connection that is to be closed may take to read what is left for it.
 const CLOSING_MS: u64 = 5_000;
 
@@ -64,7 +65,6 @@ struct Conn {
     /// The client, once connected.
     client: Option<Key>,
     listener: u16,
-    accepted_ms: u64,
     /// In `dirty`.
     dirty: bool,
     /// Its messages wait for another worker: it is not read.
@@ -121,7 +121,7 @@ pub(crate) struct Worker {
     /// Connections with something to be written.
     dirty: Vec<Key>,
     /// For the other workers, by number.
-    outgoing: Vec<VecDeque<Item>>,
+    outgoing: Vec<Outgoing>,
     /// Publishers that wait until `outgoing` is handed over.
     stalled: Vec<Key>,
     /// A connection was not served for want of a lease: all look again when there is one.
@@ -172,9 +172,18 @@ impl Worker {
         }
     }
 
+    /// All look again whether they may read and write.
     fn wake_all(&mut self) {
         for key in self.conns.keys() {
+            if self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty()) {
+                self.mark_dirty(key);
+            }
             self.wake(key);
         }
+    }
+
+    /// From here on a client is not read: it asks and does not read the answers.
+    fn answers_limit(&self) -> usize {
+        self.node.max_outbound + self.node.codec.max_packet_size + MAX_ANSWERS
     }
 }

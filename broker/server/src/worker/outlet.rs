@@ -46,6 +46,25 @@ impl Outlet {
     pub(crate) fn clear(&mut self) {
         self.bytes = Vec::new();
         self.written = 0;
+        self.blocked = false;
+    }
+
+    /// Gives the buffer back when nothing waits.
+    pub(crate) fn release(&mut self, spares: &mut Spares) {
+        if self.is_empty() {
+            let mut spare = std::mem::take(&mut self.bytes);
+            self.written = 0;
+            if spares.0.len() < SPARES && spare.capacity() <= KEEP && spare.capacity() > 0 {
+                spare.clear();
+                spares.0.push(spare);
+            }
+        }
+    }
+
+    /// Whether it holds memory.
+    #[cfg(test)]
+    pub(crate) fn has_buffer(&self) -> bool {
+        self.bytes.capacity() > 0
     }
 
     /// Writes as much as the socket takes. Returns how much that was.
@@ -65,13 +84,8 @@ impl Outlet {
             }
         }
         let count = self.written - before;
-        if self.written == self.bytes.len() {
-            let mut spare = std::mem::take(&mut self.bytes);
-            self.written = 0;
-            if spares.0.len() < SPARES && spare.capacity() <= KEEP && spare.capacity() > 0 {
-                spare.clear();
-                spares.0.push(spare);
-            }
+        if self.is_empty() {
+            self.release(spares);
         } else if self.written >= KEEP {
             // A slow reader must not keep what it has read.
             self.bytes.drain(..self.written);

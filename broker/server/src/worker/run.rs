@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
 
-use super::inbox::Item;
+use super::inbox::{Adopted, Item, Outgoing};
 use super::outlet::Spares;
 use super::slab::Slab;
 use super::task::ConnectionTask;
@@ -26,10 +26,14 @@ use super::wheel::Wheel;
 use super::{CACHED_TOPICS, NodeShared, READ_BUFFER, Worker};
 use crate::metrics::{RefuseReason, WorkerCounters};
 
+/// Workers' threads are named so, with their number.
+const THREAD: &str = "worker-";
 /// Pause after an accept failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pause before another worker's full queue is tried again.
 const HAND_OVER_PAUSE: Duration = Duration::from_millis(1);
+/// Pause before the lease is looked at again.
+const FENCED_PAUSE: Duration = Duration::from_millis(50);
 /// Time for the clients to read their last packets when the node shuts down.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -80,7 +84,8 @@ pub(crate) fn start(
     phase: watch::Receiver<Phase>,
     closing: watch::Receiver<bool>,
 ) -> io::Result<WorkerHandle> {
-    let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+    end_on_panic();
+    let thread = std::thread::Builder::new().name(format!("{THREAD}{id}")).spawn(move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -92,6 +97,22 @@ pub(crate) fn start(
         local.block_on(&runtime, run(id, node, counters, listeners, phase, closing));
     })?;
     Ok(WorkerHandle { thread })
+}
+
+/// A panic of a worker ends the process. The event loop would catch it and drop the one task, and the node would go on
+/// without a word while nobody writes, or nobody accepts, or with a state in which the rest of the task is missing. What
+/// started the process starts it again; in a cluster the other nodes serve in the meantime.
+fn end_on_panic() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            report(panic);
+            if std::thread::current().name().is_some_and(|name| name.starts_with(THREAD)) {
+                std::process::abort();
+            }
+        }));
+    });
 }
 
 type Shared = Rc<RefCell<Worker>>;
@@ -124,7 +145,7 @@ async fn run(
         matched: Vec::new(),
         targets: Targets::default(),
         dirty: Vec::new(),
-        outgoing: (0..workers).map(|_| VecDeque::new()).collect(),
+        outgoing: (0..workers).map(|_| Outgoing::default()).collect(),
         stalled: Vec::new(),
         unserved: false,
         flush: Rc::new(Notify::new()),
@@ -148,7 +169,7 @@ async fn run(
                 let now = *phase.borrow_and_update();
                 let mut worker = worker.borrow_mut();
                 if now == Phase::Closed {
-                    worker.close_all(ReasonCode::UseAnotherServer);
+                    worker.close_unserved();
                 }
                 worker.wake_all();
             }
@@ -182,26 +203,31 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
             std::process::exit(1);
         }
     };
+    let mut exhausted = false;
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
-                let accepted_ms = worker.borrow().node.clock.ms();
+                exhausted = false;
                 let states = Rc::clone(&worker.borrow().listeners);
-                let state = &states[usize::from(number)];
-                worker.borrow().counters.connection_opened();
-                if !state.opened() {
-                    let counters = &worker.borrow().counters;
-                    counters.refused(RefuseReason::Limit);
-                    counters.connection_closed();
+                if !states[usize::from(number)].opened() {
+                    let worker = worker.borrow();
+                    worker.counters.connection_opened();
+                    worker.counters.refused(RefuseReason::Limit);
+                    worker.counters.connection_closed();
                     continue;
                 }
+                worker.borrow().counters.connection_opened();
                 // Small packets must not wait for each other. An error means that the client is gone already.
                 let _ = socket.set_nodelay(true);
-                take_in(&worker, socket, number, accepted_ms, Vec::new());
+                take_in(&worker, socket, number, Vec::new());
             }
             Err(error) if super::listener::is_exhaustion(&error) => {
-                let name = worker.borrow().listeners[usize::from(number)].name.clone();
-                tracing::warn!(listener = name, %error, "cannot accept connections; raise the limit of open files");
+                // Said once for a time of want, not at every try.
+                if !exhausted {
+                    let name = worker.borrow().listeners[usize::from(number)].name.clone();
+                    tracing::warn!(listener = name, %error, "cannot accept connections; raise the limit of open files");
+                }
+                exhausted = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
             // The client gave up before it was accepted.
@@ -210,9 +236,9 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
     }
 }
 
-fn take_in(worker: &Shared, socket: TcpStream, listener: u16, accepted_ms: u64, bytes: Vec<u8>) {
+fn take_in(worker: &Shared, socket: TcpStream, listener: u16, bytes: Vec<u8>) {
     let socket = Rc::new(socket);
-    let key = worker.borrow_mut().add(Rc::clone(&socket), listener, accepted_ms, bytes);
+    let key = worker.borrow_mut().add(Rc::clone(&socket), listener, bytes);
     spawn_local(ConnectionTask::new(Rc::clone(worker), key, socket));
 }
 
@@ -244,35 +270,39 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
     let mut items = VecDeque::new();
     loop {
         node.inboxes[id].ready().await;
-        if *phase.borrow() == Phase::Fenced {
-            // An error means a standalone node, which always serves.
-            let _ = phase.wait_for(|phase| *phase != Phase::Fenced).await;
-        }
+        may_deliver(&node, &mut phase).await;
         node.inboxes[id].take(&mut items);
         let mut budget = 0;
         while let Some(item) = items.pop_front() {
             match item {
                 Item::Publish(message) => worker.borrow_mut().deliver(&message),
-                Item::Adopt(adopted) => {
-                    let states = Rc::clone(&worker.borrow().listeners);
-                    worker.borrow().counters.connection_opened();
-                    if let Some(state) = states.get(usize::from(adopted.listener)) {
-                        // It moves within its listener's limit.
-                        state.connections.fetch_add(1, Ordering::Relaxed);
+                Item::Adopt(Adopted { socket, bytes, listener }) => match TcpStream::from_std(socket) {
+                    Ok(socket) => take_in(&worker, socket, listener, bytes),
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection was lost between two workers");
+                        worker.borrow().gone(listener);
                     }
-                    match TcpStream::from_std(adopted.socket) {
-                        Ok(socket) => take_in(&worker, socket, adopted.listener, adopted.accepted_ms, adopted.bytes),
-                        Err(error) => {
-                            tracing::warn!(%error, "a connection was lost between two workers")
-                        }
-                    }
-                }
+                },
+                #[cfg(test)]
+                Item::Panic => panic!("as the test wants it"),
             }
             budget += 1;
             if budget % 256 == 0 {
                 // What was delivered is written, and the connections have their turn.
                 tokio::task::yield_now().await;
+                may_deliver(&node, &mut phase).await;
             }
+        }
+    }
+}
+
+/// Waits while the node holds no lease, until it has one again or has closed its clients: then what waits is for sessions.
+async fn may_deliver(node: &NodeShared, phase: &mut watch::Receiver<Phase>) {
+    while !node.lease.is_serving() && *phase.borrow() != Phase::Closed {
+        // The phase tells of most changes at once; a lease may come back without one.
+        if let Ok(Err(_)) = tokio::time::timeout(FENCED_PAUSE, phase.changed()).await {
+            // Nobody tells of it any more: the node is about to end.
+            tokio::time::sleep(FENCED_PAUSE).await;
         }
     }
 }

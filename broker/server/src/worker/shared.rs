@@ -36,6 +36,8 @@ pub(crate) struct NodeShared {
     pub(crate) raft_id: AtomicU64,
     /// Connections are to be closed and none to be taken: the node shuts down.
     pub(crate) closing: AtomicBool,
+    /// Messages of other nodes that a worker's full queue did not take.
+    pub(crate) forwards_lost: Arc<AtomicU64>,
     /// The node's clocks.
     pub(crate) clock: Clock,
 }

@@ -2,9 +2,10 @@
 
 use super::wheel::Key;
 
-/// A growing array of slots that are used again.
+/// A growing array of slots that are used again. What is in has an allocation of its own: the array stays small, is cheap
+/// to grow, and what is gone gives its memory back.
 pub(crate) struct Slab<T> {
-    slots: Vec<(u32, Option<T>)>,
+    slots: Vec<(u32, Option<Box<T>>)>,
     free: Vec<u32>,
 }
 
@@ -17,18 +18,18 @@ impl<T> Slab<T> {
     pub(crate) fn insert(&mut self, value: T) -> Key {
         if let Some(slot) = self.free.pop() {
             let place = &mut self.slots[slot as usize];
-            place.1 = Some(value);
+            place.1 = Some(Box::new(value));
             return Key { slot, generation: place.0 };
         }
         let slot = u32::try_from(self.slots.len()).expect("a process has fewer than 2^32 open files");
-        self.slots.push((0, Some(value)));
+        self.slots.push((0, Some(Box::new(value))));
         Key { slot, generation: 0 }
     }
 
     /// What was put in under this key, while it is there.
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slots.get_mut(key.slot as usize) {
-            Some((generation, value)) if *generation == key.generation => value.as_mut(),
+            Some((generation, value)) if *generation == key.generation => value.as_deref_mut(),
             _ => None,
         }
     }
@@ -37,7 +38,7 @@ impl<T> Slab<T> {
     pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(Key, &mut T)> {
         let (generation, value) = self.slots.get_mut(slot as usize)?;
         let generation = *generation;
-        value.as_mut().map(|value| (Key { slot, generation }, value))
+        value.as_deref_mut().map(|value| (Key { slot, generation }, value))
     }
 
     /// Takes it out; the slot is free from now on.
@@ -49,7 +50,7 @@ impl<T> Slab<T> {
         let taken = value.take()?;
         *generation = generation.wrapping_add(1);
         self.free.push(key.slot);
-        Some(taken)
+        Some(*taken)
     }
 
     /// The keys of all that is in.

@@ -49,13 +49,16 @@ impl ConnectionTask {
     /// The connection is over here. Dropping the socket closes it, unless it moves on.
     fn end(&mut self) {
         let moved = self.worker.borrow_mut().ended(self.key);
-        let (Some(Move { worker, bytes, accepted_ms, listener }), Some(socket)) = (moved, self.socket.take()) else {
+        let Some(Move { worker, bytes, listener }) = moved else {
             return;
         };
-        let socket = Rc::try_unwrap(socket).ok().and_then(|socket| socket.into_std().ok());
-        if let Some(socket) = socket {
-            let adopted = Item::Adopt(Adopted { socket, bytes, accepted_ms, listener });
-            self.worker.borrow_mut().hand_over(worker, adopted);
+        let socket = self.socket.take().and_then(|socket| Rc::try_unwrap(socket).ok());
+        match socket.and_then(|socket| socket.into_std().ok()) {
+            Some(socket) => {
+                let adopted = Item::Adopt(Adopted { socket, bytes, listener });
+                self.worker.borrow_mut().hand_over(worker, adopted);
+            }
+            None => self.worker.borrow().gone(listener),
         }
     }
 }

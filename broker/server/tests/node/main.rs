@@ -1,0 +1,11 @@
+//! The broker as its clients see it: a real process with two workers, and raw MQTT on real sockets.
+
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod flow;
+mod lifecycle;
+mod measure;
+mod packets;
+mod process;
+mod sessions;

@@ -1,0 +1,156 @@
+//! A broker in a process of its own, standalone, with two workers.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::client::PATIENCE;
+
+pub(crate) struct Node {
+    child: Child,
+    pub(crate) mqtt: SocketAddr,
+    metrics: SocketAddr,
+    directory: TempDir,
+}
+
+impl Node {
+    pub(crate) fn start() -> Self {
+        Self::start_with("", "", None)
+    }
+
+    /// With more settings (YAML): of `mqtt` and of the listener, and a limit of open files.
+    pub(crate) fn start_with(mqtt: &str, listener: &str, open_files: Option<u32>) -> Self {
+        // A port that is free now may be taken a moment later: then the broker ends, and another is tried.
+        for _ in 0..5 {
+            if let Some(node) = Self::try_start(mqtt, listener, open_files) {
+                return node;
+            }
+        }
+        panic!("the broker does not start");
+    }
+
+    fn try_start(mqtt: &str, listener: &str, open_files: Option<u32>) -> Option<Self> {
+        let directory = TempDir::new().unwrap();
+        let [mqtt_port, metrics, http] = free_ports();
+        let settings = directory.path().join("node.yaml");
+        let mqtt = if mqtt.is_empty() { "{}" } else { mqtt };
+        fs::write(
+            &settings,
+            format!(
+                "workers: 2\nnode: {{name: test, dataDir: {data}}}\nlisteners:\n- {{name: mqtt, bind: '{mqtt_port}' {listener}}}\n\
+                 metrics: {{bind: '{metrics}'}}\nhttp: {{bind: '{http}'}}\nmqtt: {mqtt}\n",
+                data = directory.path().join("data").display(),
+            ),
+        )
+        .unwrap();
+        let binary = std::env::var("RAFTMQ_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_raftmq").into());
+        let mut command = match open_files {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), &binary]);
+                shell
+            }
+        };
+        let log = fs::File::create(directory.path().join("log")).unwrap();
+        let child = command
+            .args(["node", "--exit-with-stdin", "--config"])
+            .arg(&settings)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut node = Self { child, mqtt: mqtt_port, metrics, directory };
+        let deadline = Instant::now() + PATIENCE;
+        while node.http("/readyz").is_none_or(|answer| !answer.starts_with("HTTP/1.1 200")) {
+            if node.child.try_wait().unwrap().is_some() {
+                return None;
+            }
+            assert!(Instant::now() < deadline, "not ready: {}", node.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(node)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Waits until the process has ended.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// A number of `/metrics`, by name with labels; 0 where it is not there.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let text = self.http("/metrics").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.trim().parse::<f64>().unwrap() as u64)
+    }
+
+    /// Waits until a number is what it should be.
+    pub(crate) fn wait_metric(&self, name: &str, wanted: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let value = self.metric(name);
+            if value == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is {value}, not {wanted}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+    }
+
+    fn http(&self, path: &str) -> Option<String> {
+        let mut socket = TcpStream::connect(self.metrics).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(socket, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_ports() -> [SocketAddr; 3] {
+    let sockets = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    sockets.map(|socket| socket.local_addr().unwrap())
+}
