@@ -411,3 +411,39 @@ async fn stdin_closed() {
     });
     let _ = seen.await;
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use raftmq_mqtt::{Origin, Properties, Publish, QoS};
+    use raftmq_routing::{LocalRoutes, LocalRoutesOptions};
+
+    #[test]
+    fn forwarded_messages_that_find_no_room_are_counted() {
+        let routes = SharedRoutes::new();
+        let options = LocalRoutesOptions { standalone: true, ..LocalRoutesOptions::default() };
+        let mut local = LocalRoutes::new(routes.clone(), options);
+        let _ = local.worker_added(&Arc::from("t"), 0);
+        let lost = Arc::new(AtomicU64::new(0));
+        let inboxes = Arc::new(vec![Inbox::new()]);
+        let incoming = Incoming::new(routes, Arc::clone(&inboxes), Arc::clone(&lost));
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: "t",
+            packet_id: None,
+            properties: Properties::EMPTY,
+            payload: &vec![0; 16 << 20],
+        };
+        let mut frame = Vec::new();
+        Message::new(&publish, Origin { node: 2, sequence: 1 }, "p", 0, None).unwrap().to_wire(&mut frame);
+        for _ in 0..10 {
+            incoming.frame(&frame);
+        }
+        // Three of 16 MiB and a little fit into 64 MiB.
+        assert_eq!(lost.load(Ordering::Relaxed), 7);
+        incoming.frame(b"no message");
+    }
+}

@@ -134,6 +134,11 @@ impl Inbox {
         std::mem::swap(&mut queue.items, into);
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().items.is_empty()
+    }
+
     /// Waits until something may have come.
     pub(crate) async fn ready(&self) {
         self.ready.notified().await;
@@ -155,12 +160,12 @@ fn size_of_item(item: &Item) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use raftmq_mqtt::{Origin, Properties, Publish, QoS};
 
-    fn message(number: u64, payload: &[u8]) -> Item {
+    pub(in super::super) fn message(number: u64, payload: &[u8]) -> Item {
         let publish = Publish {
             dup: false,
             qos: QoS::AtLeastOnce,

@@ -6,6 +6,11 @@
 //! [`outlet`] and names the client in `dirty`; the writing task runs when the others have had their turn, so that a client
 //! that got several messages in one turn is written to once.
 
+/// The client of the tests with whole nodes.
+#[cfg(test)]
+#[path = "../../tests/node/client.rs"]
+#[allow(dead_code, clippy::unwrap_used)]
+mod client;
 mod clients;
 mod connection;
 mod inbox;
@@ -17,6 +22,8 @@ mod run;
 mod shared;
 mod slab;
 mod task;
+#[cfg(test)]
+mod tests;
 mod wheel;
 
 use std::collections::{HashMap, VecDeque};

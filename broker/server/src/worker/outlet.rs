@@ -94,3 +94,22 @@ impl Outlet {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_was_not_used_goes_back() {
+        let mut spares = Spares(vec![Vec::with_capacity(1_024)]);
+        let mut outlet = Outlet::default();
+        assert_eq!(outlet.buffer(&mut spares).capacity(), 1_024);
+        assert!(spares.0.is_empty());
+        outlet.release(&mut spares);
+        assert!(!outlet.has_buffer());
+        assert_eq!(spares.0.len(), 1);
+        outlet.buffer(&mut spares).push(1);
+        outlet.release(&mut spares);
+        assert_eq!(outlet.len(), 1, "what waits stays");
+    }
+}

@@ -32,10 +32,10 @@ fn packets_may_come_byte_by_byte_or_all_at_once() {
 
 #[test]
 fn a_large_packet_in_small_pieces_costs_its_size() {
-    let node = Node::start_with("{maxPacketSize: 16MiB, maxOutboundBytes: 64MiB}", "", None);
+    let node = Node::start_with("{maxPacketSize: 64MiB, maxOutboundBytes: 256MiB}", "", None);
     let mut client = Client::connect(node.mqtt, "large");
     client.subscribe("large", QoS::AtMostOnce);
-    let payload: Vec<u8> = (0..15 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
+    let payload = b"0123456789abcdef!".repeat(3_700_000);
     let packet = publish("large", &payload, None);
     let before = cpu_ticks(&node);
     let start = Instant::now();
@@ -43,9 +43,9 @@ fn a_large_packet_in_small_pieces_costs_its_size() {
         client.send(bytes);
     }
     assert!(matches!(client.receive(), Got::Publish { payload: got, .. } if got == payload));
-    // Copied anew at each read it is some 14 to 28 GB; once it is nothing that is seen here. Ticks are 10 ms.
+    // Copied anew at each read it is some 60 GB. Ticks are 10 ms.
     let spent = cpu_ticks(&node) - before;
-    assert!(spent < 150, "{spent} ticks of the processor, {:?}", start.elapsed());
+    assert!(spent < 200, "{spent} ticks of the processor, {:?}", start.elapsed());
 }
 
 fn cpu_ticks(node: &Node) -> u64 {

@@ -1,0 +1,200 @@
+//! Workers on real sockets, with a lease and a phase that the test changes.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use raftmq_cluster::{LeaseState, Phase};
+use raftmq_mqtt::{QoS, ReasonCode};
+use raftmq_routing::SharedRoutes;
+use raftmq_session::SessionLimits;
+use tokio::sync::watch;
+
+use super::client::{Client, Got, PINGREQ, connect, publish};
+use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, NodeShared, Router, WorkerHandle, start};
+use crate::metrics::Metrics;
+
+/// Long enough to see that nothing comes.
+const SILENCE: Duration = Duration::from_millis(400);
+
+/// One worker.
+struct Lab {
+    shared: Arc<NodeShared>,
+    phase: watch::Sender<Phase>,
+    closing: watch::Sender<bool>,
+    worker: Option<WorkerHandle>,
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+}
+
+impl Lab {
+    fn new(lease: LeaseState) -> Self {
+        let routes = SharedRoutes::new();
+        let shared = Arc::new(NodeShared {
+            registry: ClientRegistry::new(),
+            inboxes: Arc::new(vec![Inbox::new()]),
+            routes: routes.clone(),
+            router: Router::standalone(routes),
+            lease: Arc::new(lease),
+            limits: Arc::new(SessionLimits::default()),
+            codec: raftmq_mqtt::Limits::default(),
+            max_outbound: 1 << 20,
+            raft_id: AtomicU64::new(1),
+            closing: AtomicBool::new(false),
+            forwards_lost: Arc::default(),
+            clock: Clock::new(),
+        });
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let state =
+            ListenerState { name: "test".into(), max_connections: None, connections: Arc::new(AtomicU32::new(0)) };
+        let metrics = Metrics::new();
+        let (phase, phase_seen) = watch::channel(Phase::Serving);
+        let (closing, closing_seen) = watch::channel(false);
+        let counters = metrics.worker();
+        let worker = start(0, Arc::clone(&shared), counters, vec![(socket, state)], phase_seen, closing_seen).unwrap();
+        Self { shared, phase, closing, worker: Some(worker), address, metrics }
+    }
+
+    /// As when the lease runs out and comes back.
+    fn serve(&self, serving: bool) {
+        self.shared.closing.store(!serving, Ordering::Release);
+        self.phase.send_replace(if serving { Phase::Serving } else { Phase::Fenced });
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.trim().parse::<f64>().unwrap() as u64)
+    }
+
+    fn wait_metric(&self, name: &str, wanted: u64) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.metric(name) != wanted {
+            assert!(Instant::now() < deadline, "{name} is {}, not {wanted}", self.metric(name));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.closing.send_replace(true);
+        if let Some(worker) = self.worker.take() {
+            worker.join();
+        }
+    }
+}
+
+#[test]
+fn without_a_lease_nothing_is_read_acknowledged_or_delivered() {
+    let lab = Lab::new(LeaseState::always());
+    let mut client = Client::connect(lab.address, "c");
+    client.subscribe("t", QoS::AtLeastOnce);
+    lab.serve(false);
+    client.send(&[publish("t", b"1", Some(1)), PINGREQ.to_vec()].concat());
+    assert_eq!(client.receive_within(SILENCE), Got::Nothing);
+    // Who comes now is told to go elsewhere.
+    let mut other = Client::open(lab.address);
+    other.send(&connect("other", true, 0, 0));
+    assert_eq!(other.receive(), Got::ConnAck { present: false, reason: ReasonCode::ServerUnavailable });
+    assert_eq!(other.receive(), Got::Closed);
+    lab.serve(true);
+    assert_eq!(client.messages(1), [b"1"]);
+    assert_eq!(client.receive(), Got::PubAck { packet_id: 1, reason: ReasonCode::Success });
+    assert_eq!(client.receive(), Got::PingResp);
+}
+
+#[test]
+fn a_lease_that_comes_back_without_a_change_of_phase_is_noticed() {
+    let lab = Lab::new(LeaseState::always());
+    let mut client = Client::connect(lab.address, "c");
+    lab.shared.closing.store(true, Ordering::Release);
+    client.send(&PINGREQ);
+    assert_eq!(client.receive_within(SILENCE), Got::Nothing);
+    lab.shared.closing.store(false, Ordering::Release);
+    assert_eq!(client.receive(), Got::PingResp);
+}
+
+#[test]
+fn a_closed_node_sends_its_clients_away_and_serves_again() {
+    let lab = Lab::new(LeaseState::always());
+    let mut client = Client::connect_with(lab.address, &connect("c", true, 0, 60)).0;
+    client.subscribe("t", QoS::AtLeastOnce);
+    lab.serve(false);
+    lab.phase.send_replace(Phase::Closed);
+    assert_eq!(client.last_words(), Got::Disconnect(ReasonCode::UseAnotherServer));
+    lab.wait_metric("raftmq_connections", 0);
+    lab.serve(true);
+    let mut publisher = Client::connect(lab.address, "p");
+    publisher.send(&publish("t", b"2", Some(1)));
+    assert_eq!(publisher.receive(), Got::PubAck { packet_id: 1, reason: ReasonCode::Success });
+    let (mut client, present) = Client::connect_with(lab.address, &connect("c", false, 0, 60));
+    assert!(present);
+    assert_eq!(client.messages(1), [b"2"]);
+}
+
+#[test]
+fn what_is_encoded_when_the_lease_ends_is_not_written() {
+    let lab = Lab::new(LeaseState::always());
+    let mut client = Client::connect(lab.address, "c");
+    client.subscribe("t", QoS::AtLeastOnce);
+    lab.serve(false);
+    assert!(lab.shared.inboxes[0].push_one(super::inbox::tests::message(1, b"1")));
+    assert_eq!(client.receive_within(SILENCE), Got::Nothing);
+    lab.serve(true);
+    assert_eq!(client.messages(1), [b"1"]);
+    client.ping();
+    // And if it does not come back in time, it never is.
+    lab.serve(false);
+    assert!(lab.shared.inboxes[0].push_one(super::inbox::tests::message(2, b"2")));
+    assert_eq!(client.receive_within(SILENCE), Got::Nothing);
+    lab.phase.send_replace(Phase::Closed);
+    assert_eq!(client.last_words(), Got::Closed);
+}
+
+#[test]
+fn what_comes_from_others_waits_for_the_lease() {
+    // It never comes.
+    let lab = Lab::new(LeaseState::default());
+    let mut client = Client::open(lab.address);
+    client.send(&connect("c", true, 0, 0));
+    assert_eq!(client.receive(), Got::ConnAck { present: false, reason: ReasonCode::ServerUnavailable });
+    // Even where the phase, which is a little late, still says that the node serves.
+    let message = super::inbox::tests::message(1, b"m");
+    assert!(lab.shared.inboxes[0].push_one(message));
+    std::thread::sleep(SILENCE);
+    assert!(!lab.shared.inboxes[0].is_empty(), "taken without a lease");
+    // Clients are closed: what is left is for sessions.
+    lab.phase.send_replace(Phase::Closed);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !lab.shared.inboxes[0].is_empty() {
+        assert!(Instant::now() < deadline, "not taken");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Run by the next test, in a process of its own.
+#[test]
+#[ignore = "ends its process"]
+fn child_with_a_worker_that_panics() {
+    let lab = Lab::new(LeaseState::always());
+    let _client = Client::connect(lab.address, "c");
+    assert!(lab.shared.inboxes[0].push_one(Item::Panic));
+    std::thread::sleep(Duration::from_secs(20));
+}
+
+#[test]
+fn a_worker_that_panics_ends_the_process() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "worker::tests::child_with_a_worker_that_panics", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.signal(), Some(6), "SIGABRT expected: {} {said}", output.status);
+    assert!(said.contains("as the test wants it"), "{said}");
+}
