@@ -1,0 +1,280 @@
+//! Makes what is what should be: server-side apply of what was built, then what was planned.
+//!
+//! What has not changed is not written. The API server fills in and normalises, so that a resource is never equal to what was
+//! sent; instead it is remembered what was sent last and what came of it. When both are the same as now, there
+//! is nothing to do; whatever else somebody changed in between, the resource is applied again. After a start of the
+//! operator nothing is remembered: one apply each, which changes nothing on the server.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Resource;
+use kube::{Client, ResourceExt};
+use raftmq_crds::StorageSpec;
+use serde_json::{Value as Json, json};
+use thiserror::Error;
+
+use super::dereference::{LEFT, Observed};
+use super::plan::{Plan, Roll};
+use crate::FIELD_MANAGER;
+use crate::build::{Object, OwnedKind, ValidatedCluster, labels};
+use crate::fingerprint;
+
+/// Why not all is as it should be.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The name is taken by something else.
+    #[error("{kind} {name} is there and {owner}: rename the MqttCluster, or delete it")]
+    Taken {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// The API server refused, or did not answer.
+    #[error("cannot {verb} {kind} {name}: {source}")]
+    Api {
+        /// What was tried.
+        verb: &'static str,
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+}
+
+fn failed(verb: &'static str, kind: &str, name: &str) -> impl FnOnce(kube::Error) -> ApplyError {
+    let (kind, name) = (kind.to_owned(), name.to_owned());
+    move |source| ApplyError::Api { verb, kind, name, source: Box::new(source) }
+}
+
+/// What was sent last of each resource, and what came of it: fingerprints by namespace, cluster, kind and name.
+#[derive(Debug, Default)]
+pub struct Applied(Mutex<HashMap<Place, (String, String)>>);
+
+type Place = (String, String, OwnedKind, String);
+
+impl Applied {
+    fn is_so(&self, place: &Place, desired: &str, live: &str) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(place).is_some_and(|(sent, came)| sent == desired && came == live)
+    }
+
+    fn remember(&self, place: Place, desired: String, live: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(place, (desired, live));
+    }
+
+    /// Forgets a cluster that is gone.
+    pub fn forget(&self, namespace: &str, cluster: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(ns, name, _, _), _| ns != namespace || name != cluster);
+    }
+}
+
+/// Writes what should be, for one cluster.
+pub struct Apply<'a> {
+    /// The API server.
+    pub client: &'a Client,
+    /// What was written before.
+    pub applied: &'a Applied,
+    /// The cluster.
+    pub cluster: &'a ValidatedCluster,
+    /// What is.
+    pub observed: &'a Observed,
+}
+
+impl Apply<'_> {
+    /// Creates a Secret that must never be overwritten.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: also if one has been there all the time, unseen.
+    pub async fn create(&self, secret: &Secret) -> Result<(), ApplyError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        api.create(&params, secret).await.map(drop).map_err(failed("create", "Secret", &secret.name_any()))
+    }
+
+    /// Applies the resources in their order.
+    ///
+    /// # Errors
+    /// [`ApplyError`] of the first that could not be applied.
+    pub async fn objects(&self, objects: &[Object]) -> Result<(), ApplyError> {
+        for object in objects {
+            self.object(object).await?;
+        }
+        Ok(())
+    }
+
+    async fn object(&self, object: &Object) -> Result<(), ApplyError> {
+        let resource = object.kind.api_resource();
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
+        let place = (self.cluster.namespace.clone(), self.cluster.name.clone(), object.kind, object.name.clone());
+        let desired = fingerprint::of_object(&object.json);
+        match self.observed.objects.get(&(object.kind, object.name.clone())) {
+            Some(live) => {
+                self.check_owner(object, live)?;
+                if self.applied.is_so(&place, &desired, &fingerprint::of_object(live)) {
+                    return Ok(());
+                }
+            }
+            // Not ours, or not there.
+            None => {
+                let found = api.get_opt(&object.name).await.map_err(failed("read", &resource.kind, &object.name))?;
+                if let Some(found) = found {
+                    self.check_owner(object, &serde_json::to_value(&found).unwrap_or_default())?;
+                }
+            }
+        }
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patched = api.patch(&object.name, &params, &Patch::Apply(&object.json)).await;
+        let live = patched.map_err(failed("apply", &resource.kind, &object.name))?;
+        tracing::info!(kind = resource.kind, name = object.name, "applied");
+        let live = serde_json::to_value(&live).unwrap_or_default();
+        self.applied.remember(place, desired, fingerprint::of_object(&live));
+        Ok(())
+    }
+
+    /// What somebody else made under a name of ours is not taken over.
+    fn check_owner(&self, object: &Object, live: &Json) -> Result<(), ApplyError> {
+        let taken = |owner: String| ApplyError::Taken {
+            kind: object.kind.api_resource().kind,
+            name: object.name.clone(),
+            owner,
+        };
+        let controllers = live["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        match controllers.into_iter().find(|owner| owner["controller"] == json!(true)) {
+            Some(owner) if owner["uid"] == json!(self.cluster.owner.uid) => Ok(()),
+            Some(owner) => {
+                let text = |field: &str| owner[field].as_str().unwrap_or("?").to_owned();
+                Err(taken(format!("belongs to the {} {} (uid {})", text("kind"), text("name"), text("uid"))))
+            }
+            None if live["metadata"]["labels"][labels::MANAGED_BY] == json!(labels::MANAGED_BY_VALUE) => Ok(()),
+            None if object.kind == OwnedKind::Secret => Ok(()),
+            None => Err(taken("was not made by the operator".into())),
+        }
+    }
+
+    /// Deletes what is ours and no longer built: discovery's Role after a change to DNS, Services of former listeners, and former settings
+    /// once `settled`, when no pod can be made from them any more.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub async fn prune(&self, built: &[Object], settled: bool) -> Result<(), ApplyError> {
+        for ((kind, name), live) in &self.observed.objects {
+            let wanted = built.iter().any(|object| object.kind == *kind && object.name == *name);
+            let owners = live["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+            let ours = owners.into_iter().any(|owner| owner["uid"] == json!(self.cluster.owner.uid));
+            let used = *kind == OwnedKind::ConfigMap && (!settled || self.observed.used_config_maps.contains(name));
+            if wanted || !ours || used || !kind.is_pruned() {
+                continue;
+            }
+            let resource = kind.api_resource();
+            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
+            gone(api.delete(name, &DeleteParams::default()).await.map(drop)).map_err(failed(
+                "delete",
+                &resource.kind,
+                name,
+            ))?;
+            tracing::info!(kind = resource.kind, name, "deleted: it is no longer needed");
+        }
+        Ok(())
+    }
+
+    /// Asks for larger volumes where the spec does.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the storage class may not allow it.
+    pub async fn grow_claims(&self) -> Result<(), ApplyError> {
+        let wanted = &self.cluster.spec.storage;
+        for claim in self.observed.claims.values() {
+            let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+            let Some(size) = requests.and_then(|r| r.get("storage")).map(|quantity| quantity.0.clone()) else {
+                continue;
+            };
+            let now = StorageSpec { size, ..wanted.clone() }.bytes();
+            if now.is_some_and(|now| wanted.bytes().is_some_and(|bytes| bytes > now)) {
+                let patch = json!({"spec": {"resources": {"requests": {"storage": wanted.size}}}});
+                self.patch_claim(claim, patch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the claims of nodes that left, and deletes those that are in the way of new nodes.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub async fn claims(&self, plan: &Plan) -> Result<(), ApplyError> {
+        let unmarked = |claim: &&PersistentVolumeClaim| !claim.annotations().contains_key(LEFT);
+        for claim in plan.scale.mark.iter().filter_map(|at| self.observed.claims.get(at)).filter(unmarked) {
+            self.patch_claim(claim, json!({"metadata": {"annotations": {LEFT: "true"}}})).await?;
+        }
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        for claim in plan.scale.replace_claims.iter().filter_map(|at| self.observed.claims.get(at)) {
+            if claim.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let name = claim.name_any();
+            let only_this = Preconditions { uid: claim.uid(), ..Preconditions::default() };
+            let params = DeleteParams::default().preconditions(only_this);
+            gone(api.delete(&name, &params).await.map(drop)).map_err(failed(
+                "delete",
+                "PersistentVolumeClaim",
+                &name,
+            ))?;
+            tracing::info!(name, "deleted: its node left the cluster, and another one takes its place");
+        }
+        Ok(())
+    }
+
+    async fn patch_claim(&self, claim: &PersistentVolumeClaim, patch: Json) -> Result<(), ApplyError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let name = claim.name_any();
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let patched = api.patch(&name, &params, &Patch::Merge(&patch)).await;
+        patched.map(drop).map_err(failed("change", "PersistentVolumeClaim", &name))
+    }
+
+    /// Deletes the pod of [`Roll::Replace`], and no later one of its name; its StatefulSet makes another.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub async fn replace_pod(&self, roll: &Roll) -> Result<(), ApplyError> {
+        let Roll::Replace { pod, uid, why, .. } = roll else {
+            return Ok(());
+        };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let only_this = Preconditions { uid: Some(uid.clone()), ..Preconditions::default() };
+        gone(api.delete(pod, &DeleteParams::default().preconditions(only_this)).await.map(drop))
+            .map_err(failed("delete", "Pod", pod))?;
+        tracing::info!(pod, why, "replaced");
+        Ok(())
+    }
+
+    /// Writes an annotation of the MqttCluster, unless it has changed since this version of it.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub async fn annotate(&self, key: &str, value: &str, version: Option<String>) -> Result<(), ApplyError> {
+        let resource = kube::discovery::ApiResource::erase::<raftmq_crds::MqttCluster>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
+        let patch = json!({"metadata": {"annotations": {key: value}, "resourceVersion": version}});
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let patched = api.patch(&self.cluster.name, &params, &Patch::Merge(&patch)).await;
+        patched.map(drop).map_err(failed("change", &raftmq_crds::MqttCluster::kind(&()), &self.cluster.name))
+    }
+}
+
+/// What is not there, or is another one by now, is deleted.
+fn gone(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,185 @@
+//! What is: the cluster's resources as the API server has them, and what its brokers say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::api::{Api, DynamicObject, ListParams};
+use kube::{Client, ResourceExt};
+use raftmq_links::pki::{SecretPem, TlsMaterial, client_config};
+use serde_json::Value as Json;
+use thiserror::Error;
+
+use super::plan::SetFacts;
+use super::pods::PodFacts;
+use crate::brokers::{Access, Broker, Brokers, ClusterView};
+use crate::build::{AUTHORITY, CERT, DATA, KEY, OwnedKind, labels, ordinal, selector_text};
+use crate::certificates::Existing;
+
+/// Annotation of a volume claim whose node left the cluster for good.
+pub const LEFT: &str = "raftmq.io/left";
+
+/// Why it is not known what is.
+#[derive(Debug, Error)]
+pub enum DereferenceError {
+    /// The API server did not say.
+    #[error("cannot read {what}: {source}")]
+    Read {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// The StatefulSet is not one.
+    #[error("cannot understand the StatefulSet: {0}")]
+    StatefulSet(serde_json::Error),
+}
+
+/// What is.
+#[derive(Default)]
+pub struct Observed {
+    /// What the operator made, by kind and name; without Secrets.
+    pub objects: BTreeMap<(OwnedKind, String), Json>,
+    /// The StatefulSet among them.
+    pub set: Option<StatefulSet>,
+    /// The Secrets with certificates.
+    pub secrets: Secrets,
+    /// The brokers' pods, by ordinal.
+    pub pods: Vec<PodFacts>,
+    /// ConfigMaps that pods refer to.
+    pub used_config_maps: BTreeSet<String>,
+    /// The brokers' volume claims by ordinal.
+    pub claims: BTreeMap<i32, PersistentVolumeClaim>,
+    /// How the brokers are asked, once there are certificates.
+    pub access: Option<Access>,
+    /// Those that can be asked, the ready ones first.
+    pub brokers: Vec<Broker>,
+    /// What they say.
+    pub view: ClusterView,
+}
+
+/// The Secrets with certificates.
+#[derive(Default)]
+pub struct Secrets {
+    /// `CLUSTER-ca`.
+    pub ca: Option<Secret>,
+    /// `CLUSTER-nodes`.
+    pub nodes: Option<Secret>,
+    /// `CLUSTER-control`.
+    pub control: Option<Secret>,
+}
+
+impl Secrets {
+    /// For [`crate::certificates::certificates`].
+    #[must_use]
+    pub fn existing(&self) -> Existing<'_> {
+        Existing { ca: self.ca.as_ref(), nodes: self.nodes.as_ref(), control: self.control.as_ref() }
+    }
+}
+
+/// Reads everything. Only the API server's own resources: nothing is written.
+///
+/// # Errors
+/// [`DereferenceError`]. A broker that does not answer is none.
+pub async fn dereference(
+    client: &Client,
+    brokers: &dyn Brokers,
+    namespace: &str,
+    name: &str,
+) -> Result<Observed, DereferenceError> {
+    let mut observed = Observed::default();
+    let ours = ListParams::default().labels(&format!(
+        "{}={},{}={name}",
+        labels::MANAGED_BY,
+        labels::MANAGED_BY_VALUE,
+        labels::INSTANCE
+    ));
+    for kind in OwnedKind::ALL.into_iter().filter(|kind| *kind != OwnedKind::Secret) {
+        let resource = kind.api_resource();
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        for object in api.list(&ours).await.map_err(read("the cluster's resources"))? {
+            let name = object.name_any();
+            let json = serde_json::to_value(&object).map_err(DereferenceError::StatefulSet)?;
+            observed.objects.insert((kind, name), json);
+        }
+    }
+    if let Some(json) = observed.objects.get(&(OwnedKind::StatefulSet, name.to_owned())) {
+        observed.set = Some(serde_json::from_value(json.clone()).map_err(DereferenceError::StatefulSet)?);
+    }
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = async |suffix: &str| secrets.get_opt(&format!("{name}-{suffix}")).await.map_err(read("certificates"));
+    observed.secrets =
+        Secrets { ca: secret("ca").await?, nodes: secret("nodes").await?, control: secret("control").await? };
+
+    let broker_labels = ListParams::default().labels(&selector_text(name));
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    for pod in pods.list(&broker_labels).await.map_err(read("pods"))? {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let used = volumes.filter_map(|volume| Some(volume.config_map.as_ref()?.name.clone()));
+        observed.used_config_maps.extend(used);
+        observed.pods.extend(PodFacts::of(name, &pod));
+    }
+    observed.pods.sort_by_key(|pod| pod.ordinal);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    for claim in claims.list(&broker_labels).await.map_err(read("volume claims"))? {
+        let full = claim.name_any();
+        if let Some(at) = full.strip_prefix(DATA).and_then(|n| n.strip_prefix('-')).and_then(|n| ordinal(name, n)) {
+            observed.claims.insert(at, claim);
+        }
+    }
+    observed.access = observed.secrets.control.as_ref().and_then(|secret| access(name, secret));
+    observed.brokers = askable(&observed.pods);
+    if let Some(access) = &observed.access {
+        observed.view = brokers.observe(access, &observed.brokers).await;
+    }
+    Ok(observed)
+}
+
+fn read(what: &'static str) -> impl Fn(kube::Error) -> DereferenceError {
+    move |source| DereferenceError::Read { what, source: Box::new(source) }
+}
+
+/// With a certificate that serves; else there is none, and a new one is issued.
+fn access(cluster: &str, secret: &Secret) -> Option<Access> {
+    let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
+    let material = TlsMaterial { ca_pem: text(AUTHORITY)?, cert_pem: text(CERT)?, key_pem: SecretPem::new(text(KEY)?) };
+    let tls = client_config(&material, &[]).ok()?;
+    Some(Access { cluster: cluster.to_owned(), tls: Arc::new(tls) })
+}
+
+/// Those whose process runs, the ready ones first.
+fn askable(pods: &[PodFacts]) -> Vec<Broker> {
+    let mut pods: Vec<&PodFacts> = pods.iter().filter(|pod| pod.running && !pod.terminating).collect();
+    pods.sort_by_key(|pod| (!pod.ready, pod.ordinal));
+    let broker = |pod: &&PodFacts| Some(Broker { name: pod.name.clone(), address: pod.control_address()? });
+    pods.iter().filter_map(broker).collect()
+}
+
+impl Observed {
+    /// What counts of the StatefulSet.
+    #[must_use]
+    pub fn set_facts(&self) -> Option<SetFacts> {
+        let set = self.set.as_ref()?;
+        let status = set.status.as_ref();
+        let seen = status.and_then(|s| s.observed_generation) == set.metadata.generation;
+        Some(SetFacts {
+            replicas: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+            revision: status.and_then(|s| s.update_revision.clone()).filter(|_| seen),
+        })
+    }
+
+    /// The size in the StatefulSet's volume claim template.
+    #[must_use]
+    pub fn claim_size(&self) -> Option<String> {
+        let claim = self.set.as_ref()?.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?;
+        Some(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.clone())
+    }
+
+    /// Ordinals whose claim is marked: its node left.
+    #[must_use]
+    pub fn left_claims(&self) -> Vec<i32> {
+        let left = |claim: &PersistentVolumeClaim| claim.annotations().contains_key(LEFT);
+        self.claims.iter().filter(|(_, claim)| left(claim)).map(|(ordinal, _)| *ordinal).collect()
+    }
+}

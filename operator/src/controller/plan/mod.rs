@@ -1,0 +1,224 @@
+//! What to do next, as a pure function of what is: [`bootstrap`], then [`scale`], then [`rollout`], of which at most one does
+//! something that stops or removes a broker.
+
+pub mod bootstrap;
+pub mod rollout;
+pub mod scale;
+
+use crate::brokers::ClusterView;
+use crate::build::ValidatedCluster;
+use crate::controller::pods::PodFacts;
+
+pub use bootstrap::Bootstrap;
+pub use rollout::Roll;
+pub use scale::Scale;
+
+/// What is known, for the decisions.
+#[derive(Clone, Debug)]
+pub struct Situation<'a> {
+    /// What the user wants.
+    pub cluster: &'a ValidatedCluster,
+    /// The StatefulSet, where it exists.
+    pub set: Option<SetFacts>,
+    /// Its pods, by ordinal.
+    pub pods: &'a [PodFacts],
+    /// Its volume claims that are marked: their node left the cluster for good.
+    pub left_claims: &'a [i32],
+    /// What the brokers say.
+    pub view: &'a ClusterView,
+    /// Whether the cluster was formed, as noted before.
+    pub bootstrapped: bool,
+    /// To whom the permission to form it was given, as noted before.
+    pub intent: Option<Vec<String>>,
+}
+
+/// What counts of a StatefulSet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetFacts {
+    /// Pods that it is to have.
+    pub replicas: i32,
+    /// The revision of its present template; `None` while its controller has not seen the template.
+    pub revision: Option<String>,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// About the cluster's birth.
+    pub bootstrap: Bootstrap,
+    /// About the number of nodes.
+    pub scale: Scale,
+    /// About pods of a former template.
+    pub roll: Roll,
+}
+
+impl Plan {
+    /// The decisions.
+    #[must_use]
+    pub fn new(situation: &Situation<'_>) -> Self {
+        let bootstrap = bootstrap::next(situation);
+        let scale = scale::next(situation, &bootstrap);
+        let roll = match scale.is_quiet() {
+            true => rollout::next(situation, &bootstrap),
+            false => Roll::Wait("the number of nodes is changed first".into()),
+        };
+        Self { bootstrap, scale, roll }
+    }
+
+    /// Whether something is under way that shows in the brokers, which no watch tells of.
+    #[must_use]
+    pub fn needs_look(&self) -> bool {
+        !matches!(self.bootstrap, Bootstrap::Done | Bootstrap::Lost(_))
+            || !self.scale.is_quiet()
+            || self.roll != Roll::Done
+    }
+}
+
+impl Situation<'_> {
+    /// Whether the cluster exists, as noted or as the brokers say.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.bootstrapped || self.view.has_cluster()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::brokers::NodeView;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use raftmq_control_api::api::{ClusterIdentity, JoinPhase, Member, MemberRole, MemberState, NodeStatus};
+
+    pub(crate) fn cluster(replicas: u16) -> ValidatedCluster {
+        ValidatedCluster {
+            name: "demo".into(),
+            namespace: "mq".into(),
+            generation: Some(1),
+            owner: OwnerReference::default(),
+            spec: raftmq_crds::MqttClusterSpec { replicas, ..Default::default() },
+            image: "image".into(),
+            config_yaml: String::new(),
+        }
+    }
+
+    pub(crate) fn pods(count: i32, revision: &str) -> Vec<PodFacts> {
+        let pod = |ordinal| PodFacts {
+            name: format!("demo-{ordinal}"),
+            ordinal,
+            uid: format!("uid-{ordinal}"),
+            revision: revision.into(),
+            ip: Some("10.0.0.1".into()),
+            ready: true,
+            running: true,
+            ..PodFacts::default()
+        };
+        (0..count).map(pod).collect()
+    }
+
+    pub(crate) fn member(ordinal: i32) -> Member {
+        Member {
+            id: 1 + ordinal.unsigned_abs() as u64,
+            name: format!("demo-{ordinal}"),
+            incarnation: String::new(),
+            boot: 1,
+            version: "0.1.0".into(),
+            links_address: String::new(),
+            control_address: None,
+            state: MemberState::Active,
+            up: true,
+            role: if ordinal == 0 { MemberRole::Leader } else { MemberRole::Voter },
+            leads: Vec::new(),
+        }
+    }
+
+    pub(crate) fn node(phase: JoinPhase) -> NodeView {
+        let cluster = (phase == JoinPhase::Member).then(|| ClusterIdentity { id: "c".into(), name: "demo".into() });
+        let status = NodeStatus {
+            node: String::new(),
+            version: "0.1.0".into(),
+            raft_id: None,
+            incarnation: None,
+            boot: None,
+            ready: cluster.is_some(),
+            cluster,
+            uptime_seconds: 1,
+            clients: 0,
+            lease_remaining_ms: None,
+            failing: Vec::new(),
+        };
+        NodeView { status, phase }
+    }
+
+    /// `count` brokers in this phase; members of a cluster where the phase is.
+    pub(crate) fn view(count: i32, phase: JoinPhase) -> ClusterView {
+        let is_member = phase == JoinPhase::Member;
+        ClusterView {
+            nodes: (0..count).map(|o| (format!("demo-{o}"), Ok(node(phase)))).collect(),
+            members: is_member.then(|| (0..count).map(member).collect()),
+            leader: is_member.then(|| "demo-0".into()),
+        }
+    }
+
+    pub(crate) struct Case {
+        pub cluster: ValidatedCluster,
+        pub set: Option<SetFacts>,
+        pub pods: Vec<PodFacts>,
+        pub left_claims: Vec<i32>,
+        pub view: ClusterView,
+        pub bootstrapped: bool,
+        pub intent: Option<Vec<String>>,
+    }
+
+    impl Case {
+        /// A cluster of `count` nodes that runs as it should.
+        pub(crate) fn running(count: u16) -> Self {
+            let number = i32::from(count);
+            Self {
+                cluster: cluster(count),
+                set: Some(SetFacts { replicas: number, revision: Some("new".into()) }),
+                pods: pods(number, "new"),
+                left_claims: Vec::new(),
+                view: view(number, JoinPhase::Member),
+                bootstrapped: true,
+                intent: None,
+            }
+        }
+
+        pub(crate) fn situation(&self) -> Situation<'_> {
+            Situation {
+                cluster: &self.cluster,
+                set: self.set.clone(),
+                pods: &self.pods,
+                left_claims: &self.left_claims,
+                view: &self.view,
+                bootstrapped: self.bootstrapped,
+                intent: self.intent.clone(),
+            }
+        }
+
+        pub(crate) fn plan(&self) -> Plan {
+            Plan::new(&self.situation())
+        }
+    }
+
+    #[test]
+    fn a_cluster_as_it_should_be_needs_nothing() {
+        for count in [1, 2, 3, 5, 7] {
+            let plan = Case::running(count).plan();
+            assert_eq!(plan.bootstrap, Bootstrap::Done);
+            assert_eq!(plan.scale, Scale { replicas: i32::from(count), ..Scale::default() });
+            assert_eq!(plan.roll, Roll::Done);
+            assert!(!plan.needs_look());
+        }
+    }
+
+    #[test]
+    fn pods_are_not_replaced_while_nodes_leave() {
+        let mut case = Case::running(5);
+        case.cluster.spec.replicas = 3;
+        case.pods = pods(5, "old");
+        let plan = case.plan();
+        assert_eq!(plan.scale.leave.as_deref(), Some("demo-4"));
+        assert!(matches!(plan.roll, Roll::Wait(_)));
+    }
+}

@@ -1,0 +1,306 @@
+//! The status: what is known of a cluster, as a pure function, and its way to the API server.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::discovery::ApiResource;
+use raftmq_control_api::api::{Member, MemberRole, MemberState};
+use raftmq_crds::condition_types::{AVAILABLE, BOOTSTRAPPED, DEGRADED, PROGRESSING};
+use raftmq_crds::{MemberStatus, MqttCluster, MqttClusterStatus, warning_condition};
+use serde_json::json;
+use thiserror::Error;
+
+use super::dereference::Observed;
+use super::plan::{Bootstrap, Plan, Roll};
+use crate::FIELD_MANAGER;
+use crate::build::{ValidatedCluster, endpoints, selector_text};
+
+/// The status could not be written.
+#[derive(Debug, Error)]
+#[error("cannot write the status: {0}")]
+pub struct StatusError(#[source] pub Box<kube::Error>);
+
+/// Reason of an invalid resource.
+pub const INVALID: &str = "Invalid";
+/// An authority with less than this is announced: a new one needs planning.
+const CA_WARNING: i64 = 400 * 24 * 3600;
+
+/// What a reconciliation came to.
+pub struct Report<'a> {
+    /// The cluster.
+    pub cluster: &'a ValidatedCluster,
+    /// What was.
+    pub observed: &'a Observed,
+    /// What was planned.
+    pub plan: &'a Plan,
+    /// What was planned and refused, with the reason.
+    pub refused: &'a [String],
+    /// When the authority ends.
+    pub ca_ends: Timestamp,
+}
+
+/// A condition before it has a time.
+struct Said {
+    type_: &'static str,
+    holds: bool,
+    reason: String,
+    message: String,
+}
+
+fn said(type_: &'static str, holds: bool, reason: &str, message: impl Into<String>) -> Said {
+    Said { type_, holds, reason: reason.to_owned(), message: message.into() }
+}
+
+/// The status after a reconciliation; `before` gives conditions their time.
+#[must_use]
+pub fn status(report: &Report<'_>, before: &MqttClusterStatus, now: Timestamp) -> MqttClusterStatus {
+    let Report { cluster, observed, .. } = report;
+    let ready = observed.pods.iter().filter(|pod| pod.ready).count();
+    let conditions = [available(report, ready), progressing(report), degraded(report), bootstrapped(report, before)];
+    let mut conditions: Vec<Condition> =
+        conditions.into_iter().map(|said| condition(said, cluster.generation, before, now)).collect();
+    let warning = warning_condition(&cluster.spec, cluster.generation, Time(now));
+    conditions.push(keep_time(with_authority(warning, report, now), before));
+    let members = match &observed.view.members {
+        Some(members) => members.iter().filter(|m| m.state != MemberState::Replaced).map(member).collect(),
+        None => before.members.clone(),
+    };
+    MqttClusterStatus {
+        observed_generation: cluster.generation,
+        conditions,
+        replicas: count(observed.pods.len()),
+        ready_replicas: count(ready),
+        selector: Some(selector_text(&cluster.name)),
+        members: by_name(members),
+        leader: observed.view.leader.clone(),
+        endpoints: endpoints(cluster),
+    }
+}
+
+/// The status of a resource that cannot be built: what runs is left alone.
+#[must_use]
+pub fn invalid(
+    message: &str,
+    generation: Option<i64>,
+    before: &MqttClusterStatus,
+    now: Timestamp,
+) -> MqttClusterStatus {
+    let mut after = before.clone();
+    after.observed_generation = generation;
+    let message = format!("the MqttCluster is left as it is until it changes: {message}");
+    set(&mut after, said(DEGRADED, true, INVALID, message), generation, before, now);
+    set(&mut after, said(PROGRESSING, false, INVALID, ""), generation, before, now);
+    after
+}
+
+/// The status after an error that is tried again.
+#[must_use]
+pub fn failed(
+    (reason, message): (&str, &str),
+    generation: Option<i64>,
+    before: &MqttClusterStatus,
+    now: Timestamp,
+) -> MqttClusterStatus {
+    let mut after = before.clone();
+    set(&mut after, said(DEGRADED, true, reason, message), generation, before, now);
+    after
+}
+
+fn set(
+    status: &mut MqttClusterStatus,
+    said: Said,
+    generation: Option<i64>,
+    before: &MqttClusterStatus,
+    now: Timestamp,
+) {
+    let type_ = said.type_;
+    let new = condition(said, generation, before, now);
+    match status.conditions.iter_mut().find(|c| c.type_ == type_) {
+        Some(old) => *old = new,
+        None => status.conditions.push(new),
+    }
+}
+
+fn available(report: &Report<'_>, ready: usize) -> Said {
+    // A ready node holds a lease, which needs the quorum of every group.
+    match ready {
+        0 => said(AVAILABLE, false, "NoNodeReady", "no node serves clients"),
+        _ => {
+            let message = format!("{ready} of {} nodes serve clients", report.cluster.replicas());
+            said(AVAILABLE, true, "NodesServe", message)
+        }
+    }
+}
+
+fn progressing(report: &Report<'_>) -> Said {
+    let on = |reason, message: String| said(PROGRESSING, true, reason, message);
+    match &report.plan.bootstrap {
+        Bootstrap::Wait(why) => return on("WaitingForNodes", why.clone()),
+        Bootstrap::Intend(_) | Bootstrap::Call(_) => return on("FormingCluster", "the cluster is being formed".into()),
+        Bootstrap::Done | Bootstrap::Lost(_) => {}
+    }
+    let scale = &report.plan.scale;
+    if let Some(node) = &scale.leave {
+        return on("NodeLeaves", format!("{node} leaves the cluster"));
+    }
+    if let Some(why) = &scale.waiting {
+        return on("Scaling", why.clone());
+    }
+    if !scale.replace_claims.is_empty() {
+        return on("Scaling", "volumes of nodes that left are replaced".into());
+    }
+    let missing = |member: &i32| {
+        let name = report.cluster.node(*member);
+        !report.observed.view.members.iter().flatten().any(|m| m.name == name && m.up)
+    };
+    match &report.plan.roll {
+        Roll::Wait(why) => on("WaitingForPods", why.clone()),
+        Roll::Replace { pod, why, .. } => on("ReplacingPods", format!("{pod} is replaced: {why}")),
+        Roll::Done => match (0..report.cluster.replicas()).find(missing) {
+            Some(ordinal) => on("NodeJoins", format!("{} is not a member yet", report.cluster.node(ordinal))),
+            None => said(PROGRESSING, false, "AsSpecified", "the cluster is as specified"),
+        },
+    }
+}
+
+fn degraded(report: &Report<'_>) -> Said {
+    let on = |reason: &str, message: String| said(DEGRADED, true, reason, message);
+    if let Bootstrap::Lost(why) = &report.plan.bootstrap {
+        return on("DataLost", why.clone());
+    }
+    let troubles: Vec<_> = report.observed.pods.iter().filter_map(|pod| pod.trouble.as_ref()).collect();
+    if let Some((reason, _)) = troubles.first() {
+        return on(reason, troubles.iter().map(|(_, message)| message.as_str()).collect::<Vec<_>>().join("; "));
+    }
+    if !report.refused.is_empty() {
+        return on("Refused", report.refused.join("; "));
+    }
+    let down = |member: &&Member| !member.up && member.state == MemberState::Active;
+    let down: Vec<_> = report.observed.view.members.iter().flatten().filter(down).map(|m| m.name.as_str()).collect();
+    if !down.is_empty() {
+        return on("NodesDown", format!("down: {}", down.join(", ")));
+    }
+    let unready: Vec<_> = report.observed.pods.iter().filter(|pod| !pod.ready).map(|pod| pod.name.as_str()).collect();
+    if report.plan.bootstrap == Bootstrap::Done && !unready.is_empty() {
+        return on("NodesNotReady", format!("not ready: {}", unready.join(", ")));
+    }
+    said(DEGRADED, false, "AsExpected", "")
+}
+
+fn bootstrapped(report: &Report<'_>, before: &MqttClusterStatus) -> Said {
+    let noted = before.conditions.iter().any(|c| c.type_ == BOOTSTRAPPED && c.status == "True");
+    if noted || report.observed.view.has_cluster() {
+        return said(BOOTSTRAPPED, true, "Formed", "the cluster was formed");
+    }
+    match &report.plan.bootstrap {
+        Bootstrap::Call(members) => {
+            said(BOOTSTRAPPED, false, "PermissionGiven", format!("to be formed by {}", members.join(", ")))
+        }
+        _ => said(BOOTSTRAPPED, false, "NotFormed", "the cluster was not formed yet"),
+    }
+}
+
+fn with_authority(mut warning: Condition, report: &Report<'_>, now: Timestamp) -> Condition {
+    if report.ca_ends.as_second() - now.as_second() < CA_WARNING {
+        let message = format!(
+            "the cluster's authority ends on {}: delete the Secrets {name}-ca, {name}-nodes and {name}-control for a new one, \
+             which interrupts the cluster while its pods are replaced",
+            report.ca_ends,
+            name = report.cluster.name
+        );
+        if warning.status != "True" {
+            warning.reason = "AuthorityEnds".into();
+            warning.message = message;
+        } else {
+            warning.message = format!("{}; {message}", warning.message);
+        }
+        warning.status = "True".into();
+    }
+    warning
+}
+
+fn condition(said: Said, generation: Option<i64>, before: &MqttClusterStatus, now: Timestamp) -> Condition {
+    let condition = Condition {
+        type_: said.type_.into(),
+        status: if said.holds { "True" } else { "False" }.into(),
+        reason: said.reason,
+        // The API server takes so many characters.
+        message: said.message.chars().take(32_768).collect(),
+        observed_generation: generation,
+        last_transition_time: Time(now),
+    };
+    keep_time(condition, before)
+}
+
+fn keep_time(mut condition: Condition, before: &MqttClusterStatus) -> Condition {
+    let same = before.conditions.iter().find(|c| c.type_ == condition.type_ && c.status == condition.status);
+    if let Some(same) = same {
+        condition.last_transition_time = same.last_transition_time.clone();
+    } else {
+        // As it is stored: without fractions of a second.
+        let whole = Timestamp::from_second(condition.last_transition_time.0.as_second());
+        condition.last_transition_time = Time(whole.unwrap_or(condition.last_transition_time.0));
+    }
+    condition
+}
+
+fn member(member: &Member) -> MemberStatus {
+    let role = match member.role {
+        _ if !member.up => "down",
+        MemberRole::Leader => "leader",
+        MemberRole::Voter => "voter",
+        MemberRole::Learner | MemberRole::Changing => "learner",
+    };
+    MemberStatus {
+        name: member.name.clone(),
+        raft_id: i64::try_from(member.id).ok(),
+        role: role.into(),
+        version: Some(member.version.clone()),
+    }
+}
+
+/// One a name: the list is a map to the API server.
+fn by_name(mut members: Vec<MemberStatus>) -> Vec<MemberStatus> {
+    members.sort_by(|a, b| a.name.cmp(&b.name).then(b.raft_id.cmp(&a.raft_id)));
+    members.dedup_by(|a, b| a.name == b.name);
+    members
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// Writes the status, where it differs from the one before.
+///
+/// # Errors
+/// [`StatusError`].
+pub async fn update(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    before: &MqttClusterStatus,
+    after: &MqttClusterStatus,
+) -> Result<bool, StatusError> {
+    if before == after {
+        return Ok(false);
+    }
+    let resource = ApiResource::erase::<MqttCluster>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let patch = json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"name": name},
+        "status": after,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    match api.patch_status(name, &params, &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(true),
+        // Deleted in the meantime: nobody asks for its status.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(StatusError(Box::new(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

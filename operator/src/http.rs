@@ -1,0 +1,98 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+
+/// How the process is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// The API server has not answered yet.
+    #[default]
+    Starting,
+    /// It waits for its turn, or acts.
+    Ready,
+}
+
+#[derive(Clone)]
+struct Served {
+    metrics: Arc<Metrics>,
+    health: watch::Receiver<Health>,
+}
+
+/// The paths.
+pub fn router(metrics: Arc<Metrics>, health: watch::Receiver<Health>) -> Router {
+    Router::new()
+        // That it answers is what is asked.
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(render))
+        .with_state(Served { metrics, health })
+}
+
+async fn ready(State(served): State<Served>) -> Response {
+    match *served.health.borrow() {
+        Health::Ready => (StatusCode::OK, "ok\n").into_response(),
+        Health::Starting => (StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet\n").into_response(),
+    }
+}
+
+async fn render(State(served): State<Served>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], served.metrics.render()).into_response()
+}
+
+/// Serves the paths until the process ends.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub async fn serve(
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    health: watch::Receiver<Health>,
+) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address).await?;
+    let bound = listener.local_addr()?;
+    tokio::spawn(async move {
+        // It ends with the process only.
+        let _ = axum::serve(listener, router(metrics, health)).await;
+    });
+    Ok(bound)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn probes_and_metrics_answer() {
+        let (sender, health) = watch::channel(Health::Starting);
+        let address = serve("127.0.0.1:0".parse().unwrap(), Arc::default(), health).await.unwrap();
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        sender.send_replace(Health::Ready);
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        let metrics = get(address, "/metrics").await;
+        assert!(metrics.contains("raftmq_operator_leader 0"), "{metrics}");
+        assert!(get(address, "/other").await.starts_with("HTTP/1.1 404"));
+    }
+}

@@ -1,0 +1,142 @@
+//! From start to stop.
+
+use std::sync::Arc;
+
+use kube::Client;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::brokers::HttpBrokers;
+use crate::controller::{self, Context};
+use crate::http::{self, Health};
+use crate::leader::Leadership;
+use crate::options::{LogFormat, Options};
+
+/// Why the operator ends.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// What is to be logged cannot be understood.
+    #[error("--log {filter}: {reason}")]
+    Log {
+        /// As it was given.
+        filter: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Logging was set up before.
+    #[error("logging was set up twice: {0}")]
+    LogTwice(Box<dyn std::error::Error + Send + Sync>),
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(std::io::Error),
+    /// The address of the probes is taken, say.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no API server.
+    #[error("cannot reach the API server: {0}")]
+    Client(Box<kube::Error>),
+    /// The Lease cannot be had.
+    #[error("cannot take part in the election: {0}")]
+    Lease(#[from] kube_lease_manager::LeaseManagerError),
+    /// Another one acts by now: this process must not go on.
+    #[error("the lease was lost; the process ends so that it starts afresh")]
+    Deposed,
+}
+
+/// Runs until a signal.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(options: Options) -> Result<(), RunError> {
+    log(&options)?;
+    let stop = stop_on_signals()?;
+    let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;
+    let brokers = Arc::new(HttpBrokers);
+    let identity = options.identity.clone();
+    let context = Context::new(client.clone(), brokers, options.broker_image.clone(), Some(identity));
+    let context = Arc::new(context);
+    let (health, probed) = watch::channel(Health::Starting);
+    http::serve(options.listen, Arc::clone(&context.metrics), probed)
+        .await
+        .map_err(|source| RunError::Listen { address: options.listen, source })?;
+    let version = client.apiserver_version().await.map_err(|error| RunError::Client(Box::new(error)))?;
+    health.send_replace(Health::Ready);
+    tracing::info!(operator = env!("CARGO_PKG_VERSION"), kubernetes = version.git_version, "started");
+    match &options.lease_namespace {
+        None => act(&context, &options, stop).await,
+        Some(namespace) => {
+            let leadership = Leadership::join(client, namespace, &options.lease, &options.identity).await?;
+            elected(&context, &options, stop, leadership).await?;
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Acts while the Lease is held.
+async fn elected(
+    context: &Arc<Context>,
+    options: &Options,
+    mut stop: watch::Receiver<bool>,
+    mut leadership: Leadership,
+) -> Result<(), RunError> {
+    tracing::info!("waiting for the lease");
+    let gained = tokio::select! {
+        gained = leadership.gained() => gained,
+        _ = stop.wait_for(|stop| *stop) => false,
+    };
+    if gained {
+        tokio::select! {
+            () = act(context, options, stop.clone()) => {}
+            // Without finishing what has begun: another one has begun as well.
+            () = leadership.lost() => return Err(RunError::Deposed),
+        }
+    }
+    leadership.release().await;
+    Ok(())
+}
+
+async fn act(context: &Arc<Context>, options: &Options, stop: watch::Receiver<bool>) {
+    let namespaces = options.namespaces();
+    tracing::info!(?namespaces, "looking after clusters");
+    context.metrics.set_leader(true);
+    controller::run(Arc::clone(context), &namespaces, stop).await;
+    context.metrics.set_leader(false);
+}
+
+fn log(options: &Options) -> Result<(), RunError> {
+    let wrong =
+        |error: &dyn std::fmt::Display| RunError::Log { filter: options.log.clone(), reason: error.to_string() };
+    let filter = EnvFilter::builder().parse(&options.log).map_err(|error| wrong(&error))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match options.log_format {
+        LogFormat::Text => subscriber.with_ansi(false).try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+    }
+    .map_err(RunError::LogTwice)
+}
+
+/// True from the first SIGTERM or SIGINT on.
+fn stop_on_signals() -> Result<watch::Receiver<bool>, RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        sender.send_replace(true);
+        // Kept: a channel without its sender would read as one that never stops.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}
