@@ -1,0 +1,568 @@
+//! Reconciliations against an API server in memory and brokers that say what a test lets them say.
+#![allow(clippy::unwrap_used)]
+
+mod fake_api;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use fake_api::FakeApi;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use raftmq_control_api::api::{ClusterIdentity, JoinPhase, Loss, Member, MemberRole, MemberState, NodeStatus};
+use raftmq_crds::MqttCluster;
+use raftmq_operator::brokers::{Access, Broker, BrokerError, Brokers, ClusterView, NodeView};
+use raftmq_operator::controller::{Context, INITIAL_MEMBERS, reconcile};
+use serde_json::{Value, json};
+
+const MQC: &str = "/apis/raftmq.io/v1alpha1/namespaces/mq/mqttclusters/demo";
+const SET: &str = "/apis/apps/v1/namespaces/mq/statefulsets/demo";
+
+/// Brokers that answer for the pods that run.
+#[derive(Default)]
+struct FakeBrokers(Mutex<Told>);
+
+#[derive(Default)]
+struct Told {
+    /// Ordinals of the members; `None` before the cluster is formed.
+    members: Option<Vec<i32>>,
+    /// What is said to be lost by any stop.
+    loss: Option<String>,
+    /// Names of down members.
+    down: Vec<String>,
+    calls: Vec<String>,
+}
+
+impl FakeBrokers {
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.0.lock().unwrap()
+    }
+
+    fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.told().calls)
+    }
+}
+
+fn member(ordinal: i32, up: bool) -> Member {
+    Member {
+        id: u64::from(ordinal.unsigned_abs()) + 1,
+        name: format!("demo-{ordinal}"),
+        incarnation: String::new(),
+        boot: 1,
+        version: "0.1.0".into(),
+        links_address: String::new(),
+        control_address: None,
+        state: MemberState::Active,
+        up,
+        role: if ordinal == 0 { MemberRole::Leader } else { MemberRole::Voter },
+        leads: Vec::new(),
+    }
+}
+
+impl Brokers for FakeBrokers {
+    fn observe<'a>(&'a self, _: &'a Access, brokers: &'a [Broker]) -> BoxFuture<'a, ClusterView> {
+        let told = self.told();
+        let identity = told.members.as_ref().map(|_| ClusterIdentity { id: "c".into(), name: "demo".into() });
+        let node = |broker: &Broker| {
+            let status = NodeStatus {
+                node: broker.name.clone(),
+                version: "0.1.0".into(),
+                raft_id: None,
+                incarnation: None,
+                boot: None,
+                cluster: identity.clone(),
+                uptime_seconds: 1,
+                clients: 0,
+                lease_remaining_ms: None,
+                ready: identity.is_some(),
+                failing: Vec::new(),
+            };
+            let phase = if identity.is_some() { JoinPhase::Member } else { JoinPhase::WaitingForBootstrap };
+            (broker.name.clone(), Ok(NodeView { status, phase }))
+        };
+        let members = told.members.iter().flatten().map(|o| member(*o, !told.down.contains(&format!("demo-{o}"))));
+        let some = !brokers.is_empty() && told.members.is_some();
+        let view = ClusterView {
+            nodes: brokers.iter().map(node).collect::<BTreeMap<_, _>>(),
+            members: some.then(|| members.collect()),
+            leader: some.then(|| "demo-0".into()),
+        };
+        async move { view }.boxed()
+    }
+
+    fn bootstrap<'a>(
+        &'a self,
+        _: &'a Access,
+        broker: &'a Broker,
+        members: &'a [String],
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let mut told = self.told();
+        told.calls.push(format!("bootstrap {} {}", broker.name, members.join(",")));
+        told.members = Some((0..i32::try_from(members.len()).unwrap()).collect());
+        async { Ok(()) }.boxed()
+    }
+
+    fn loss<'a>(&'a self, _: &'a Access, _: &'a [Broker], node: &'a str) -> BoxFuture<'a, Result<Loss, BrokerError>> {
+        let mut told = self.told();
+        told.calls.push(format!("loss {node}"));
+        let reasons: Vec<String> = told.loss.iter().cloned().collect();
+        let group = raftmq_control_api::api::GroupLoss {
+            group: "meta".into(),
+            votes: true,
+            live_after: 1,
+            quorum: 2,
+            has_quorum: true,
+            loses_quorum: !reasons.is_empty(),
+        };
+        async move { Ok(Loss { node: Some(1), nothing: reasons.is_empty(), reasons, groups: vec![group] }) }.boxed()
+    }
+
+    fn leave<'a>(&'a self, _: &'a Access, _: &'a [Broker], node: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let mut told = self.told();
+        told.calls.push(format!("leave {node}"));
+        told.members.iter_mut().for_each(|m| m.retain(|o| format!("demo-{o}") != node));
+        async { Ok(()) }.boxed()
+    }
+}
+
+struct World {
+    api: FakeApi,
+    brokers: Arc<FakeBrokers>,
+    context: Arc<Context>,
+}
+
+impl World {
+    fn new(spec: Value) -> Self {
+        let api = FakeApi::default();
+        let metadata = json!({"name": "demo", "namespace": "mq", "uid": "u", "generation": 1});
+        api.put(
+            MQC,
+            json!({"apiVersion": "raftmq.io/v1alpha1", "kind": "MqttCluster", "metadata": metadata, "spec": spec}),
+        );
+        let brokers = Arc::new(FakeBrokers::default());
+        let context = context(&api, &brokers);
+        Self { api, brokers, context }
+    }
+
+    /// A formed cluster of this size that runs as it should, about which nothing more is to be done.
+    async fn running(replicas: i32) -> Self {
+        let mut world = Self::new(json!({"replicas": replicas}));
+        for _ in 0..6 {
+            world.reconcile().await;
+            world.start_pods();
+        }
+        world.api.take_writes();
+        world.brokers.take_calls();
+        world
+    }
+
+    async fn try_reconcile(&mut self) -> Result<Action, String> {
+        let object: DeserializeGuard<MqttCluster> = serde_json::from_value(self.api.get(MQC).unwrap()).unwrap();
+        reconcile(Arc::new(object), Arc::clone(&self.context)).await.map_err(|error| error.to_string())
+    }
+
+    async fn reconcile(&mut self) -> Action {
+        self.try_reconcile().await.unwrap()
+    }
+
+    /// What the StatefulSet's controller does with `OnDelete`, and the kubelets: missing pods and claims come, surplus pods go.
+    fn start_pods(&self) {
+        let Some(set) = self.api.get(SET) else { return };
+        let replicas = set["spec"]["replicas"].as_i64().unwrap();
+        let revision = format!("rev-{}", set["spec"]["template"].to_string().len() + hash(&set["spec"]["template"]));
+        let generation = set["metadata"]["generation"].clone();
+        self.api.change(SET, |set| {
+            set["status"] = json!({"observedGeneration": generation, "updateRevision": revision, "replicas": replicas});
+        });
+        for ordinal in 0..10 {
+            let path = pod(ordinal);
+            if ordinal >= replicas {
+                self.api.remove(&path);
+                continue;
+            }
+            let labels = set["spec"]["selector"]["matchLabels"].clone();
+            let claim = claim(ordinal);
+            if self.api.get(&claim).is_none() {
+                let mut made = set["spec"]["volumeClaimTemplates"][0].clone();
+                made["metadata"]["name"] = json!(format!("data-demo-{ordinal}"));
+                self.api.put(&claim, made);
+            }
+            if self.api.get(&path).is_some() {
+                continue;
+            }
+            let mut labels = labels.clone();
+            labels["controller-revision-hash"] = json!(revision);
+            let broker = json!({"name": "broker", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}});
+            self.api.put(
+                &path,
+                json!({
+                    "apiVersion": "v1", "kind": "Pod",
+                    "metadata": {"name": format!("demo-{ordinal}"), "namespace": "mq", "labels": labels},
+                    "spec": set["spec"]["template"]["spec"],
+                    "status": {
+                        "podIP": format!("10.0.0.{ordinal}"),
+                        "conditions": [{"type": "Ready", "status": "True"}],
+                        "containerStatuses": [broker],
+                    },
+                }),
+            );
+        }
+    }
+
+    fn set_spec(&self, spec: Value) {
+        self.api.change(MQC, |cluster| cluster["spec"] = spec);
+    }
+
+    fn condition(&self, type_: &str) -> (String, String, String) {
+        let cluster = self.api.get(MQC).unwrap();
+        let conditions = cluster["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.into_iter().find(|c| c["type"] == type_).unwrap();
+        let text = |field: &str| found[field].as_str().unwrap().to_owned();
+        (text("status"), text("reason"), text("message"))
+    }
+
+    fn replicas(&self) -> i64 {
+        self.api.get(SET).unwrap()["spec"]["replicas"].as_i64().unwrap()
+    }
+}
+
+fn context(api: &FakeApi, brokers: &Arc<FakeBrokers>) -> Arc<Context> {
+    let brokers: Arc<dyn Brokers> = Arc::clone(brokers) as _;
+    Arc::new(Context::new(api.client(), brokers, "image:1".into(), Some("test".into())))
+}
+
+fn hash(value: &Value) -> usize {
+    value.to_string().bytes().fold(7_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()) % 1_000_003)
+}
+
+fn pod(ordinal: i64) -> String {
+    format!("/api/v1/namespaces/mq/pods/demo-{ordinal}")
+}
+
+fn claim(ordinal: i64) -> String {
+    format!("/api/v1/namespaces/mq/persistentvolumeclaims/data-demo-{ordinal}")
+}
+
+#[tokio::test]
+async fn the_first_reconciliation_applies_everything_in_order() {
+    let mut world = World::new(json!({}));
+    world.reconcile().await;
+    let mut writes = world.api.take_writes();
+    for write in &mut writes {
+        if write.starts_with("PATCH configmaps/demo-config-") {
+            *write = "PATCH configmaps/demo-config".into();
+        }
+    }
+    let expected = [
+        "POST secrets",
+        "PATCH secrets/demo-nodes",
+        "PATCH secrets/demo-control",
+        "PATCH serviceaccounts/demo",
+        "PATCH roles/demo-discovery",
+        "PATCH rolebindings/demo-discovery",
+        "PATCH configmaps/demo-config",
+        "PATCH services/demo-links",
+        "PATCH services/demo",
+        "PATCH poddisruptionbudgets/demo",
+        "PATCH statefulsets/demo",
+        "PATCH mqttclusters/demo/status",
+    ];
+    assert_eq!(writes, expected);
+    assert_eq!(world.condition("Progressing").1, "WaitingForNodes");
+    assert_eq!(world.api.get(MQC).unwrap()["status"]["observedGeneration"], 1);
+}
+
+#[tokio::test]
+async fn an_unchanged_cluster_causes_no_write() {
+    let mut world = World::running(3).await;
+    for type_ in ["Available", "Bootstrapped"] {
+        assert_eq!(world.condition(type_).0, "True", "{type_}");
+    }
+    for type_ in ["Progressing", "Degraded", "Warning"] {
+        assert_eq!(world.condition(type_).0, "False", "{type_}: {:?}", world.condition(type_));
+    }
+    for _ in 0..5 {
+        world.reconcile().await;
+    }
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+    assert_eq!(world.brokers.take_calls(), Vec::<String>::new());
+    // An operator that starts afresh applies what it cannot know to be so, which changes nothing.
+    let versions = |world: &World| {
+        world
+            .api
+            .paths()
+            .iter()
+            .map(|p| world.api.get(p).unwrap()["metadata"]["resourceVersion"].clone())
+            .collect::<Vec<_>>()
+    };
+    let before = versions(&world);
+    world.context = context(&world.api, &world.brokers);
+    world.reconcile().await;
+    assert_eq!(versions(&world), before);
+    world.api.take_writes();
+    world.reconcile().await;
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_somebody_changed_or_deleted_is_put_right() {
+    let mut world = World::running(3).await;
+    let service = "/api/v1/namespaces/mq/services/demo";
+    world.api.change(service, |service| service["spec"]["ports"][0]["port"] = json!(1));
+    world.reconcile().await;
+    assert_eq!(world.api.get(service).unwrap()["spec"]["ports"][0]["port"], 1883);
+    assert_eq!(world.api.take_writes(), ["PATCH services/demo"]);
+    world.api.remove(service);
+    world.reconcile().await;
+    assert_eq!(world.api.take_writes(), ["PATCH services/demo"]);
+}
+
+#[tokio::test]
+async fn the_intent_is_noted_before_the_brokers_are_told_and_they_are_told_once() {
+    let mut world = World::new(json!({}));
+    world.reconcile().await;
+    world.start_pods();
+    world.api.take_writes();
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), Vec::<String>::new());
+    assert!(world.api.take_writes().contains(&"PATCH mqttclusters/demo".to_owned()));
+    let noted = world.api.get(MQC).unwrap()["metadata"]["annotations"][INITIAL_MEMBERS].clone();
+    assert_eq!(noted, "demo-0,demo-1,demo-2");
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["bootstrap demo-0 demo-0,demo-1,demo-2"]);
+    world.reconcile().await;
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), Vec::<String>::new());
+    assert_eq!(world.condition("Bootstrapped").0, "True");
+}
+
+#[tokio::test]
+async fn an_invalid_resource_gets_a_condition_and_is_left_alone() {
+    let mut world = World::running(3).await;
+    let set = world.api.get(SET);
+    world.set_spec(json!({"replicas": 5, "metrics": {"port": 9883}}));
+    assert_eq!(world.reconcile().await, Action::await_change());
+    assert_eq!(world.api.take_writes(), ["PATCH mqttclusters/demo/status", "EVENT Invalid"]);
+    let (status, reason, message) = world.condition("Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Invalid"));
+    assert!(message.contains("spec.metrics.port: 9883 is taken"), "{message}");
+    assert_eq!(world.condition("Available").0, "True");
+    assert_eq!(world.api.get(SET), set);
+    world.reconcile().await;
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+    // The former spec heals it.
+    world.set_spec(json!({"replicas": 3}));
+    world.reconcile().await;
+    assert_eq!(world.condition("Degraded").0, "False");
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_even_be_read_gets_a_condition_too() {
+    let mut world = World::new(json!({"replicas": "many"}));
+    assert_eq!(world.reconcile().await, Action::await_change());
+    assert_eq!(world.api.take_writes(), ["PATCH mqttclusters/demo/status", "EVENT Invalid"]);
+    let (_, _, message) = world.condition("Degraded");
+    assert!(message.contains("cannot be read") && message.contains("many"), "{message}");
+    world.reconcile().await;
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn out_at_once_in_one_after_the_other_and_out_again() {
+    let mut world = World::running(3).await;
+    world.set_spec(json!({"replicas": 5}));
+    world.reconcile().await;
+    assert_eq!(world.replicas(), 5);
+    world.start_pods();
+    world.brokers.told().members = Some((0..5).collect());
+    world.reconcile().await;
+    assert_eq!(world.condition("Progressing").0, "False");
+
+    world.set_spec(json!({"replicas": 3}));
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["loss demo-4", "leave demo-4"]);
+    assert_eq!(world.replicas(), 5, "its pod goes after it has left");
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["loss demo-3", "leave demo-3"]);
+    assert_eq!(world.replicas(), 4);
+    world.start_pods();
+    world.reconcile().await;
+    assert_eq!((world.replicas(), world.brokers.take_calls().len()), (3, 0));
+    world.start_pods();
+    world.reconcile().await;
+    assert_eq!(world.condition("Progressing").0, "False");
+    let left = |ordinal| world.api.get(&claim(ordinal)).unwrap()["metadata"]["annotations"]["raftmq.io/left"] == "true";
+    assert!(left(3) && left(4) && !left(2));
+
+    // Their volumes are of no use to nodes of these names: new ones take their place before the pods come.
+    world.api.take_writes();
+    world.set_spec(json!({"replicas": 5}));
+    world.reconcile().await;
+    assert_eq!(world.replicas(), 3);
+    let deleted = world.api.take_writes();
+    for ordinal in [3, 4] {
+        assert!(deleted.contains(&format!("DELETE persistentvolumeclaims/data-demo-{ordinal}")), "{deleted:?}");
+    }
+    world.reconcile().await;
+    assert_eq!(world.replicas(), 5);
+}
+
+#[tokio::test]
+async fn a_leave_that_would_lose_the_quorum_is_refused_with_its_reason() {
+    let mut world = World::running(3).await;
+    world.brokers.told().loss = Some("meta loses its quorum".into());
+    world.brokers.told().down = vec!["demo-0".into()];
+    world.set_spec(json!({"replicas": 2}));
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["loss demo-2"]);
+    assert_eq!(world.replicas(), 3);
+    let expected = "demo-2 cannot leave now: meta loses its quorum; demo-0 is down";
+    assert_eq!(world.condition("Degraded"), ("True".into(), "Refused".into(), expected.into()));
+    // Once said, it is not said again; once it may, it goes on.
+    world.api.take_writes();
+    world.reconcile().await;
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+    *world.brokers.told() = Told { members: Some(vec![0, 1, 2]), ..Told::default() };
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["loss demo-2", "leave demo-2"]);
+}
+
+#[tokio::test]
+async fn a_new_template_replaces_one_pod_after_the_other_and_asks_before_each() {
+    let mut world = World::running(3).await;
+    world.set_spec(json!({"replicas": 3, "image": "image:2"}));
+    world.reconcile().await;
+    world.api.change(SET, |set| set["status"]["observedGeneration"] = json!(0));
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), Vec::<String>::new(), "its controller has not seen it");
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        world.start_pods();
+        world.api.take_writes();
+        world.reconcile().await;
+        order.extend(world.api.take_writes().into_iter().filter(|write| write.starts_with("DELETE")));
+        world.reconcile().await;
+        assert!(!world.api.take_writes().iter().any(|w| w.starts_with("DELETE pods")), "one at a time");
+    }
+    assert_eq!(order, ["DELETE pods/demo-2", "DELETE pods/demo-1", "DELETE pods/demo-0"]);
+    assert_eq!(world.brokers.take_calls(), ["loss demo-2", "loss demo-1", "loss demo-0"]);
+    world.start_pods();
+    world.reconcile().await;
+    assert_eq!(world.condition("Progressing").0, "False");
+}
+
+#[tokio::test]
+async fn a_pod_is_kept_where_the_brokers_say_that_something_would_be_lost() {
+    let mut world = World::running(3).await;
+    world.brokers.told().loss = Some("routes loses its quorum".into());
+    world.set_spec(json!({"replicas": 3, "image": "image:2"}));
+    world.reconcile().await;
+    world.start_pods();
+    world.api.take_writes();
+    world.reconcile().await;
+    assert!(!world.api.take_writes().iter().any(|write| write.starts_with("DELETE")));
+    let (_, reason, message) = world.condition("Degraded");
+    assert_eq!((reason.as_str(), message.as_str()), ("Refused", "demo-2 is not replaced now: routes loses its quorum"));
+}
+
+#[tokio::test]
+async fn other_settings_are_a_new_config_map_and_the_old_one_goes_when_no_pod_needs_it() {
+    let mut world = World::running(3).await;
+    let config_maps = |world: &World| world.api.paths().iter().filter(|p| p.contains("/configmaps/")).count();
+    world.set_spec(json!({"replicas": 3, "config": {"workers": 2}}));
+    for _ in 0..4 {
+        world.reconcile().await;
+        assert_eq!(config_maps(&world), 2);
+        world.start_pods();
+    }
+    world.reconcile().await;
+    assert_eq!(config_maps(&world), 1);
+    let set = world.api.get(SET).unwrap();
+    let used = set["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"].as_str().unwrap().to_owned();
+    assert!(world.api.get(&format!("/api/v1/namespaces/mq/configmaps/{used}")).is_some());
+}
+
+#[tokio::test]
+async fn discovery_by_dns_takes_the_role_away() {
+    let mut world = World::running(3).await;
+    let role = "/apis/rbac.authorization.k8s.io/v1/namespaces/mq/roles/demo-discovery";
+    assert!(world.api.get(role).is_some());
+    world.set_spec(json!({"replicas": 3, "discovery": {"strategy": "dns"}}));
+    world.reconcile().await;
+    assert!(world.api.get(role).is_none());
+}
+
+#[tokio::test]
+async fn a_lost_certificate_is_issued_anew_and_a_lost_authority_is_not() {
+    let mut world = World::running(3).await;
+    let (nodes, ca) = ("/api/v1/namespaces/mq/secrets/demo-nodes", "/api/v1/namespaces/mq/secrets/demo-ca");
+    let before = world.api.get(SET).unwrap();
+    world.api.remove(nodes);
+    world.reconcile().await;
+    assert!(world.api.get(nodes).is_some());
+    assert_ne!(world.api.get(SET).unwrap()["spec"]["template"], before["spec"]["template"], "pods are replaced");
+    world.api.remove(ca);
+    let error = world.try_reconcile().await.unwrap_err();
+    assert!(error.contains("demo-ca is gone"), "{error}");
+    assert_eq!(world.condition("Degraded").1, "CertificatesUnusable");
+    assert!(world.api.get(ca).is_none());
+}
+
+#[tokio::test]
+async fn names_that_are_taken_are_left_to_their_owners() {
+    let service = "/api/v1/namespaces/mq/services/demo";
+    let owner = json!([{"apiVersion": "v1", "kind": "Other", "name": "x", "uid": "other", "controller": true}]);
+    let foreign = [
+        (json!({"metadata": {"name": "demo"}}), "was not made by the operator"),
+        (json!({"metadata": {"name": "demo", "ownerReferences": owner}}), "belongs to the Other x (uid other)"),
+    ];
+    for (object, expected) in foreign {
+        let mut world = World::new(json!({}));
+        world.api.put(service, object);
+        let before = world.api.get(service);
+        let error = world.try_reconcile().await.unwrap_err();
+        assert!(error.contains("Service demo is there") && error.contains(expected), "{error}");
+        assert_eq!(world.condition("Degraded").1, "NameTaken");
+        assert_eq!(world.api.get(service), before);
+    }
+}
+
+#[tokio::test]
+async fn an_error_shows_in_the_condition_and_passes() {
+    let mut world = World::new(json!({}));
+    world.api.refuse(SET, 403);
+    assert!(world.try_reconcile().await.unwrap_err().contains("cannot apply StatefulSet demo"));
+    assert_eq!(world.condition("Degraded").1, "CannotApply");
+    assert!(world.api.take_writes().contains(&"EVENT CannotApply".to_owned()));
+    world.try_reconcile().await.unwrap_err();
+    // Said once.
+    assert_eq!(world.api.take_writes(), ["PATCH statefulsets/demo"]);
+    world.api.allow();
+    world.reconcile().await;
+    assert_eq!(world.condition("Degraded").0, "False");
+}
+
+#[tokio::test]
+async fn a_larger_volume_is_asked_for_and_the_template_is_left_as_it_was() {
+    let mut world = World::running(3).await;
+    world.set_spec(json!({"replicas": 3, "storage": {"size": "16Gi"}}));
+    world.reconcile().await;
+    for ordinal in 0..3 {
+        assert_eq!(world.api.get(&claim(ordinal)).unwrap()["spec"]["resources"]["requests"]["storage"], "16Gi");
+    }
+    let template = world.api.get(SET).unwrap()["spec"]["volumeClaimTemplates"][0].clone();
+    assert_eq!(template["spec"]["resources"]["requests"]["storage"], "8Gi");
+    world.api.take_writes();
+    world.reconcile().await;
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_being_deleted_is_left_to_kubernetes() {
+    let mut world = World::running(3).await;
+    world.api.change(MQC, |cluster| cluster["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    assert_eq!(world.reconcile().await, Action::await_change());
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+}
