@@ -27,24 +27,39 @@ pub(crate) async fn drive(node: Arc<Node>, name: &'static str, number: u32) {
     };
     let mut status = group.status();
     let mut state = node.meta.subscribe();
+    // The last step, and what came of it.
+    let mut said: Option<(Todo, Option<String>)> = None;
     loop {
         if status.wait_for(|s| s.is_leader()).await.is_err() {
             return;
         }
         let worked = match next_step(&node, running, group).await {
             Some(step) => {
-                info!(group = name, ?step, "membership");
-                ClusterCounters::add(&node.counters.membership_steps);
-                match carry_out(group, step).await {
-                    Ok(()) => true,
-                    Err(MembershipError::Shutdown) => return,
-                    Err(error) => {
-                        warn!(group = name, "membership: {error}");
-                        false
-                    }
+                // The same step is tried again until it is done or another one is due.
+                let again = said.as_ref().is_some_and(|(before, _)| *before == step);
+                if !again {
+                    info!(group = name, ?step, "membership");
+                    ClusterCounters::add(&node.counters.membership_steps);
                 }
+                let error = match carry_out(group, step.clone()).await {
+                    Ok(()) => None,
+                    Err(MembershipError::Shutdown) => return,
+                    Err(error) => Some(error.to_string()),
+                };
+                let worked = error.is_none() && !again;
+                let now = (step, error);
+                if said.as_ref() != Some(&now) {
+                    if let Some(error) = &now.1 {
+                        warn!(group = name, "membership: {error}");
+                    }
+                    said = Some(now);
+                }
+                worked
             }
-            None => false,
+            None => {
+                said = None;
+                false
+            }
         };
         if !worked {
             tokio::select! {
@@ -56,7 +71,18 @@ pub(crate) async fn drive(node: Arc<Node>, name: &'static str, number: u32) {
     }
 }
 
-async fn next_step(node: &Node, running: &Running, group: &Group) -> Option<Step> {
+/// What is to be done with a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Todo {
+    /// A leader before died in the middle of a change of the voters.
+    Finish,
+    Step(Step),
+}
+
+async fn next_step(node: &Node, running: &Running, group: &Group) -> Option<Todo> {
+    if group.status().borrow().change_unfinished {
+        return Some(Todo::Finish);
+    }
     let look = || {
         let status = group.status().borrow().clone();
         let state = node.meta_state();
@@ -69,15 +95,16 @@ async fn next_step(node: &Node, running: &Running, group: &Group) -> Option<Step
     // The members may be known better elsewhere: a step that a look at an old state suggests is not taken.
     let index = read_index(node, running, META.number).await?;
     running.meta.wait_applied(index, CALL).await.ok()?;
-    look().filter(|again| *again == step)
+    look().filter(|again| *again == step).map(Todo::Step)
 }
 
-async fn carry_out(group: &Group, step: Step) -> Result<(), MembershipError> {
-    match step {
-        Step::AddLearner(id) => group.add_learner(id).await,
-        Step::TransferLeader(to) => group.transfer_leader(to).await,
-        Step::ChangeVoters(voters) => group.change_voters(voters, true).await,
-        Step::RemoveNode(id) => group.remove(id).await,
+async fn carry_out(group: &Group, todo: Todo) -> Result<(), MembershipError> {
+    match todo {
+        Todo::Finish => group.finish_change().await,
+        Todo::Step(Step::AddLearner(id)) => group.add_learner(id).await,
+        Todo::Step(Step::TransferLeader(to)) => group.transfer_leader(to).await,
+        Todo::Step(Step::ChangeVoters(voters)) => group.change_voters(voters, true).await,
+        Todo::Step(Step::RemoveNode(id)) => group.remove(id).await,
     }
 }
 

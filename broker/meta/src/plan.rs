@@ -62,6 +62,12 @@ pub fn plan(state: &MetaState, group: &GroupMembership) -> Option<Step> {
         }
         return Some(Step::ChangeVoters(new));
     }
+    // A change that took the leader's vote hands on by itself; where that failed, again.
+    if !group.voters.contains(&group.leader)
+        && let Some(next) = successor(group, &group.voters)
+    {
+        return Some(Step::TransferLeader(next));
+    }
     let gone = |id: &&u64| state.members.get(id).is_none_or(|m| !m.is_active());
     group.learners.iter().find(gone).map(|id| Step::RemoveNode(*id))
 }

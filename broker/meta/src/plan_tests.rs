@@ -72,6 +72,9 @@ fn steps() {
     let mut minority = group(&[1, 2, 3], &[4]);
     minority.reachable = set(&[1]);
 
+    let mut voteless = group(&[1, 2, 3], &[4]);
+    voteless.leader = 4;
+
     let table: Vec<(&str, MetaState, GroupMembership, Option<Step>)> = vec![
         ("in order", state(3), group(&[1, 2, 3], &[]), None),
         ("a fourth follows", state(4), group(&[1, 2, 3], &[]), Some(Step::AddLearner(4))),
@@ -93,6 +96,7 @@ fn steps() {
         ("then its successor votes", replaced, group(&[1, 2], &[3, 4]), Some(Step::ChangeVoters(set(&[1, 2, 4])))),
         ("a voter that is down is swapped", down, down_group, Some(Step::ChangeVoters(set(&[1, 3, 4])))),
         ("nothing without a quorum", state(5), minority, Some(Step::AddLearner(5))),
+        ("a leader without a vote hands on", state(4), voteless, Some(Step::TransferLeader(1))),
         ("strangers go", state(3), group(&[1, 2, 3], &[9]), Some(Step::RemoveNode(9))),
     ];
     for (name, state, group, step) in table {

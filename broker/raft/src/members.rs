@@ -40,7 +40,7 @@ impl Group {
     }
 
     /// Replaces the voters; all of them must be members already. Goes over both sets together (joint consensus) and
-    /// waits for the quorums of both; called again it completes what a leader before left in the middle. Those who are no
+    /// waits for the quorums of both; see [`Group::finish_change`] for what a leader before left in the middle. Those who are no
     /// voters any more stay as learners, or leave the group.
     ///
     /// # Errors
@@ -52,6 +52,24 @@ impl Group {
         if !stays && keep_removed {
             // openraft takes care of a leader that has left, not of one that leads without a vote.
             self.hand_over();
+        }
+        Ok(())
+    }
+
+    /// Completes a change of the voters that a leader before began and did not live to complete
+    /// ([`GroupStatus::change_unfinished`](crate::GroupStatus::change_unfinished)): until then every decision needs the quorums of both
+    /// sets. Who is no voter any more stays as a learner.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        let change = ChangeMembers::AddVoterIds(BTreeSet::new());
+        self.inner.raft.change_membership(change, true).await.map_err(membership_error)?;
+        let deadline = self.inner.sender.options.transfer_deadline;
+        match self.wait(deadline, |s| !s.change_unfinished).await {
+            Ok(status) if status.is_leader() && !status.voters.contains(&status.node) => self.hand_over(),
+            Ok(_) | Err(WaitError::Timeout) => {}
+            Err(WaitError::Shutdown) => return Err(MembershipError::Shutdown),
         }
         Ok(())
     }

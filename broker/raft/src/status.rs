@@ -54,6 +54,9 @@ pub struct GroupStatus {
     /// Whether the membership above is committed and not on the way from one set of voters to another: the moment for
     /// the next change.
     pub membership_settled: bool,
+    /// On the leader: the group is on the way from one set of voters to another, and nothing is on its way to complete that but
+    /// what this leader itself may have begun. A leader before left it so: [`crate::Group::finish_change`].
+    pub change_unfinished: bool,
     /// On the leader: the other members.
     pub followers: BTreeMap<NodeId, FollowerStatus>,
     /// On the leader: when it last sent what a quorum has answered since.
@@ -98,6 +101,7 @@ impl GroupStatus {
             voters: BTreeSet::new(),
             learners: BTreeSet::new(),
             membership_settled: false,
+            change_unfinished: false,
             followers: BTreeMap::new(),
             quorum_acked: None,
             failure: None,
@@ -122,6 +126,8 @@ impl GroupStatus {
         // Before that, a leader does not know what else is committed, and openraft refuses changes.
         let committed_in_term =
             metrics.local_committed.as_ref().is_some_and(|id| id.leader_id.term == metrics.current_term);
+        let committed = metrics.membership_config == metrics.committed_membership_config;
+        let joint = membership.get_joint_config().len() > 1;
         let mut followers = BTreeMap::<NodeId, FollowerStatus>::new();
         for (node, matched) in metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id) {
             followers.entry(*node).or_default().matched = index(matched);
@@ -144,9 +150,8 @@ impl GroupStatus {
             purged: index(&metrics.purged),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
-            membership_settled: metrics.membership_config == metrics.committed_membership_config
-                && membership.get_joint_config().len() == 1
-                && (role != Role::Leader || committed_in_term),
+            membership_settled: committed && !joint && (role != Role::Leader || committed_in_term),
+            change_unfinished: committed && joint && role == Role::Leader && committed_in_term,
             followers,
             quorum_acked: metrics.last_quorum_acked.and_then(|instant| std_instant(instant.into_inner())),
             failure,
@@ -156,7 +161,7 @@ impl GroupStatus {
     /// Whether more than the times of acknowledgements differ.
     pub(crate) fn differs(&self, other: &Self) -> bool {
         let indexes = |s: &Self| (s.last_log, s.committed, s.applied, s.snapshot, s.purged);
-        let election = |s: &Self| (s.role, s.term, s.leader, s.membership_settled);
+        let election = |s: &Self| (s.role, s.term, s.leader, s.membership_settled, s.change_unfinished);
         let matched = |s: &Self, o: &Self| {
             let of_other = o.followers.iter().map(|(id, f)| (*id, f.matched));
             s.followers.iter().map(|(id, f)| (*id, f.matched)).eq(of_other)

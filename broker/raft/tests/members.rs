@@ -51,6 +51,40 @@ async fn three_become_five_become_three() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_its_leader_left_in_the_middle_is_completed_by_the_next() {
+    let mut cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
+    let leader = cluster.leader().await;
+    cluster.start(4).await;
+    cluster.group(leader).add_learner(4).await.unwrap();
+    let stays = (1..=3).find(|id| *id != leader).unwrap();
+    let target: BTreeSet<u64> = (1..=4).filter(|id| *id != stays).collect();
+    {
+        // Dropped after its first entry was proposed, as if the leader had died then.
+        let group = cluster.group(leader);
+        let mut change = Box::pin(group.change_voters(target.clone(), true));
+        assert!(futures::poll!(&mut change).is_pending());
+    }
+    eventually("half of the change is made", || cluster.status(leader).change_unfinished).await;
+    assert!(!cluster.status(leader).membership_settled);
+    cluster.stop(leader).await;
+    let mut next = 0;
+    eventually("the next leader sees it", || {
+        let seen = (1..=4).find(|id| *id != leader && cluster.status(*id).change_unfinished);
+        next = seen.unwrap_or_default();
+        seen.is_some()
+    })
+    .await;
+    cluster.group(next).finish_change().await.unwrap();
+    let next = cluster.leader_of((1..=4).filter(|id| *id != leader && *id != stays)).await;
+    eventually("it is completed", || {
+        let status = cluster.status(next);
+        status.membership_settled && status.voters == target && !status.change_unfinished
+    })
+    .await;
+    cluster.write(next, "after", 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_removes_itself_hands_the_leadership_on() {
     let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
     let leader = cluster.leader().await;
