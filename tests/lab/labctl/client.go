@@ -138,6 +138,38 @@ func execInside(state string, args []string) error {
 	return syscall.Exec(nsenter, full, os.Environ())
 }
 
+// execOnNode runs a command as a process of the node: for what breaks a node from inside, such as
+// packets lost by rules of its own.
+func execOnNode(state string, args []string) error {
+	if len(args) < 2 {
+		return errors.New("on NODE CMD…")
+	}
+	r, err := readRecord(state)
+	if err != nil {
+		return err
+	}
+	if !r.alive() {
+		return errors.New("the lab's first process is gone: lab down")
+	}
+	// Each thread of the init has its own list.
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", r.Init.PID))
+	for _, list := range lists {
+		pids, _ := os.ReadFile(list)
+		for pid := range strings.FieldsSeq(string(pids)) {
+			name, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+			if strings.HasPrefix(string(name), "raftmq-lab-"+args[0]+"\x00") {
+				nsenter, err := exec.LookPath("nsenter")
+				if err != nil {
+					return err
+				}
+				full := append([]string{"nsenter", "-t", pid, "--net", "--mount", "--pid", "--"}, args[1:]...)
+				return syscall.Exec(nsenter, full, os.Environ())
+			}
+		}
+	}
+	return fmt.Errorf("no node %q that is on", args[0])
+}
+
 // recordVisitor writes down this process, which keeps its id over exec, so that `down` ends it even
 // when the init, by whose namespaces it is found else, is gone.
 func recordVisitor(state string) error {

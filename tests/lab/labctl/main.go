@@ -20,6 +20,7 @@ const usage = `usage: lab COMMAND
   kubectl ARGS…         the cluster's kubectl
   helm ARGS…            Helm 4 with the cluster's kubeconfig
   exec CMD…             run a command in the lab's network, with the cluster's DNS
+  on NODE CMD…          run a command on a node
   partition NODE        cut the node off from everything
   heal NODE             undo it
   kill-node NODE        the node's power goes off; its disks stay
@@ -64,6 +65,8 @@ func run(command string, args []string) error {
 		return execTool(state, command, args)
 	case "exec":
 		return execInside(state, args)
+	case "on":
+		return execOnNode(state, args)
 	case "env":
 		return printEnv(state)
 	case "logs":
