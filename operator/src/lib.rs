@@ -13,6 +13,7 @@ pub mod http;
 pub mod leader;
 pub mod metrics;
 pub mod options;
+pub mod probe;
 pub mod run;
 
 /// Who writes fields in server-side apply, and what reports events.

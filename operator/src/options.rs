@@ -35,6 +35,9 @@ pub struct Options {
     /// How it is logged
     #[arg(long, env = "RAFTMQ_OPERATOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+    /// Ask the operator at this address whether it is ready, and end
+    #[arg(long, value_name = "HOST:PORT")]
+    pub probe: Option<String>,
 }
 
 /// How the log is written.

@@ -45,6 +45,9 @@ pub enum RunError {
     /// The Lease cannot be had.
     #[error("cannot take part in the election: {0}")]
     Lease(#[from] kube_lease_manager::LeaseManagerError),
+    /// The operator that was asked is not ready.
+    #[error(transparent)]
+    Probe(#[from] crate::probe::ProbeError),
     /// Another one acts by now: this process must not go on.
     #[error("the lease was lost; the process ends so that it starts afresh")]
     Deposed,
@@ -55,6 +58,9 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`].
 pub async fn run(options: Options) -> Result<(), RunError> {
+    if let Some(address) = &options.probe {
+        return Ok(crate::probe::probe(address).await?);
+    }
     log(&options)?;
     let stop = stop_on_signals()?;
     let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;

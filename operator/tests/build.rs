@@ -251,3 +251,19 @@ fn what_is_invalid_says_everything_that_is_wrong() {
     cluster.metadata.uid = None;
     assert!(validate(&cluster, "image").unwrap_err().to_string().contains("no uid"));
 }
+
+#[test]
+fn the_samples_can_be_built() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples");
+    let mut seen = 0;
+    for sample in std::fs::read_dir(samples).unwrap() {
+        let path = sample.unwrap().path();
+        let mut cluster = MqttCluster::from_yaml(&std::fs::read_to_string(&path).unwrap(), "sample").unwrap();
+        cluster.metadata.namespace = Some("mq".into());
+        cluster.metadata.uid = Some("u".into());
+        let built = build::build(&validate(&cluster, "image").unwrap(), &inputs());
+        assert!(built.len() >= 6, "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 4);
+}

@@ -181,7 +181,7 @@ mod tests {
         };
         assert_eq!(may_restart(&Loss { nothing: true, ..loss(2, 2, true, false) }, "demo-1"), Ok(()));
         assert_eq!(may_restart(&loss(1, 0, true, true), "demo-1"), Ok(()), "a single voter");
-        let refused = may_restart(&loss(2, 1, true, true), "demo-1").unwrap_err();
+        let refused = may_restart(&loss(2, 1, true, true), "demo-1").expect_err("two of three are needed");
         assert_eq!(refused, "demo-1 is not replaced now: meta loses its quorum");
         assert!(may_restart(&loss(2, 1, false, false), "demo-1").is_err(), "no quorum now");
         assert_eq!(may_restart(&Loss { node: None, ..loss(2, 1, false, false) }, "demo-1"), Ok(()), "no member");

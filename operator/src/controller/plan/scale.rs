@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(may_leave(&loss(false, true), &members, "demo-1"), Ok(()));
         assert!(may_leave(&loss(false, false), &members, "demo-1").is_err());
         members[0].up = false;
-        let refused = may_leave(&loss(false, true), &members, "demo-1").unwrap_err();
+        let refused = may_leave(&loss(false, true), &members, "demo-1").expect_err("another one is down");
         assert_eq!(refused, "demo-1 cannot leave now: meta loses its quorum; demo-0 is down");
         assert!(may_leave(&loss(false, true), &members[1..], "demo-1").is_err());
     }
