@@ -314,19 +314,24 @@ async fn down(node: Arc<Node>, term: u64, id: u64, stream: Option<(u64, u64)>) {
     info!(node = id, "declared down");
     let declared = propose(&running.meta, &MetaCommand::NodeDown { id, epoch: term }).await;
     let mut done = matches!(declared, Ok(MetaResponse::Done));
+    let mut closed = None;
     if let Some(stream) = stream
         && done
     {
-        done = close_stream(running, id, stream).await;
+        closed = close_stream(running, id, stream).await;
+        done = closed.is_some();
     }
-    running.desk.with(term, |t| t.end_down(boottime(), id, done));
+    running.desk.with(term, |t| t.end_down(boottime(), id, done, closed));
     running.desk.wake.notify_one();
 }
 
-async fn close_stream(running: &Running, id: u64, stream: (u64, u64)) -> bool {
+/// The index at which it was closed; this replica has it as well then, so that the stream is not seen open again.
+async fn close_stream(running: &Running, id: u64, stream: (u64, u64)) -> Option<u64> {
     let command = RoutesCommand::NodeDown { node: id, through: Some(stream) };
-    let applied = running.routes.propose_anywhere(command.encode().into(), RETRY * 15).await;
-    applied.is_ok_and(|a| matches!(RoutesResponse::decode(&a.response), RoutesResponse::Ok { .. }))
+    let applied = running.routes.propose_anywhere(command.encode().into(), RETRY * 15).await.ok()?;
+    matches!(RoutesResponse::decode(&applied.response), RoutesResponse::Ok { .. }).then_some(())?;
+    running.routes.wait_applied(applied.index, RETRY * 5).await.ok()?;
+    Some(applied.index)
 }
 
 async fn up(node: Arc<Node>, term: u64, id: u64, busy: Arc<Mutex<BTreeSet<u64>>>) {
@@ -351,7 +356,7 @@ async fn remove(node: Arc<Node>, term: u64, id: u64, busy: Arc<Mutex<BTreeSet<u6
     if gone && running.desk.is_holder(id) == Some(false) && leads(running, term) {
         let closed = match running.machine.open_stream(id) {
             // It holds no lease and will never get one: whichever stream it opened is of no use.
-            Some(stream) => close_stream(running, id, stream).await,
+            Some(stream) => close_stream(running, id, stream).await.is_some(),
             None => true,
         };
         if closed && matches!(propose(&running.meta, &MetaCommand::Removed { id }).await, Ok(MetaResponse::Done)) {

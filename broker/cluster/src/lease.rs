@@ -58,7 +58,12 @@ pub(crate) async fn renew(node: Arc<Node>) {
             let status = status.borrow_and_update();
             (status.term, status.leader)
         };
+        if running.own_lease().is_released() {
+            return;
+        }
         let mut at_once = false;
+        // Read before it is asked whether the stream of routes is open: what is told must not be newer than what was looked at.
+        let applied = applied(running);
         if let Some(leader) = leader
             && may_ask(&node, running)
         {
@@ -66,7 +71,7 @@ pub(crate) async fn renew(node: Arc<Node>) {
             // A leader that hangs is not waited for once another one is known.
             let mut meta = running.meta.status();
             at_once = tokio::select! {
-                again = ask(&node, running, leader, length / 4) => again,
+                again = ask(&node, running, leader, applied, length / 4) => again,
                 _ = meta.wait_for(|s| s.leader.is_some_and(|now| now != leader)) => true,
             };
         }
@@ -114,13 +119,14 @@ fn may_ask(node: &Node, running: &Running) -> bool {
         node.closed_at.store(now, Ordering::Relaxed);
         node.routes.invalidate();
     }
+    // As this replica has it, which is how far the request will say it has applied: see `LeaseTable::end_down`.
+    let open = running.own_stream.borrow().is_some_and(|open| node.routes.is_current(node.data.boot, open));
     let noticed = now >= node.closed_at.load(Ordering::Relaxed).saturating_add(node.config.lease.length / 20);
-    usable && noticed && node.routes.is_ready()
+    usable && noticed && open && node.routes.is_ready()
 }
 
 /// One request. Says whether to repeat it at once.
-async fn ask(node: &Node, running: &Running, leader: u64, deadline: Duration) -> bool {
-    let applied = applied(running);
+async fn ask(node: &Node, running: &Running, leader: u64, applied: u64, deadline: Duration) -> bool {
     let request = running.own_lease().request(boottime(), applied);
     let answer = if leader == running.id {
         match tokio::time::timeout(deadline, running.desk.request(request)).await {
@@ -141,12 +147,17 @@ async fn ask(node: &Node, running: &Running, leader: u64, deadline: Duration) ->
     match answer {
         Ok(grant) => {
             ClusterCounters::add(&node.counters.leases_granted);
-            let (deadline, term) = {
+            // A first lease that took so long that the leader may close the stream of routes meanwhile is not used.
+            if !may_ask(node, running) {
+                return false;
+            }
+            let term = {
                 let mut lease = running.own_lease();
                 lease.on_grant(&grant);
-                (lease.deadline(), lease.term())
+                // Under the lock: who gives the lease back, or fails, is not overtaken.
+                node.lease.set(if node.has_failed() { 0 } else { lease.deadline() });
+                lease.term()
             };
-            node.lease.set(deadline);
             update_phase(node, running);
             node.lease_changed.notify_one();
             if let Some(index) = grant.watermark
@@ -234,15 +245,22 @@ pub(crate) async fn watch_phase(node: Arc<Node>) {
 
 /// Gives the lease back: this node serves no more in this boot.
 pub(crate) async fn release(node: &Node, running: &Running) {
-    running.own_lease().release();
-    node.lease.set(0);
+    {
+        let mut lease = running.own_lease();
+        lease.release();
+        node.lease.set(0);
+    }
     update_phase(node, running);
     node.lease_changed.notify_one();
     // A worker that asked a moment ago finishes the message in its hands.
     tokio::time::sleep(Duration::from_nanos(node.config.lease.length / 20)).await;
-    let leader = running.meta.status().borrow().leader;
-    if let Some(leader) = leader {
-        ask(node, running, leader, Duration::from_millis(500)).await;
+    // Twice where the first answer is that the leader has another term.
+    for _ in 0..2 {
+        let leader = running.meta.status().borrow().leader;
+        let Some(leader) = leader else { return };
+        if !ask(node, running, leader, applied(running), Duration::from_millis(500)).await {
+            return;
+        }
     }
 }
 
@@ -271,6 +289,9 @@ pub(crate) async fn report_applied(node: Arc<Node>) {
             if told {
                 reported = Some((leader, term, applied));
                 continue;
+            }
+            if routes.has_changed().is_err() {
+                return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;

@@ -258,6 +258,11 @@ impl Node {
             known.get_or_insert(fatal);
             first
         });
+        // A lease that was granted at the same moment: who stores it looks for a failure under this lock.
+        if let Some(running) = self.running() {
+            let _lease = running.own_lease();
+            self.lease.set(0);
+        }
     }
 
     pub(crate) fn has_failed(&self) -> bool {

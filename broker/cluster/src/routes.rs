@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use raftmq_meta::Nanos;
-use raftmq_raft::Applied;
+use raftmq_raft::{Applied, ProposeError, Role};
 use raftmq_routing::{BatchToSend, LocalRoutes, LocalRoutesOptions, Outcome, Progress, RoutesResponse, SharedRoutes};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info};
@@ -80,7 +80,12 @@ impl RoutesOwner {
         *self.ready.borrow()
     }
 
-    /// When the open stream was asked for; 0 without one.
+    /// Whether that (boot, stream) is the one that batches are proposed on.
+    pub(crate) fn is_current(&self, boot: u64, (open_boot, open): (u64, u64)) -> bool {
+        open_boot == boot && self.local().current_stream() == Some(open)
+    }
+
+    /// When the open stream was first asked for; 0 without one.
     pub(crate) fn opened_at(&self) -> Nanos {
         self.opened_at.load(Ordering::Relaxed)
     }
@@ -110,6 +115,10 @@ pub(crate) async fn run(node: Arc<Node>) {
     };
     let mut stream = 0;
     loop {
+        // A node that serves no more announces nothing: its stream was closed because it leaves.
+        if running.own_lease().is_released() {
+            return;
+        }
         stream += 1;
         node.routes.ready.send_replace(false);
         match open(&node, running, stream).await {
@@ -125,6 +134,7 @@ pub(crate) async fn run(node: Arc<Node>) {
             }
             Opened::After(last) => stream = stream.max(last),
             Opened::Refused => return refused(&node),
+            Opened::Stopped => return,
         }
     }
 }
@@ -141,6 +151,8 @@ enum Opened {
     /// A later stream of this boot is known.
     After(u64),
     Refused,
+    /// The group was stopped.
+    Stopped,
 }
 
 async fn open(node: &Node, running: &Running, stream: u64) -> Opened {
@@ -148,9 +160,11 @@ async fn open(node: &Node, running: &Running, stream: u64) -> Opened {
         node.barriers.start_over();
         local.reopen(running.id, node.data.incarnation, node.data.boot, stream, progress).encode()
     });
+    // Before the first proposal, though it may take more of them: the one whose answer was lost may have opened the stream, and its age
+    // is what the meta leader goes by.
+    let since = boottime();
+    node.routes.opened_at.store(since, Ordering::Relaxed);
     loop {
-        // Before the proposal: when it is known to be older than D is what counts.
-        node.routes.opened_at.store(boottime(), Ordering::Relaxed);
         match running.routes.propose_anywhere(command.clone().into(), PROPOSAL).await {
             Ok(Applied { index, response }) => {
                 let response = RoutesResponse::decode(&response);
@@ -168,7 +182,14 @@ async fn open(node: &Node, running: &Running, stream: u64) -> Opened {
             }
             Err(error) => {
                 debug!("opening a stream of routes: {error}");
+                if matches!(error, ProposeError::Shutdown) {
+                    return Opened::Stopped;
+                }
                 tokio::time::sleep(RETRY / 4).await;
+                // It would be too old to be used soon.
+                if boottime() >= since.saturating_add(node.config.lease.close / 2) {
+                    return Opened::After(stream);
+                }
             }
         }
     }
@@ -209,6 +230,9 @@ async fn propose(node: &Node, running: &Running, stream: u64, opened: u64) -> Ou
                     return outcome;
                 }
                 if result.is_none() {
+                    if running.routes.status().borrow().role == Role::Stopped {
+                        return Outcome::Reopen;
+                    }
                     tokio::time::sleep(RETRY / 4).await;
                 }
             }

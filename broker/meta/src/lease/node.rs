@@ -108,6 +108,11 @@ impl Lease {
         self.held_from = None;
     }
 
+    /// Whether it was given back: the node serves no more in this boot.
+    pub fn is_released(&self) -> bool {
+        self.released
+    }
+
     /// Until when the node may serve; 0 when it may not.
     pub fn deadline(&self) -> Nanos {
         self.held_from.map_or(0, |from| from.saturating_add(self.params.length))

@@ -44,6 +44,8 @@ struct Entry {
     up: bool,
     going_down: bool,
     released: bool,
+    /// Where its stream of routes was closed: it must know that before it gets a lease.
+    closed_at: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,7 @@ impl LeaseTable {
                     up: m.up,
                     going_down: false,
                     released: false,
+                    closed_at: 0,
                 };
                 (m.id, entry)
             })
@@ -174,6 +177,7 @@ impl LeaseTable {
                 up: m.up,
                 going_down: false,
                 released: false,
+                closed_at: 0,
             });
             entry.member = true;
             entry.active = m.is_active();
@@ -305,6 +309,10 @@ impl LeaseTable {
             if applied < needed {
                 return Err(Denial::Behind { applied, needed });
             }
+            // Not what it reported since: it asked because, as far as it had applied then, its stream was open.
+            if request.applied < entry.closed_at {
+                return Err(Denial::Behind { applied: request.applied, needed: entry.closed_at });
+            }
         }
         entry.state = EntryState::Granted;
         entry.counted_until = now.saturating_add(self.params.counted());
@@ -360,10 +368,12 @@ impl LeaseTable {
         self.entries.get(&node).is_some_and(|e| boot < e.boot || (boot == e.boot && e.released))
     }
 
-    /// The member's routes are removed, or it could not be done now.
-    pub fn end_down(&mut self, now: Nanos, node: u64, done: bool) {
+    /// The member's routes are removed, or it could not be done now. `closed` is the index of routes at which its stream was closed, if one
+    /// was: a request that the node sent before it had applied that, and that arrives only now, is denied.
+    pub fn end_down(&mut self, now: Nanos, node: u64, done: bool, closed: Option<u64>) {
         if let Some(entry) = self.entries.get_mut(&node) {
             entry.going_down = false;
+            entry.closed_at = entry.closed_at.max(closed.unwrap_or(0));
             if done {
                 entry.up = false;
             } else {

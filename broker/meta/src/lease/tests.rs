@@ -193,7 +193,7 @@ fn down_and_released() {
     assert_eq!(table.on_request(2, release), Err(Denial::Withdrawn));
     assert_eq!(table.begin_down(2), vec![1]);
     assert_eq!(table.begin_down(3), Vec::<u64>::new());
-    table.end_down(3, 1, true);
+    table.end_down(3, 1, true, None);
     let over = PARAMS.counted() + 1;
     let round = table.begin_round(over).unwrap();
     table.end_round(over, round, true);
@@ -205,8 +205,12 @@ fn down_and_released() {
     table.end_routes_read(Some(0));
     let now = PARAMS.down_after() + 1;
     assert_eq!(ask(&mut table, &mut two, now, 0), Err(Denial::GoingDown));
-    table.end_down(now, 2, true);
-    assert!(ask(&mut table, &mut two, now, 0).is_ok());
+    // Sent before it had applied that its stream was closed, and late.
+    table.end_down(now, 2, true, Some(7));
+    let late = Err(Denial::Behind { applied: 6, needed: 7 });
+    assert!(!table.on_applied(2, 1, 7));
+    assert_eq!(ask(&mut table, &mut two, now, 6), late);
+    assert!(ask(&mut table, &mut two, now, 7).is_ok());
     assert_eq!(table.to_bring_up(), vec![2]);
     table.brought_up(2);
     assert_eq!(table.to_bring_up(), Vec::<u64>::new());
