@@ -1,5 +1,6 @@
 //! What arrives from other nodes.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -127,7 +128,7 @@ async fn on_boot(
     boot: u64,
     nonce: u64,
     cluster_id: u128,
-) -> Result<Option<(u64, BootVerdict, Fate)>, String> {
+) -> Result<Option<(u64, BootVerdict, Fate, BTreeSet<u64>)>, String> {
     let identity = node.data.identity();
     // One that agreed and was not told to begin yet is a witness as well: else nobody could begin after a restart.
     let own = match (identity.member, &identity.agreed) {
@@ -142,7 +143,7 @@ async fn on_boot(
         Some(m) if boot < m.boot || (boot == m.boot && nonce != m.nonce) => BootVerdict::Stale { recorded: m.boot },
         _ => verdict,
     };
-    Ok(Some((own, verdict, fate(node, incarnation))))
+    Ok(Some((own, verdict, fate(node, incarnation), node.data.known_members().voters)))
 }
 
 fn fate(node: &Node, incarnation: u128) -> Fate {

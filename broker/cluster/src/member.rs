@@ -99,6 +99,7 @@ async fn watch_members(node: Arc<Node>) {
     let mut state = node.meta.subscribe();
     let mut status = running.meta.status();
     let mut seen: BTreeMap<u64, (String, u64)> = BTreeMap::new();
+    let mut failed: Option<String> = None;
     loop {
         let now = Arc::clone(&state.borrow_and_update());
         let voters = status.borrow_and_update().voters.clone();
@@ -121,10 +122,16 @@ async fn watch_members(node: Arc<Node>) {
                 }
                 stays
             });
+            // A replica that has no log yet does not know who votes; what was noted stays.
+            let voters = if voters.is_empty() { node.data.known_members().voters } else { voters };
             let known = KnownMembers::of_state(&now, &voters);
-            if let Err(error) = node.on_disk(move |data| data.remember_members(known)).await {
+            let error = node.on_disk(move |data| data.remember_members(known)).await.err();
+            if let Some(error) = &error
+                && failed.as_ref() != Some(error)
+            {
                 warn!("noting the members for the next start: {error}");
             }
+            failed = error;
             fate::own(&node, running, &now);
         }
         tokio::select! {

@@ -1,5 +1,7 @@
 //! What nodes say to each other besides Raft frames. Every message begins with a format version.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use raftmq_meta::{Denial, Grant, LeaseRequest, LossReport, MetaResponse, NodeAddresses};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -63,8 +65,8 @@ pub(crate) enum Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Response {
     Probe(Probe),
-    /// None when the node belongs to another cluster.
-    Boot(Option<(u64, BootVerdict, Fate)>),
+    /// None when the node belongs to another cluster. The answering node, what it says, and the voters that it knows.
+    Boot(Option<(u64, BootVerdict, Fate, BTreeSet<u64>)>),
     Agree(Result<(), String>),
     Begin(Result<(), String>),
     Bootstrap(Result<u128, ControlError>),
