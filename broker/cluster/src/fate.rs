@@ -35,6 +35,7 @@ fn act_on(node: &Arc<Node>, fate: Fate) {
         Fate::Left { id } => {
             if *node.stage.borrow() == Stage::Leaving {
                 node.set_stage(Stage::Left);
+                node.spawn(retire(Arc::clone(node)));
             } else if *node.stage.borrow() != Stage::Left {
                 // Nobody asked this node to leave while it listened: its directory is of no use any more.
                 node.fail(Fatal::Left { id });
@@ -53,6 +54,13 @@ fn act_on(node: &Arc<Node>, fate: Fate) {
                 node.spawn(depart(Arc::clone(node)));
             }
         }
+    }
+}
+
+/// The others have forgotten this node, but its own log may call it a voter still: without this it would ask for votes for ever.
+async fn retire(node: Arc<Node>) {
+    if let Some(running) = node.running() {
+        running.groups.shutdown().await;
     }
 }
 

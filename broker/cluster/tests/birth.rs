@@ -80,6 +80,13 @@ async fn three_become_five_and_three_again() {
         })
         .await;
     }
+    for p in &left {
+        // Nothing of it asks for votes any more, whatever its own log says.
+        eventually("its groups are stopped", || {
+            p.cluster.status().groups.iter().all(|(_, group)| group.role == raftmq_raft::Role::Stopped)
+        })
+        .await;
+    }
     for p in &stay {
         eventually("three members", || members(p).len() == 3).await;
         eventually("three vote", || p.voters(0).len() == 3 && p.voters(1).len() == 3).await;
