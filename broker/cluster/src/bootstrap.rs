@@ -25,6 +25,9 @@ use crate::member::propose;
 use crate::node::{CALL, Node, RETRY};
 use crate::wire::{Probe, Request, Response};
 
+/// How many more rounds an initial member is told to begin when the cluster exists already.
+const AFTERWARDS: u32 = 25;
+
 /// The call that lets the nodes of these names form a cluster; carried out by the one with the lowest name.
 pub(crate) async fn bootstrap(node: &Node, members: Vec<String>) -> Result<u128, ControlError> {
     let names: BTreeSet<String> = members.iter().cloned().collect();
@@ -129,18 +132,15 @@ async fn form(node: &Node, names: &BTreeSet<String>) -> Result<u128, ControlErro
     Ok(cluster_id)
 }
 
-/// Goes on with a plan of this node's own that it noted before it died.
-pub(crate) async fn resume(node: &Node) {
-    let Some(plan) = node.data.identity().agreed else {
-        return;
-    };
-    let Ok(_one) = node.bootstrapping.try_lock() else {
-        return;
-    };
+/// Goes on with a plan of this node's own that it noted before it died. Says why it could not be completed now.
+pub(crate) async fn resume(node: &Node) -> Option<String> {
+    let plan = node.data.identity().agreed?;
+    let _one = node.bootstrapping.try_lock().ok()?;
     let initialises = plan.members.first().is_some_and(|m| m.incarnation == node.data.incarnation);
-    if initialises && let Err(error) = agree_and_begin(node, &plan).await {
-        warn!("forming the cluster goes on later: {error}");
+    if !initialises {
+        return None;
     }
+    agree_and_begin(node, &plan).await.err().map(|error| error.to_string())
 }
 
 async fn agree_and_begin(node: &Node, plan: &Plan) -> Result<(), ControlError> {
@@ -170,11 +170,20 @@ async fn take_part(node: &Node, cluster_id: u128) -> Result<(), String> {
     let plan = node.data.identity().agreed.filter(|p| p.cluster_id == cluster_id);
     let plan = plan.ok_or("this node did not agree to that cluster")?;
     let raft_id = plan.id_of(incarnation).ok_or("this node is not in the plan")?;
-    node.on_disk(move |data| {
-        data.remember_members(KnownMembers::of_plan(&plan))?;
-        data.update(|i| i.member = Some(Membership { cluster_id, raft_id }))
-    })
-    .await?;
+    let now = node
+        .on_disk(move |data| {
+            data.remember_members(KnownMembers::of_plan(&plan))?;
+            // Unless it agreed to something else at the same moment: then what it said last counts.
+            data.update(|i| {
+                if i.member.is_none() && i.agreed.as_ref().is_some_and(|p| p.cluster_id == cluster_id) {
+                    i.member = Some(Membership { cluster_id, raft_id });
+                }
+            })
+        })
+        .await?;
+    if now.member.is_none_or(|m| m.cluster_id != cluster_id) {
+        return Err("this node agreed to another cluster meanwhile".into());
+    }
     node.begun.notify_one();
     Ok(())
 }
@@ -194,7 +203,17 @@ pub(crate) async fn on_agree(node: &Node, plan: Plan) -> Result<(), String> {
         return Err("the plan is about another data directory".into());
     }
     let _one = node.bootstrapping.try_lock().map_err(|_| "it is forming a cluster itself")?;
-    node.on_disk(move |data| data.update(|i| i.agreed = Some(plan))).await.map(|_| ())
+    let cluster_id = plan.cluster_id;
+    let change = move |i: &mut crate::identity::Identity| {
+        if i.member.is_none() {
+            i.agreed = Some(plan);
+        }
+    };
+    let now = node.on_disk(move |data| data.update(change)).await?;
+    match now.member {
+        Some(member) if member.cluster_id != cluster_id => Err("it became a member of another cluster".into()),
+        _ => Ok(()),
+    }
 }
 
 /// A peer says that all agreed.
@@ -224,6 +243,9 @@ pub(crate) async fn finish(node: Arc<Node>) {
         };
         let mut told: BTreeSet<u64> = BTreeSet::from([running.id]);
         let mut made = false;
+        let mut said = None;
+        // Who is not told once the cluster exists finds it by itself: it may have moved, and not be where the plan says.
+        let mut after = 0;
         while told.len() < plan.members.len() || !made {
             for member in &plan.members {
                 if !told.contains(&member.id)
@@ -236,7 +258,18 @@ pub(crate) async fn finish(node: Arc<Node>) {
                 }
             }
             if !made {
-                made = initialise(running, &voters, &init).await;
+                let reason = initialise(running, &voters, &init).await.err();
+                made = reason.is_none();
+                if let Some(reason) = &reason
+                    && said.as_ref() != Some(reason)
+                {
+                    warn!("forming the cluster: {reason}");
+                }
+                said = reason;
+            } else if after == AFTERWARDS {
+                break;
+            } else {
+                after += 1;
             }
             if told.len() < plan.members.len() || !made {
                 tokio::time::sleep(RETRY).await;
@@ -250,26 +283,17 @@ pub(crate) async fn finish(node: Arc<Node>) {
     }
 }
 
-async fn initialise(running: &crate::node::Running, voters: &BTreeSet<u64>, init: &MetaCommand) -> bool {
+async fn initialise(running: &crate::node::Running, voters: &BTreeSet<u64>, init: &MetaCommand) -> Result<(), String> {
     for group in [&running.meta, &running.routes] {
         match group.initialize(voters.clone()).await {
             Ok(()) | Err(MembershipError::Initialized) => {}
-            Err(error) => {
-                warn!("initialising group {}: {error}", group.id());
-                return false;
-            }
+            Err(error) => return Err(format!("initialising group {}: {error}", group.id())),
         }
     }
     match propose(&running.meta, init).await {
-        Ok(MetaResponse::Done) => true,
-        Ok(other) => {
-            warn!("the first entry: {other:?}");
-            false
-        }
-        Err(error) => {
-            warn!("the first entry: {error}");
-            false
-        }
+        Ok(MetaResponse::Done) => Ok(()),
+        Ok(other) => Err(format!("the first entry: {other:?}")),
+        Err(error) => Err(format!("the first entry: {error}")),
     }
 }
 

@@ -26,22 +26,30 @@ pub(crate) async fn find(node: &Node) -> Result<Membership, Fatal> {
         match clusters.as_slice() {
             [] => {
                 node.set_stage(Stage::WaitingForCluster);
-                node.set_detail(match node.data.identity().agreed {
-                    Some(_) => "agreed to form a cluster, waiting for the others",
-                    None => "no cluster found; waiting for one, or for the call that lets the initial members form it",
+                let unfinished = bootstrap::resume(node).await;
+                node.set_detail(match (unfinished, node.data.identity().agreed) {
+                    (Some(reason), _) => format!("forming the cluster goes on later: {reason}"),
+                    (None, Some(_)) => "agreed to form a cluster, waiting for the others".to_owned(),
+                    (None, None) => {
+                        "no cluster found; waiting for one, or for the call that lets the initial members form it"
+                            .to_owned()
+                    }
                 });
-                bootstrap::resume(node).await;
             }
             [cluster] => {
                 node.set_stage(Stage::Joining);
+                let mut reasons = Vec::new();
                 let members = probes.iter().filter(|(_, p)| p.running && p.member_of == Some(*cluster));
                 for (address, _) in members {
                     match join(node, address).await {
                         Ok(membership) => return Ok(membership),
                         Err(JoinError::Fatal(fatal)) => return Err(fatal),
-                        Err(JoinError::Later(reason)) => node.set_detail(format!("joining by {address}: {reason}")),
+                        Err(JoinError::Later(reason)) => reasons.push(format!("{address}: {reason}")),
                     }
                 }
+                // One text a round, the same as long as the answers are: it is logged when it changes.
+                reasons.sort_unstable();
+                node.set_detail(format!("joining by {}", reasons.join("; by ")));
             }
             _ => node.set_detail("peers are members of different clusters; not joining any of them"),
         }
