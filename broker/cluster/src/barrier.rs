@@ -24,6 +24,9 @@ pub enum BarrierError {
     Shutdown,
 }
 
+/// More than the workers that can wait for one ticket.
+const MANY: usize = 128;
+
 /// Who waits for the commit of which route, and how far the watermark is.
 pub(crate) struct Barriers {
     waiting: Mutex<HashMap<Ticket, Vec<oneshot::Sender<u64>>>>,
@@ -69,7 +72,12 @@ impl Barriers {
                 Need::Barrier(index) => pending.index = pending.index.max(Some(index)),
                 Need::Pending(ticket) => {
                     let (sender, receiver) = oneshot::channel();
-                    waiting.entry(ticket).or_default().push(sender);
+                    let senders = waiting.entry(ticket).or_default();
+                    // Who gave up: while nothing commits, clients come again and again.
+                    if senders.len() >= MANY {
+                        senders.retain(|sender| !sender.is_closed());
+                    }
+                    senders.push(sender);
                     pending.tickets.push(receiver);
                 }
             }

@@ -183,6 +183,7 @@ impl RaftLogStorage<Types> for LogStore {
         }
         // The callback is needed again if there is no room; a `done` that was not taken is dropped unused.
         let callback = Arc::new(Mutex::new(Some(callback)));
+        let mut said = false;
         loop {
             let done = callback.clone();
             let appended = self
@@ -199,7 +200,9 @@ impl RaftLogStorage<Types> for LogStore {
                 .await;
             match appended {
                 Err(WalError::DiskFull { free, needed }) => {
-                    tracing::error!(group = %self.group, free, needed, "no room on the disk for the log, waiting");
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::error!(group = %self.group, free, needed, "no room on the disk for the log, waiting");
+                    }
                     tokio::time::sleep(DISK_FULL_RETRY).await;
                 }
                 other => return other.map_err(to_io),
