@@ -270,7 +270,8 @@ impl Node {
         self.closing.send_replace(true);
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {
-            workers.into_iter().map(WorkerHandle::join).fold(true, |all, one| all && one)
+            // All are waited for, whatever became of the first.
+            workers.into_iter().map(WorkerHandle::join).filter(|ended| !ended).count() == 0
         });
         match tokio::time::timeout(WORKERS_END, joined).await {
             Ok(Ok(true)) => {}

@@ -65,6 +65,7 @@ fn group() -> GroupStatus {
         voters: BTreeSet::from([1, 2, 3]),
         learners: BTreeSet::new(),
         membership_settled: true,
+        change_unfinished: false,
         followers: BTreeMap::from([(2, follower), (3, FollowerStatus::default())]),
         quorum_acked: None,
         failure: None,

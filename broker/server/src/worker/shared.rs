@@ -71,7 +71,7 @@ fn millis(duration: Duration) -> u64 {
 /// How a subscription reaches the node's own workers and the other nodes.
 pub(crate) enum Router {
     /// No other nodes: no consensus in the way of anything.
-    Standalone(Mutex<LocalRoutes>),
+    Standalone(Box<Mutex<LocalRoutes>>),
     /// A member of a cluster.
     Cluster(Cluster),
 }
@@ -79,7 +79,7 @@ pub(crate) enum Router {
 impl Router {
     pub(crate) fn standalone(routes: SharedRoutes) -> Self {
         let options = LocalRoutesOptions { standalone: true, ..LocalRoutesOptions::default() };
-        Self::Standalone(Mutex::new(LocalRoutes::new(routes, options)))
+        Self::Standalone(Box::new(Mutex::new(LocalRoutes::new(routes, options))))
     }
 
     /// The worker has one subscriber more of each filter. `None`: nothing has to be waited for. Else the SUBACK

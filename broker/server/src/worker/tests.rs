@@ -1,5 +1,7 @@
 //! Workers on real sockets, with a lease and a phase that the test changes.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
