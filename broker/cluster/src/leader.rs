@@ -120,8 +120,10 @@ pub(crate) async fn lead(node: Arc<Node>) {
             Err(_) => false,
         };
         let still = leads(running, term);
-        if !known || !still || node.meta_state().cluster.is_none() {
-            tokio::time::sleep(RETRY / 10).await;
+        let formed = node.meta_state().cluster.is_some();
+        if !known || !still || !formed {
+            // The first entry may be long in coming: the one that proposes it may be down.
+            tokio::time::sleep(if formed { RETRY / 10 } else { RETRY / 2 }).await;
             continue;
         }
         info!(term, "leading the meta group");

@@ -71,11 +71,13 @@ fn is_enough(own: u64, known: &BTreeSet<u64>, fresh: &BTreeMap<u64, BTreeSet<u64
 mod tests {
     use super::*;
 
+    type Answers<'a> = &'a [(u64, &'a [u64])];
+
     #[test]
     fn a_majority_of_the_voters_known_here_or_agreed_on_there() {
         let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
-        let answers = |of: &[(u64, &[u64])]| of.iter().map(|(id, voters)| (*id, set(voters))).collect();
-        let table: [(&str, u64, &[u64], &[(u64, &[u64])], bool); 9] = [
+        let answers = |of: Answers| of.iter().map(|(id, voters)| (*id, set(voters))).collect();
+        let table: [(&str, u64, &[u64], Answers, bool); 9] = [
             ("alone of three", 1, &[1, 2, 3], &[], false),
             ("two of three", 1, &[1, 2, 3], &[(2, &[1, 2, 3])], true),
             ("the only voter", 1, &[1], &[], true),
