@@ -77,7 +77,6 @@ cgroupRoot: /%[7]s
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
-localStorageCapacityIsolation: false
 # The machine's disk is not the lab's: neither pods nor images go because of others' files.
 evictionHard: {imagefs.available: "0%%", nodefs.available: "0%%", memory.available: "50Mi"}
 imageGCHighThresholdPercent: 100
