@@ -468,6 +468,20 @@ async fn a_pod_is_kept_where_the_brokers_say_that_something_would_be_lost() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_no_member_is_replaced_although_brokers_do_not_answer_for_it() {
+    let mut world = World::running(3).await;
+    world.brokers.told().loss = Some("never asked".into());
+    world.brokers.told().members = Some(vec![0, 1]);
+    world.set_spec(json!({"replicas": 3, "image": "image:2"}));
+    world.reconcile().await;
+    world.start_pods();
+    world.api.take_writes();
+    world.reconcile().await;
+    assert!(world.api.take_writes().contains(&"DELETE pods/demo-2".to_owned()));
+    assert_eq!(world.brokers.take_calls(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn other_settings_are_a_new_config_map_and_the_old_one_goes_when_no_pod_needs_it() {
     let mut world = World::running(3).await;
     let config_maps = |world: &World| world.api.paths().iter().filter(|p| p.contains("/configmaps/")).count();

@@ -377,6 +377,10 @@ async fn restart(observed: &Observed, pod: &str, context: &Context) -> Result<()
     let Some(access) = &observed.access else {
         return Err("no broker can be asked".into());
     };
+    // One that is no member takes nothing away, and brokers do not answer for it.
+    if observed.view.members.as_ref().is_some_and(|members| members.iter().all(|member| member.name != pod)) {
+        return Ok(());
+    }
     let loss = context.brokers.loss(access, &others(observed, pod), pod).await;
     let loss = loss.map_err(|error| format!("nobody says what would be lost without {pod}: {error}"))?;
     rollout::may_restart(&loss, pod)

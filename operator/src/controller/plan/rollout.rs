@@ -2,7 +2,8 @@
 //!
 //! A pod that cannot even start is replaced first, without asking: nothing runs in it, and the present template may be the way
 //! out. Any other is replaced only while all of the present template are ready, from the highest ordinal down, the leader last,
-//! and only when the brokers say that nothing would be lost.
+//! and only when the brokers say that nothing would be lost. Where no pod is ready nobody could say, and no client is served: the
+//! present template may be what heals it, and the data is on the volumes.
 
 use raftmq_control_api::api::Loss;
 
@@ -54,7 +55,8 @@ pub fn next(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Roll {
     }
     let formed = matches!(bootstrap, Bootstrap::Done);
     if let Some(pod) = former.iter().find(|pod| !pod.ready) {
-        return replace(pod, formed, "it is not ready, and its template is a former one");
+        let ask = formed && situation.pods.iter().any(|pod| pod.ready);
+        return replace(pod, ask, "it is not ready, and its template is a former one");
     }
     if let Some(pod) = present.iter().find(|pod| !pod.ready) {
         return Roll::Wait(
@@ -158,6 +160,10 @@ mod tests {
         let mut case = rolling();
         case.pods[0].ready = false;
         assert_eq!(replaced(&roll(&case)), ("demo-0", true));
+        // Where none is ready nobody can answer, and waiting heals nothing.
+        case.pods.iter_mut().for_each(|pod| pod.ready = false);
+        assert_eq!(replaced(&roll(&case)), ("demo-0", false));
+        case.pods[1].ready = true;
         // Before the cluster there is nobody to ask, and nothing to lose.
         case.bootstrapped = false;
         case.view = Default::default();
