@@ -1,9 +1,9 @@
 //! Where the numbers of `/metrics` come from, besides the workers' own.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use raftmq_cluster::{Cluster, Phase};
+use raftmq_cluster::{Cluster, ClusterCounters, Phase};
 use raftmq_meta::MemberStatus;
 
 use crate::http::health::ReadinessSource;
@@ -49,11 +49,16 @@ fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {
     sources::wal(&cluster.wal().metrics(), out);
     let links = cluster.links();
     sources::links(&links.metrics(), &status.peers, out);
-    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    counted(counters, shared.forwards_lost.load(Ordering::Relaxed), out);
+}
+
+/// What the cluster counts; `lost` are forwarded messages that a worker's full queue did not take.
+pub(crate) fn counted(counters: &ClusterCounters, lost: u64, out: &mut Encoder) {
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     out.counter(&catalog::FORWARDED, &["sent"], read(&counters.forwards_out));
     out.counter(&catalog::FORWARDED, &["received"], read(&counters.forwards_in));
     out.counter(&catalog::FORWARDS_DROPPED, &[], read(&counters.forwards_dropped));
-    out.counter(&catalog::FORWARDS_LOST, &[], read(&shared.forwards_lost));
+    out.counter(&catalog::FORWARDS_LOST, &[], lost);
     out.counter(&catalog::BARRIERS, &["reached"], read(&counters.barriers));
     out.counter(&catalog::BARRIERS, &["failed"], read(&counters.barriers_failed));
     out.counter(&catalog::MEMBERSHIP_STEPS, &[], read(&counters.membership_steps));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use raftmq_cluster::ClusterCounters;
 use raftmq_discovery::PeerSet;
 use raftmq_links::{LinkMetrics, PeerStatus};
 use raftmq_raft::{FollowerStatus, GroupStatus, Role};
@@ -39,6 +40,7 @@ fn everything() -> Arc<Metrics> {
             sources::group(name, &group(), out);
         }
         sources::links(&LinkMetrics::default(), &[peer()], out);
+        crate::sources::counted(&ClusterCounters::default(), 0, out);
     });
     metrics
 }

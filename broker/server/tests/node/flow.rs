@@ -125,14 +125,14 @@ fn a_client_that_asks_without_reading_the_answers_is_not_read_any_more() {
     assert!(grown < 16 << 20, "{} MiB", grown >> 20);
     // It goes on when the client reads: nothing is lost.
     client.socket.set_write_timeout(None).unwrap();
-    if sent % 2 == 1 {
-        client.send(&PINGREQ[1..]);
-        sent += 1;
-    }
     client.socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut answers = vec![0; sent];
+    let mut answers = vec![0; sent / 2 * 2];
     client.socket.read_exact(&mut answers).unwrap();
     assert!(answers.chunks(2).all(|packet| packet == [0xD0, 0]));
+    if sent % 2 == 1 {
+        client.send(&PINGREQ[1..]);
+        assert_eq!(client.receive(), Got::PingResp);
+    }
     client.ping();
 }
 
