@@ -19,6 +19,8 @@ pub struct PodFacts {
     pub ip: Option<String>,
     /// Whether clients may be sent there.
     pub ready: bool,
+    /// Since when they may not, in seconds of Unix time, where that is known.
+    pub unready_since: Option<i64>,
     /// Whether the broker's process runs.
     pub running: bool,
     /// Whether it is being deleted.
@@ -56,6 +58,10 @@ impl PodFacts {
             revision: labels.and_then(|l| l.get("controller-revision-hash")).cloned().unwrap_or_default(),
             ip: status.and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty()),
             ready: condition("Ready").is_some_and(|c| c.status == "True"),
+            unready_since: condition("Ready")
+                .filter(|c| c.status != "True")
+                .and_then(|c| c.last_transition_time.as_ref())
+                .map(|time| time.0.as_second()),
             running: state().is_some_and(|s| s.running.is_some()),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             trouble: trouble(pod, state()),
@@ -112,6 +118,18 @@ status:
         assert_eq!(facts.control_address().unwrap(), "10.0.0.7:18083");
         assert_eq!((facts.ordinal, facts.uid.as_str(), facts.revision.as_str()), (1, "u1", "demo-abc"));
         assert!(facts.ready && facts.running && !facts.terminating && facts.trouble.is_none());
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_says_since_when() {
+        let status = |status: &str| {
+            let condition =
+                format!("{{ type: Ready, status: '{status}', lastTransitionTime: '1970-01-01T00:01:40Z' }}");
+            facts(&format!("metadata: {{ name: demo-0 }}\nstatus: {{ conditions: [{condition}] }}"))
+                .unwrap()
+                .unready_since
+        };
+        assert_eq!((status("False"), status("True")), (Some(100), None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::dereference::Observed;
 use super::plan::{Bootstrap, Plan, Roll};
+use super::pods::PodFacts;
 use crate::FIELD_MANAGER;
 use crate::build::{ValidatedCluster, endpoints, selector_text};
 
@@ -25,6 +26,9 @@ pub struct StatusError(#[source] pub Box<kube::Error>);
 pub const INVALID: &str = "Invalid";
 /// An authority with less than this is announced: a new one needs planning.
 const CA_WARNING: i64 = 400 * 24 * 3600;
+
+/// A node that is not ready for so many seconds needs attention; before that it may be starting.
+const PATIENCE: i64 = 60;
 
 /// What a reconciliation came to.
 pub struct Report<'a> {
@@ -57,7 +61,8 @@ fn said(type_: &'static str, holds: bool, reason: &str, message: impl Into<Strin
 pub fn status(report: &Report<'_>, before: &MqttClusterStatus, now: Timestamp) -> MqttClusterStatus {
     let Report { cluster, observed, .. } = report;
     let ready = observed.pods.iter().filter(|pod| pod.ready).count();
-    let conditions = [available(report, ready), progressing(report), degraded(report), bootstrapped(report, before)];
+    let conditions =
+        [available(report, ready), progressing(report), degraded(report, now), bootstrapped(report, before)];
     let mut conditions: Vec<Condition> =
         conditions.into_iter().map(|said| condition(said, cluster.generation, before, now)).collect();
     let warning = warning_condition(&cluster.spec, cluster.generation, Time(now));
@@ -164,7 +169,7 @@ fn progressing(report: &Report<'_>) -> Said {
     }
 }
 
-fn degraded(report: &Report<'_>) -> Said {
+fn degraded(report: &Report<'_>, now: Timestamp) -> Said {
     let on = |reason: &str, message: String| said(DEGRADED, true, reason, message);
     if let Bootstrap::Lost(why) = &report.plan.bootstrap {
         return on("DataLost", why.clone());
@@ -181,7 +186,8 @@ fn degraded(report: &Report<'_>) -> Said {
     if !down.is_empty() {
         return on("NodesDown", format!("down: {}", down.join(", ")));
     }
-    let unready: Vec<_> = report.observed.pods.iter().filter(|pod| !pod.ready).map(|pod| pod.name.as_str()).collect();
+    let long = |pod: &&PodFacts| pod.unready_since.is_some_and(|since| now.as_second() - since > PATIENCE);
+    let unready: Vec<_> = report.observed.pods.iter().filter(long).map(|pod| pod.name.as_str()).collect();
     if report.plan.bootstrap == Bootstrap::Done && !unready.is_empty() {
         return on("NodesNotReady", format!("not ready: {}", unready.join(", ")));
     }

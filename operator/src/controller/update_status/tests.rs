@@ -103,6 +103,9 @@ fn what_needs_attention() {
 
     let mut unready = Case::running(3);
     unready.pods[0].ready = false;
+    unready.pods[0].unready_since = Some(60);
+    assert_eq!(degraded(&first(&unready)).0, "False", "it may be starting");
+    unready.pods[0].unready_since = Some(39);
     assert_eq!(degraded(&first(&unready)), tuple("True", "NodesNotReady", "not ready: demo-0"));
 
     let mut lost = Case::running(3);
@@ -135,6 +138,7 @@ fn conditions_keep_their_time_while_they_say_the_same() {
     assert_eq!(status_of(&case, &[], &before, 200), before);
     let mut down = Case::running(3);
     down.pods[1].ready = false;
+    down.pods[1].unready_since = Some(100);
     let after = status_of(&down, &[], &before, 200);
     let time = |status: &MqttClusterStatus, type_: &str| {
         status.conditions.iter().find(|c| c.type_ == type_).unwrap().last_transition_time.0.as_second()
