@@ -8,8 +8,10 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -74,6 +76,17 @@ def metric_sum(samples, name, **labels):
         for sample, value in samples.items()
         if sample.partition("{")[0] == name and all(label in sample for label in wanted)
     )
+
+
+def free_ports(count):
+    """Ports below those that the system gives to outgoing connections: one that is free now stays free."""
+    ports = set()
+    while len(ports) < count:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.add(port)
+    return sorted(ports)
 
 
 class Client:

@@ -9,22 +9,11 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 
 import pytest
 
-from harness import BINARY, Client, http, wait_until
-
-
-def free_ports(count, host="127.0.0.1"):
-    sockets = [socket.socket() for _ in range(count)]
-    for probe in sockets:
-        probe.bind((host, 0))
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
+from harness import BINARY, Client, free_ports, http, wait_until
 
 
 @contextlib.contextmanager

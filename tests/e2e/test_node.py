@@ -2,23 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 
 import pytest
 
-from harness import BINARY, Client, http, wait_until
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from harness import BINARY, Client, free_ports, http, wait_until
 
 
 @pytest.fixture
 def standalone(tmp_path):
-    ports = {name: free_port() for name in ("mqtt", "http", "metrics")}
+    ports = dict(zip(("mqtt", "http", "metrics"), free_ports(3)))
     environment = {
         **os.environ,
         "RAFTMQ__LISTENERS__0__BIND": f"127.0.0.1:{ports['mqtt']}",

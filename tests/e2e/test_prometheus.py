@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import urllib.parse
 
-from harness import Client, http, wait_until
+from harness import Client, free_ports, http, wait_until
 
 
 def test_prometheus_scrapes_all_nodes(shared_cluster, tmp_path):
@@ -19,10 +19,7 @@ def test_prometheus_scrapes_all_nodes(shared_cluster, tmp_path):
             "global": {"scrape_interval": "1s"},
             "scrape_configs": [{"job_name": "raftmq", "static_configs": [{"targets": targets}]}],
         }))
-        import socket
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         with open(tmp_path / "log", "wb") as log:
             process = subprocess.Popen(
                 [program, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb",

@@ -76,3 +76,18 @@ def test_leadership_is_transferred(cluster):
     wait_until("the new leader", lambda: cluster.leader("meta") is target, 10)
     bad = cluster.ctl("transfer", "meta", "nobody", check=False)
     assert bad.returncode != 0 and "nobody" in bad.stderr
+
+
+def test_two_nodes_have_the_same_voter_in_every_group(cluster):
+    """Whoever led what when the third one left."""
+    meta = cluster.leader("meta")
+    other, leaving = [node for node in cluster.nodes if node is not meta]
+    cluster.ctl("transfer", "routes", other.name, as_json=False)
+    wait_until("different leaders", lambda: cluster.leader("routes") is other, 10)
+    cluster.ctl("leave", leaving.name, as_json=False)
+
+    def same():
+        voters = {tuple(group["voters"]) for group in cluster.ctl("groups")["groups"]}
+        return len(cluster.members()) == 2 and len(voters) == 1 and len(voters.pop()) == 1
+    wait_until("one voter for all groups", same, 30, 0.5)
+    wait_until("both serve", lambda: meta.ready() and other.ready(), 20)

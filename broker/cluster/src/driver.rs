@@ -89,7 +89,14 @@ async fn next_step(node: &Node, running: &Running, group: &Group) -> Option<Todo
         if !status.is_leader() || !status.membership_settled || state.cluster.is_none() {
             return None;
         }
-        plan(&state, &membership(&status, &node.config.raft))
+        let mut membership = membership(&status, &node.config.raft);
+        if group.id() != META {
+            let meta = running.meta.status().borrow().clone();
+            if meta.membership_settled {
+                membership.preferred = meta.voters;
+            }
+        }
+        plan(&state, &membership)
     };
     let step = look()?;
     // The members may be known better elsewhere: a step that a look at an old state suggests is not taken.

@@ -383,6 +383,11 @@ async fn watch_wal(node: Arc<Node>) {
         if let Some(failure) = node.wal.failure() {
             return node.fail(Fatal::Storage(failure.to_string()));
         }
+        // Open files outlive their directory: without this a node would go on voting with a log that nobody finds again.
+        if node.config.data_dir.join("lock").try_exists().is_ok_and(|exists| !exists) {
+            let reason = format!("the data directory {} is gone", node.config.data_dir.display());
+            return node.fail(Fatal::Storage(reason));
+        }
         tokio::time::sleep(RETRY).await;
     }
 }

@@ -151,20 +151,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// Level and modules as one filter: `info,openraft=error,raftmq::rpc=debug`. The Raft library tells each step of its engine, and
-    /// each heartbeat that a dead peer missed: errors only, unless `modules` or a detailed level asks for more.
+    /// Level and modules as one filter: `info,raftmq::rpc=debug`.
     #[must_use]
     pub fn filter(&self) -> String {
-        let mut filter = self.level.as_str().to_owned();
-        let detailed = matches!(self.level, LogLevel::Debug | LogLevel::Trace);
-        if !detailed && !self.modules.contains("openraft") {
-            filter.push_str(",openraft=error");
+        if self.modules.is_empty() {
+            self.level.as_str().to_owned()
+        } else {
+            format!("{},{}", self.level.as_str(), self.modules)
         }
-        if !self.modules.is_empty() {
-            filter.push(',');
-            filter.push_str(&self.modules);
-        }
-        filter
     }
 }
 

@@ -17,6 +17,9 @@ pub struct GroupMembership {
     pub reachable: BTreeSet<u64>,
     /// Who has nearly all of the log, the leader included.
     pub caught_up: BTreeSet<u64>,
+    /// Who should vote where there is a choice: for every other group the voters of the meta group, so that all groups
+    /// stand the same failures. Empty: nobody in particular.
+    pub preferred: BTreeSet<u64>,
 }
 
 /// The next change of one group.
@@ -92,6 +95,8 @@ fn wanted_voters(state: &MetaState, group: &GroupMembership) -> Option<BTreeSet<
     order.extend(kept().filter(|id| *id != group.leader && up(id)));
     order.extend(active.iter().copied().filter(|id| promotable(id)));
     order.extend(kept().filter(|id| *id != group.leader && !up(id)));
+    // Stable: among the preferred the order stays. One that is down is no reason to wait.
+    order.sort_by_key(|id| !(group.preferred.contains(id) && up(id)));
     order.truncate(count);
 
     let gone: BTreeSet<u64> = group.voters.difference(&active).copied().collect();

@@ -38,7 +38,27 @@ fn group(voters: &[u64], learners: &[u64]) -> GroupMembership {
         learners: set(learners),
         reachable: all.clone(),
         caught_up: all,
+        preferred: BTreeSet::new(),
     }
+}
+
+#[test]
+fn another_group_has_the_voters_of_meta() {
+    // Two nodes have one voter: it must be the same one in every group, whoever led when the third left.
+    let mut routes = group(&[2], &[1]);
+    assert_eq!(plan(&state(2), &routes), None, "without a preference the leader stays");
+    routes.preferred = set(&[1]);
+    assert_eq!(plan(&state(2), &routes), Some(Step::ChangeVoters(set(&[1]))));
+    assert_eq!(plan(&state(2), &GroupMembership { preferred: set(&[1]), ..group(&[1], &[2]) }), None);
+
+    let mut four = group(&[2, 3, 4], &[1]);
+    four.preferred = set(&[1, 2, 3]);
+    assert_eq!(plan(&state(4), &four), Some(Step::ChangeVoters(set(&[1, 2, 3]))));
+    // A preferred one that is down is not waited for.
+    four.reachable.remove(&1);
+    let mut down = state(4);
+    down.members.get_mut(&1).unwrap().up = false;
+    assert_eq!(plan(&down, &four), None);
 }
 
 #[test]
@@ -141,6 +161,7 @@ proptest! {
         prop_assume!(voters.intersection(&live).count() > voters.len() / 2);
         let leader = *voters.intersection(&live).next().unwrap();
         let mut g = GroupMembership {
+            preferred: BTreeSet::new(),
             leader,
             learners: ids.iter().copied().filter(|id| !voters.contains(id)).collect(),
             voters,

@@ -80,6 +80,8 @@ pub(crate) enum CertsError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path}: {source}")]
     Pki { path: PathBuf, source: PkiError },
+    #[error("{folder} has the certificates of the cluster {found:?}, not of {wanted:?}: name another folder")]
+    OtherCluster { folder: PathBuf, found: String, wanted: String },
     #[error("a node cannot be called {0:?}: the file of that name is another certificate's")]
     Reserved(String),
     #[error("{present} is there and {missing} is not: put it back, or move the folder away for a new authority")]
@@ -94,6 +96,21 @@ impl ClusterPki {
             move |source| CertsError::Io { path, source }
         };
         std::fs::create_dir_all(folder).map_err(io(folder))?;
+        let named = folder.join("cluster");
+        match std::fs::read_to_string(&named) {
+            Ok(found) if found.trim() != cluster => {
+                return Err(CertsError::OtherCluster {
+                    folder: folder.to_owned(),
+                    found: found.trim().to_owned(),
+                    wanted: cluster.to_owned(),
+                });
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                write_durably(&named, format!("{cluster}\n").as_bytes(), 0o644).map_err(io(&named))?;
+            }
+            Err(source) => return Err(CertsError::Io { path: named, source }),
+        }
         let (cert, key) = (folder.join("ca.pem"), folder.join("ca.key"));
         let ca = match (cert.exists(), key.exists()) {
             (true, true) => {
@@ -162,6 +179,7 @@ mod tests {
         client_tls(&file("ca.pem"), &file("client.pem"), &file("client.key")).unwrap();
         let missing = client_tls(&file("ca.pem"), &file("nobody.pem"), &file("client.key"));
         assert!(missing.unwrap_err().to_string().contains("nobody.pem"));
+        assert!(matches!(ClusterPki::open(dir.path(), "other"), Err(CertsError::OtherCluster { .. })));
         std::fs::remove_file(dir.path().join("ca.key")).unwrap();
         assert!(matches!(ClusterPki::open(dir.path(), "demo"), Err(CertsError::Half { .. })));
     }

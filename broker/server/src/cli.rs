@@ -73,10 +73,7 @@ pub fn run() -> ExitCode {
 }
 
 fn in_runtime<T>(future: impl Future<Output = T>) -> T {
-    match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(future),
         Err(error) => {
             eprintln!("raftmq: cannot start an event loop: {error}");

@@ -125,8 +125,9 @@ impl Node {
                 max_connections: listener.max_connections,
                 connections: Arc::new(AtomicU32::new(0)),
             };
-            let address = opened.first().and_then(|socket| socket.local_addr().ok());
-            tracing::info!(listener = listener.name, address = ?address, "listening for MQTT");
+            if let Some(address) = opened.first().and_then(|socket| socket.local_addr().ok()) {
+                tracing::info!(listener = listener.name, %address, "listening for MQTT");
+            }
             sockets.push((opened, state));
         }
         let metrics_socket = bind("metrics", config.metrics.bind.get()).await?;

@@ -9,9 +9,9 @@ use raftmq_links::PeerStatus;
 use raftmq_raft::Role;
 
 use crate::http::api::{
-    BootstrapRequest, Bootstrapped, ClusterIdentity, Follower, Group, GroupLeader, GroupLoss,
-    Groups, JoinInfo, JoinPeer, JoinPhase, Leaders, LeaveRequest, Left, Loss, LossQuery, Member,
-    MemberRole, MemberState, Members, NodeStatus, TransferRequest, Transferred,
+    BootstrapRequest, Bootstrapped, ClusterIdentity, Follower, Group, GroupLeader, GroupLoss, Groups, JoinInfo,
+    JoinPeer, JoinPhase, Leaders, LeaveRequest, Left, Loss, LossQuery, Member, MemberRole, MemberState, Members,
+    NodeStatus, TransferRequest, Transferred,
 };
 use crate::http::control::{Answer, ControlOps};
 use crate::http::error::{ApiError, Reason};
@@ -34,28 +34,17 @@ pub(crate) struct NodeOps {
 impl NodeOps {
     fn cluster(&self) -> Result<&Cluster, ApiError> {
         self.cluster.as_ref().ok_or_else(|| {
-            ApiError::new(
-                Reason::Conflict,
-                "this is a standalone node: its configuration has no section cluster",
-            )
+            ApiError::new(Reason::Conflict, "this is a standalone node: its configuration has no section cluster")
         })
     }
 
     fn identity(cluster: &Cluster) -> Option<ClusterIdentity> {
         let status = cluster.status();
-        status.cluster_id.map(|id| ClusterIdentity {
-            id: format!("{id:032x}"),
-            name: status.cluster,
-        })
+        status.cluster_id.map(|id| ClusterIdentity { id: format!("{id:032x}"), name: status.cluster })
     }
 
     fn groups_now(cluster: &Cluster) -> Vec<Group> {
-        cluster
-            .status()
-            .groups
-            .into_iter()
-            .map(|(name, status)| group(name, &status))
-            .collect()
+        cluster.status().groups.into_iter().map(|(name, status)| group(name, &status)).collect()
     }
 }
 
@@ -67,9 +56,7 @@ impl ControlOps for NodeOps {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             raft_id: status.as_ref().and_then(|status| status.raft_id),
-            incarnation: status
-                .as_ref()
-                .map(|status| format!("{:032x}", status.incarnation)),
+            incarnation: status.as_ref().map(|status| format!("{:032x}", status.incarnation)),
             boot: status.as_ref().map(|status| status.boot),
             cluster: self.cluster.as_ref().and_then(Self::identity),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -99,8 +86,7 @@ impl ControlOps for NodeOps {
                         boot: member.boot,
                         version: member.version,
                         links_address: member.link_address,
-                        control_address: Some(member.control_address)
-                            .filter(|address| !address.is_empty()),
+                        control_address: Some(member.control_address).filter(|address| !address.is_empty()),
                         state: match member.status.as_str() {
                             "leaving" => MemberState::Leaving,
                             "replaced" => MemberState::Replaced,
@@ -145,12 +131,7 @@ impl ControlOps for NodeOps {
     }
 
     fn groups(&self) -> Answer<'_, Groups> {
-        async move {
-            Ok(Groups {
-                groups: Self::groups_now(self.cluster()?),
-            })
-        }
-        .boxed()
+        async move { Ok(Groups { groups: Self::groups_now(self.cluster()?) }) }.boxed()
     }
 
     fn join_info(&self) -> Answer<'_, JoinInfo> {
@@ -167,9 +148,7 @@ impl ControlOps for NodeOps {
             let status = cluster.status();
             Ok(JoinInfo {
                 phase: match status.stage {
-                    Stage::WaitingForCluster
-                        if status.peers.iter().any(PeerStatus::is_connected) =>
-                    {
+                    Stage::WaitingForCluster if status.peers.iter().any(PeerStatus::is_connected) => {
                         JoinPhase::WaitingForBootstrap
                     }
                     Stage::WaitingForCluster => JoinPhase::Searching,
@@ -201,24 +180,11 @@ impl ControlOps for NodeOps {
             let cluster = self.cluster()?;
             let own = cluster.status().cluster;
             if request.cluster.is_some_and(|cluster| cluster != own) {
-                return Err(ApiError::invalid(
-                    "cluster",
-                    format!("this node belongs to the cluster {own:?}"),
-                ));
+                return Err(ApiError::invalid("cluster", format!("this node belongs to the cluster {own:?}")));
             }
             let existed = cluster.status().cluster_id.is_some();
-            let id = cluster
-                .control()
-                .bootstrap(request.members)
-                .await
-                .map_err(api_error)?;
-            Ok(Bootstrapped {
-                cluster: ClusterIdentity {
-                    id: format!("{id:032x}"),
-                    name: own,
-                },
-                created: !existed,
-            })
+            let id = cluster.control().bootstrap(request.members).await.map_err(api_error)?;
+            Ok(Bootstrapped { cluster: ClusterIdentity { id: format!("{id:032x}"), name: own }, created: !existed })
         }
         .boxed()
     }
@@ -226,18 +192,11 @@ impl ControlOps for NodeOps {
     fn leave(&self, request: LeaveRequest) -> Answer<'_, Left> {
         async move {
             let control = self.cluster()?.control();
-            let member = control
-                .members()
-                .into_iter()
-                .find(|member| is_named(member.id, &member.name, &request.node));
+            let member = control.members().into_iter().find(|member| is_named(member.id, &member.name, &request.node));
             control.leave(&request.node).await.map_err(api_error)?;
             let id = member.as_ref().map_or(0, |member| member.id);
             let done = !control.members().iter().any(|member| member.id == id);
-            Ok(Left {
-                id,
-                name: member.map_or(request.node, |member| member.name),
-                done,
-            })
+            Ok(Left { id, name: member.map_or(request.node, |member| member.name), done })
         }
         .boxed()
     }
@@ -245,14 +204,8 @@ impl ControlOps for NodeOps {
     fn transfer(&self, request: TransferRequest) -> Answer<'_, Transferred> {
         async move {
             let control = self.cluster()?.control();
-            control
-                .transfer(&request.group, Some(&request.to))
-                .await
-                .map_err(api_error)?;
-            let group = control
-                .groups()
-                .into_iter()
-                .find(|group| group.name == request.group);
+            control.transfer(&request.group, Some(&request.to)).await.map_err(api_error)?;
+            let group = control.groups().into_iter().find(|group| group.name == request.group);
             Ok(Transferred {
                 leader: group.as_ref().and_then(|group| group.leader).unwrap_or(0),
                 term: group.map_or(0, |group| group.term),
@@ -264,12 +217,7 @@ impl ControlOps for NodeOps {
 
     fn loss(&self, query: LossQuery) -> Answer<'_, Loss> {
         async move {
-            let report = self
-                .cluster()?
-                .control()
-                .loss(&query.node)
-                .await
-                .map_err(api_error)?;
+            let report = self.cluster()?.control().loss(&query.node).await.map_err(api_error)?;
             Ok(Loss {
                 node: report.member.then_some(report.node),
                 nothing: report.nothing,
@@ -315,9 +263,7 @@ fn group(name: &str, status: &GroupStatus) -> Group {
         // Only the leader hears a quorum; it steps down in a second or two when it does not.
         has_quorum: leads.then(|| {
             status.voters.len() == 1
-                || status
-                    .quorum_acked
-                    .is_some_and(|acked| acked.elapsed() < std::time::Duration::from_secs(2))
+                || status.quorum_acked.is_some_and(|acked| acked.elapsed() < std::time::Duration::from_secs(2))
         }),
         last_log: status.last_log,
         committed: status.committed,

@@ -21,6 +21,11 @@ use tracing_subscriber::{Registry, reload};
 /// The longest filter that is accepted, in bytes.
 const MAX_FILTER: usize = 1024;
 
+/// Libraries that are quieter than the rest: Raft's tells each step of its engine, and each heartbeat that a dead peer missed;
+/// the store tells each file.
+const QUIET: [(&str, LevelFilter); 3] =
+    [("openraft", LevelFilter::ERROR), ("fjall", LevelFilter::WARN), ("lsm_tree", LevelFilter::WARN)];
+
 /// Which events are logged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogFilter {
@@ -56,10 +61,7 @@ impl FromStr for LogFilter {
     type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, FilterError> {
-        let wrong = |part: &str, reason| FilterError {
-            part: part.chars().take(100).collect(),
-            reason,
-        };
+        let wrong = |part: &str, reason| FilterError { part: part.chars().take(100).collect(), reason };
         if text.len() > MAX_FILTER {
             return Err(wrong(text, "it is longer than 1024 bytes"));
         }
@@ -77,8 +79,7 @@ impl FromStr for LogFilter {
                 }
                 Some((module, name)) => {
                     let (module, name) = (module.trim(), name.trim());
-                    let level =
-                        level(name).ok_or_else(|| wrong(part, "there is no level after ="))?;
+                    let level = level(name).ok_or_else(|| wrong(part, "there is no level after ="))?;
                     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_:".contains(&byte);
                     if module.is_empty() || !module.bytes().all(allowed) {
                         return Err(wrong(part, "there is no module's name before ="));
@@ -92,10 +93,15 @@ impl FromStr for LogFilter {
         if default.is_none() {
             parts.insert(0, "info".to_owned());
         }
-        Ok(Self {
-            text: parts.join(","),
-            targets: targets.with_default(default.unwrap_or(LevelFilter::INFO)),
-        })
+        let default = default.unwrap_or(LevelFilter::INFO);
+        let text = parts.join(",");
+        for (module, most) in QUIET {
+            // What is said of them by name counts instead.
+            if !text.contains(&format!("{module}=")) && !text.contains(&format!("{module}::")) {
+                targets = targets.with_target(module, most.min(default));
+            }
+        }
+        Ok(Self { text, targets: targets.with_default(default) })
     }
 }
 
@@ -122,9 +128,7 @@ pub struct LogControl {
 
 impl fmt::Debug for LogControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LogControl")
-            .field("filter", &self.filter().text)
-            .finish_non_exhaustive()
+        f.debug_struct("LogControl").field("filter", &self.filter().text).finish_non_exhaustive()
     }
 }
 
@@ -132,10 +136,7 @@ impl LogControl {
     /// The filter in force.
     #[must_use]
     pub fn filter(&self) -> LogFilter {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts another filter into force at once, for all threads.
@@ -176,10 +177,7 @@ where
         LogFormat::Text => Box::new(registry.with(output.with_ansi(colours))),
         LogFormat::Json => Box::new(registry.with(output.json().flatten_event(true))),
     };
-    let control = LogControl {
-        handle,
-        current: Arc::new(Mutex::new(filter)),
-    };
+    let control = LogControl { handle, current: Arc::new(Mutex::new(filter)) };
     (subscriber, control)
 }
 
@@ -221,9 +219,7 @@ mod tests {
     fn with(format: LogFormat, filter: &str, body: impl FnOnce(&Captured, &LogControl)) {
         let captured = Captured::default();
         let writer = captured.clone();
-        let (subscriber, control) = build(format, filter.parse().unwrap(), false, move || {
-            writer.clone()
-        });
+        let (subscriber, control) = build(format, filter.parse().unwrap(), false, move || writer.clone());
         tracing::subscriber::with_default(subscriber, || body(&captured, &control));
     }
 
@@ -233,10 +229,7 @@ mod tests {
             tracing::debug!("hidden");
             tracing::info!(answer = 42, "shown");
             let text = captured.take();
-            assert!(
-                text.contains("shown") && text.contains("answer=42"),
-                "{text}"
-            );
+            assert!(text.contains("shown") && text.contains("answer=42"), "{text}");
             assert!(!text.contains("hidden"), "{text}");
 
             control.set("debug".parse().unwrap());
@@ -248,10 +241,7 @@ mod tests {
             tracing::info!("hidden");
             tracing::debug!(target: "elsewhere", "by target");
             let text = captured.take();
-            assert!(
-                text.contains("by target") && !text.contains("hidden"),
-                "{text}"
-            );
+            assert!(text.contains("by target") && !text.contains("hidden"), "{text}");
         });
     }
 
@@ -279,25 +269,10 @@ mod tests {
             assert_eq!(text.parse::<LogFilter>().unwrap().to_string(), normal);
         }
         let long = "info,".repeat(300);
-        for text in [
-            "",
-            "inof",
-            "3",
-            "info,",
-            "info,warn",
-            "a=",
-            "=info",
-            "a=b",
-            "a b=info",
-            "[span]=info",
-            &long,
-        ] {
+        for text in ["", "inof", "3", "info,", "info,warn", "a=", "=info", "a=b", "a b=info", "[span]=info", &long] {
             assert!(text.parse::<LogFilter>().is_err(), "{text:?}");
         }
         let error = "inof".parse::<LogFilter>().unwrap_err().to_string();
-        assert!(
-            error.contains("\"inof\" is not a log filter: it is not a level"),
-            "{error}"
-        );
+        assert!(error.contains("\"inof\" is not a log filter: it is not a level"), "{error}");
     }
 }

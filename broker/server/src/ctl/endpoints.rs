@@ -1,5 +1,6 @@
 //! Whom `ctl` asks, and as who: from flags, environment and a local cluster's directory.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ const OPERATION: Duration = Duration::from_secs(40);
 pub(crate) struct Endpoints {
     targets: Vec<Target>,
     tls: Arc<ClientConfig>,
+    /// The local cluster's directory, where they are from there.
+    data: Option<PathBuf>,
 }
 
 /// What flags and environment say, before any file is read.
@@ -47,15 +50,15 @@ impl Endpoints {
     /// [`CtlError::Usage`] for what is written wrongly, others for files that cannot be used.
     pub(crate) fn open(access: &Access) -> Result<Self, CtlError> {
         let choice = choose(access, |name| std::env::var(name).ok())?;
-        let targets = match choice.from {
-            Source::Given(targets) => targets,
-            Source::Data(data) => {
-                let state = read_state(&data)?.ok_or(CtlError::NoData(data))?;
-                local_targets(&state)
-            }
+        let (targets, data) = match choice.from {
+            Source::Given(targets) => (targets, None),
+            Source::Data(data) => match read_state(&data)? {
+                Some(state) => (local_targets(&state), Some(data)),
+                None => return Err(CtlError::NoData(data)),
+            },
         };
         let tls = client_tls(&choice.ca, &choice.cert, &choice.key)?;
-        Ok(Self { targets, tls })
+        Ok(Self { targets, tls, data })
     }
 
     /// A client of the node of this name, or else of the first that is ready, or else of the first that answers.
@@ -84,8 +87,16 @@ impl Endpoints {
             }
         }
         match answered {
-            Some(target) => Ok(self.client(&target, OPERATION)),
-            None => Err(unreachable(errors)),
+            Some(target) => {
+                let name = target.node.as_deref().unwrap_or(&target.address);
+                // Beside the answer, not in it.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "warning: no node that answers is ready; this is what {name} knew last, and may have changed"
+                );
+                Ok(self.client(&target, OPERATION))
+            }
+            None => Err(self.unreachable(errors)),
         }
     }
 
@@ -120,19 +131,23 @@ impl Endpoints {
             }
         }
         if errors.len() == self.targets.len() {
-            return Err(unreachable(errors));
+            return Err(self.unreachable(errors));
         }
         Err(CtlError::UnknownNode(node.to_owned()))
+    }
+
+    fn unreachable(&self, errors: Vec<ClientError>) -> CtlError {
+        let reasons: Vec<String> = errors.iter().map(|error| format!("\n  {error}")).collect();
+        let hint = match &self.data {
+            Some(data) => format!("\nis `raftmq up` running on {}?", data.display()),
+            None => String::new(),
+        };
+        CtlError::Unreachable(reasons.concat() + &hint)
     }
 
     fn client(&self, target: &Target, deadline: Duration) -> ControlClient {
         ControlClient::new(target.clone(), Arc::clone(&self.tls), deadline)
     }
-}
-
-fn unreachable(errors: Vec<ClientError>) -> CtlError {
-    let reasons: Vec<String> = errors.iter().map(|error| format!("\n  {error}")).collect();
-    CtlError::Unreachable(reasons.concat())
 }
 
 fn local_targets(state: &UpState) -> Vec<Target> {

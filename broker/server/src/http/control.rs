@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use tracing::info;
 
 use super::api::{
-    BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss,
-    LossQuery, Members, NodeStatus, TransferRequest, Transferred, path,
+    BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss, LossQuery, Members,
+    NodeStatus, TransferRequest, Transferred, path,
 };
 use super::error::{ApiError, Reason};
 use super::serve::Caller;
@@ -84,15 +84,10 @@ pub(super) fn router_with(ops: Arc<dyn ControlOps>, log: LogControl, timeout: Du
         .route(path::LOG, get(log_level).put(set_log_level))
         .fallback(|| async { ApiError::new(Reason::NotFound, "there is no such path") })
         .method_not_allowed_fallback(|| async {
-            ApiError::new(
-                Reason::MethodNotAllowed,
-                "this path does not take this method",
-            )
+            ApiError::new(Reason::MethodNotAllowed, "this path does not take this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn(move |request, next| {
-            bounded(request, next, timeout)
-        }))
+        .layer(middleware::from_fn(move |request, next| bounded(request, next, timeout)))
         .with_state(Control { ops, log })
 }
 
@@ -101,8 +96,7 @@ async fn bounded(request: Request, next: Next, timeout: Duration) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let Some(Caller(caller)) = request.extensions().get::<Caller>().cloned() else {
-        let message =
-            "the certificate is neither a control client's nor that of a node of this cluster";
+        let message = "the certificate is neither a control client's nor that of a node of this cluster";
         return ApiError::new(Reason::Forbidden, message).into_response();
     };
     let response = match tokio::time::timeout(timeout, next.run(request)).await {
@@ -141,10 +135,7 @@ async fn join(State(control): State<Control>) -> Outcome<JoinInfo> {
     control.ops.join_info().await.map(Json)
 }
 
-async fn bootstrap(
-    State(control): State<Control>,
-    Body(request): Body<BootstrapRequest>,
-) -> Outcome<Bootstrapped> {
+async fn bootstrap(State(control): State<Control>, Body(request): Body<BootstrapRequest>) -> Outcome<Bootstrapped> {
     if let Some(cluster) = &request.cluster {
         text("cluster", cluster)?;
     }
@@ -168,10 +159,7 @@ async fn leave(State(control): State<Control>, Body(request): Body<LeaveRequest>
     control.ops.leave(request).await.map(Json)
 }
 
-async fn transfer(
-    State(control): State<Control>,
-    Body(request): Body<TransferRequest>,
-) -> Outcome<Transferred> {
+async fn transfer(State(control): State<Control>, Body(request): Body<TransferRequest>) -> Outcome<Transferred> {
     text("group", &request.group)?;
     text("to", &request.to)?;
     control.ops.transfer(request).await.map(Json)
@@ -187,17 +175,11 @@ async fn log_level(State(control): State<Control>) -> Outcome<LogLevel> {
     Ok(Json(LogLevel { filter }))
 }
 
-async fn set_log_level(
-    State(control): State<Control>,
-    Body(request): Body<LogLevel>,
-) -> Outcome<LogLevel> {
-    let filter: LogFilter =
-        request
-            .filter
-            .parse()
-            .map_err(|error: crate::telemetry::FilterError| {
-                ApiError::invalid("filter", error.to_string())
-            })?;
+async fn set_log_level(State(control): State<Control>, Body(request): Body<LogLevel>) -> Outcome<LogLevel> {
+    let filter: LogFilter = request
+        .filter
+        .parse()
+        .map_err(|error: crate::telemetry::FilterError| ApiError::invalid("filter", error.to_string()))?;
     control.log.set(filter);
     log_level(State(control)).await
 }
@@ -247,10 +229,7 @@ struct Asked<T>(T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        state: &S,
-    ) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, ApiError> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(query)) => Ok(Self(query)),
             Err(rejection) => Err(refuse_query(&rejection)),
@@ -265,12 +244,10 @@ fn refuse_query(rejection: &QueryRejection) -> ApiError {
 /// serde names a missing or unknown field in the text, between back-quotes; one with a wrong value is named by its
 /// path before the second colon.
 fn name_field(mut error: ApiError) -> ApiError {
-    let quoted = ["missing field `", "unknown field `"]
-        .iter()
-        .find_map(|start| {
-            let (_, rest) = error.message.split_once(start)?;
-            rest.split_once('`').map(|(field, _)| field.to_owned())
-        });
+    let quoted = ["missing field `", "unknown field `"].iter().find_map(|start| {
+        let (_, rest) = error.message.split_once(start)?;
+        rest.split_once('`').map(|(field, _)| field.to_owned())
+    });
     error.field = quoted.or_else(|| {
         let field = error.message.split(": ").nth(1)?;
         let path = |byte: u8| byte.is_ascii_alphanumeric() || b"[]._?".contains(&byte);

@@ -36,12 +36,7 @@ impl Default for Readiness {
     /// Nothing is known yet, nothing holds.
     fn default() -> Self {
         let starting = || Err("the node is starting".to_owned());
-        Self {
-            member: starting(),
-            caught_up: starting(),
-            lease: starting(),
-            listeners: starting(),
-        }
+        Self { member: starting(), caught_up: starting(), lease: starting(), listeners: starting() }
     }
 }
 
@@ -49,12 +44,7 @@ impl Readiness {
     /// Every condition holds.
     #[must_use]
     pub fn ready() -> Self {
-        Self {
-            member: Ok(()),
-            caught_up: Ok(()),
-            lease: Ok(()),
-            listeners: Ok(()),
-        }
+        Self { member: Ok(()), caught_up: Ok(()), lease: Ok(()), listeners: Ok(()) }
     }
 
     /// The conditions by name.
@@ -74,10 +64,7 @@ impl Readiness {
         conditions
             .filter_map(|(condition, state)| {
                 let reason = state.as_ref().err()?.clone();
-                Some(FailingCondition {
-                    condition: condition.to_owned(),
-                    reason,
-                })
+                Some(FailingCondition { condition: condition.to_owned(), reason })
             })
             .collect()
     }
@@ -107,20 +94,12 @@ pub fn router(metrics: Arc<Metrics>, readiness: Arc<dyn ReadinessSource>) -> Rou
     router_with(metrics, readiness, STUCK_AFTER)
 }
 
-pub(super) fn router_with(
-    metrics: Arc<Metrics>,
-    readiness: Arc<dyn ReadinessSource>,
-    stuck_after: Duration,
-) -> Router {
+pub(super) fn router_with(metrics: Arc<Metrics>, readiness: Arc<dyn ReadinessSource>, stuck_after: Duration) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Probes {
-            metrics,
-            readiness,
-            stuck_after,
-        })
+        .with_state(Probes { metrics, readiness, stuck_after })
 }
 
 /// 200 while every worker's loop turns, else 503: the process should be restarted.
@@ -144,19 +123,11 @@ async fn healthz(State(probes): State<Probes>) -> Response {
 async fn readyz(State(probes): State<Probes>) -> Response {
     let failing = probes.readiness.readiness().failing();
     let ready = failing.is_empty();
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ReadyBody { ready, failing })).into_response()
 }
 
 async fn render(State(probes): State<Probes>) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        probes.metrics.render(),
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, content_type)], probes.metrics.render()).into_response()
 }

@@ -82,20 +82,11 @@ impl HttpServer {
     /// # Errors
     ///
     /// The listener has no local address.
-    pub fn start(
-        listener: TcpListener,
-        tls: Option<Tls>,
-        router: Router,
-        limits: Limits,
-    ) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, tls: Option<Tls>, router: Router, limits: Limits) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(accept(listener, tls, router, limits, stopped));
-        Ok(Self {
-            address,
-            stop,
-            task,
-        })
+        Ok(Self { address, stop, task })
     }
 
     /// Where it listens.
@@ -225,9 +216,7 @@ where
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(DRAIN, connection)
-                .await
-                .map_err(|_| "it did not end in time".to_owned())?
+            tokio::time::timeout(DRAIN, connection).await.map_err(|_| "it did not end in time".to_owned())?
         }
     };
     ended.map_err(|error| error.to_string())

@@ -146,9 +146,7 @@ catalog! {
 
 /// All metrics.
 pub fn all() -> impl Iterator<Item = &'static Metric> {
-    SECTIONS
-        .iter()
-        .flat_map(|(_, metrics)| metrics.iter().copied())
+    SECTIONS.iter().flat_map(|(_, metrics)| metrics.iter().copied())
 }
 
 /// The text of `docs/metrics.md`.
@@ -161,16 +159,9 @@ pub fn reference_markdown() -> String {
     );
     for (section, metrics) in SECTIONS {
         // Writing to a String cannot fail.
-        let _ = write!(
-            out,
-            "\n## {section}\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n"
-        );
+        let _ = write!(out, "\n## {section}\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
         for metric in *metrics {
-            let labels: Vec<String> = metric
-                .labels
-                .iter()
-                .map(|name| format!("`{name}`"))
-                .collect();
+            let labels: Vec<String> = metric.labels.iter().map(|name| format!("`{name}`")).collect();
             let _ = writeln!(
                 out,
                 "| `{}` | {} | {} | {} |",

@@ -38,14 +38,7 @@ impl Encoder {
 
     /// A histogram: `counts[i]` observations were at most `bounds[i]` and more than the bound before it (not cumulative); the
     /// last count is of those above all bounds. `sum` is of all observations.
-    pub fn histogram(
-        &mut self,
-        metric: &'static Metric,
-        labels: &[&str],
-        bounds: &[f64],
-        counts: &[u64],
-        sum: f64,
-    ) {
+    pub fn histogram(&mut self, metric: &'static Metric, labels: &[&str], bounds: &[f64], counts: &[u64], sum: f64) {
         debug_assert_eq!(metric.kind, Kind::Histogram, "{}", metric.name);
         debug_assert_eq!(counts.len(), bounds.len() + 1, "{}", metric.name);
         let bounds = bounds.iter().copied().chain([f64::INFINITY]);
@@ -66,16 +59,8 @@ impl Encoder {
         bound: Option<f64>,
         value: &dyn fmt::Display,
     ) {
-        debug_assert_eq!(
-            metric.labels.len(),
-            labels.len(),
-            "labels of {}",
-            metric.name
-        );
-        let (_, text) = self
-            .families
-            .entry(metric.name)
-            .or_insert_with(|| (metric, String::new()));
+        debug_assert_eq!(metric.labels.len(), labels.len(), "labels of {}", metric.name);
+        let (_, text) = self.families.entry(metric.name).or_insert_with(|| (metric, String::new()));
         text.push_str(metric.name);
         text.push_str(suffix);
         let mut separator = '{';
@@ -146,24 +131,10 @@ impl fmt::Display for Number {
 mod tests {
     use super::*;
 
-    static COUNTER: Metric = Metric {
-        name: "b_total",
-        help: "Back\\slash and\nline.",
-        kind: Kind::Counter,
-        labels: &["x", "y"],
-    };
-    static GAUGE: Metric = Metric {
-        name: "a",
-        help: "A \"gauge\".",
-        kind: Kind::Gauge,
-        labels: &[],
-    };
-    static HISTOGRAM: Metric = Metric {
-        name: "c_seconds",
-        help: "Times.",
-        kind: Kind::Histogram,
-        labels: &["disk"],
-    };
+    static COUNTER: Metric =
+        Metric { name: "b_total", help: "Back\\slash and\nline.", kind: Kind::Counter, labels: &["x", "y"] };
+    static GAUGE: Metric = Metric { name: "a", help: "A \"gauge\".", kind: Kind::Gauge, labels: &[] };
+    static HISTOGRAM: Metric = Metric { name: "c_seconds", help: "Times.", kind: Kind::Histogram, labels: &["disk"] };
 
     #[test]
     fn the_format_is_exact() {

@@ -67,10 +67,7 @@ impl Metrics {
 
     /// Asks this source at every scrape from now on.
     pub fn add_source(&self, source: impl MetricsSource + 'static) {
-        self.sources
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Box::new(source));
+        self.sources.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(source));
     }
 
     /// All numbers in the Prometheus text format 0.0.4.
@@ -90,10 +87,7 @@ impl Metrics {
     pub fn worker_beats(&self) -> Vec<Duration> {
         let now = self.started.elapsed();
         let workers = self.lock_workers();
-        workers
-            .iter()
-            .map(|worker| worker.silent_for(now))
-            .collect()
+        workers.iter().map(|worker| worker.silent_for(now)).collect()
     }
 
     fn lock_workers(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Shared>>> {

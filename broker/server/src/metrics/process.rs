@@ -22,30 +22,14 @@ struct Stat {
 
 impl MetricsSource for ProcessSource {
     fn collect(&self, out: &mut Encoder) {
-        out.gauge(
-            &c::BUILD_INFO,
-            &[env!("CARGO_PKG_VERSION"), std::env::consts::ARCH],
-            1,
-        );
+        out.gauge(&c::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), std::env::consts::ARCH], 1);
         // Where there is no /proc, the rest is left out rather than told wrong.
         let ticks = rustix::param::clock_ticks_per_second() as f64;
-        if let Some(stat) = fs::read_to_string("/proc/self/stat")
-            .ok()
-            .as_deref()
-            .and_then(parse)
-        {
+        if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(parse) {
             let page = rustix::param::page_size() as u64;
             out.counter_f64(&c::PROCESS_CPU, &["user"], stat.user_ticks as f64 / ticks);
-            out.counter_f64(
-                &c::PROCESS_CPU,
-                &["system"],
-                stat.system_ticks as f64 / ticks,
-            );
-            out.gauge(
-                &c::PROCESS_RESIDENT,
-                &[],
-                stat.resident_pages.saturating_mul(page),
-            );
+            out.counter_f64(&c::PROCESS_CPU, &["system"], stat.system_ticks as f64 / ticks);
+            out.gauge(&c::PROCESS_RESIDENT, &[], stat.resident_pages.saturating_mul(page));
             out.gauge(&c::PROCESS_VIRTUAL, &[], stat.virtual_bytes);
             out.gauge(&c::PROCESS_THREADS, &[], stat.threads);
             if let Some(boot) = boot_time() {
@@ -55,11 +39,7 @@ impl MetricsSource for ProcessSource {
         }
         if let Ok(files) = fs::read_dir("/proc/self/fd") {
             // The directory itself is open while it is read.
-            out.gauge(
-                &c::PROCESS_OPEN_FDS,
-                &[],
-                (files.count() as u64).saturating_sub(1),
-            );
+            out.gauge(&c::PROCESS_OPEN_FDS, &[], (files.count() as u64).saturating_sub(1));
         }
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         if let Some(most) = limit.current {
@@ -98,8 +78,7 @@ mod tests {
 
     #[test]
     fn a_stat_line_is_read_whatever_the_process_is_called() {
-        let line =
-            "4242 (a) S (b) R 1 2 3 4 5 6 7 8 9 10 111 222 13 14 15 16 17 18 1919 2020 21 22 23";
+        let line = "4242 (a) S (b) R 1 2 3 4 5 6 7 8 9 10 111 222 13 14 15 16 17 18 1919 2020 21 22 23";
         assert_eq!(
             parse(line),
             Some(Stat {
@@ -123,10 +102,7 @@ mod tests {
         let mut out = Encoder::default();
         ProcessSource.collect(&mut out);
         let text = out.finish();
-        assert!(
-            text.contains("\nraftmq_process_resident_memory_bytes "),
-            "{text}"
-        );
+        assert!(text.contains("\nraftmq_process_resident_memory_bytes "), "{text}");
         assert!(text.contains("\nraftmq_process_open_fds "), "{text}");
     }
 }

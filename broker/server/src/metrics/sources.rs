@@ -38,11 +38,7 @@ pub fn cluster(numbers: &ClusterNumbers, out: &mut Encoder) {
     out.gauge(&c::MEMBERS, &["leaving"], numbers.members_leaving);
     out.gauge(&c::ROUTES, &["exact"], numbers.routes_exact);
     out.gauge(&c::ROUTES, &["wildcard"], numbers.routes_wildcard);
-    out.gauge(
-        &c::LEASE_HELD,
-        &[],
-        u64::from(numbers.lease_remaining.is_some()),
-    );
+    out.gauge(&c::LEASE_HELD, &[], u64::from(numbers.lease_remaining.is_some()));
     let remaining = numbers.lease_remaining.unwrap_or_default().as_secs_f64();
     out.gauge_f64(&c::LEASE_REMAINING, &[], remaining);
     out.counter(&c::LEASE_LOSSES, &[], numbers.lease_losses);
@@ -85,13 +81,7 @@ pub fn group(name: &str, status: &GroupStatus, out: &mut Encoder) {
 
 /// The write-ahead log.
 pub fn wal(wal: &WalMetrics, out: &mut Encoder) {
-    out.histogram(
-        &c::WAL_FSYNC,
-        &[],
-        &FSYNC_BUCKETS_SECONDS,
-        &wal.fsync_buckets,
-        wal.fsync_time.as_secs_f64(),
-    );
+    out.histogram(&c::WAL_FSYNC, &[], &FSYNC_BUCKETS_SECONDS, &wal.fsync_buckets, wal.fsync_time.as_secs_f64());
     out.counter(&c::WAL_WRITTEN, &[], wal.bytes_written);
     out.counter(&c::WAL_RECORDS, &[], wal.records);
     out.counter(&c::WAL_ENTRIES, &[], wal.entries);
@@ -108,28 +98,12 @@ pub fn links(metrics: &LinkMetrics, peers: &[PeerStatus], out: &mut Encoder) {
     use std::sync::atomic::Ordering::Relaxed;
     for class in Class::ALL {
         let (label, numbers) = (&[class.name()], metrics.class(class));
-        out.counter(
-            &c::LINK_FRAMES_SENT,
-            label,
-            numbers.frames_out.load(Relaxed),
-        );
-        out.counter(
-            &c::LINK_FRAMES_RECEIVED,
-            label,
-            numbers.frames_in.load(Relaxed),
-        );
+        out.counter(&c::LINK_FRAMES_SENT, label, numbers.frames_out.load(Relaxed));
+        out.counter(&c::LINK_FRAMES_RECEIVED, label, numbers.frames_in.load(Relaxed));
         out.counter(&c::LINK_BYTES_SENT, label, numbers.bytes_out.load(Relaxed));
-        out.counter(
-            &c::LINK_BYTES_RECEIVED,
-            label,
-            numbers.bytes_in.load(Relaxed),
-        );
+        out.counter(&c::LINK_BYTES_RECEIVED, label, numbers.bytes_in.load(Relaxed));
         out.counter(&c::LINK_WRITES, label, numbers.writes.load(Relaxed));
-        out.gauge(
-            &c::LINK_QUEUE_BYTES,
-            label,
-            numbers.queue_bytes.load(Relaxed),
-        );
+        out.gauge(&c::LINK_QUEUE_BYTES, label, numbers.queue_bytes.load(Relaxed));
         out.counter(&c::LINK_RECONNECTS, label, numbers.reconnects.load(Relaxed));
     }
     for reason in DropReason::ALL {
@@ -139,11 +113,7 @@ pub fn links(metrics: &LinkMetrics, peers: &[PeerStatus], out: &mut Encoder) {
     out.gauge(&c::LINK_INBOUND, &[], metrics.inbound.load(Relaxed));
     let connected = peers.iter().filter(|peer| peer.is_connected()).count();
     out.gauge(&c::LINK_PEERS, &["connected"], connected as u64);
-    out.gauge(
-        &c::LINK_PEERS,
-        &["disconnected"],
-        (peers.len() - connected) as u64,
-    );
+    out.gauge(&c::LINK_PEERS, &["disconnected"], (peers.len() - connected) as u64);
     for peer in peers {
         let label = &[peer.address.as_str()];
         out.gauge(&c::LINK_PEER_QUEUE_BYTES, label, peer.queue_bytes as u64);

@@ -46,15 +46,9 @@ fn everything() -> Arc<Metrics> {
 }
 
 fn group() -> GroupStatus {
-    let follower = FollowerStatus {
-        matched: Some(7),
-        ..FollowerStatus::default()
-    };
+    let follower = FollowerStatus { matched: Some(7), ..FollowerStatus::default() };
     GroupStatus {
-        group: GroupId {
-            number: 1,
-            generation: 1,
-        },
+        group: GroupId { number: 1, generation: 1 },
         node: 1,
         role: Role::Leader,
         term: 3,
@@ -105,10 +99,7 @@ fn workers_are_summed() {
         "raftmq_link_peer_round_trip_seconds{peer=\"raftmq-1:9883\"} 0.002",
         "raftmq_wal_fsync_seconds_bucket{le=\"+Inf\"} 0",
     ] {
-        assert!(
-            text.lines().any(|found| found == line),
-            "{line} is not in:\n{text}"
-        );
+        assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
     }
 }
 
@@ -128,28 +119,15 @@ fn family(line: &str, types: &BTreeMap<&str, &str>) -> String {
 #[test]
 fn every_metric_is_exported_with_help_and_type_and_every_exported_one_is_declared() {
     let text = everything().render();
-    let types: BTreeMap<&str, &str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .collect();
-    let helped: BTreeSet<&str> = text
-        .lines()
-        .filter_map(|line| Some(line.strip_prefix("# HELP ")?.split_once(' ')?.0))
-        .collect();
-    let exported: BTreeSet<String> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| family(line, &types))
-        .collect();
-    let declared: BTreeSet<String> = catalog::all()
-        .map(|metric| metric.name.to_owned())
-        .collect();
+    let types: BTreeMap<&str, &str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let helped: BTreeSet<&str> =
+        text.lines().filter_map(|line| Some(line.strip_prefix("# HELP ")?.split_once(' ')?.0)).collect();
+    let exported: BTreeSet<String> =
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| family(line, &types)).collect();
+    let declared: BTreeSet<String> = catalog::all().map(|metric| metric.name.to_owned()).collect();
     assert_eq!(exported, declared);
-    assert!(
-        exported
-            .iter()
-            .all(|name| types.contains_key(name.as_str()))
-    );
+    assert!(exported.iter().all(|name| types.contains_key(name.as_str())));
     assert!(exported.iter().all(|name| helped.contains(name.as_str())));
 }
 
@@ -160,24 +138,12 @@ fn names_follow_the_rules() {
         assert!(seen.insert(metric.name), "{} is there twice", metric.name);
         assert!(metric.name.starts_with("raftmq_"), "{}", metric.name);
         assert!(metric.help.ends_with('.'), "{}", metric.name);
-        assert_eq!(
-            metric.name.ends_with("_total"),
-            metric.kind == Kind::Counter,
-            "{}",
-            metric.name
-        );
+        assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
         for unit in ["_ms", "_milliseconds", "_kb", "_minutes", "_count", "_sum"] {
             assert!(!metric.name.ends_with(unit), "{}", metric.name);
         }
-        let plain = |text: &str| {
-            text.bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-        };
-        assert!(
-            plain(metric.name) && metric.labels.iter().all(|label| plain(label)),
-            "{}",
-            metric.name
-        );
+        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        assert!(plain(metric.name) && metric.labels.iter().all(|label| plain(label)), "{}", metric.name);
     }
 }
 

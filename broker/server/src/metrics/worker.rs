@@ -93,14 +93,8 @@ pub enum RefuseReason {
 
 impl RefuseReason {
     /// All reasons.
-    pub const ALL: [Self; 6] = [
-        Self::Authentication,
-        Self::NotAuthorized,
-        Self::Protocol,
-        Self::Timeout,
-        Self::Limit,
-        Self::NotServing,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Authentication, Self::NotAuthorized, Self::Protocol, Self::Timeout, Self::Limit, Self::NotServing];
 
     /// The name in metrics.
     #[must_use]
@@ -195,10 +189,7 @@ fn subtract(counter: &AtomicU64, number: u64) {
 
 impl WorkerCounters {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            one_writer: PhantomData,
-        }
+        Self { shared, one_writer: PhantomData }
     }
 
     /// The worker's loop turns. To be called at least every second, also when there is nothing to do.
@@ -278,12 +269,8 @@ impl WorkerCounters {
 
 /// The sums over all workers.
 pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
-    let sum = |field: fn(&Shared) -> &AtomicU64| -> u64 {
-        workers
-            .iter()
-            .map(|worker| field(worker).load(Relaxed))
-            .sum()
-    };
+    let sum =
+        |field: fn(&Shared) -> &AtomicU64| -> u64 { workers.iter().map(|worker| field(worker).load(Relaxed)).sum() };
     // Closed first: a connection that closes in between must not make the difference negative.
     let closed = sum(|worker| &worker.closed);
     let opened = sum(|worker| &worker.opened);
@@ -291,62 +278,27 @@ pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
     out.gauge(&c::CONNECTIONS, &[], opened.saturating_sub(closed));
     out.counter(&c::CONNECTIONS_OPENED, &[], opened);
     out.gauge(&c::CLIENTS, &[], sum(|worker| &worker.clients));
-    out.counter(
-        &c::PROTOCOL_ERRORS,
-        &[],
-        sum(|worker| &worker.protocol_errors),
-    );
-    out.counter(
-        &c::CLIENT_RECEIVED_BYTES,
-        &[],
-        sum(|worker| &worker.bytes_in),
-    );
+    out.counter(&c::PROTOCOL_ERRORS, &[], sum(|worker| &worker.protocol_errors));
+    out.counter(&c::CLIENT_RECEIVED_BYTES, &[], sum(|worker| &worker.bytes_in));
     out.counter(&c::CLIENT_SENT_BYTES, &[], sum(|worker| &worker.bytes_out));
     out.gauge(&c::SUBSCRIPTIONS, &[], sum(|worker| &worker.subscriptions));
     out.counter(&c::SUBSCRIBED, &[], sum(|worker| &worker.subscribed));
     out.counter(&c::UNSUBSCRIBED, &[], sum(|worker| &worker.unsubscribed));
 
     let each = |at: usize, field: fn(&Shared) -> &[AtomicU64]| -> u64 {
-        workers
-            .iter()
-            .map(|worker| field(worker)[at].load(Relaxed))
-            .sum()
+        workers.iter().map(|worker| field(worker)[at].load(Relaxed)).sum()
     };
     for (at, qos) in QOS.iter().enumerate() {
         let label = &[*qos];
-        out.counter(
-            &c::MESSAGES_RECEIVED,
-            label,
-            each(at, |worker| &worker.messages_in),
-        );
-        out.counter(
-            &c::MESSAGES_RECEIVED_BYTES,
-            label,
-            each(at, |worker| &worker.message_bytes_in),
-        );
-        out.counter(
-            &c::MESSAGES_SENT,
-            label,
-            each(at, |worker| &worker.messages_out),
-        );
-        out.counter(
-            &c::MESSAGES_SENT_BYTES,
-            label,
-            each(at, |worker| &worker.message_bytes_out),
-        );
+        out.counter(&c::MESSAGES_RECEIVED, label, each(at, |worker| &worker.messages_in));
+        out.counter(&c::MESSAGES_RECEIVED_BYTES, label, each(at, |worker| &worker.message_bytes_in));
+        out.counter(&c::MESSAGES_SENT, label, each(at, |worker| &worker.messages_out));
+        out.counter(&c::MESSAGES_SENT_BYTES, label, each(at, |worker| &worker.message_bytes_out));
     }
     for (at, reason) in DropReason::ALL.iter().enumerate() {
-        out.counter(
-            &c::MESSAGES_DROPPED,
-            &[reason.name()],
-            each(at, |worker| &worker.dropped),
-        );
+        out.counter(&c::MESSAGES_DROPPED, &[reason.name()], each(at, |worker| &worker.dropped));
     }
     for (at, reason) in RefuseReason::ALL.iter().enumerate() {
-        out.counter(
-            &c::CONNECTIONS_REFUSED,
-            &[reason.name()],
-            each(at, |worker| &worker.refused),
-        );
+        out.counter(&c::CONNECTIONS_REFUSED, &[reason.name()], each(at, |worker| &worker.refused));
     }
 }

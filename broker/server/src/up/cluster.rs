@@ -137,6 +137,10 @@ pub(crate) async fn form(
         Bootstrap::Intended { members } => Some(members.clone()),
         Bootstrap::Done { .. } => None,
     };
+    if members.is_none() && plan.names.iter().all(|name| !dir.node(name).join("data").join("identity").exists()) {
+        // The permission was given once. Without it the nodes would wait for ever.
+        return Err(UpError::DataGone { root: dir.root().to_owned() });
+    }
     if let Some(members) = members {
         state.bootstrap = Bootstrap::Intended { members: members.clone() };
         dir.save(state)?;

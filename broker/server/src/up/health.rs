@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 pub(crate) enum Health {
     /// The process runs and does not answer yet.
     Starting,
-    /// It answers, and does not serve, with the reasons.
+    /// It answers, and does not serve, with the first reason.
     NotReady(String),
     /// It serves.
     Ready,
@@ -42,19 +42,6 @@ struct Failing {
     reason: String,
 }
 
-/// One text of all reasons. Conditions that fail for one cause name it each: it is said once.
-fn join(failing: Vec<Failing>) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for Failing { reason } in failing {
-        let known = |cause: &str| parts.iter().any(|part| part.ends_with(cause));
-        parts.push(match reason.split_once(": ") {
-            Some((effect, cause)) if known(cause) => effect.to_owned(),
-            _ => reason,
-        });
-    }
-    parts.join("; ")
-}
-
 /// Longest answer that is read.
 const MAX_ANSWER: u64 = 64 * 1024;
 
@@ -82,9 +69,9 @@ fn read(answer: &str) -> Health {
     if head.split(' ').nth(1) == Some("200") {
         return Health::Ready;
     }
-    let reasons = serde_json::from_str::<Readiness>(body)
-        .map_or_else(|_| body.trim().chars().take(200).collect(), |readiness| join(readiness.failing));
-    Health::NotReady(reasons)
+    // The conditions come in the order in which they can be met: the others follow from the first.
+    let first = serde_json::from_str::<Readiness>(body).ok().and_then(|readiness| readiness.failing.into_iter().next());
+    Health::NotReady(first.map_or_else(|| body.trim().chars().take(200).collect(), |failing| failing.reason))
 }
 
 #[cfg(test)]
@@ -96,10 +83,7 @@ mod tests {
         let failing = r#"{"ready":false,"failing":[{"condition":"lease","reason":"no lease"},{"condition":"x","reason":"y: z; z"},{"condition":"w","reason":"v: z; z"}]}"#;
         for (answer, health) in [
             ("HTTP/1.1 200 OK\r\n\r\n{}".to_owned(), Health::Ready),
-            (
-                format!("HTTP/1.1 503 Service Unavailable\r\n\r\n{failing}"),
-                Health::NotReady("no lease; y: z; z; v".into()),
-            ),
+            (format!("HTTP/1.1 503 Service Unavailable\r\n\r\n{failing}"), Health::NotReady("no lease".into())),
             ("HTTP/1.1 500 Oh\r\n\r\nwell ".to_owned(), Health::NotReady("well".into())),
             ("HTTP/1.1 200 OK".to_owned(), Health::Starting),
         ] {

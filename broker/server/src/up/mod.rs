@@ -59,6 +59,8 @@ pub(crate) enum UpError {
     NotFormed { seconds: u64, reason: String, logs: PathBuf },
     #[error("{node} could not leave within {seconds} s: {reason}")]
     NotLeft { node: String, seconds: u64, reason: String },
+    #[error("the data of this cluster is gone from {root}/nodes: put it back, or delete {root} to begin a new cluster")]
+    DataGone { root: PathBuf },
     #[error("cannot watch for Ctrl-C: {0}")]
     Signals(io::Error),
     #[error("cannot find the raftmq binary: {0}")]

@@ -19,6 +19,11 @@ pub(crate) enum PortError {
     None(io::Error),
 }
 
+/// Where free ports are looked for.
+const FREE: std::ops::Range<u16> = 15_000..32_000;
+/// How many are tried: a machine on which so many in a row are taken has none.
+const TRIES: usize = 1000;
+
 /// Hands out ports, each once.
 #[derive(Default)]
 pub(crate) struct Ports {
@@ -49,16 +54,23 @@ impl Ports {
         }
     }
 
-    /// Any port that is free now.
+    /// Any port that is free now, below those that the system gives to outgoing connections: a broker that comes back must
+    /// find its port free.
     pub(crate) fn free(&mut self) -> Result<u16, PortError> {
-        loop {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(PortError::None)?;
-            let port = listener.local_addr().map_err(PortError::None)?.port();
-            self.held.push(listener);
-            if self.given.insert(port) {
-                return Ok(port);
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..TRIES {
+            let port = rand::random_range(FREE);
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                Ok(listener) => {
+                    self.held.push(listener);
+                    if self.given.insert(port) {
+                        return Ok(port);
+                    }
+                }
+                Err(error) => last = error,
             }
         }
+        Err(PortError::None(last))
     }
 }
 

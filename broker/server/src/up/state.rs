@@ -66,7 +66,9 @@ pub(crate) struct UpState {
 pub(crate) enum StateError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is not what `raftmq up` wrote ({source}); move it away to start anew")]
+    #[error(
+        "{path} is not what `raftmq up` wrote ({source}); put the right one back, or move the whole directory away to begin a new cluster"
+    )]
     Parse { path: PathBuf, source: serde_json::Error },
     #[error("{path} has format {found}, this raftmq knows {known}: use the raftmq that wrote it, or a newer one")]
     Format { path: PathBuf, found: u32, known: u32 },

@@ -25,6 +25,8 @@ const RESTART_FIRST: Duration = Duration::from_millis(500);
 const RESTART_LONGEST: Duration = Duration::from_secs(30);
 /// A broker that ran this long had a good start: its next death is followed by a quick start again.
 const GOOD_RUN: Duration = Duration::from_secs(60);
+/// A broker that has just been started is not ready yet, which is no news.
+const SETTLE: Duration = Duration::from_secs(3);
 /// Time for a broker to close its clients and files.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 /// So much of a log's end is looked at, and shown, when its broker ended.
@@ -209,6 +211,8 @@ impl Node {
     fn reap(&mut self, restart: bool) -> Option<ExitStatus> {
         let status = self.process.as_mut().and_then(Process::try_ended)?;
         self.process = None;
+        // The number may soon be another process's.
+        let _ = std::fs::remove_file(&self.launch.pid);
         if restart && !self.retired {
             if self.started.elapsed() > GOOD_RUN {
                 self.pause = RESTART_FIRST;
@@ -251,6 +255,11 @@ impl Node {
     }
 
     fn show(&mut self, health: Health) {
+        // A start goes through many states in a moment: what lasts is shown.
+        let starting = matches!(health, Health::NotReady(_)) && self.started.elapsed() < SETTLE;
+        if starting && !matches!(self.shown, Some(Health::Ready)) {
+            return;
+        }
         if self.shown.as_ref() != Some(&health) {
             say!("  {}  {health}", self.name);
             self.shown = Some(health);

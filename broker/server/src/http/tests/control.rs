@@ -23,11 +23,7 @@ use crate::http::serve::{HttpServer, Limits, Tls};
 use crate::telemetry;
 
 fn material(ca: &ClusterCa, issued: &Issued) -> TlsMaterial {
-    TlsMaterial {
-        ca_pem: ca.cert_pem().to_owned(),
-        cert_pem: issued.cert_pem.clone(),
-        key_pem: issued.key_pem.clone(),
-    }
+    TlsMaterial { ca_pem: ca.cert_pem().to_owned(), cert_pem: issued.cert_pem.clone(), key_pem: issued.key_pem.clone() }
 }
 
 struct Api {
@@ -45,11 +41,7 @@ impl Api {
         let ca = ClusterCa::create("demo").unwrap();
         let node = ca.issue_node("demo", "raftmq-0", &[]).unwrap();
         let ops = Arc::new(Fake::default());
-        let router = router_with(
-            Arc::clone(&ops) as Arc<dyn ControlOps>,
-            telemetry::detached(),
-            timeout,
-        );
+        let router = router_with(Arc::clone(&ops) as Arc<dyn ControlOps>, telemetry::detached(), timeout);
         let tls = Tls {
             config: Arc::new(server_config(&material(&ca, &node), &[]).unwrap()),
             cluster: Some("demo".to_owned()),
@@ -73,11 +65,7 @@ impl Api {
     }
 
     fn client(&self) -> ControlClient {
-        ControlClient::new(
-            self.target(),
-            self.control_config(),
-            Duration::from_secs(10),
-        )
+        ControlClient::new(self.target(), self.control_config(), Duration::from_secs(10))
     }
 
     /// A request that the typed client would not send.
@@ -100,10 +88,7 @@ impl Api {
                 body.len()
             ))
             .await;
-        (
-            status,
-            serde_json::from_value(body["error"].clone()).unwrap(),
-        )
+        (status, serde_json::from_value(body["error"].clone()).unwrap())
     }
 }
 
@@ -119,10 +104,7 @@ async fn every_route_answers_and_reaches_the_node() {
     let api = Api::start().await;
     let client = api.client();
     let status = client.status().await.unwrap();
-    assert_eq!(
-        (status.raft_id, status.cluster),
-        (Some(7), Some(identity()))
-    );
+    assert_eq!((status.raft_id, status.cluster), (Some(7), Some(identity())));
     assert_eq!(status.failing.len(), 4);
     assert_eq!(client.members().await.unwrap().members[0].name, "raftmq-0");
     assert_eq!(client.leaders().await.unwrap().groups[0].term, 4);
@@ -139,18 +121,13 @@ async fn every_route_answers_and_reaches_the_node() {
     request.cluster = None;
     client.bootstrap(&request).await.unwrap();
 
-    let leave = |node: &str| LeaveRequest {
-        node: node.to_owned(),
-    };
+    let leave = |node: &str| LeaveRequest { node: node.to_owned() };
     let (code, error) = api_error(client.leave(&leave("raftmq-9")).await);
     assert_eq!((code, error.reason), (404, Reason::NotFound));
     let (code, error) = api_error(client.leave(&leave("raftmq-1")).await);
     assert_eq!((code, error.reason), (503, Reason::NoQuorum));
 
-    let request = TransferRequest {
-        group: "meta".to_owned(),
-        to: "raftmq-1".to_owned(),
-    };
+    let request = TransferRequest { group: "meta".to_owned(), to: "raftmq-1".to_owned() };
     let (code, error) = api_error(client.transfer(&request).await);
     assert_eq!((code, error.reason), (409, Reason::NotLeader));
     assert_eq!(error.leader.as_deref(), Some("raftmq-2"));
@@ -169,21 +146,10 @@ async fn every_route_answers_and_reaches_the_node() {
     );
 
     let filter = "info,raftmq_test=debug".to_owned();
-    let set = client
-        .set_log(&LogLevel {
-            filter: filter.clone(),
-        })
-        .await
-        .unwrap();
+    let set = client.set_log(&LogLevel { filter: filter.clone() }).await.unwrap();
     assert_eq!(set.filter, filter);
     assert_eq!(client.log().await.unwrap().filter, filter);
-    let (code, error) = api_error(
-        client
-            .set_log(&LogLevel {
-                filter: "inof".to_owned(),
-            })
-            .await,
-    );
+    let (code, error) = api_error(client.set_log(&LogLevel { filter: "inof".to_owned() }).await);
     assert_eq!((code, error.field.as_deref()), (400, Some("filter")));
     assert_eq!(client.log().await.unwrap().filter, filter);
     api.server.shutdown().await;
@@ -199,70 +165,32 @@ async fn bad_input_is_refused_by_field_and_reaches_nobody() {
         (path::LEAVE, "{}", 400, Some("node")),
         (path::LEAVE, r#"{"node": ""}"#, 400, Some("node")),
         (path::LEAVE, r#"{"node": 5}"#, 400, Some("node")),
-        (
-            path::LEAVE,
-            r#"{"node": "a", "forec": true}"#,
-            400,
-            Some("forec"),
-        ),
+        (path::LEAVE, r#"{"node": "a", "forec": true}"#, 400, Some("forec")),
         (path::LEAVE, "{", 400, None),
         (path::LEAVE, "", 400, None),
         (path::LEAVE, long.as_str(), 400, Some("node")),
         (path::LEAVE, big.as_str(), 413, None),
         (path::TRANSFER, r#"{"group": "meta"}"#, 400, Some("to")),
-        (
-            path::TRANSFER,
-            r#"{"group": "", "to": "a"}"#,
-            400,
-            Some("group"),
-        ),
-        (
-            path::BOOTSTRAP,
-            r#"{"cluster": "c", "members": []}"#,
-            400,
-            Some("members"),
-        ),
-        (
-            path::BOOTSTRAP,
-            r#"{"cluster": "", "members": ["a"]}"#,
-            400,
-            Some("cluster"),
-        ),
-        (
-            path::BOOTSTRAP,
-            r#"{"members": ["a", 1]}"#,
-            400,
-            Some("members[1]"),
-        ),
+        (path::TRANSFER, r#"{"group": "", "to": "a"}"#, 400, Some("group")),
+        (path::BOOTSTRAP, r#"{"cluster": "c", "members": []}"#, 400, Some("members")),
+        (path::BOOTSTRAP, r#"{"cluster": "", "members": ["a"]}"#, 400, Some("cluster")),
+        (path::BOOTSTRAP, r#"{"members": ["a", 1]}"#, 400, Some("members[1]")),
         (path::BOOTSTRAP, same, 400, Some("members[1]")),
         (path::STATUS, "{}", 405, None),
         ("/control/v1/nothing", "{}", 404, None),
         ("/", "{}", 404, None),
     ] {
         let (got, error) = api.post(path, body).await;
-        assert_eq!(
-            (got, error.field.as_deref()),
-            (status, field),
-            "{path} {body}: {error}"
-        );
+        assert_eq!((got, error.field.as_deref()), (status, field), "{path} {body}: {error}");
         assert!(!error.message.is_empty());
     }
     let head = "HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let (status, body) = api.raw(&format!("GET /control/v1/loss {head}")).await;
-    assert_eq!(
-        (status, &body["error"]["field"]),
-        (400, &"node".into()),
-        "{body}"
-    );
+    assert_eq!((status, &body["error"]["field"]), (400, &"node".into()), "{body}");
     let (status, body) = api.raw(&format!("GET /control/v1/loss?nod=a {head}")).await;
-    assert_eq!(
-        (status, &body["error"]["field"]),
-        (400, &"nod".into()),
-        "{body}"
-    );
-    let (status, _) = api
-        .raw("POST /control/v1/leave HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
-        .await;
+    assert_eq!((status, &body["error"]["field"]), (400, &"nod".into()), "{body}");
+    let (status, _) =
+        api.raw("POST /control/v1/leave HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}").await;
     assert_eq!(status, 415);
     let (status, _) = api.raw("nonsense\r\n\r\n").await;
     assert_eq!(status, 400);
@@ -290,10 +218,7 @@ async fn only_certificates_of_the_cluster_get_in() {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
     };
-    refused(
-        call(anonymous().with_no_client_auth()).await,
-        "no certificate",
-    );
+    refused(call(anonymous().with_no_client_auth()).await, "no certificate");
     let issued = api.ca.issue_client("tester").unwrap();
     let chain = CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(issued.key_pem.expose().as_bytes()).unwrap();
@@ -305,21 +230,13 @@ async fn only_certificates_of_the_cluster_get_in() {
     let issued = other.issue_client("tester").unwrap();
     let mut mixed = material(&other, &issued);
     mixed.ca_pem = api.ca.cert_pem().to_owned();
-    refused(
-        call(client_config(&mixed, &[]).unwrap()).await,
-        "another CA's client",
-    );
+    refused(call(client_config(&mixed, &[]).unwrap()).await, "another CA's client");
     // And one that trusts its own CA only: it refuses the server.
-    refused(
-        call(client_config(&material(&other, &issued), &[]).unwrap()).await,
-        "another CA's server",
-    );
+    refused(call(client_config(&material(&other, &issued), &[]).unwrap()).await, "another CA's server");
 
     // A node of this cluster may; one of another cluster under the same CA may not.
     let node = api.ca.issue_node("demo", "raftmq-1", &[]).unwrap();
-    call(client_config(&material(&api.ca, &node), &[]).unwrap())
-        .await
-        .unwrap();
+    call(client_config(&material(&api.ca, &node), &[]).unwrap()).await.unwrap();
     let node = api.ca.issue_node("other", "raftmq-1", &[]).unwrap();
     let result = call(client_config(&material(&api.ca, &node), &[]).unwrap()).await;
     let (status, error) = api_error(result);
@@ -369,24 +286,13 @@ impl ServerCertVerifier for AnyServer {
 async fn a_client_notices_that_it_talks_to_another_node() {
     let api = Api::start().await;
     for (cluster, node) in [(Some("demo"), Some("raftmq-1")), (Some("other"), None)] {
-        let target = Target {
-            cluster: cluster.map(str::to_owned),
-            node: node.map(str::to_owned),
-            ..api.target()
-        };
+        let target = Target { cluster: cluster.map(str::to_owned), node: node.map(str::to_owned), ..api.target() };
         let client = ControlClient::new(target, api.control_config(), Duration::from_secs(10));
         let error = client.status().await.unwrap_err();
         assert!(matches!(error, ClientError::WrongServer { .. }), "{error}");
-        assert!(
-            error.to_string().contains("node raftmq-0 of cluster demo"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("node raftmq-0 of cluster demo"), "{error}");
     }
-    let target = Target {
-        cluster: None,
-        node: None,
-        ..api.target()
-    };
+    let target = Target { cluster: None, node: None, ..api.target() };
     let client = ControlClient::new(target, api.control_config(), Duration::from_secs(10));
     client.status().await.unwrap();
 }
@@ -400,11 +306,7 @@ async fn what_takes_too_long_ends_on_both_sides() {
 
     let api = Api::start().await;
     api.ops.hang.store(true, Ordering::Relaxed);
-    let client = ControlClient::new(
-        api.target(),
-        api.control_config(),
-        Duration::from_millis(300),
-    );
+    let client = ControlClient::new(api.target(), api.control_config(), Duration::from_millis(300));
     let error = client.status().await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
 
@@ -420,11 +322,7 @@ async fn what_takes_too_long_ends_on_both_sides() {
 
 #[tokio::test]
 async fn idle_and_surplus_connections_do_not_keep_others_out() {
-    let limits = Limits {
-        connections: 2,
-        handshake: Duration::from_millis(300),
-        ..Limits::default()
-    };
+    let limits = Limits { connections: 2, handshake: Duration::from_millis(300), ..Limits::default() };
     let api = Api::start_with(limits, Duration::from_secs(10)).await;
     // Two that say nothing fill the server, until their handshake's time is over.
     let _silent = [

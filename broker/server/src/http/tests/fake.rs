@@ -26,10 +26,7 @@ impl Fake {
 }
 
 pub(super) fn identity() -> ClusterIdentity {
-    ClusterIdentity {
-        id: "0f".repeat(16),
-        name: "demo".to_owned(),
-    }
+    ClusterIdentity { id: "0f".repeat(16), name: "demo".to_owned() }
 }
 
 impl ControlOps for Fake {
@@ -69,23 +66,13 @@ impl ControlOps for Fake {
                 role: MemberRole::Voter,
                 leads: vec!["meta".to_owned()],
             };
-            Ok(Members {
-                cluster: Some(identity()),
-                members: vec![member],
-            })
+            Ok(Members { cluster: Some(identity()), members: vec![member] })
         })
     }
 
     fn leaders(&self) -> Answer<'_, Leaders> {
         Box::pin(async {
-            Ok(Leaders {
-                groups: vec![GroupLeader {
-                    group: "meta".to_owned(),
-                    term: 4,
-                    leader: None,
-                    name: None,
-                }],
-            })
+            Ok(Leaders { groups: vec![GroupLeader { group: "meta".to_owned(), term: 4, leader: None, name: None }] })
         })
     }
 
@@ -111,12 +98,7 @@ impl ControlOps for Fake {
             request.cluster.as_deref().unwrap_or("any"),
             request.members.join("+")
         ));
-        Box::pin(async {
-            Ok(Bootstrapped {
-                cluster: identity(),
-                created: true,
-            })
-        })
+        Box::pin(async { Ok(Bootstrapped { cluster: identity(), created: true }) })
     }
 
     fn leave(&self, request: LeaveRequest) -> Answer<'_, Left> {

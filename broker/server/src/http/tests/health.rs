@@ -32,10 +32,7 @@ async fn a_node_is_ready_when_every_condition_holds() {
     let ready = |address| get(address, "/readyz");
 
     let (status, body) = ready(server.address()).await;
-    assert_eq!(
-        (status, body),
-        (200, serde_json::json!({"ready": true, "failing": []}))
-    );
+    assert_eq!((status, body), (200, serde_json::json!({"ready": true, "failing": []})));
 
     type Break = fn(&mut Readiness) -> &mut health::Condition;
     let each: [(&str, Break); 4] = [
@@ -51,10 +48,7 @@ async fn a_node_is_ready_when_every_condition_holds() {
         let (status, body) = ready(server.address()).await;
         let reason = format!("{name} is missing");
         let failing = serde_json::json!([{"condition": name, "reason": reason}]);
-        assert_eq!(
-            (status, body),
-            (503, serde_json::json!({"ready": false, "failing": failing}))
-        );
+        assert_eq!((status, body), (503, serde_json::json!({"ready": false, "failing": failing})));
     }
     server.shutdown().await;
 }
@@ -63,11 +57,7 @@ async fn a_node_is_ready_when_every_condition_holds() {
 async fn a_node_is_healthy_while_its_workers_turn_and_tells_its_metrics() {
     let metrics = Metrics::new();
     let worker = metrics.worker();
-    let router = health::router_with(
-        Arc::clone(&metrics),
-        Arc::new(Readiness::ready),
-        Duration::from_millis(200),
-    );
+    let router = health::router_with(Arc::clone(&metrics), Arc::new(Readiness::ready), Duration::from_millis(200));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = HttpServer::start(listener, None, router, Limits::default()).unwrap();
     worker.beat();
@@ -77,10 +67,7 @@ async fn a_node_is_healthy_while_its_workers_turn_and_tells_its_metrics() {
     loop {
         let (status, body) = get(server.address(), "/healthz").await;
         if status == 503 {
-            assert!(
-                body.as_str().unwrap().starts_with("stuck: worker 0"),
-                "{body}"
-            );
+            assert!(body.as_str().unwrap().starts_with("stuck: worker 0"), "{body}");
             break;
         }
         assert!(std::time::Instant::now() < deadline, "still {status}");
@@ -91,21 +78,13 @@ async fn a_node_is_healthy_while_its_workers_turn_and_tells_its_metrics() {
 
     let (status, text) = get(server.address(), "/metrics").await;
     assert_eq!(status, 200);
-    assert!(
-        text.as_str()
-            .unwrap()
-            .contains("# TYPE raftmq_connections gauge\n"),
-        "{text}"
-    );
+    assert!(text.as_str().unwrap().contains("# TYPE raftmq_connections gauge\n"), "{text}");
     assert_eq!(get(server.address(), "/nothing").await.0, 404);
 }
 
 #[tokio::test]
 async fn a_connection_that_sends_no_request_or_half_of_one_is_closed() {
-    let limits = Limits {
-        header: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits { header: Duration::from_millis(200), ..Limits::default() };
     let router = health::router(Metrics::new(), Arc::new(Readiness::ready));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = HttpServer::start(listener, None, router, limits).unwrap();
