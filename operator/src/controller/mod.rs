@@ -2,12 +2,12 @@
 //!
 //! `dereference → validate → build → apply → update_status`, each a submodule:
 //!
-//! 1. [`dereference`] reads the cluster's resources and asks its brokers how they are.
-//! 2. [`validate`] turns the resource into a [`ValidatedCluster`], or into a condition.
-//! 3. [`plan`] decides what is done next, [`crate::certificates`] what is issued, [`crate::build`] what resources should be. Pure but
+//! 1. [`mod@dereference`] reads the cluster's resources and asks its brokers how they are.
+//! 2. [`mod@validate`] turns the resource into a [`ValidatedCluster`], or into a condition.
+//! 3. [`mod@plan`] decides what is done next, [`crate::certificates`] what is issued, [`crate::build`] what resources should be. Pure but
 //!    for the keys.
-//! 4. [`apply`] writes what differs, then does what was planned: the birth, a leave, a pod's replacement.
-//! 5. [`update_status`] writes what is known, where that differs.
+//! 4. [`mod@apply`] writes what differs, then does what was planned: the birth, a leave, a pod's replacement.
+//! 5. [`mod@update_status`] writes what is known, where that differs.
 //!
 //! Every step can be interrupted: the next reconciliation starts again from what is.
 
