@@ -35,6 +35,9 @@ def test_a_standalone_node_serves_without_consensus(standalone):
         client.subscribe("a/+")
         client.publish("a/b", "x")
         wait_until("the message", lambda: client.received("a/b"), 5)
+    # The control API needs certificates, and says so.
+    status, text = http(f"http://127.0.0.1:{ports['http']}/control/v1/status")
+    assert status == 403 and "http.tls" in text
     # No consensus in the way of anything: nothing of it is on the disk, none of its ports are open.
     assert not list(directory.rglob("*wal*"))
     _, text = http(f"http://127.0.0.1:{ports['metrics']}/metrics")

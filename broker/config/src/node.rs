@@ -91,7 +91,7 @@ pub struct TlsFiles {
 pub struct Http {
     /// Address and port of the HTTP server.
     pub bind: BindAddr,
-    /// Mutual TLS of the HTTP server. Without it `/control/v1` is not served.
+    /// Mutual TLS of the HTTP server. Without it every call of `/control/v1` is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsFiles>,
 }

@@ -131,10 +131,7 @@ impl Node {
             sockets.push((opened, state));
         }
         let metrics_socket = bind("metrics", config.metrics.bind.get()).await?;
-        let http_socket = match &config.http.tls {
-            Some(_) => Some(bind("HTTP", config.http.bind.get()).await?),
-            None => None,
-        };
+        let http_socket = bind("HTTP", config.http.bind.get()).await?;
 
         let metrics = Metrics::new();
         let routes = SharedRoutes::new();
@@ -142,10 +139,7 @@ impl Node {
         let forwards_lost = Arc::new(AtomicU64::new(0));
         let cluster = match &config.cluster {
             Some(_) => {
-                let control = http_socket
-                    .as_ref()
-                    .and_then(|socket| socket.local_addr().ok())
-                    .map_or_else(String::new, |address| address.to_string());
+                let control = http_socket.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
                 let settings = ClusterConfig::from_settings(config, &control, env!("CARGO_PKG_VERSION"))?;
                 let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes), Arc::clone(&forwards_lost));
                 Some(Cluster::start(settings, routes.clone(), Arc::new(move |_, frame| receive.frame(&frame))).await?)
@@ -192,27 +186,25 @@ impl Node {
         let probes = health::router(Arc::clone(&metrics), Arc::clone(&readiness));
         let _metrics_server = serve::HttpServer::start(metrics_socket, None, probes, serve::Limits::default())
             .map_err(|source| NodeError::Http { what: "metrics", address: config.metrics.bind.get(), source })?;
-        let _control_server = match (http_socket, &config.http.tls) {
-            (Some(socket), Some(files)) => {
-                let tls = serve::Tls {
-                    config: Arc::new(server_config(&read_tls(files)?, &[b"http/1.1"])?),
-                    cluster: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
-                };
-                let clients = Arc::clone(&node.shared);
-                let ops = NodeOps {
-                    node: config.node.name.clone(),
-                    cluster: node.cluster.clone(),
-                    readiness,
-                    clients: Arc::new(move || clients.registry.len() as u64),
-                    started,
-                };
-                let api = control::router(Arc::new(ops), log);
-                let server = serve::HttpServer::start(socket, Some(tls), api, serve::Limits::default())
-                    .map_err(|source| NodeError::Http { what: "HTTP", address: config.http.bind.get(), source })?;
-                Some(server)
-            }
-            _ => None,
+        // Without TLS nobody is known here: every call is refused, with the setting that is missing.
+        let tls = match &config.http.tls {
+            Some(files) => Some(serve::Tls {
+                config: Arc::new(server_config(&read_tls(files)?, &[b"http/1.1"])?),
+                cluster: config.cluster.as_ref().map(|cluster| cluster.name.clone()),
+            }),
+            None => None,
         };
+        let clients = Arc::clone(&node.shared);
+        let ops = NodeOps {
+            node: config.node.name.clone(),
+            cluster: node.cluster.clone(),
+            readiness,
+            clients: Arc::new(move || clients.registry.len() as u64),
+            started,
+        };
+        let api = control::router(Arc::new(ops), log);
+        let _control_server = serve::HttpServer::start(http_socket, tls, api, serve::Limits::default())
+            .map_err(|source| NodeError::Http { what: "HTTP", address: config.http.bind.get(), source })?;
         tracing::info!(node = config.node.name, version = env!("CARGO_PKG_VERSION"), workers, "started");
 
         let ended = node.wait(exit_with_stdin).await;

@@ -96,7 +96,8 @@ async fn bounded(request: Request, next: Next, timeout: Duration) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let Some(Caller(caller)) = request.extensions().get::<Caller>().cloned() else {
-        let message = "the certificate is neither a control client's nor that of a node of this cluster";
+        let message = "the control API is for control clients and nodes of this cluster, known by their certificates: the node needs \
+                       http.tls, and the caller a certificate of the same authority";
         return ApiError::new(Reason::Forbidden, message).into_response();
     };
     let response = match tokio::time::timeout(timeout, next.run(request)).await {
