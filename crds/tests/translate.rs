@@ -86,6 +86,7 @@ storage:
   cacheBytes: 32MiB
 log:
   level: debug
+  modules:\x20
   format: text
 ";
     assert_eq!(yaml.replace("'", "").replace('"', ""), expected, "{yaml}");
