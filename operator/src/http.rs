@@ -41,6 +41,10 @@ pub fn router(metrics: Arc<Metrics>, health: watch::Receiver<Health>) -> Router 
 
 async fn ready(State(served): State<Served>) -> Response {
     match *served.health.borrow() {
+        Health::Ready if served.metrics.waiting() > 0 => {
+            let text = "the API server has not listed everything that is watched yet; the log says what is missing\n";
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
         Health::Ready => (StatusCode::OK, "ok\n").into_response(),
         Health::Starting => (StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet\n").into_response(),
     }
@@ -86,11 +90,15 @@ mod tests {
     #[tokio::test]
     async fn probes_and_metrics_answer() {
         let (sender, health) = watch::channel(Health::Starting);
-        let address = serve("127.0.0.1:0".parse().unwrap(), Arc::default(), health).await.unwrap();
+        let metrics: Arc<Metrics> = Arc::default();
+        let address = serve("127.0.0.1:0".parse().unwrap(), Arc::clone(&metrics), health).await.unwrap();
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         sender.send_replace(Health::Ready);
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        metrics.add_waiting(1);
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        metrics.sub_waiting(1);
         let metrics = get(address, "/metrics").await;
         assert!(metrics.contains("raftmq_operator_leader 0"), "{metrics}");
         assert!(get(address, "/other").await.starts_with("HTTP/1.1 404"));

@@ -1,7 +1,7 @@
 //! The operator's own metrics, in the Prometheus text format.
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Counts and times since the start of the process.
@@ -11,6 +11,7 @@ pub struct Metrics {
     failed: AtomicU64,
     micros: AtomicU64,
     watch_failures: AtomicU64,
+    waiting: AtomicUsize,
     leader: AtomicBool,
 }
 
@@ -25,6 +26,22 @@ impl Metrics {
     /// A watch broke off with an error.
     pub fn watch_failed(&self) {
         self.watch_failures.fetch_add(1, Relaxed);
+    }
+
+    /// So many more watches have not delivered everything yet.
+    pub fn add_waiting(&self, count: usize) {
+        self.waiting.fetch_add(count, Relaxed);
+    }
+
+    /// So many of them have.
+    pub fn sub_waiting(&self, count: usize) {
+        self.waiting.fetch_sub(count, Relaxed);
+    }
+
+    /// Watches that have not delivered everything since they were begun; nothing is done in their namespaces.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
     }
 
     /// Whether this process is the one that acts.
@@ -58,6 +75,9 @@ impl Metrics {
         );
         let failures = self.watch_failures.load(Relaxed).to_string();
         family("raftmq_operator_watch_failures_total", "counter", "Watches that broke off.", &[("", failures)]);
+        let waiting = self.waiting().to_string();
+        let help = "Watches that have not delivered everything yet; nothing is done in their namespaces.";
+        family("raftmq_operator_watches_waiting", "gauge", help, &[("", waiting)]);
         let leader = u8::from(self.leader.load(Relaxed)).to_string();
         family("raftmq_operator_leader", "gauge", "1 where this process is the one that acts.", &[("", leader)]);
         text
@@ -73,6 +93,8 @@ mod tests {
         let metrics = Metrics::default();
         metrics.reconciled(Duration::from_millis(250), true);
         metrics.reconciled(Duration::from_millis(250), false);
+        metrics.add_waiting(3);
+        metrics.sub_waiting(1);
         metrics.set_leader(true);
         let text = metrics.render();
         for line in [
@@ -81,6 +103,7 @@ mod tests {
             "raftmq_operator_reconciliation_seconds_sum 0.5",
             "raftmq_operator_reconciliation_seconds_count 2",
             "raftmq_operator_watch_failures_total 0",
+            "raftmq_operator_watches_waiting 2",
             "raftmq_operator_leader 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

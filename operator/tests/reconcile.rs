@@ -9,12 +9,18 @@ use std::sync::{Arc, Mutex};
 use fake_api::FakeApi;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::Resource;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::watcher::Event;
 use raftmq_control_api::api::{ClusterIdentity, JoinPhase, Loss, Member, MemberRole, MemberState, NodeStatus};
 use raftmq_crds::MqttCluster;
 use raftmq_operator::brokers::{Access, Broker, BrokerError, Brokers, ClusterView, NodeView};
-use raftmq_operator::controller::{Context, INITIAL_MEMBERS, reconcile};
+use raftmq_operator::build::labels;
+use raftmq_operator::controller::stores::Stores;
+use raftmq_operator::controller::{Context, INITIAL_MEMBERS, Scope, reconcile, run};
 use serde_json::{Value, json};
 
 const MQC: &str = "/apis/raftmq.io/v1alpha1/namespaces/mq/mqttclusters/demo";
@@ -40,8 +46,11 @@ impl FakeBrokers {
         self.0.lock().unwrap()
     }
 
+    /// Without the first of two same questions in a row: before anything is stopped they are asked again, about what is read live.
     fn take_calls(&self) -> Vec<String> {
-        std::mem::take(&mut self.told().calls)
+        let mut calls = std::mem::take(&mut self.told().calls);
+        calls.dedup();
+        calls
     }
 }
 
@@ -154,13 +163,39 @@ impl World {
             world.start_pods();
         }
         world.api.take_writes();
+        world.api.take_reads();
         world.brokers.take_calls();
         world
     }
 
+    /// Watches that have delivered everything.
     async fn try_reconcile(&mut self) -> Result<Action, String> {
+        let stores = self.stores();
+        self.reconcile_with(stores).await
+    }
+
+    async fn reconcile_with(&mut self, stores: Stores) -> Result<Action, String> {
         let object: DeserializeGuard<MqttCluster> = serde_json::from_value(self.api.get(MQC).unwrap()).unwrap();
-        reconcile(Arc::new(object), Arc::clone(&self.context)).await.map_err(|error| error.to_string())
+        let scope = Scope { context: Arc::clone(&self.context), stores };
+        reconcile(Arc::new(object), Arc::new(scope)).await.map_err(|error| error.to_string())
+    }
+
+    /// What watches deliver of what is now.
+    fn stores(&self) -> Stores {
+        let (stores, mut writers) = Stores::new();
+        let ours = selector(&[(labels::MANAGED_BY, labels::MANAGED_BY_VALUE)]);
+        for (kind, writer) in &mut writers.objects {
+            let resource = kind.api_resource();
+            let root = if resource.group.is_empty() { "/api" } else { "/apis" };
+            let path = format!("{root}/{}/namespaces/mq/{}", resource.api_version, resource.plural);
+            fill(writer, self.api.list(&path, &ours));
+        }
+        let brokers = selector(&[(labels::NAME, labels::NAME_VALUE), (labels::COMPONENT, labels::COMPONENT_VALUE)]);
+        fill::<Secret>(&mut writers.secrets, self.api.list("/api/v1/namespaces/mq/secrets", &ours));
+        fill::<Pod>(&mut writers.pods, self.api.list("/api/v1/namespaces/mq/pods", &brokers));
+        let claims = self.api.list("/api/v1/namespaces/mq/persistentvolumeclaims", &brokers);
+        fill::<PersistentVolumeClaim>(&mut writers.claims, claims);
+        stores
     }
 
     async fn reconcile(&mut self) -> Action {
@@ -187,6 +222,7 @@ impl World {
             if self.api.get(&claim).is_none() {
                 let mut made = set["spec"]["volumeClaimTemplates"][0].clone();
                 made["metadata"]["name"] = json!(format!("data-demo-{ordinal}"));
+                made["metadata"]["namespace"] = json!("mq");
                 self.api.put(&claim, made);
             }
             if self.api.get(&path).is_some() {
@@ -226,6 +262,22 @@ impl World {
     fn replicas(&self) -> i64 {
         self.api.get(SET).unwrap()["spec"]["replicas"].as_i64().unwrap()
     }
+}
+
+fn selector(labels: &[(&str, &str)]) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+fn fill<K>(writer: &mut Writer<K>, objects: Vec<Value>)
+where
+    K: Resource + Clone + serde::de::DeserializeOwned + 'static,
+    K::DynamicType: Eq + std::hash::Hash + Clone,
+{
+    writer.apply_watcher_event(&Event::Init);
+    for object in objects {
+        writer.apply_watcher_event(&Event::InitApply(serde_json::from_value(object).unwrap()));
+    }
+    writer.apply_watcher_event(&Event::InitDone);
 }
 
 fn context(api: &FakeApi, brokers: &Arc<FakeBrokers>) -> Arc<Context> {
@@ -275,7 +327,7 @@ async fn the_first_reconciliation_applies_everything_in_order() {
 }
 
 #[tokio::test]
-async fn an_unchanged_cluster_causes_no_write() {
+async fn an_unchanged_cluster_asks_nothing_of_the_api_server() {
     let mut world = World::running(3).await;
     for type_ in ["Available", "Bootstrapped"] {
         assert_eq!(world.condition(type_).0, "True", "{type_}");
@@ -287,6 +339,7 @@ async fn an_unchanged_cluster_causes_no_write() {
         world.reconcile().await;
     }
     assert_eq!(world.api.take_writes(), Vec::<String>::new());
+    assert_eq!(world.api.take_reads(), Vec::<String>::new());
     assert_eq!(world.brokers.take_calls(), Vec::<String>::new());
     // An operator that starts afresh applies what it cannot know to be so, which changes nothing.
     let versions = |world: &World| {
@@ -304,6 +357,91 @@ async fn an_unchanged_cluster_causes_no_write() {
     world.api.take_writes();
     world.reconcile().await;
     assert_eq!(world.api.take_writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_cluster_that_waits_asks_nothing_of_the_api_server() {
+    // For a broker that does not come.
+    let mut world = World::running(3).await;
+    world.api.change(&pod(1), |pod| pod["status"]["conditions"][0]["status"] = json!("False"));
+    world.reconcile().await;
+    assert_eq!(world.reconcile().await, Action::requeue(std::time::Duration::from_secs(2)));
+    assert_eq!(world.api.take_reads(), Vec::<String>::new());
+    // For brokers that do not allow what is planned.
+    let mut world = World::running(3).await;
+    world.brokers.told().loss = Some("routes loses its quorum".into());
+    world.set_spec(json!({"replicas": 3, "image": "image:2"}));
+    world.reconcile().await;
+    world.start_pods();
+    world.reconcile().await;
+    world.api.take_reads();
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["loss demo-2"]);
+    assert_eq!(world.api.take_reads(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn watches_that_lag_stop_no_second_pod() {
+    let mut world = World::running(3).await;
+    world.set_spec(json!({"replicas": 3, "image": "image:2"}));
+    world.reconcile().await;
+    world.start_pods();
+    world.api.take_writes();
+    let old = world.stores();
+    // It is stopping already, of which the watches have said nothing.
+    world.api.change(&pod(2), |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    world.reconcile_with(old.clone()).await.unwrap();
+    assert!(!world.api.take_writes().iter().any(|write| write.starts_with("DELETE")));
+    // It is gone, then another one is there that is not ready yet.
+    world.api.remove(&pod(2));
+    world.reconcile_with(old.clone()).await.unwrap();
+    world.start_pods();
+    world.api.change(&pod(2), |pod| pod["status"]["conditions"][0]["status"] = json!("False"));
+    world.reconcile_with(old.clone()).await.unwrap();
+    assert!(!world.api.take_writes().iter().any(|write| write.starts_with("DELETE")));
+    // What the watches still show as it was before it was applied is not applied again.
+    world.reconcile_with(old).await.unwrap();
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn watches_tell_what_happens_and_nothing_is_done_before_they_have_said_all() {
+    let world = World::running(3).await;
+    let (roles, service) =
+        ("/apis/rbac.authorization.k8s.io/v1/namespaces/mq/roles", "/api/v1/namespaces/mq/services/demo");
+    world.api.hide(roles, true);
+    world.api.remove(service);
+    let context = context(&world.api, &world.brokers);
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let running = tokio::spawn({
+        let context = Arc::clone(&context);
+        async move { run(context, &["mq".into()], stopped).await }
+    });
+    until("all but one are there", || context.metrics.waiting() == 1).await;
+    until("its failure is counted", || !context.metrics.render().contains("watch_failures_total 0")).await;
+    assert_eq!((world.api.get(service), world.api.take_writes()), (None, Vec::new()));
+
+    world.api.hide(roles, false);
+    until("the service is back", || world.api.get(service).is_some()).await;
+    assert_eq!(context.metrics.waiting(), 0);
+    let made = |world: &World| world.api.get(service).unwrap()["metadata"]["uid"].clone();
+    world.api.change(service, |service| service["metadata"]["uid"] = json!("the first"));
+    world.api.remove(service);
+    until("the service is back again", || world.api.get(service).is_some()).await;
+    assert_ne!(made(&world), "the first");
+    stop.send_replace(true);
+    tokio::time::timeout(DEADLINE, running).await.unwrap().unwrap();
+}
+
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("{what}: not in time"));
 }
 
 #[tokio::test]
@@ -419,7 +557,9 @@ async fn a_leave_that_would_lose_the_quorum_is_refused_with_its_reason() {
     assert_eq!(world.brokers.take_calls(), ["loss demo-2"]);
     assert_eq!(world.replicas(), 3);
     let expected = "demo-2 cannot leave now: meta loses its quorum; demo-0 is down";
-    assert_eq!(world.condition("Degraded"), ("True".into(), "Refused".into(), expected.into()));
+    let (status, reason, message) = world.condition("Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Refused"));
+    assert!(message.starts_with(expected), "{message}");
     // Once said, it is not said again; once it may, it goes on.
     world.api.take_writes();
     world.reconcile().await;

@@ -6,7 +6,7 @@
 //! operator nothing is remembered: one apply each, which changes nothing on the server.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
@@ -111,15 +111,33 @@ impl Apply<'_> {
         Ok(())
     }
 
+    /// Whether nothing would be written for this plan: neither these resources, nor claims, nor deletions of what is no longer needed.
+    #[must_use]
+    pub fn is_quiet(&self, built: &[Object], plan: &Plan) -> bool {
+        built.iter().all(|object| self.is_applied(object))
+            && self.claims_to_mark(plan).next().is_none()
+            && self.claims_to_delete(plan).next().is_none()
+            && self.claims_to_grow().next().is_none()
+            && self.surplus(built, plan.roll == Roll::Done).next().is_none()
+    }
+
+    fn is_applied(&self, object: &Object) -> bool {
+        let live = self.observed.objects.get(&(object.kind, object.name.clone()));
+        let desired = fingerprint::of_object(&object.json);
+        live.is_some_and(|live| self.applied.is_so(&self.place(object), &desired, &fingerprint::of_object(live)))
+    }
+
+    fn place(&self, object: &Object) -> Place {
+        (self.cluster.namespace.clone(), self.cluster.name.clone(), object.kind, object.name.clone())
+    }
+
     async fn object(&self, object: &Object) -> Result<(), ApplyError> {
         let resource = object.kind.api_resource();
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
-        let place = (self.cluster.namespace.clone(), self.cluster.name.clone(), object.kind, object.name.clone());
-        let desired = fingerprint::of_object(&object.json);
         match self.observed.objects.get(&(object.kind, object.name.clone())) {
             Some(live) => {
                 self.check_owner(object, live)?;
-                if self.applied.is_so(&place, &desired, &fingerprint::of_object(live)) {
+                if self.is_applied(object) {
                     return Ok(());
                 }
             }
@@ -136,7 +154,8 @@ impl Apply<'_> {
         let live = patched.map_err(failed("apply", &resource.kind, &object.name))?;
         tracing::info!(kind = resource.kind, name = object.name, "applied");
         let live = serde_json::to_value(&live).unwrap_or_default();
-        self.applied.remember(place, desired, fingerprint::of_object(&live));
+        let desired = fingerprint::of_object(&object.json);
+        self.applied.remember(self.place(object), desired, fingerprint::of_object(&live));
         Ok(())
     }
 
@@ -166,14 +185,7 @@ impl Apply<'_> {
     /// # Errors
     /// [`ApplyError`].
     pub async fn prune(&self, built: &[Object], settled: bool) -> Result<(), ApplyError> {
-        for ((kind, name), live) in &self.observed.objects {
-            let wanted = built.iter().any(|object| object.kind == *kind && object.name == *name);
-            let owners = live["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-            let ours = owners.into_iter().any(|owner| owner["uid"] == json!(self.cluster.owner.uid));
-            let used = *kind == OwnedKind::ConfigMap && (!settled || self.observed.used_config_maps.contains(name));
-            if wanted || !ours || used || !kind.is_pruned() {
-                continue;
-            }
+        for (kind, name) in self.surplus(built, settled) {
             let resource = kind.api_resource();
             let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
             gone(api.delete(name, &DeleteParams::default()).await.map(drop)).map_err(failed(
@@ -186,24 +198,38 @@ impl Apply<'_> {
         Ok(())
     }
 
+    fn surplus<'s>(&'s self, built: &'s [Object], settled: bool) -> impl Iterator<Item = &'s (OwnedKind, String)> {
+        let of_a_former_spec = move |((kind, name), live): &(&'s (OwnedKind, String), &Json)| {
+            let wanted = built.iter().any(|object| object.kind == *kind && object.name == *name);
+            let owners = live["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+            let ours = owners.into_iter().any(|owner| owner["uid"] == json!(self.cluster.owner.uid));
+            let used = *kind == OwnedKind::ConfigMap && (!settled || self.observed.used_config_maps.contains(name));
+            !wanted && ours && !used && kind.is_pruned()
+        };
+        self.observed.objects.iter().filter(of_a_former_spec).map(|(place, _)| place)
+    }
+
     /// Asks for larger volumes where the spec does.
     ///
     /// # Errors
     /// [`ApplyError`]: the storage class may not allow it.
     pub async fn grow_claims(&self) -> Result<(), ApplyError> {
-        let wanted = &self.cluster.spec.storage;
-        for claim in self.observed.claims.values() {
-            let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
-            let Some(size) = requests.and_then(|r| r.get("storage")).map(|quantity| quantity.0.clone()) else {
-                continue;
-            };
-            let now = StorageSpec { size, ..wanted.clone() }.bytes();
-            if now.is_some_and(|now| wanted.bytes().is_some_and(|bytes| bytes > now)) {
-                let patch = json!({"spec": {"resources": {"requests": {"storage": wanted.size}}}});
-                self.patch_claim(claim, patch).await?;
-            }
+        for claim in self.claims_to_grow() {
+            let patch = json!({"spec": {"resources": {"requests": {"storage": self.cluster.spec.storage.size}}}});
+            self.patch_claim(claim, patch).await?;
         }
         Ok(())
+    }
+
+    fn claims_to_grow(&self) -> impl Iterator<Item = &Arc<PersistentVolumeClaim>> {
+        let wanted = &self.cluster.spec.storage;
+        let is_small = |claim: &&Arc<PersistentVolumeClaim>| {
+            let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+            let size = requests.and_then(|r| r.get("storage")).map(|quantity| quantity.0.clone());
+            let now = size.and_then(|size| StorageSpec { size, ..wanted.clone() }.bytes());
+            now.is_some_and(|now| wanted.bytes().is_some_and(|bytes| bytes > now))
+        };
+        self.observed.claims.values().filter(is_small)
     }
 
     /// Marks the claims of nodes that left, and deletes those that are in the way of new nodes.
@@ -211,15 +237,11 @@ impl Apply<'_> {
     /// # Errors
     /// [`ApplyError`].
     pub async fn claims(&self, plan: &Plan) -> Result<(), ApplyError> {
-        let unmarked = |claim: &&PersistentVolumeClaim| !claim.annotations().contains_key(LEFT);
-        for claim in plan.scale.mark.iter().filter_map(|at| self.observed.claims.get(at)).filter(unmarked) {
+        for claim in self.claims_to_mark(plan) {
             self.patch_claim(claim, json!({"metadata": {"annotations": {LEFT: "true"}}})).await?;
         }
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
-        for claim in plan.scale.replace_claims.iter().filter_map(|at| self.observed.claims.get(at)) {
-            if claim.metadata.deletion_timestamp.is_some() {
-                continue;
-            }
+        for claim in self.claims_to_delete(plan) {
             let name = claim.name_any();
             let only_this = Preconditions { uid: claim.uid(), ..Preconditions::default() };
             let params = DeleteParams::default().preconditions(only_this);
@@ -231,6 +253,16 @@ impl Apply<'_> {
             tracing::info!(name, "deleted: its node left the cluster, and another one takes its place");
         }
         Ok(())
+    }
+
+    fn claims_to_mark(&self, plan: &Plan) -> impl Iterator<Item = &Arc<PersistentVolumeClaim>> {
+        let unmarked = |claim: &&Arc<PersistentVolumeClaim>| !claim.annotations().contains_key(LEFT);
+        plan.scale.mark.iter().filter_map(|at| self.observed.claims.get(at)).filter(unmarked)
+    }
+
+    fn claims_to_delete(&self, plan: &Plan) -> impl Iterator<Item = &Arc<PersistentVolumeClaim>> {
+        let stays = |claim: &&Arc<PersistentVolumeClaim>| claim.metadata.deletion_timestamp.is_none();
+        plan.scale.replace_claims.iter().filter_map(|at| self.observed.claims.get(at)).filter(stays)
     }
 
     async fn patch_claim(&self, claim: &PersistentVolumeClaim, patch: Json) -> Result<(), ApplyError> {

@@ -1,20 +1,20 @@
-//! What is: the cluster's resources as the API server has them, and what its brokers say.
+//! What is: the cluster's resources as a [`Source`] has them, and what its brokers say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{Api, DynamicObject, ListParams};
-use kube::{Client, ResourceExt};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use kube::ResourceExt;
 use raftmq_links::pki::{SecretPem, TlsMaterial, client_config};
 use serde_json::Value as Json;
 use thiserror::Error;
 
 use super::plan::SetFacts;
 use super::pods::PodFacts;
+use super::source::{Found, Source};
 use crate::brokers::{Access, Broker, Brokers, ClusterView};
-use crate::build::{AUTHORITY, CERT, DATA, KEY, OwnedKind, labels, ordinal, selector_text};
+use crate::build::{AUTHORITY, CERT, DATA, KEY, OwnedKind, ordinal};
 use crate::certificates::Existing;
 
 /// Annotation of a volume claim whose node left the cluster for good.
@@ -50,7 +50,7 @@ pub struct Observed {
     /// ConfigMaps that pods refer to.
     pub used_config_maps: BTreeSet<String>,
     /// The brokers' volume claims by ordinal.
-    pub claims: BTreeMap<i32, PersistentVolumeClaim>,
+    pub claims: BTreeMap<i32, Arc<PersistentVolumeClaim>>,
     /// How the brokers are asked, once there are certificates.
     pub access: Option<Access>,
     /// Those that can be asked, the ready ones first.
@@ -78,51 +78,40 @@ impl Secrets {
     }
 }
 
-/// Reads everything. Only the API server's own resources: nothing is written.
+/// Reads everything, and asks the brokers. Nothing is written.
 ///
 /// # Errors
 /// [`DereferenceError`]. A broker that does not answer is none.
 pub async fn dereference(
-    client: &Client,
+    source: Source<'_>,
     brokers: &dyn Brokers,
     namespace: &str,
     name: &str,
 ) -> Result<Observed, DereferenceError> {
-    let mut observed = Observed::default();
-    let ours = ListParams::default().labels(&format!(
-        "{}={},{}={name}",
-        labels::MANAGED_BY,
-        labels::MANAGED_BY_VALUE,
-        labels::INSTANCE
-    ));
-    for kind in OwnedKind::ALL.into_iter().filter(|kind| *kind != OwnedKind::Secret) {
-        let resource = kind.api_resource();
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-        for object in api.list(&ours).await.map_err(read("the cluster's resources"))? {
-            let name = object.name_any();
-            let json = serde_json::to_value(&object).map_err(DereferenceError::StatefulSet)?;
-            observed.objects.insert((kind, name), json);
-        }
+    let mut observed = observed(name, source.read(namespace, name).await?)?;
+    if let Some(access) = &observed.access {
+        observed.view = brokers.observe(access, &observed.brokers).await;
+    }
+    Ok(observed)
+}
+
+fn observed(name: &str, found: Found) -> Result<Observed, DereferenceError> {
+    let mut observed = Observed { secrets: found.secrets, ..Observed::default() };
+    for (kind, object) in found.objects {
+        let json = serde_json::to_value(&*object).map_err(DereferenceError::StatefulSet)?;
+        observed.objects.insert((kind, object.name_any()), json);
     }
     if let Some(json) = observed.objects.get(&(OwnedKind::StatefulSet, name.to_owned())) {
         observed.set = Some(serde_json::from_value(json.clone()).map_err(DereferenceError::StatefulSet)?);
     }
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let secret = async |suffix: &str| secrets.get_opt(&format!("{name}-{suffix}")).await.map_err(read("certificates"));
-    observed.secrets =
-        Secrets { ca: secret("ca").await?, nodes: secret("nodes").await?, control: secret("control").await? };
-
-    let broker_labels = ListParams::default().labels(&selector_text(name));
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    for pod in pods.list(&broker_labels).await.map_err(read("pods"))? {
+    for pod in found.pods {
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         let used = volumes.filter_map(|volume| Some(volume.config_map.as_ref()?.name.clone()));
         observed.used_config_maps.extend(used);
         observed.pods.extend(PodFacts::of(name, &pod));
     }
     observed.pods.sort_by_key(|pod| pod.ordinal);
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    for claim in claims.list(&broker_labels).await.map_err(read("volume claims"))? {
+    for claim in found.claims {
         let full = claim.name_any();
         if let Some(at) = full.strip_prefix(DATA).and_then(|n| n.strip_prefix('-')).and_then(|n| ordinal(name, n)) {
             observed.claims.insert(at, claim);
@@ -130,14 +119,7 @@ pub async fn dereference(
     }
     observed.access = observed.secrets.control.as_ref().and_then(|secret| access(name, secret));
     observed.brokers = askable(&observed.pods);
-    if let Some(access) = &observed.access {
-        observed.view = brokers.observe(access, &observed.brokers).await;
-    }
     Ok(observed)
-}
-
-fn read(what: &'static str) -> impl Fn(kube::Error) -> DereferenceError {
-    move |source| DereferenceError::Read { what, source: Box::new(source) }
 }
 
 /// With a certificate that serves; else there is none, and a new one is issued.
@@ -179,7 +161,7 @@ impl Observed {
     /// Ordinals whose claim is marked: its node left.
     #[must_use]
     pub fn left_claims(&self) -> Vec<i32> {
-        let left = |claim: &PersistentVolumeClaim| claim.annotations().contains_key(LEFT);
+        let left = |claim: &Arc<PersistentVolumeClaim>| claim.annotations().contains_key(LEFT);
         self.claims.iter().filter(|(_, claim)| left(claim)).map(|(ordinal, _)| *ordinal).collect()
     }
 }

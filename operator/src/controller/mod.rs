@@ -2,19 +2,27 @@
 //!
 //! `dereference → validate → build → apply → update_status`, each a submodule:
 //!
-//! 1. [`mod@dereference`] reads the cluster's resources and asks its brokers how they are.
+//! 1. [`mod@dereference`] reads the cluster's resources from a [`source`] and asks its brokers how they are.
 //! 2. [`mod@validate`] turns the resource into a [`ValidatedCluster`], or into a condition.
 //! 3. [`mod@plan`] decides what is done next, [`crate::certificates`] what is issued, [`crate::build`] what resources should be. Pure but
 //!    for the keys.
 //! 4. [`mod@apply`] writes what differs, then does what was planned: the birth, a leave, a pod's replacement.
 //! 5. [`mod@update_status`] writes what is known, where that differs.
 //!
+//! Steps 1 and 3 are a [`mod@draft`]: the first one rests on what the watches delivered, which costs the API server nothing. Where
+//! nothing is to be done that is all. Before anything is written, deleted or stopped there is a second draft, from what the API server says itself.
+//!
 //! Every step can be interrupted: the next reconciliation starts again from what is.
 
+mod act;
 pub mod apply;
 pub mod dereference;
+pub mod draft;
+mod follow;
 pub mod plan;
 pub mod pods;
+pub mod source;
+pub mod stores;
 pub mod update_status;
 pub mod validate;
 mod watch;
@@ -30,18 +38,20 @@ use kube::discovery::ApiResource;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
-use raftmq_crds::condition_types::BOOTSTRAPPED;
 use raftmq_crds::{MqttCluster, MqttClusterStatus};
 use thiserror::Error;
 
-use crate::brokers::{Broker, Brokers};
-use crate::build::{self, CA, Inputs, Object, OwnedKind, ValidatedCluster, secret};
-use crate::certificates::{CertificateError, Certificates, Subject, certificates};
-use crate::fingerprint::fingerprint;
+use crate::brokers::Brokers;
+use crate::build::{CA, Object, OwnedKind, ValidatedCluster, secret};
+use crate::certificates::{CertificateError, Certificates};
 use crate::metrics::Metrics;
-use apply::{Applied, Apply, ApplyError};
-use dereference::{DereferenceError, Observed, dereference};
-use plan::{Bootstrap, Plan, Roll, Situation, rollout, scale};
+use act::{act, may_stop};
+use apply::{Applied, ApplyError};
+use dereference::DereferenceError;
+use draft::{Asked, Draft};
+use plan::{Bootstrap, Roll};
+use source::Source;
+use stores::Stores;
 use update_status::{Report, StatusError};
 
 pub use watch::run;
@@ -70,6 +80,14 @@ pub struct Context {
     applied: Applied,
     /// Tries that failed in a row, by namespace and name.
     failures: Mutex<HashMap<(String, String), u32>>,
+}
+
+/// What the reconciliations of one set of watches share: those of a namespace, or of all.
+pub struct Scope {
+    /// What all share.
+    pub context: Arc<Context>,
+    /// What the watches delivered.
+    pub stores: Stores,
 }
 
 /// Why a reconciliation failed. It is tried again.
@@ -148,13 +166,14 @@ impl Context {
 /// [`ReconcileError`], which the condition `Degraded` says as well, where the API server lets it.
 pub async fn reconcile(
     object: Arc<DeserializeGuard<MqttCluster>>,
-    context: Arc<Context>,
+    scope: Arc<Scope>,
 ) -> Result<Action, ReconcileError> {
+    let context = &scope.context;
     let started = Instant::now();
     let key = (object.namespace().unwrap_or_default(), object.name_any());
     let result = match &object.0 {
-        Ok(cluster) => known(cluster, &context).await,
-        Err(unreadable) => unknown(object.as_ref(), &unreadable.error, &context).await,
+        Ok(cluster) => known(cluster, &scope).await,
+        Err(unreadable) => unknown(object.as_ref(), &unreadable.error, context).await,
     };
     context.metrics.reconciled(started.elapsed(), result.is_ok());
     if result.is_ok() {
@@ -164,11 +183,8 @@ pub async fn reconcile(
 }
 
 /// When to try again: later after each failure in a row.
-pub fn error_policy(
-    object: Arc<DeserializeGuard<MqttCluster>>,
-    error: &ReconcileError,
-    context: Arc<Context>,
-) -> Action {
+pub fn error_policy(object: Arc<DeserializeGuard<MqttCluster>>, error: &ReconcileError, scope: Arc<Scope>) -> Action {
+    let context = &scope.context;
     let key = (object.namespace().unwrap_or_default(), object.name_any());
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(key).or_default();
@@ -215,7 +231,8 @@ async fn leave_alone(
     Ok(Action::await_change())
 }
 
-async fn known(cluster: &MqttCluster, context: &Context) -> Result<Action, ReconcileError> {
+async fn known(cluster: &MqttCluster, scope: &Scope) -> Result<Action, ReconcileError> {
+    let context = scope.context.as_ref();
     if cluster.metadata.deletion_timestamp.is_some() {
         // Kubernetes deletes what the cluster owns; there is nothing to do that could block it.
         return Ok(Action::await_change());
@@ -225,7 +242,7 @@ async fn known(cluster: &MqttCluster, context: &Context) -> Result<Action, Recon
         Ok(valid) => valid,
         Err(error) => return leave_alone(cluster, &error.to_string(), &before, context).await,
     };
-    match step(cluster, &valid, &before, context).await {
+    match step(cluster, &valid, &before, scope).await {
         Ok(action) => Ok(action),
         Err(error) => {
             let said = (error.reason(), error.to_string());
@@ -245,52 +262,56 @@ async fn step(
     cluster: &MqttCluster,
     valid: &ValidatedCluster,
     before: &MqttClusterStatus,
-    context: &Context,
+    scope: &Scope,
 ) -> Result<Action, ReconcileError> {
     let now = Timestamp::now();
-    let observed = dereference(&context.client, context.brokers.as_ref(), &valid.namespace, &valid.name).await?;
-    let left_claims = observed.left_claims();
-    let plan = Plan::new(&Situation {
-        cluster: valid,
-        set: observed.set_facts(),
-        pods: &observed.pods,
-        left_claims: &left_claims,
-        view: &observed.view,
-        bootstrapped: before.conditions.iter().any(|c| c.type_ == BOOTSTRAPPED && c.status == "True"),
-        intent: intent(cluster),
-    });
-    let subject = Subject::new(&valid.name, &valid.namespace, &valid.spec.discovery.cluster_domain);
-    let issued = certificates(&subject, observed.secrets.existing(), now)?;
-    let inputs = Inputs {
-        replicas: plan.scale.replicas,
-        certificates: fingerprint(&format!("{}{}", issued.nodes.authority, issued.nodes.cert)),
-        claim_size: observed.claim_size(),
+    let context = scope.context.as_ref();
+    let asked = Asked { cluster, valid, before, now };
+    let (draft, refused) = match nothing_to_do(&asked, scope).await {
+        Some(seen) => seen,
+        None => {
+            let draft = Draft::new(&asked, Source::Live(&context.client), context.brokers.as_ref()).await?;
+            let refused = write(&asked, &draft, context).await?;
+            (draft, refused)
+        }
     };
-    let built = build::build(valid, &inputs);
-
-    let apply = Apply { client: &context.client, applied: &context.applied, cluster: valid, observed: &observed };
-    if let Some(ca) = &issued.new_ca {
-        apply.create(&secret(valid, CA, ca)).await?;
-    }
-    apply.objects(&secrets(valid, &issued)).await?;
-    // Marked before their pods go: once those are gone, nobody knows that these nodes left.
-    apply.claims(&plan).await?;
-    apply.objects(&built).await?;
-    apply.grow_claims().await?;
-    apply.prune(&built, plan.roll == Roll::Done).await?;
-    let refused = act(cluster, &apply, &plan, context).await?;
-
-    let report =
-        Report { cluster: valid, observed: &observed, plan: &plan, refused: &refused, ca_ends: issued.ca_ends };
+    let Draft { observed, plan, issued, .. } = &draft;
+    let report = Report { cluster: valid, observed, plan, refused: &refused, ca_ends: issued.ca_ends };
     let after = update_status::status(&report, before, now);
     update_status::update(&context.client, &valid.namespace, &valid.name, before, &after).await?;
     announce(cluster, before, &after, context).await;
     Ok(Action::requeue(if plan.needs_look() || !refused.is_empty() { LOOK } else { STEADY }))
 }
 
-fn intent(cluster: &MqttCluster) -> Option<Vec<String>> {
-    let names = cluster.annotations().get(INITIAL_MEMBERS)?;
-    Some(names.split(',').map(str::to_owned).collect())
+/// The draft from what the watches delivered, where it would do nothing, or only what the brokers do not allow: with their reasons.
+async fn nothing_to_do(asked: &Asked<'_>, scope: &Scope) -> Option<(Draft, Vec<String>)> {
+    let context = scope.context.as_ref();
+    // What cannot be understood may be but old: the API server says.
+    let draft = Draft::new(asked, Source::Cached(&scope.stores), context.brokers.as_ref()).await.ok()?;
+    let births = matches!(draft.plan.bootstrap, Bootstrap::Intend(_) | Bootstrap::Call(_));
+    if births || draft.issues() || !draft.apply(asked, context).is_quiet(&draft.built, &draft.plan) {
+        return None;
+    }
+    match may_stop(&draft, context).await {
+        None => Some((draft, Vec::new())),
+        Some(Err(reason)) => Some((draft, vec![reason])),
+        Some(Ok(())) => None,
+    }
+}
+
+/// Makes what is what was drafted, and does what was planned. What the brokers do not allow comes back as reasons.
+async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<Vec<String>, ReconcileError> {
+    let apply = draft.apply(asked, context);
+    if let Some(ca) = &draft.issued.new_ca {
+        apply.create(&secret(asked.valid, CA, ca)).await?;
+    }
+    apply.objects(&secrets(asked.valid, &draft.issued)).await?;
+    // Marked before their pods go: once those are gone, nobody knows that these nodes left.
+    apply.claims(&draft.plan).await?;
+    apply.objects(&draft.built).await?;
+    apply.grow_claims().await?;
+    apply.prune(&draft.built, draft.plan.roll == Roll::Done).await?;
+    act(asked.cluster, &apply, draft, context).await
 }
 
 /// Those issued now. One that serves is left as it is.
@@ -298,92 +319,6 @@ fn secrets(valid: &ValidatedCluster, issued: &Certificates) -> Vec<Object> {
     let all = [("nodes", &issued.nodes, issued.new_nodes), ("control", &issued.control, issued.new_control)];
     let new = all.into_iter().filter(|(_, _, new)| *new);
     new.map(|(suffix, pem, _)| Object::new(OwnedKind::Secret, &secret(valid, suffix, pem))).collect()
-}
-
-/// Does what was planned. What the brokers do not allow comes back as reasons.
-async fn act(
-    cluster: &MqttCluster,
-    apply: &Apply<'_>,
-    plan: &Plan,
-    context: &Context,
-) -> Result<Vec<String>, ReconcileError> {
-    let mut refused = Vec::new();
-    let observed = apply.observed;
-    match &plan.bootstrap {
-        Bootstrap::Intend(members) => {
-            apply.annotate(INITIAL_MEMBERS, &members.join(","), cluster.resource_version()).await?;
-        }
-        Bootstrap::Call(members) => {
-            if let Err(reason) = bootstrap(observed, members, context).await {
-                refused.push(reason);
-            } else {
-                let note = format!("the cluster was formed by {}", members.join(", "));
-                context.event(cluster, EventType::Normal, "ClusterFormed", note).await;
-            }
-        }
-        Bootstrap::Done | Bootstrap::Wait(_) | Bootstrap::Lost(_) => {}
-    }
-    if let Some(node) = &plan.scale.leave {
-        match leave(observed, node, context).await {
-            Ok(()) => {
-                context.event(cluster, EventType::Normal, "NodeLeaves", format!("{node} leaves the cluster")).await
-            }
-            Err(reason) => refused.push(reason),
-        }
-    }
-    if let Roll::Replace { pod, ask, why, .. } = &plan.roll {
-        let allowed = match ask {
-            true => restart(observed, pod, context).await,
-            false => Ok(()),
-        };
-        match allowed {
-            Ok(()) => {
-                apply.replace_pod(&plan.roll).await?;
-                context.event(cluster, EventType::Normal, "PodReplaced", format!("{pod} is replaced: {why}")).await;
-            }
-            Err(reason) => refused.push(reason),
-        }
-    }
-    Ok(refused)
-}
-
-async fn bootstrap(observed: &Observed, members: &[String], context: &Context) -> Result<(), String> {
-    let first = members.first().and_then(|first| observed.brokers.iter().find(|broker| broker.name == *first));
-    let (Some(access), Some(first)) = (&observed.access, first) else {
-        return Err("the first member cannot be asked".into());
-    };
-    context.brokers.bootstrap(access, first, members).await.map_err(|error| format!("cannot form the cluster: {error}"))
-}
-
-/// The brokers, the node itself last: what is about it is better asked of others.
-fn others(observed: &Observed, node: &str) -> Vec<Broker> {
-    let (own, mut others): (Vec<_>, Vec<_>) = observed.brokers.iter().cloned().partition(|broker| broker.name == node);
-    others.extend(own);
-    others
-}
-
-async fn leave(observed: &Observed, node: &str, context: &Context) -> Result<(), String> {
-    let Some(access) = &observed.access else {
-        return Err("no broker can be asked".into());
-    };
-    let asked = others(observed, node);
-    let loss = context.brokers.loss(access, &asked, node).await;
-    let loss = loss.map_err(|error| format!("nobody says what would be lost without {node}: {error}"))?;
-    scale::may_leave(&loss, observed.view.members.as_deref().unwrap_or_default(), node)?;
-    context.brokers.leave(access, &asked, node).await.map_err(|error| format!("{node} cannot leave: {error}"))
-}
-
-async fn restart(observed: &Observed, pod: &str, context: &Context) -> Result<(), String> {
-    let Some(access) = &observed.access else {
-        return Err("no broker can be asked".into());
-    };
-    // One that is no member takes nothing away, and brokers do not answer for it.
-    if observed.view.members.as_ref().is_some_and(|members| members.iter().all(|member| member.name != pod)) {
-        return Ok(());
-    }
-    let loss = context.brokers.loss(access, &others(observed, pod), pod).await;
-    let loss = loss.map_err(|error| format!("nobody says what would be lost without {pod}: {error}"))?;
-    rollout::may_restart(&loss, pod)
 }
 
 /// Changes of conditions that people want to be told of.

@@ -1,39 +1,45 @@
-//! Watches: when a cluster is looked at.
+//! Watches: when a cluster is looked at, and what is known of it.
 
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::select_all;
+use futures::stream::{self, BoxStream, SelectAll, select_all};
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::Api;
+use kube::api::{Api, DynamicObject};
 use kube::core::DeserializeGuard;
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::{Controller, controller, watcher};
-use kube::{Client, Resource, ResourceExt};
+use kube::runtime::controller::{self, Action, applier};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Client, Resource};
 use raftmq_crds::MqttCluster;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::{Context, error_policy, reconcile};
+use super::follow::{ClusterRef, Seen, clusters_of, follow};
+use super::stores::{Stores, Writers};
+use super::{Context, ReconcileError, Scope, error_policy, reconcile};
 use crate::build::labels;
+use crate::metrics::Metrics;
 
 /// Changes that come together are looked at once.
-const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
+const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Clusters that are looked at at the same time.
 const CONCURRENCY: u16 = 16;
+/// How often it is said which watches are waited for.
+const REMINDER: Duration = Duration::from_secs(10);
 
 /// Looks after the clusters of these namespaces, or of all where none is named, until `stop` is true. What has begun is
 /// finished first.
 pub async fn run(context: Arc<Context>, namespaces: &[String], stop: watch::Receiver<bool>) {
-    let client = &context.client;
     let streams: Vec<_> = match namespaces {
-        [] => vec![controller(client, None, &context, stop)],
-        some => some.iter().map(|namespace| controller(client, Some(namespace), &context, stop.clone())).collect(),
+        [] => vec![look_after(None, &context, stop)],
+        some => some.iter().map(|namespace| look_after(Some(namespace), &context, stop.clone())).collect(),
     };
     let mut results = pin!(select_all(streams));
     while let Some(result) = results.next().await {
@@ -45,54 +51,119 @@ pub async fn run(context: Arc<Context>, namespaces: &[String], stop: watch::Rece
             }
             // Said with its reason by the policy.
             Err(controller::Error::ReconcilerFailed(..)) => {}
-            Err(error) => {
-                context.metrics.watch_failed();
-                tracing::warn!(%error, "a watch failed; it is tried again");
-            }
+            Err(error) => tracing::warn!(%error, "the queue of clusters failed"),
         }
     }
 }
 
-type Reconciled = Result<
-    (ObjectRef<DeserializeGuard<MqttCluster>>, controller::Action),
-    controller::Error<super::ReconcileError, watcher::Error>,
->;
+type Reconciled = Result<(ClusterRef, Action), controller::Error<ReconcileError, Infallible>>;
 
-fn controller(
-    client: &Client,
+/// Follows all watches of a namespace, or of all; once all have delivered everything, what they say is acted upon.
+fn look_after(
     namespace: Option<&String>,
     context: &Arc<Context>,
     mut stop: watch::Receiver<bool>,
-) -> futures::stream::BoxStream<'static, Reconciled> {
-    let clusters = api::<DeserializeGuard<MqttCluster>>(client, namespace);
-    let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE));
-    let brokers = watcher::Config::default().labels(&format!(
-        "{}={},{}={}",
-        labels::NAME,
-        labels::NAME_VALUE,
-        labels::COMPONENT,
-        labels::COMPONENT_VALUE
-    ));
-    let config = controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
-    Controller::new(clusters, watcher::Config::default())
-        .with_config(config)
-        .owns(api::<StatefulSet>(client, namespace), ours.clone())
-        .owns(api::<Service>(client, namespace), ours.clone())
-        .owns(api::<ConfigMap>(client, namespace), ours.clone())
-        .owns(api::<Secret>(client, namespace), ours.clone())
-        .owns(api::<PodDisruptionBudget>(client, namespace), ours.clone())
-        .owns(api::<ServiceAccount>(client, namespace), ours.clone())
-        .owns(api::<Role>(client, namespace), ours.clone())
-        .owns(api::<RoleBinding>(client, namespace), ours)
-        // These belong to the StatefulSet, or to nobody.
-        .watches(api::<Pod>(client, namespace), brokers.clone(), |pod| instance(&pod))
-        .watches(api::<PersistentVolumeClaim>(client, namespace), brokers, |claim| instance(&claim))
-        .graceful_shutdown_on(async move {
+) -> BoxStream<'static, Reconciled> {
+    let mut watches = Watches::new(&context.client, namespace, &context.metrics);
+    let scope = Arc::new(Scope { context: Arc::clone(context), stores: watches.stores.clone() });
+    let namespace = namespace.cloned();
+    let start = async move {
+        let metrics = Arc::clone(&scope.context.metrics);
+        tokio::select! {
+            () = watches.complete(namespace.as_deref(), &metrics) => {}
             // An error: whoever could ask to stop is gone.
+            _ = stop.wait_for(|stop| *stop) => return stream::empty().boxed(),
+        }
+        let Watches { clusters, seen, .. } = watches;
+        let all: Vec<ClusterRef> = clusters.state().iter().map(|cluster| ObjectRef::from_obj(&**cluster)).collect();
+        let touched = seen.flat_map(|seen| stream::iter(seen.clusters));
+        let queue = stream::iter(all).chain(touched).map(Ok::<_, Infallible>).take_until(async move {
             let _ = stop.wait_for(|stop| *stop).await;
-        })
-        .run(reconcile, error_policy, Arc::clone(context))
-        .boxed()
+        });
+        let config = controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
+        let reconcile = |cluster, scope| spawned(cluster, scope).boxed();
+        applier(reconcile, error_policy, scope, clusters, queue, config).boxed()
+    };
+    start.flatten_stream().boxed()
+}
+
+/// A reconciliation beside the watches, so that they go on meanwhile; it ends when nobody waits for it any more.
+async fn spawned(cluster: Arc<DeserializeGuard<MqttCluster>>, scope: Arc<Scope>) -> Result<Action, ReconcileError> {
+    let mut task = JoinSet::new();
+    task.spawn(tracing::Instrument::in_current_span(reconcile(cluster, scope)));
+    match task.join_next().await {
+        Some(Ok(result)) => result,
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down.
+        Some(Err(_)) | None => std::future::pending().await,
+    }
+}
+
+/// The watches of a namespace, or of all.
+struct Watches {
+    clusters: Store<DeserializeGuard<MqttCluster>>,
+    stores: Stores,
+    /// Nothing is delivered unless it is polled.
+    seen: SelectAll<BoxStream<'static, Seen>>,
+    /// Kinds of which not everything is there yet.
+    waiting: BTreeSet<Arc<str>>,
+}
+
+impl Watches {
+    fn new(client: &Client, namespace: Option<&String>, metrics: &Arc<Metrics>) -> Self {
+        let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE));
+        let brokers = watcher::Config::default().labels(&format!(
+            "{}={},{}={}",
+            labels::NAME,
+            labels::NAME_VALUE,
+            labels::COMPONENT,
+            labels::COMPONENT_VALUE
+        ));
+        let (stores, Writers { objects, secrets, pods, claims }) = Stores::new();
+        let writer = Writer::default();
+        let clusters = writer.as_reader();
+        let own = |cluster: &DeserializeGuard<MqttCluster>| vec![ObjectRef::from_obj(cluster)];
+        let source = (api(client, namespace), watcher::Config::default());
+        let mut seen = vec![follow("MqttCluster", source, writer, metrics, own)];
+        for (kind, writer) in objects {
+            let resource = kind.api_resource();
+            let api: Api<DynamicObject> = match namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                None => Api::all_with(client.clone(), &resource),
+            };
+            seen.push(follow(&resource.kind, (api, ours.clone()), writer, metrics, clusters_of));
+        }
+        seen.push(follow("Secret", (api(client, namespace), ours), secrets, metrics, clusters_of));
+        // These belong to the StatefulSet, or to nobody.
+        seen.push(follow("Pod", (api(client, namespace), brokers.clone()), pods, metrics, clusters_of));
+        let source = (api(client, namespace), brokers);
+        seen.push(follow("PersistentVolumeClaim", source, claims, metrics, clusters_of));
+        let (waiting, seen): (BTreeSet<_>, Vec<_>) = seen.into_iter().unzip();
+        Self { clusters, stores, seen: select_all(seen), waiting }
+    }
+
+    /// Returns when everything is there: before, what was not delivered yet would look as if it did not exist.
+    async fn complete(&mut self, namespace: Option<&str>, metrics: &Metrics) {
+        let count = self.waiting.len();
+        metrics.add_waiting(count);
+        let mut reminder = tokio::time::interval(REMINDER);
+        reminder.reset();
+        while !self.waiting.is_empty() {
+            tokio::select! {
+                seen = self.seen.next() => match seen {
+                    Some(seen) if seen.complete && self.waiting.remove(&seen.what) => metrics.sub_waiting(1),
+                    Some(_) => {}
+                    // Watches do not end.
+                    None => std::future::pending().await,
+                },
+                _ = reminder.tick() => {
+                    let waiting: Vec<&str> = self.waiting.iter().map(|what| &**what).collect();
+                    tracing::warn!(namespace, ?waiting, "nothing is done before the API server has listed all of these");
+                }
+            }
+        }
+        tracing::info!(namespace, "the watches have delivered everything");
+    }
 }
 
 fn api<K>(client: &Client, namespace: Option<&String>) -> Api<K>
@@ -103,10 +174,4 @@ where
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     }
-}
-
-/// The cluster that a resource's labels name.
-fn instance(resource: &impl ResourceExt) -> Option<ObjectRef<DeserializeGuard<MqttCluster>>> {
-    let name = resource.labels().get(labels::INSTANCE)?;
-    Some(ObjectRef::new(name).within(&resource.namespace()?))
 }

@@ -1,15 +1,18 @@
 //! An API server in memory, as far as reconciliations need one: objects by path, lists by label, server-side apply as a merge,
-//! resource versions and generations. It writes down what was written.
+//! resource versions, generations and watches. It writes down what was asked and written.
 
-use std::collections::BTreeMap;
+mod watches;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
+use watches::Watches;
 
 #[derive(Clone, Default)]
 pub(crate) struct FakeApi(Arc<Mutex<State>>);
@@ -19,6 +22,10 @@ struct State {
     version: u64,
     objects: BTreeMap<String, Value>,
     writes: Vec<String>,
+    reads: Vec<String>,
+    watches: Watches,
+    /// Collections that are not listed, as by a role that forbids it.
+    hidden: BTreeSet<String>,
     /// Paths whose writes are refused, with the status.
     refused: BTreeMap<String, u16>,
 }
@@ -31,8 +38,7 @@ impl FakeApi {
             async move {
                 let (parts, body) = request.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
-                let (status, answer) = state.lock().unwrap().answer(&parts.method, &parts.uri, &body);
-                let body = Full::new(bytes::Bytes::from(answer.to_string()));
+                let (status, body) = state.lock().unwrap().respond(&parts.method, &parts.uri, &body);
                 Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
             }
         });
@@ -50,7 +56,7 @@ impl FakeApi {
     }
 
     pub(crate) fn remove(&self, path: &str) {
-        self.0.lock().unwrap().objects.remove(path);
+        self.0.lock().unwrap().delete(path);
     }
 
     /// Changes an object as somebody else would.
@@ -73,12 +79,38 @@ impl FakeApi {
         std::mem::take(&mut self.0.lock().unwrap().writes)
     }
 
+    /// What was read since the last call, as paths.
+    pub(crate) fn take_reads(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().reads)
+    }
+
+    /// From now on nobody may list this collection, or else again.
+    pub(crate) fn hide(&self, path: &str, hidden: bool) {
+        let set = &mut self.0.lock().unwrap().hidden;
+        let _ = if hidden { set.insert(path.into()) } else { set.remove(path) };
+    }
+
+    /// The objects of a collection with these labels, as a watch delivers them.
+    pub(crate) fn list(&self, path: &str, selector: &str) -> Vec<Value> {
+        self.0.lock().unwrap().matching(path, selector).cloned().collect()
+    }
+
     pub(crate) fn paths(&self) -> Vec<String> {
         self.0.lock().unwrap().objects.keys().cloned().collect()
     }
 }
 
 impl State {
+    fn respond(&mut self, method: &Method, uri: &http::Uri, body: &[u8]) -> (StatusCode, axum::body::Body) {
+        let query = uri.query().unwrap_or_default();
+        if query.contains("watch=true") {
+            let selector = selector(query);
+            return (StatusCode::OK, self.watches.begin(uri.path(), &selector, version(query)));
+        }
+        let (status, answer) = self.answer(method, uri, body);
+        (status, answer.to_string().into())
+    }
+
     fn answer(&mut self, method: &Method, uri: &http::Uri, body: &[u8]) -> (StatusCode, Value) {
         let path = uri.path().to_owned();
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -96,7 +128,11 @@ impl State {
                 return error(*status, "refused by the test");
             }
         }
+        if method == Method::GET {
+            self.reads.push(path);
+        }
         match *method {
+            Method::GET if self.hidden.contains(&object) => error(403, "hidden by the test"),
             Method::GET if is_collection(&object) => {
                 (StatusCode::OK, self.list(&object, uri.query().unwrap_or_default()))
             }
@@ -126,7 +162,7 @@ impl State {
                 }
                 (StatusCode::OK, self.store(&object, merged))
             }
-            Method::DELETE => match self.objects.remove(&object) {
+            Method::DELETE => match self.delete(&object) {
                 Some(found) => (StatusCode::OK, found),
                 None => error(404, "not found"),
             },
@@ -148,23 +184,22 @@ impl State {
         if object != old {
             self.version += 1;
             object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            let type_ = if old.is_null() { "ADDED" } else { "MODIFIED" };
+            self.watches.happened(self.version, type_, path, &object);
         }
         self.objects.insert(path.to_owned(), object.clone());
         object
     }
 
+    fn delete(&mut self, path: &str) -> Option<Value> {
+        let object = self.objects.remove(path)?;
+        self.version += 1;
+        self.watches.happened(self.version, "DELETED", path, &object);
+        Some(object)
+    }
+
     fn list(&self, path: &str, query: &str) -> Value {
-        let query = query.replace("%2F", "/").replace("%3D", "=").replace("%2C", ",");
-        let selector = query.split('&').find_map(|part| part.strip_prefix("labelSelector=")).unwrap_or_default();
-        let matches = |object: &Value| {
-            selector
-                .split(',')
-                .filter_map(|pair| pair.split_once('='))
-                .all(|(k, v)| object["metadata"]["labels"][k] == v)
-        };
-        let inside = |candidate: &str| candidate.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-        let mut items: Vec<Value> =
-            self.objects.iter().filter(|(p, o)| inside(p) && matches(o)).map(|(_, o)| o.clone()).collect();
+        let mut items: Vec<Value> = self.matching(path, &selector(query)).cloned().collect();
         for item in &mut items {
             // Items of a list say neither.
             item.as_object_mut().unwrap().remove("apiVersion");
@@ -172,6 +207,25 @@ impl State {
         }
         json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": self.version.to_string()}, "items": items})
     }
+
+    fn matching(&self, path: &str, selector: &str) -> impl Iterator<Item = &Value> {
+        self.objects.iter().filter(move |(p, o)| is_selected(p, o, path, selector)).map(|(_, object)| object)
+    }
+}
+
+fn is_selected(path: &str, object: &Value, collection: &str, selector: &str) -> bool {
+    let inside = path.strip_prefix(collection).is_some_and(|rest| rest.starts_with('/'));
+    let mut labels = selector.split(',').filter_map(|pair| pair.split_once('='));
+    inside && labels.all(|(key, value)| object["metadata"]["labels"][key] == value)
+}
+
+fn selector(query: &str) -> String {
+    let query = query.replace("%2F", "/").replace("%3D", "=").replace("%2C", ",");
+    query.split('&').find_map(|part| part.strip_prefix("labelSelector=")).unwrap_or_default().to_owned()
+}
+
+fn version(query: &str) -> u64 {
+    query.split('&').find_map(|part| part.strip_prefix("resourceVersion=")?.parse().ok()).unwrap_or_default()
 }
 
 /// `/…/namespaces/NS/PLURAL` without a name.

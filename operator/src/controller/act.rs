@@ -1,0 +1,113 @@
+//! What was planned is done: the birth, a leave, a pod's replacement. The last two stop a broker, which the others must allow.
+
+use kube::ResourceExt;
+use kube::runtime::events::EventType;
+use raftmq_crds::MqttCluster;
+
+use super::apply::Apply;
+use super::dereference::Observed;
+use super::draft::Draft;
+use super::plan::{Bootstrap, Roll, rollout, scale};
+use super::{Context, INITIAL_MEMBERS, ReconcileError};
+use crate::brokers::Broker;
+
+/// Does what was planned. What the brokers do not allow comes back as reasons.
+pub(super) async fn act(
+    cluster: &MqttCluster,
+    apply: &Apply<'_>,
+    draft: &Draft,
+    context: &Context,
+) -> Result<Vec<String>, ReconcileError> {
+    let mut refused = Vec::new();
+    let Draft { observed, plan, .. } = draft;
+    match &plan.bootstrap {
+        Bootstrap::Intend(members) => {
+            apply.annotate(INITIAL_MEMBERS, &members.join(","), cluster.resource_version()).await?;
+        }
+        Bootstrap::Call(members) => {
+            if let Err(reason) = bootstrap(observed, members, context).await {
+                refused.push(reason);
+            } else {
+                let note = format!("the cluster was formed by {}", members.join(", "));
+                context.event(cluster, EventType::Normal, "ClusterFormed", note).await;
+            }
+        }
+        Bootstrap::Done | Bootstrap::Wait(_) | Bootstrap::Lost(_) => {}
+    }
+    match may_stop(draft, context).await {
+        None => return Ok(refused),
+        Some(Ok(())) => {}
+        Some(Err(reason)) => {
+            refused.push(reason);
+            return Ok(refused);
+        }
+    }
+    if let Some(node) = &plan.scale.leave {
+        match leave(observed, node, context).await {
+            Ok(()) => {
+                context.event(cluster, EventType::Normal, "NodeLeaves", format!("{node} leaves the cluster")).await
+            }
+            Err(reason) => refused.push(reason),
+        }
+    } else if let Roll::Replace { pod, why, .. } = &plan.roll {
+        apply.replace_pod(&plan.roll).await?;
+        context.event(cluster, EventType::Normal, "PodReplaced", format!("{pod} is replaced: {why}")).await;
+    }
+    Ok(refused)
+}
+
+/// Whether the one broker that the plan stops, if it does, may be stopped now, else why not.
+pub(super) async fn may_stop(draft: &Draft, context: &Context) -> Option<Result<(), String>> {
+    let Draft { observed, plan, .. } = draft;
+    match (&plan.scale.leave, &plan.roll) {
+        (Some(node), _) => Some(may_leave(observed, node, context).await),
+        (None, Roll::Replace { pod, ask: true, .. }) => Some(may_restart(observed, pod, context).await),
+        (None, Roll::Replace { ask: false, .. }) => Some(Ok(())),
+        (None, Roll::Done | Roll::Wait(_)) => None,
+    }
+}
+
+async fn bootstrap(observed: &Observed, members: &[String], context: &Context) -> Result<(), String> {
+    let first = members.first().and_then(|first| observed.brokers.iter().find(|broker| broker.name == *first));
+    let (Some(access), Some(first)) = (&observed.access, first) else {
+        return Err("the first member cannot be asked".into());
+    };
+    context.brokers.bootstrap(access, first, members).await.map_err(|error| format!("cannot form the cluster: {error}"))
+}
+
+/// The brokers, the node itself last: what is about it is better asked of others.
+fn others(observed: &Observed, node: &str) -> Vec<Broker> {
+    let (own, mut others): (Vec<_>, Vec<_>) = observed.brokers.iter().cloned().partition(|broker| broker.name == node);
+    others.extend(own);
+    others
+}
+
+async fn may_leave(observed: &Observed, node: &str, context: &Context) -> Result<(), String> {
+    let Some(access) = &observed.access else {
+        return Err("no broker can be asked".into());
+    };
+    let loss = context.brokers.loss(access, &others(observed, node), node).await;
+    let loss = loss.map_err(|error| format!("nobody says what would be lost without {node}: {error}"))?;
+    scale::may_leave(&loss, observed.view.members.as_deref().unwrap_or_default(), node)
+}
+
+async fn leave(observed: &Observed, node: &str, context: &Context) -> Result<(), String> {
+    let Some(access) = &observed.access else {
+        return Err("no broker can be asked".into());
+    };
+    let left = context.brokers.leave(access, &others(observed, node), node).await;
+    left.map_err(|error| format!("{node} cannot leave: {error}"))
+}
+
+async fn may_restart(observed: &Observed, pod: &str, context: &Context) -> Result<(), String> {
+    let Some(access) = &observed.access else {
+        return Err("no broker can be asked".into());
+    };
+    // One that is no member takes nothing away, and brokers do not answer for it.
+    if observed.view.members.as_ref().is_some_and(|members| members.iter().all(|member| member.name != pod)) {
+        return Ok(());
+    }
+    let loss = context.brokers.loss(access, &others(observed, pod), pod).await;
+    let loss = loss.map_err(|error| format!("nobody says what would be lost without {pod}: {error}"))?;
+    rollout::may_restart(&loss, pod)
+}
