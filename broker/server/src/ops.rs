@@ -147,16 +147,7 @@ impl ControlOps for NodeOps {
             };
             let status = cluster.status();
             Ok(JoinInfo {
-                phase: match status.stage {
-                    Stage::WaitingForCluster if status.peers.iter().any(PeerStatus::is_connected) => {
-                        JoinPhase::WaitingForBootstrap
-                    }
-                    Stage::WaitingForCluster => JoinPhase::Searching,
-                    Stage::AskingPermission | Stage::Joining => JoinPhase::Joining,
-                    Stage::Member | Stage::Leaving => JoinPhase::Member,
-                    Stage::Left => JoinPhase::Left,
-                    Stage::Failed => JoinPhase::Refused,
-                },
+                phase: join_phase(&status.stage, &status.peers),
                 message: status.detail,
                 cluster: Self::identity(cluster),
                 raft_id: status.raft_id,
@@ -240,6 +231,21 @@ impl ControlOps for NodeOps {
     }
 }
 
+/// How far the node is on its way into a cluster.
+fn join_phase(stage: &Stage, peers: &[PeerStatus]) -> JoinPhase {
+    match stage {
+        // Who knows no other node has none to reach: a cluster of one is formed like any other.
+        Stage::WaitingForCluster if peers.is_empty() || peers.iter().any(PeerStatus::is_connected) => {
+            JoinPhase::WaitingForBootstrap
+        }
+        Stage::WaitingForCluster => JoinPhase::Searching,
+        Stage::AskingPermission | Stage::Joining => JoinPhase::Joining,
+        Stage::Member | Stage::Leaving => JoinPhase::Member,
+        Stage::Left => JoinPhase::Left,
+        Stage::Failed => JoinPhase::Refused,
+    }
+}
+
 fn is_named(id: u64, name: &str, asked: &str) -> bool {
     name == asked || asked.parse() == Ok(id)
 }
@@ -295,4 +301,27 @@ fn api_error(error: ControlError) -> ApiError {
         ControlError::Unavailable(message) => (Reason::Unavailable, message),
     };
     ApiError::new(reason, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_waits_for_its_birth_once_it_reaches_the_others_if_there_are_any() {
+        let peer = |connected| PeerStatus {
+            address: "b:9883".into(),
+            hello: None,
+            connected: [connected, false, false, false],
+            rtt: None,
+            queue_bytes: 0,
+            last_error: None,
+            refused: false,
+        };
+        let phase = |peers: &[PeerStatus]| join_phase(&Stage::WaitingForCluster, peers);
+        assert_eq!(phase(&[peer(false), peer(true)]), JoinPhase::WaitingForBootstrap);
+        assert_eq!(phase(&[peer(false)]), JoinPhase::Searching);
+        assert_eq!(phase(&[]), JoinPhase::WaitingForBootstrap);
+        assert_eq!(join_phase(&Stage::Member, &[]), JoinPhase::Member);
+    }
 }
