@@ -169,29 +169,52 @@ fn progressing(report: &Report<'_>) -> Said {
     }
 }
 
+/// Everything that needs attention in one message; the first gives the reason.
 fn degraded(report: &Report<'_>, now: Timestamp) -> Said {
-    let on = |reason: &str, message: String| said(DEGRADED, true, reason, message);
+    let mut problems: Vec<(String, String)> = Vec::new();
+    let mut add = |reason: &str, message: String| problems.push((reason.to_owned(), message));
     if let Bootstrap::Lost(why) = &report.plan.bootstrap {
-        return on("DataLost", why.clone());
+        add("DataLost", why.clone());
     }
-    let troubles: Vec<_> = report.observed.pods.iter().filter_map(|pod| pod.trouble.as_ref()).collect();
-    if let Some((reason, _)) = troubles.first() {
-        return on(reason, troubles.iter().map(|(_, message)| message.as_str()).collect::<Vec<_>>().join("; "));
-    }
+    let pods = &report.observed.pods;
     if !report.refused.is_empty() {
-        return on("Refused", report.refused.join("; "));
+        add("Refused", report.refused.join("; "));
+    }
+    for (reason, message) in pods.iter().filter_map(|pod| pod.trouble.as_ref()) {
+        add(reason, message.clone());
     }
     let down = |member: &&Member| !member.up && member.state == MemberState::Active;
     let down: Vec<_> = report.observed.view.members.iter().flatten().filter(down).map(|m| m.name.as_str()).collect();
     if !down.is_empty() {
-        return on("NodesDown", format!("down: {}", down.join(", ")));
+        add("NodesDown", format!("down: {}", down.join(", ")));
     }
     let long = |pod: &&PodFacts| pod.unready_since.is_some_and(|since| now.as_second() - since > PATIENCE);
-    let unready: Vec<_> = report.observed.pods.iter().filter(long).map(|pod| pod.name.as_str()).collect();
-    if report.plan.bootstrap == Bootstrap::Done && !unready.is_empty() {
-        return on("NodesNotReady", format!("not ready: {}", unready.join(", ")));
+    // Before the birth a node that waits for the others is as it should be.
+    if matches!(report.plan.bootstrap, Bootstrap::Done) {
+        for pod in pods.iter().filter(long).filter(|pod| pod.trouble.is_none()) {
+            add("NodesNotReady", format!("not ready: {}{}", pod.name, own_words(report, &pod.name)));
+        }
     }
-    said(DEGRADED, false, "AsExpected", "")
+    match problems.first() {
+        Some((reason, _)) => {
+            let messages: Vec<_> = problems.iter().map(|(_, message)| message.as_str()).collect();
+            said(DEGRADED, true, reason, messages.join("; "))
+        }
+        None => said(DEGRADED, false, "AsExpected", ""),
+    }
+}
+
+/// What a broker says about why it is not ready.
+fn own_words(report: &Report<'_>, node: &str) -> String {
+    match report.observed.view.nodes.get(node) {
+        Some(Ok(view)) if !view.status.failing.is_empty() => {
+            let reasons =
+                view.status.failing.iter().map(|failing| format!("{}: {}", failing.condition, failing.reason));
+            format!(" ({})", reasons.collect::<Vec<_>>().join("; "))
+        }
+        Some(Err(error)) => format!(" ({error})"),
+        _ => String::new(),
+    }
 }
 
 fn bootstrapped(report: &Report<'_>, before: &MqttClusterStatus) -> Said {

@@ -107,6 +107,18 @@ fn what_needs_attention() {
     assert_eq!(degraded(&first(&unready)).0, "False", "it may be starting");
     unready.pods[0].unready_since = Some(39);
     assert_eq!(degraded(&first(&unready)), tuple("True", "NodesNotReady", "not ready: demo-0"));
+    if let Some(Ok(node)) = unready.view.nodes.get_mut("demo-0") {
+        node.status.failing =
+            vec![FailingCondition { condition: "lease".into(), reason: "no room on the disk".into() }];
+    }
+    let message = "not ready: demo-0 (lease: no room on the disk)";
+    assert_eq!(degraded(&first(&unready)), tuple("True", "NodesNotReady", message));
+
+    // What was asked for and refused comes first, with what is the matter after it.
+    broken.view.members.as_mut().unwrap()[1].up = false;
+    let status = status_of(&broken, &refused, &MqttClusterStatus::default(), 1);
+    let message = "demo-2 cannot leave now: demo-1 is down; pod demo-2 cannot start: no image; down: demo-1";
+    assert_eq!(degraded(&status), tuple("True", "Refused", message));
 
     let mut lost = Case::running(3);
     lost.view = crate::controller::plan::tests::view(3, JoinPhase::WaitingForBootstrap);
