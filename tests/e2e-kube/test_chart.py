@@ -1,0 +1,65 @@
+"""The chart: lint, schema of its values, what it renders is what the API server knows."""
+
+import re
+
+import pytest
+
+from kube import CHART, OPERATOR_NAMESPACE, REPO, helm, kubectl, namespace
+
+RENDERINGS = {
+    "defaults": [],
+    "listed namespaces": ["--set=namespaces={a,b}"],
+    "everything set": [
+        "--set=replicas=2,imagePullSecrets[0].name=s,brokerImage=x/y:1,serviceAccount.annotations.a=b,podLabels.team=mqtt",
+        "--set=podAnnotations.a=b,nodeSelector.kubernetes\\.io/os=linux,priorityClassName=p,fullnameOverride=other",
+        "--set=tolerations[0].operator=Exists,log.format=text,metrics.port=9090",
+    ],
+    "nothing of its own": ["--set=crds.install=false,rbac.create=false,serviceAccount.create=false,serviceAccount.name=mine"],
+}
+
+
+def test_lint():
+    done = helm("lint", "--strict", str(CHART))
+    assert "0 chart(s) failed" in done.stdout
+
+
+@pytest.mark.parametrize("value, message", [
+    ("replica=1", "additional properties 'replica' not allowed"),
+    ("replicas=many", "replicas"),
+    ("image.pullPolicy=Sometimes", "pullPolicy"),
+    ("namespaces={Upper_Case}", "namespaces"),
+    ("metrics.port=80", "metrics"),
+    ("serviceAccount.create=false", "serviceAccount.name: needed"),
+])
+def test_wrong_values_are_refused_by_name(value, message):
+    done = helm("template", "x", str(CHART), f"--set={value}", check=False)
+    assert done.returncode != 0 and message in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("what", RENDERINGS)
+def test_the_api_server_knows_every_field(kubernetes, what):
+    with namespace("chart") as where:
+        rendered = helm("template", "chart-check", str(CHART), "-n", where, *RENDERINGS[what]).stdout
+        # Namespaces of the list need not exist for a look at the fields.
+        rendered = re.sub(r"\n  namespace: [ab]\n", f"\n  namespace: {where}\n", rendered)
+        done = kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=rendered, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("customresourcedefinition" in done.stdout) == ("crds.install=false" not in str(RENDERINGS[what]))
+        if what == "listed namespaces":
+            # Rights end at these namespaces: what is for the whole cluster is for people, and bound to nobody.
+            assert "kind: ClusterRoleBinding" not in rendered
+
+
+def test_the_lab_has_the_images_that_users_build():
+    """Both Dockerfiles end in the same stages; only where the files come from differs."""
+    def stages(name):
+        text = (REPO / "deploy" / name).read_text()
+        return re.sub(r"--from=build /out/", "", text[text.index("FROM scratch AS operator"):])
+    assert stages("Dockerfile") == stages("Dockerfile.binary")
+
+
+def test_notes_name_a_way_that_works(operator):
+    notes = helm("get", "notes", "raftmq-operator", "-n", OPERATOR_NAMESPACE).stdout
+    resource = re.search(r"<<EOF\n(.*?)\n  EOF", notes, re.DOTALL).group(1)
+    done = kubectl("apply", "--dry-run=server", "-f", "-", stdin=re.sub(r"^  ", "", resource, flags=re.MULTILINE))
+    assert "mqttcluster.raftmq.io/raftmq created" in done.stdout
