@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::node::{self, NodeOptions};
-use crate::{certs, ctl, up};
+use crate::{certs, ctl, doctor, up};
 
 /// An MQTT broker cluster
 #[derive(Parser)]
@@ -32,6 +32,7 @@ enum Command {
     Node(NodeArguments),
     Ctl(ctl::CtlOptions),
     Certs(certs::CertsOptions),
+    Doctor(doctor::DoctorOptions),
 }
 
 #[derive(clap::Args)]
@@ -69,6 +70,7 @@ pub fn run() -> ExitCode {
         }),
         Command::Ctl(options) => in_runtime(ctl::run(options)),
         Command::Certs(options) => finish(certs::run(&options)),
+        Command::Doctor(options) => in_runtime(doctor::run(options)),
     }
 }
 

@@ -1,12 +1,13 @@
 //! The RaftMQ broker: the modules of the binary `raftmq`.
 //!
 //! [`cli`] is what the process does by its arguments: `up` (a local cluster of processes), `node` (one broker), `ctl`
-//! (the control API's client), `certs`. A broker is a node with its workers; [`http`], [`metrics`] and [`telemetry`] are how
-//! people and programs look at it.
+//! (the control API's client), `certs`, `doctor`. A broker is a node with its workers; [`http`], [`metrics`] and
+//! [`telemetry`] are how people and programs look at it.
 
 mod certs;
 pub mod cli;
 mod ctl;
+mod doctor;
 mod files;
 pub mod http;
 pub mod metrics;
