@@ -657,6 +657,12 @@ async fn a_lost_certificate_is_issued_anew_and_a_lost_authority_is_not() {
     world.reconcile().await;
     assert!(world.api.get(nodes).is_some());
     assert_ne!(world.api.get(SET).unwrap()["spec"]["template"], before["spec"]["template"], "pods are replaced");
+    // The operator's own, which changes nothing else.
+    let control = "/api/v1/namespaces/mq/secrets/demo-control";
+    world.reconcile().await;
+    world.api.remove(control);
+    world.reconcile().await;
+    assert!(world.api.get(control).is_some());
     world.api.remove(ca);
     let error = world.try_reconcile().await.unwrap_err();
     assert!(error.contains("demo-ca is gone"), "{error}");

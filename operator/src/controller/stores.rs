@@ -87,3 +87,40 @@ where
             && object.labels().get(labels::INSTANCE).is_some_and(|instance| instance == name)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use kube::runtime::watcher::Event;
+
+    fn named<K: serde::de::DeserializeOwned>(namespace: &str, name: &str, cluster: &str) -> Event<K> {
+        let labels = format!("{}: {cluster}", labels::INSTANCE);
+        let yaml = format!("metadata: {{ name: {name}, namespace: {namespace}, labels: {{ {labels} }} }}");
+        Event::Apply(serde_saphyr::from_str(&yaml).unwrap())
+    }
+
+    #[test]
+    fn clusters_get_what_is_theirs() {
+        let (stores, mut writers) = Stores::new();
+        for (namespace, cluster) in [("mq", "demo"), ("mq", "other"), ("elsewhere", "demo")] {
+            for (_, writer) in &mut writers.objects {
+                writer.apply_watcher_event(&named(namespace, cluster, cluster));
+            }
+            writers.secrets.apply_watcher_event(&named(namespace, &format!("{cluster}-ca"), cluster));
+            writers.pods.apply_watcher_event(&named(namespace, &format!("{cluster}-0"), cluster));
+            writers.claims.apply_watcher_event(&named(namespace, &format!("data-{cluster}-0"), cluster));
+        }
+        let found = stores.read("mq", "demo");
+        assert_eq!((found.objects.len(), found.pods.len(), found.claims.len()), (OwnedKind::ALL.len() - 1, 1, 1));
+        let mut metadata: Vec<_> = found.objects.iter().map(|(_, object)| object.meta()).collect();
+        metadata.extend([found.pods[0].meta(), found.claims[0].meta()]);
+        for found in metadata {
+            assert_eq!(found.namespace.as_deref(), Some("mq"));
+            assert!(found.name.as_ref().unwrap().contains("demo"), "{found:?}");
+        }
+        let ca = found.secrets.ca.unwrap().metadata;
+        assert_eq!((ca.namespace.as_deref(), ca.name.as_deref()), (Some("mq"), Some("demo-ca")));
+        assert!(found.secrets.nodes.is_none());
+    }
+}
