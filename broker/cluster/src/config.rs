@@ -70,12 +70,12 @@ pub enum ConfigError {
 }
 
 impl ClusterConfig {
-    /// The node that these settings describe. Reads the certificates; `version` is that of the binary, `control` the `host:port` under which
-    /// its control API is reached (empty for none).
+    /// The node that these settings describe. Reads the certificates; `version` is that of the binary; `control` is left
+    /// empty, since its port may be known only once it is open.
     ///
     /// # Errors
     /// No cluster in the settings, or files that cannot be read. May block for the files.
-    pub fn from_settings(config: &Config, control: &str, version: &str) -> Result<Self, ConfigError> {
+    pub fn from_settings(config: &Config, version: &str) -> Result<Self, ConfigError> {
         let cluster = config.cluster.as_ref().ok_or(ConfigError::Standalone)?;
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.clone(), source })
@@ -112,7 +112,7 @@ impl ClusterConfig {
             node: config.node.name.clone(),
             data_dir: config.node.data_dir.clone(),
             advertise: links.advertised(),
-            control: control.to_owned(),
+            control: String::new(),
             version: version.to_owned(),
             links: LinkConfig { listen: links.listen.get(), tls, options, resolver },
             discovery,

@@ -139,8 +139,10 @@ impl Node {
         let forwards_lost = Arc::new(AtomicU64::new(0));
         let cluster = match &config.cluster {
             Some(_) => {
-                let control = http_socket.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
-                let settings = ClusterConfig::from_settings(config, &control, env!("CARGO_PKG_VERSION"))?;
+                let mut settings = ClusterConfig::from_settings(config, env!("CARGO_PKG_VERSION"))?;
+                if let Ok(bound) = http_socket.local_addr() {
+                    settings.control = control_address(bound, &settings.advertise);
+                }
                 let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes), Arc::clone(&forwards_lost));
                 Some(Cluster::start(settings, routes.clone(), Arc::new(move |_, frame| receive.frame(&frame))).await?)
             }
@@ -374,6 +376,14 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, No
     TcpListener::bind(address).await.map_err(|source| NodeError::Http { what, address, source })
 }
 
+/// Where others reach the control API: on all addresses, that is where they reach the links.
+fn control_address(bound: SocketAddr, links: &str) -> String {
+    match links.rsplit_once(':') {
+        Some((host, _)) if bound.ip().is_unspecified() => format!("{host}:{}", bound.port()),
+        _ => bound.to_string(),
+    }
+}
+
 fn read_tls(files: &TlsFiles) -> Result<TlsMaterial, NodeError> {
     let read =
         |path: &PathBuf| std::fs::read_to_string(path).map_err(|source| NodeError::File { path: path.clone(), source });
@@ -412,6 +422,14 @@ mod tests {
     use super::*;
     use raftmq_mqtt::{Origin, Properties, Publish, QoS};
     use raftmq_routing::{LocalRoutes, LocalRoutesOptions};
+
+    #[test]
+    fn the_control_api_is_advertised_where_it_can_be_reached() {
+        let at = |bound: &str, links: &str| control_address(bound.parse().unwrap(), links);
+        assert_eq!(at("0.0.0.0:18083", "b-0.b-links.mq.svc:9883"), "b-0.b-links.mq.svc:18083");
+        assert_eq!(at("[::]:18083", "[fd00::7]:9883"), "[fd00::7]:18083");
+        assert_eq!(at("10.0.0.7:18083", "10.0.0.7:9883"), "10.0.0.7:18083");
+    }
 
     #[test]
     fn forwarded_messages_that_find_no_room_are_counted() {

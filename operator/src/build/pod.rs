@@ -14,6 +14,7 @@ use raftmq_config::Links;
 use raftmq_crds::{NodePlacement, PodTemplate};
 
 use super::config_map::{FILE, config_map_name};
+use super::secrets::{AUTHORITY, CERT, KEY};
 use super::stateful_set::DATA;
 use super::{Inputs, ValidatedCluster};
 
@@ -141,6 +142,15 @@ fn environment(cluster: &ValidatedCluster, added: &PodTemplate) -> Vec<EnvVar> {
         },
         EnvVar { name: "RAFTMQ__CLUSTER__LINKS__ADVERTISE".into(), value: Some(advertise), ..EnvVar::default() },
     ];
+    // So that `kubectl exec POD -- /raftmq ctl members` needs no flags.
+    let files =
+        [("CA", AUTHORITY), ("CERT", CERT), ("KEY", KEY)].map(|(name, file)| (name, format!("{PKI_DIR}/{file}")));
+    let endpoint = ("ENDPOINT", format!("https://127.0.0.1:{CONTROL_PORT}"));
+    environment.extend([endpoint].into_iter().chain(files).map(|(name, value)| EnvVar {
+        name: format!("RAFTMQ_CTL_{name}"),
+        value: Some(value),
+        ..EnvVar::default()
+    }));
     environment.extend(added.env.iter().cloned());
     environment
 }
