@@ -2,7 +2,7 @@
 use super::*;
 use crate::controller::plan::tests::Case;
 use crate::controller::plan::{Scale, SetFacts};
-use raftmq_control_api::api::JoinPhase;
+use raftmq_control_api::api::{FailingCondition, JoinPhase};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
