@@ -65,3 +65,17 @@ def test_refused_while_it_would_lose_the_quorum_and_done_when_it_would_not(clust
     assert cluster.condition("Warning")[1] == "TwoNodes"
     cluster.scale(3)
     cluster.wait_settled(3)
+
+
+@needs_lab("its volumes can grow")
+def test_volumes_grow_while_they_are_used(cluster):
+    pods = {name: pod["metadata"]["uid"] for name, pod in cluster.pods().items()}
+    cluster.apply(storage={"size": "2Gi"})
+
+    def grown():
+        claims = get("persistentvolumeclaims", namespace=cluster.namespace, selector=cluster.selector)
+        used = [c for c in claims if "raftmq.io/left" not in c["metadata"].get("annotations", {})]
+        return [c["status"]["capacity"]["storage"] for c in used] == ["2Gi"] * 3
+    wait_until("three larger volumes", grown, 60, 0.5)
+    cluster.wait_settled()
+    assert {name: pod["metadata"]["uid"] for name, pod in cluster.pods().items()} == pods

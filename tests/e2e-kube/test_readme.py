@@ -1,0 +1,58 @@
+"""The README's commands for Kubernetes, as they stand there.
+
+What comes before them, images and the lab, `tests/run kube` has done by the same commands.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import time
+
+from kube import OPERATOR_NAMESPACE, RELEASE, REPO, helm, kubectl, program, wait_until
+
+BEFORE = ("deploy/images ", "tests/lab/lab ", "alias ")
+
+
+def commands():
+    text = (REPO / "README.md").read_text()
+    section = text[text.index("\n## On Kubernetes\n"):text.index("\n## Tests\n")]
+    return [c for c in re.findall(r"^\$ (.+)$", section, re.MULTILINE) if not c.startswith(BEFORE)]
+
+
+def test_the_commands_of_the_readme(kubernetes, tmp_path):
+    helm("uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait", "--ignore-not-found")
+    for name in ("kubectl", "helm"):
+        (tmp_path / name).symlink_to(program(name))
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    forward = None
+    try:
+        for command in commands():
+            print(f"$ {command}")
+            if "port-forward" in command:
+                forward = subprocess.Popen(shlex.split(command), cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
+                assert "127.0.0.1:1883" in forward.stdout.readline()
+                continue
+            done = subprocess.run(command, shell=True, cwd=REPO, env=environment, capture_output=True, text=True, timeout=180)
+            print(done.stdout)
+            assert done.returncode == 0, done.stderr
+            if "ctl members" in command:
+                assert [f"raftmq-{i}" in done.stdout for i in range(3)] == [True] * 3 and "leader" in done.stdout
+        assert forward is not None
+        sub, pub = (re.search(rf"^\$ ({name}.+)$", (REPO / "README.md").read_text(), re.MULTILINE).group(1)
+                    for name in ("mosquitto_sub", "mosquitto_pub"))
+        listener = subprocess.Popen([*shlex.split(sub), "-C", "1", "-W", "30"], stdout=subprocess.PIPE, text=True)
+
+        def arrived():
+            publish = re.sub(r"-p \d+", "-p 1883", pub)
+            assert subprocess.run(shlex.split(publish), timeout=20).returncode == 0
+            time.sleep(0.5)
+            return listener.poll() is not None
+        wait_until("mosquitto_sub's message", arrived, 30)
+        assert listener.communicate(timeout=10)[0].strip() == "plant/7/temperature 21.5"
+    finally:
+        if forward is not None:
+            forward.terminate()
+            forward.wait(timeout=10)
+        kubectl("delete", "mqc", "raftmq", "-n", "default", "--ignore-not-found")
+        kubectl("delete", "pvc", "-l", "app.kubernetes.io/instance=raftmq", "-n", "default", "--wait=false")
