@@ -175,7 +175,11 @@ impl World {
     }
 
     async fn reconcile_with(&mut self, stores: Stores) -> Result<Action, String> {
-        let object: DeserializeGuard<MqttCluster> = serde_json::from_value(self.api.get(MQC).unwrap()).unwrap();
+        self.reconcile_of(self.api.get(MQC).unwrap(), stores).await
+    }
+
+    async fn reconcile_of(&mut self, cluster: Value, stores: Stores) -> Result<Action, String> {
+        let object: DeserializeGuard<MqttCluster> = serde_json::from_value(cluster).unwrap();
         let scope = Scope { context: Arc::clone(&self.context), stores };
         reconcile(Arc::new(object), Arc::new(scope)).await.map_err(|error| error.to_string())
     }
@@ -431,6 +435,39 @@ async fn watches_tell_what_happens_and_nothing_is_done_before_they_have_said_all
     assert_ne!(made(&world), "the first");
     stop.send_replace(true);
     tokio::time::timeout(DEADLINE, running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_spec_that_is_no_longer_so_stops_nobody() {
+    // Taken back, deleted, or another one of its name by now; the watch of the MqttCluster has said nothing of it.
+    let changes = [
+        json!({"spec": {"replicas": 5}}),
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+        json!({"metadata": {"uid": "another"}}),
+    ];
+    for change in changes {
+        let mut world = World::running(5).await;
+        world.set_spec(json!({"replicas": 3}));
+        let old = world.api.get(MQC).unwrap();
+        world.api.change(MQC, |cluster| {
+            for (section, fields) in change.as_object().unwrap() {
+                cluster[section].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            }
+        });
+        let stores = world.stores();
+        world.reconcile_of(old, stores).await.unwrap();
+        assert_eq!(world.brokers.take_calls(), ["loss demo-4"], "{change}: it is asked, and nobody is told to leave");
+        assert_eq!(world.api.take_writes(), Vec::<String>::new(), "{change}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_that_were_put_back_without_labels_are_found() {
+    let mut world = World::running(3).await;
+    world.api.change("/api/v1/namespaces/mq/secrets/demo-ca", |ca| ca["metadata"]["labels"] = json!({}));
+    world.reconcile().await;
+    assert_eq!(world.condition("Degraded").0, "False");
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
 }
 
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -105,15 +105,15 @@ pub enum ReconcileError {
     /// The status could not be written.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// The API server did not say what the status is.
-    #[error("cannot read the status: {0}")]
-    ReadStatus(Box<kube::Error>),
+    /// The API server did not say what the MqttCluster is.
+    #[error("cannot read the MqttCluster: {0}")]
+    ReadCluster(Box<kube::Error>),
 }
 
 impl ReconcileError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Dereference(_) | Self::ReadStatus(_) => "CannotRead",
+            Self::Dereference(_) | Self::ReadCluster(_) => "CannotRead",
             Self::Certificates(_) => "CertificatesUnusable",
             Self::Apply(ApplyError::Taken { .. }) => "NameTaken",
             Self::Apply(_) => "CannotApply",
@@ -207,7 +207,7 @@ async fn unknown(
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let resource = ApiResource::erase::<MqttCluster>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &resource);
-    let found = api.get_opt(&name).await.map_err(|error| ReconcileError::ReadStatus(Box::new(error)))?;
+    let found = api.get_opt(&name).await.map_err(|error| ReconcileError::ReadCluster(Box::new(error)))?;
     let Some(found) = found else {
         return Ok(Action::await_change());
     };
@@ -271,6 +271,10 @@ async fn step(
         Some(seen) => seen,
         None => {
             let draft = Draft::new(&asked, Source::Live(&context.client), context.brokers.as_ref()).await?;
+            if !is_current(cluster, valid, context).await? {
+                // Its watch brings what it is by now.
+                return Ok(Action::requeue(LOOK));
+            }
             let refused = write(&asked, &draft, context).await?;
             (draft, refused)
         }
@@ -281,6 +285,20 @@ async fn step(
     update_status::update(&context.client, &valid.namespace, &valid.name, before, &after).await?;
     announce(cluster, before, &after, context).await;
     Ok(Action::requeue(if plan.needs_look() || !refused.is_empty() { LOOK } else { STEADY }))
+}
+
+/// Whether the MqttCluster still says what the draft was made from: its watch lags as all others do.
+async fn is_current(
+    cluster: &MqttCluster,
+    valid: &ValidatedCluster,
+    context: &Context,
+) -> Result<bool, ReconcileError> {
+    let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &valid.namespace);
+    let live = api.get_metadata_opt(&valid.name).await.map_err(|error| ReconcileError::ReadCluster(Box::new(error)))?;
+    Ok(live.is_some_and(|live| {
+        let (live, known) = (&live.metadata, &cluster.metadata);
+        live.uid == known.uid && live.generation == known.generation && live.deletion_timestamp.is_none()
+    }))
 }
 
 /// The draft from what the watches delivered, where it would do nothing, or only what the brokers do not allow: with their reasons.
