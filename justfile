@@ -24,6 +24,21 @@ generate:
     cargo run --quiet -p raftmq-crds --example crd > crds/yaml/mqttclusters.raftmq.io.yaml
     cargo run --quiet -p raftmq-config --example reference > docs/configuration.md
 
+# A Kubernetes on this machine with the images of this source; `tests/lab/lab down` ends it
+lab:
+    deploy/images target/images
+    tests/lab/lab up
+    tests/lab/lab load-image target/images/raftmq.tar
+    tests/lab/lab load-image target/images/raftmq-operator.tar
+
+# The tests on Kubernetes; ARGS go to pytest
+kube *ARGS:
+    RAFTMQ_KUBE_ARGS="{{ARGS}}" tests/run kube
+
+# The same on Kubernetes 1.34 and 1.37, each built from source first
+versions:
+    tests/run versions
+
 # Fuzz the codec, seconds a target
 fuzz SECONDS="300":
     FUZZ_SECONDS={{SECONDS}} tests/run fuzz

@@ -14,7 +14,7 @@ import kube  # noqa: E402
 # what must be quiet.
 ORDER = [
     "test_chart", "test_install", "test_messages", "test_images", "test_invalid", "test_discovery", "test_prometheus",
-    "test_scale", "test_rollout", "test_certificates", "test_quiet", "test_deletion", "test_operator", "test_deaths",
+    "test_scale", "test_rollout", "test_certificates", "test_deaths", "test_quiet", "test_deletion", "test_operator",
     "test_partition", "test_release", "test_readme",
 ]
 

@@ -332,7 +332,7 @@ def install(*values, wait=True):
     """`helm upgrade --install` of the operator, with the given values."""
     arguments = ["--wait", "--timeout", "120s"] if wait else []
     return helm(
-        "upgrade", "--install", RELEASE, str(CHART), "-n", OPERATOR_NAMESPACE, "--create-namespace", *arguments, *VALUES,
+        "upgrade", "--install", RELEASE, str(CHART), "-n", OPERATOR_NAMESPACE, "--create-namespace", "--reset-values", *arguments, *VALUES,
         *[f"--set={value}" for value in values], timeout=180,
     )
 

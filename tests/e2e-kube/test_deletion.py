@@ -2,9 +2,7 @@
 
 import pytest
 
-from kube import (
-    OPERATOR_NAMESPACE, RELEASE, MqttCluster, get, kubectl, namespace, operator_pods, stopwatch, wait_until,
-)
+from kube import MqttCluster, get, install, kubectl, namespace, operator_pods, stopwatch, wait_until
 
 
 def claims(where):
@@ -36,7 +34,7 @@ def test_deleting_the_namespace_is_never_blocked(operator, running):
     with namespace() as where:
         MqttCluster(where, replicas=2, storage={"size": "1Gi"}).apply().wait_settled(2)
         if not running:
-            kubectl("scale", f"deploy/{RELEASE}", "--replicas=0", "-n", OPERATOR_NAMESPACE)
+            install("replicas=0")
             wait_until("the operator is gone", lambda: not operator_pods(), 60, 0.5)
         try:
             seconds = stopwatch()
@@ -44,8 +42,7 @@ def test_deleting_the_namespace_is_never_blocked(operator, running):
             print(f"namespace gone after {seconds():.1f} s")
         finally:
             if not running:
-                kubectl("scale", f"deploy/{RELEASE}", "--replicas=1", "-n", OPERATOR_NAMESPACE)
-                kubectl("rollout", "status", f"deploy/{RELEASE}", "-n", OPERATOR_NAMESPACE, "--timeout=60s")
+                install()
 
 
 def test_deleting_in_the_foreground_ends_too(operator):

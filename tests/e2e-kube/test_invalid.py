@@ -72,24 +72,21 @@ def test_refused_changes(where):
 
 
 def test_what_only_the_operator_can_tell_gets_a_condition_and_is_left_alone(where):
-    """Heartbeats that are slower than elections: each value is fine, together they are not."""
-    cluster = MqttCluster(where, "strange", replicas=1, storage={"size": "64Mi"})
-    bad = {"cluster": {"raft": {"heartbeatInterval": "2s"}}}
-    cluster.apply(config=bad)
+    """Each value is fine, together they are not, and the definition has no rule for it."""
+    bad = {"raft": {"electionTimeoutMin": "2s", "electionTimeoutMax": "1s"}}
+    cluster = MqttCluster(where, "strange", replicas=1, storage={"size": "1Gi"}, config=bad).apply()
     wait_until("Degraded", lambda: cluster.condition("Degraded")[0] == "True", 30, 0.2)
     status, reason, message = cluster.condition("Degraded")
-    assert reason == "Invalid" and "heartbeatInterval" in message, message
+    assert reason == "Invalid" and "electionTimeoutM" in message, message
     assert get("statefulsets", "strange", where) is None
     reasons = kubectl("events", "-n", where, "--for", "mqttcluster/strange", "-o", "json").stdout
     assert "Invalid" in [e["reason"] for e in json.loads(reasons)["items"]]
-    cluster.spec.pop("config")
-    cluster.spec["config"] = {}
-    cluster.apply()
+    cluster.apply(config={})
     cluster.wait_settled(1)
     # A cluster that runs is left as it is too.
-    uid = cluster.pod(0)["metadata"]["uid"]
+    uid = cluster.pod("strange-0")["metadata"]["uid"]
     cluster.apply(config=bad)
     wait_until("Degraded", lambda: cluster.condition("Degraded")[1] == "Invalid", 30, 0.2)
-    assert cluster.pod(0)["metadata"]["uid"] == uid
     assert cluster.condition("Degraded")[2].startswith("the MqttCluster is left as it is until it changes")
+    assert cluster.pod("strange-0")["metadata"]["uid"] == uid
     kubectl("delete", "mqc", "strange", "-n", where)

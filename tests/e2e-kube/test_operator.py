@@ -52,7 +52,8 @@ def test_one_of_two_acts_and_the_other_takes_over(cluster):
         wait_until("two operators", lambda: len([p for p in operator_pods() if is_ready(p)]) == 2, 60, 0.5)
         leader = wait_until("a holder of the Lease", lambda: holder() in {p["metadata"]["name"] for p in operator_pods()} and holder(), 60, 0.5)
         for pod in operator_pods():
-            leads = "raftmq_operator_leader 1" in page(pod, "/metrics")[1]
+            # Not the line of its help.
+            leads = "\nraftmq_operator_leader 1\n" in page(pod, "/metrics")[1]
             assert leads == (pod["metadata"]["name"] == leader), leader
         for gently in (True, False):
             leader = holder()
