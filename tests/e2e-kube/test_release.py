@@ -40,7 +40,7 @@ def test_upgrade_uninstall_and_installation_again(cluster, tmp_path):
 
         helm("uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait", "--timeout", "120s")
         try:
-            assert not operator_pods()
+            wait_until("the operator is gone", lambda: not operator_pods(), 60, 0.5)
             assert get("customresourcedefinitions", DEFINITION) is not None
             assert cluster.get() is not None
             assert uids(cluster) == before
