@@ -36,6 +36,8 @@ struct Told {
     members: Option<Vec<i32>>,
     /// What is said to be lost by any stop.
     loss: Option<String>,
+    /// Whether who tells of the members is not ready: the list is old.
+    uncertain: bool,
     /// Names of down members.
     down: Vec<String>,
     calls: Vec<String>,
@@ -96,6 +98,7 @@ impl Brokers for FakeBrokers {
         let view = ClusterView {
             nodes: brokers.iter().map(node).collect::<BTreeMap<_, _>>(),
             members: some.then(|| members.collect()),
+            certain: some && !told.uncertain,
             leader: some.then(|| "demo-0".into()),
         };
         async move { view }.boxed()
@@ -582,6 +585,23 @@ async fn out_at_once_in_one_after_the_other_and_out_again() {
     }
     world.reconcile().await;
     assert_eq!(world.replicas(), 5);
+}
+
+#[tokio::test]
+async fn an_old_list_of_members_stops_no_pod() {
+    let mut world = World::running(3).await;
+    // All have just started, and none knows the members yet.
+    *world.brokers.told() = Told { members: Some(Vec::new()), uncertain: true, ..Told::default() };
+    world.brokers.told().loss = Some("never allowed".into());
+    world.set_spec(json!({"replicas": 1, "image": "image:2"}));
+    for _ in 0..3 {
+        world.reconcile().await;
+        world.start_pods();
+    }
+    assert_eq!(world.replicas(), 3);
+    let writes = world.api.take_writes();
+    assert!(!writes.iter().any(|w| w.starts_with("DELETE pods") || w.contains("persistentvolumeclaims")), "{writes:?}");
+    assert!(world.condition("Progressing").2.contains("no broker that serves"), "{:?}", world.condition("Progressing"));
 }
 
 #[tokio::test]

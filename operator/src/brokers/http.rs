@@ -1,10 +1,11 @@
 //! The brokers over their control API.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
-use raftmq_control_api::api::{BootstrapRequest, LeaveRequest, Loss};
+use raftmq_control_api::api::{BootstrapRequest, LeaveRequest, Loss, Member, MemberState, Members, NodeStatus};
 use raftmq_control_api::client::{ClientError, ControlClient, Target};
 
 use super::{Access, Broker, BrokerError, Brokers, ClusterView, NodeView};
@@ -33,6 +34,59 @@ async fn node(access: &Access, broker: &Broker) -> Result<NodeView, ClientError>
     Ok(NodeView { status, phase: join.phase })
 }
 
+/// What a broker says of the others.
+struct Told {
+    by: String,
+    members: Vec<Member>,
+    leader: Option<String>,
+}
+
+impl Told {
+    fn leads(&self) -> bool {
+        self.leader.as_ref() == Some(&self.by)
+    }
+}
+
+impl From<Told> for (Option<Vec<Member>>, Option<String>) {
+    fn from(told: Told) -> Self {
+        (Some(told.members), told.leader)
+    }
+}
+
+/// What the first of those that are ready, or are not, says of the members.
+async fn first_told(
+    access: &Access,
+    brokers: &[Broker],
+    nodes: &BTreeMap<String, Result<NodeView, String>>,
+    ready: bool,
+) -> Option<Told> {
+    for broker in brokers {
+        let Some(Ok(NodeView { status, .. })) = nodes.get(&broker.name) else {
+            continue;
+        };
+        if status.cluster.is_none() || status.ready != ready {
+            continue;
+        }
+        let client = client(access, broker, QUICK);
+        let Ok((members, leaders)) = futures::try_join!(client.members(), client.leaders()) else {
+            continue;
+        };
+        if knows_itself(status, &members) {
+            let meta = leaders.groups.into_iter().find(|group| group.group == "meta");
+            let leader = meta.and_then(|group| group.name);
+            return Some(Told { by: broker.name.clone(), members: members.members, leader });
+        }
+    }
+    None
+}
+
+/// A member that has just started knows its cluster from its disk, and no member before the others have told it; one that
+/// left knows an old list. Both lack itself.
+fn knows_itself(status: &NodeStatus, members: &Members) -> bool {
+    let own = |member: &Member| Some(member.id) == status.raft_id && member.state != MemberState::Replaced;
+    members.cluster.is_some() && members.members.iter().any(own)
+}
+
 impl Brokers for HttpBrokers {
     fn observe<'a>(&'a self, access: &'a Access, brokers: &'a [Broker]) -> BoxFuture<'a, ClusterView> {
         async move {
@@ -42,24 +96,18 @@ impl Brokers for HttpBrokers {
             });
             let mut view = ClusterView { nodes: join_all(asked).await.into_iter().collect(), ..ClusterView::default() };
             // A node that serves holds a lease: what it knows of the members is of now.
-            let mut knowing: Vec<&Broker> = Vec::new();
-            for ready in [true, false] {
-                knowing.extend(brokers.iter().filter(|broker| {
-                    matches!(&view.nodes[&broker.name], Ok(n) if n.status.cluster.is_some() && n.status.ready == ready)
-                }));
-            }
-            for broker in knowing {
-                let client = client(access, broker, QUICK);
-                let Ok((members, leaders)) = futures::try_join!(client.members(), client.leaders()) else {
-                    continue;
+            if let Some(told) = first_told(access, brokers, &view.nodes, true).await {
+                view.certain = true;
+                let leader = told.leader.as_ref().filter(|leader| **leader != told.by);
+                let leader = leader.and_then(|leader| brokers.iter().find(|broker| broker.name == *leader));
+                let of_leader = match leader {
+                    Some(leader) => first_told(access, std::slice::from_ref(leader), &view.nodes, true).await,
+                    None => None,
                 };
-                if members.cluster.is_none() {
-                    continue;
-                }
-                view.members = Some(members.members);
-                let meta = leaders.groups.into_iter().find(|group| group.group == "meta");
-                view.leader = meta.and_then(|group| group.name);
-                break;
+                // Others learn a little later what it has decided.
+                (view.members, view.leader) = of_leader.filter(|of_leader| of_leader.leads()).unwrap_or(told).into();
+            } else if let Some(told) = first_told(access, brokers, &view.nodes, false).await {
+                (view.members, view.leader) = told.into();
             }
             view
         }
@@ -118,4 +166,29 @@ async fn first<'a, R, F: Future<Output = Result<R, ClientError>>>(
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::plan::tests::{member, node};
+    use raftmq_control_api::api::JoinPhase;
+
+    #[test]
+    fn a_list_without_the_one_that_tells_it_is_none() {
+        let mut status = node(JoinPhase::Member).status;
+        status.raft_id = Some(2);
+        let mut told = Members { cluster: status.cluster.clone(), members: Vec::new() };
+        assert!(!knows_itself(&status, &told), "it has just started");
+        told.members = vec![member(0), member(2)];
+        assert!(!knows_itself(&status, &told), "it has left");
+        told.members.push(member(1));
+        assert!(knows_itself(&status, &told));
+        told.members[2].state = MemberState::Replaced;
+        assert!(!knows_itself(&status, &told), "its name is another one's");
+        told.members[2].state = MemberState::Leaving;
+        assert!(knows_itself(&status, &told));
+        told.cluster = None;
+        assert!(!knows_itself(&status, &told));
+    }
 }

@@ -46,6 +46,8 @@ pub struct ClusterView {
     pub nodes: BTreeMap<String, Result<NodeView, String>>,
     /// The members, in the eyes of one that is a member; `None` where nobody could say.
     pub members: Option<Vec<Member>>,
+    /// Whether that one is ready: it holds a lease, and its list is of now. Nothing is stopped or given up on an older one.
+    pub certain: bool,
     /// Name of the leader of the meta group.
     pub leader: Option<String>,
 }
@@ -90,6 +92,12 @@ impl ClusterView {
     #[must_use]
     pub fn has_cluster(&self) -> bool {
         self.members.is_some() || self.answers().any(|(_, node)| node.status.cluster.is_some())
+    }
+
+    /// The members, in the eyes of one that is ready.
+    #[must_use]
+    pub fn certain_members(&self) -> Option<&[Member]> {
+        self.members.as_deref().filter(|_| self.certain)
     }
 
     /// Those that answered.

@@ -88,7 +88,7 @@ async fn may_leave(observed: &Observed, node: &str, context: &Context) -> Result
     };
     let loss = context.brokers.loss(access, &others(observed, node), node).await;
     let loss = loss.map_err(|error| format!("nobody says what would be lost without {node}: {error}"))?;
-    scale::may_leave(&loss, observed.view.members.as_deref().unwrap_or_default(), node)
+    scale::may_leave(&loss, observed.view.certain_members().unwrap_or_default(), node)
 }
 
 async fn leave(observed: &Observed, node: &str, context: &Context) -> Result<(), String> {
@@ -104,7 +104,7 @@ async fn may_restart(observed: &Observed, pod: &str, context: &Context) -> Resul
         return Err("no broker can be asked".into());
     };
     // One that is no member takes nothing away, and brokers do not answer for it.
-    if observed.view.members.as_ref().is_some_and(|members| members.iter().all(|member| member.name != pod)) {
+    if observed.view.certain_members().is_some_and(|members| members.iter().all(|member| member.name != pod)) {
         return Ok(());
     }
     let loss = context.brokers.loss(access, &others(observed, pod), pod).await;

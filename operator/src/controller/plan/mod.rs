@@ -155,6 +155,7 @@ pub(crate) mod tests {
         ClusterView {
             nodes: (0..count).map(|o| (format!("demo-{o}"), Ok(node(phase)))).collect(),
             members: is_member.then(|| (0..count).map(member).collect()),
+            certain: is_member,
             leader: is_member.then(|| "demo-0".into()),
         }
     }

@@ -60,18 +60,32 @@ pub fn next(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Scale {
 }
 
 fn out(situation: &Situation<'_>, current: i32, wanted: i32) -> Scale {
-    let replace_claims: Vec<i32> =
-        situation.left_claims.iter().copied().filter(|ordinal| (current..wanted).contains(ordinal)).collect();
-    let replicas = replace_claims.iter().min().copied().unwrap_or(wanted);
-    Scale { replicas, replace_claims, ..Scale::default() }
+    let left = situation.left_claims.iter().copied().filter(|ordinal| (current..wanted).contains(ordinal));
+    let (replace_claims, kept): (Vec<i32>, Vec<i32>) = left.partition(|ordinal| may_replace(situation, *ordinal));
+    let replicas = replace_claims.iter().chain(&kept).min().copied().unwrap_or(wanted);
+    let waiting = kept.first().map(|ordinal| {
+        let node = situation.cluster.node(*ordinal);
+        format!("the volume of {node} is kept until a broker that serves says that {node} is no member")
+    });
+    Scale { replicas, replace_claims, waiting, ..Scale::default() }
+}
+
+/// Whether the marked claim of this ordinal may be deleted with its data. A member's never is, whatever the mark says.
+fn may_replace(situation: &Situation<'_>, ordinal: i32) -> bool {
+    if !situation.exists() {
+        return true;
+    }
+    let node = situation.cluster.node(ordinal);
+    let is_it = |member: &Member| member.name == node && member.state != MemberState::Replaced;
+    situation.view.certain_members().is_some_and(|members| !members.iter().any(is_it))
 }
 
 fn inward(situation: &Situation<'_>, current: i32, wanted: i32) -> Scale {
     let steady = Scale { replicas: current, ..Scale::default() };
-    let Some(members) = &situation.view.members else {
+    let Some(members) = situation.view.certain_members() else {
         return match current == wanted {
             true => steady,
-            false => Scale { waiting: Some("no broker says who the members are".into()), ..steady },
+            false => Scale { waiting: Some("no broker that serves says who the members are".into()), ..steady },
         };
     };
     // A member without a place, also one whose pod is gone already: the operator may have been interrupted.
@@ -176,6 +190,27 @@ mod tests {
         let waiting = scale(&case);
         assert_eq!((waiting.replicas, waiting.leave.clone()), (5, None));
         assert!(waiting.waiting.is_some());
+        // All have just started, or are cut off: their lists are old, or empty.
+        for members in [Vec::new(), (0..3).map(member).collect()] {
+            case.view.members = Some(members);
+            case.view.certain = false;
+            assert_eq!(scale(&case), waiting);
+        }
+    }
+
+    #[test]
+    fn the_volume_of_a_member_is_kept_whatever_its_mark_says() {
+        let mut case = Case::running(3);
+        case.cluster.spec.replicas = 5;
+        case.left_claims = vec![3, 4];
+        case.view.members = Some((0..4).map(member).collect());
+        let kept = scale(&case);
+        assert_eq!((kept.replicas, kept.replace_claims.as_slice()), (3, [4].as_slice()));
+        assert!(kept.waiting.is_some_and(|why| why.contains("demo-3")));
+        case.view.certain = false;
+        let kept = scale(&case);
+        assert_eq!((kept.replicas, kept.replace_claims.len()), (3, 0));
+        assert!(kept.waiting.is_some());
     }
 
     #[test]
