@@ -38,6 +38,8 @@ struct Told {
     loss: Option<String>,
     /// Whether who tells of the members is not ready: the list is old.
     uncertain: bool,
+    /// Ordinals of nodes that have left and still run.
+    left: Vec<i32>,
     /// Names of down members.
     down: Vec<String>,
     calls: Vec<String>,
@@ -90,7 +92,9 @@ impl Brokers for FakeBrokers {
                 ready: identity.is_some(),
                 failing: Vec::new(),
             };
-            let phase = if identity.is_some() { JoinPhase::Member } else { JoinPhase::WaitingForBootstrap };
+            let phase = if told.left.iter().any(|o| broker.name == format!("demo-{o}")) {
+                JoinPhase::Left
+            } else if identity.is_some() { JoinPhase::Member } else { JoinPhase::WaitingForBootstrap };
             (broker.name.clone(), Ok(NodeView { status, phase }))
         };
         let members = told.members.iter().flatten().map(|o| member(*o, !told.down.contains(&format!("demo-{o}"))));
@@ -585,6 +589,33 @@ async fn out_at_once_in_one_after_the_other_and_out_again() {
     }
     world.reconcile().await;
     assert_eq!(world.replicas(), 5);
+}
+
+#[tokio::test]
+async fn a_scale_in_that_is_taken_back_gives_the_node_that_left_a_new_volume() {
+    let mut world = World::running(5).await;
+    world.set_spec(json!({"replicas": 3}));
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["loss demo-4", "leave demo-4"]);
+    world.brokers.told().left = vec![4];
+    world.set_spec(json!({"replicas": 5}));
+    world.reconcile().await;
+    assert_eq!(world.api.get(&claim(4)).unwrap()["metadata"]["annotations"]["raftmq.io/left"], "true");
+    world.api.take_writes();
+    world.reconcile().await;
+    let writes = world.api.take_writes();
+    let at = |write: &str| writes.iter().position(|w| w == write).unwrap_or_else(|| panic!("{write}: {writes:?}"));
+    assert!(at("DELETE persistentvolumeclaims/data-demo-4") < at("DELETE pods/demo-4"), "with its old volume it would fail");
+    assert_eq!(writes.iter().filter(|w| w.starts_with("DELETE")).count(), 2, "{writes:?}");
+    assert_eq!(world.replicas(), 5);
+    *world.brokers.told() = Told { members: Some((0..5).collect()), ..Told::default() };
+    world.start_pods();
+    world.reconcile().await;
+    assert_eq!(world.condition("Progressing").0, "False", "{:?}", world.condition("Progressing"));
+    world.api.take_writes();
+    world.reconcile().await;
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+    assert!(world.api.get(&claim(4)).unwrap()["metadata"]["annotations"].is_null());
 }
 
 #[tokio::test]

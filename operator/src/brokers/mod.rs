@@ -105,6 +105,12 @@ impl ClusterView {
         self.nodes.iter().filter_map(|(name, node)| Some((name, node.as_ref().ok()?)))
     }
 
+    /// Whether the broker answered that it was told to leave, and has.
+    #[must_use]
+    pub fn has_left(&self, node: &str) -> bool {
+        matches!(self.nodes.get(node), Some(Ok(view)) if view.phase == JoinPhase::Left)
+    }
+
     /// Whether the broker answered and waits for the permission to form a cluster.
     #[must_use]
     pub fn waits_for_bootstrap(&self, node: &str) -> bool {

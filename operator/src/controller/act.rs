@@ -34,6 +34,11 @@ pub(super) async fn act(
         }
         Bootstrap::Done | Bootstrap::Wait(_) | Bootstrap::Lost(_) => {}
     }
+    for (pod, uid) in &plan.scale.release {
+        let why = "its node left the cluster, and comes back with a new volume";
+        apply.replace_pod(pod, uid, why).await?;
+        context.event(cluster, EventType::Normal, "VolumeReplaced", format!("{pod} is replaced: {why}")).await;
+    }
     match may_stop(draft, context).await {
         None => return Ok(refused),
         Some(Ok(())) => {}
@@ -49,8 +54,8 @@ pub(super) async fn act(
             }
             Err(reason) => refused.push(reason),
         }
-    } else if let Roll::Replace { pod, why, .. } = &plan.roll {
-        apply.replace_pod(&plan.roll).await?;
+    } else if let Roll::Replace { pod, uid, why, .. } = &plan.roll {
+        apply.replace_pod(pod, uid, why).await?;
         context.event(cluster, EventType::Normal, "PodReplaced", format!("{pod} is replaced: {why}")).await;
     }
     Ok(refused)

@@ -117,6 +117,7 @@ impl Apply<'_> {
         built.iter().all(|object| self.is_applied(object))
             && self.claims_to_mark(plan).next().is_none()
             && self.claims_to_delete(plan).next().is_none()
+            && plan.scale.release.is_empty()
             && self.claims_to_grow().next().is_none()
             && self.surplus(built, plan.roll == Roll::Done).next().is_none()
     }
@@ -273,16 +274,13 @@ impl Apply<'_> {
         patched.map(drop).map_err(failed("change", "PersistentVolumeClaim", &name))
     }
 
-    /// Deletes the pod of [`Roll::Replace`], and no later one of its name; its StatefulSet makes another.
+    /// Deletes this pod, and no later one of its name; its StatefulSet makes another.
     ///
     /// # Errors
     /// [`ApplyError`].
-    pub async fn replace_pod(&self, roll: &Roll) -> Result<(), ApplyError> {
-        let Roll::Replace { pod, uid, why, .. } = roll else {
-            return Ok(());
-        };
+    pub async fn replace_pod(&self, pod: &str, uid: &str, why: &str) -> Result<(), ApplyError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
-        let only_this = Preconditions { uid: Some(uid.clone()), ..Preconditions::default() };
+        let only_this = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
         gone(api.delete(pod, &DeleteParams::default().preconditions(only_this)).await.map(drop))
             .map_err(failed("delete", "Pod", pod))?;
         tracing::info!(pod, why, "replaced");

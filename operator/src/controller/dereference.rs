@@ -10,7 +10,7 @@ use raftmq_links::pki::{SecretPem, TlsMaterial, client_config};
 use serde_json::Value as Json;
 use thiserror::Error;
 
-use super::plan::SetFacts;
+use super::plan::{ClaimFacts, SetFacts};
 use super::pods::PodFacts;
 use super::source::{Found, Source};
 use crate::brokers::{Access, Broker, Brokers, ClusterView};
@@ -158,10 +158,13 @@ impl Observed {
         Some(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.clone())
     }
 
-    /// Ordinals whose claim is marked: its node left.
+    /// What counts of the volume claims, by ordinal. One that is going away and is not marked makes room by itself.
     #[must_use]
-    pub fn left_claims(&self) -> Vec<i32> {
-        let left = |claim: &Arc<PersistentVolumeClaim>| claim.annotations().contains_key(LEFT);
-        self.claims.iter().filter(|(_, claim)| left(claim)).map(|(ordinal, _)| *ordinal).collect()
+    pub fn claim_facts(&self) -> Vec<ClaimFacts> {
+        let facts = |(ordinal, claim): (&i32, &Arc<PersistentVolumeClaim>)| {
+            let left = claim.annotations().contains_key(LEFT);
+            (left || claim.metadata.deletion_timestamp.is_none()).then_some(ClaimFacts { ordinal: *ordinal, left })
+        };
+        self.claims.iter().filter_map(facts).collect()
     }
 }

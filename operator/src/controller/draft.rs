@@ -47,12 +47,12 @@ impl Draft {
     pub async fn new(asked: &Asked<'_>, source: Source<'_>, brokers: &dyn Brokers) -> Result<Self, ReconcileError> {
         let Asked { valid, before, .. } = asked;
         let observed = dereference(source, brokers, &valid.namespace, &valid.name).await?;
-        let left_claims = observed.left_claims();
+        let claims = observed.claim_facts();
         let plan = Plan::new(&Situation {
             cluster: valid,
             set: observed.set_facts(),
             pods: &observed.pods,
-            left_claims: &left_claims,
+            claims: &claims,
             view: &observed.view,
             bootstrapped: before.conditions.iter().any(|c| c.type_ == BOOTSTRAPPED && c.status == "True"),
             intent: intent(asked.cluster),

@@ -22,14 +22,23 @@ pub struct Situation<'a> {
     pub set: Option<SetFacts>,
     /// Its pods, by ordinal.
     pub pods: &'a [PodFacts],
-    /// Its volume claims that are marked: their node left the cluster for good.
-    pub left_claims: &'a [i32],
+    /// Its volume claims, by ordinal.
+    pub claims: &'a [ClaimFacts],
     /// What the brokers say.
     pub view: &'a ClusterView,
     /// Whether the cluster was formed, as noted before.
     pub bootstrapped: bool,
     /// To whom the permission to form it was given, as noted before.
     pub intent: Option<Vec<String>>,
+}
+
+/// What counts of a volume claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimFacts {
+    /// Whose it is: a place in the StatefulSet.
+    pub ordinal: i32,
+    /// Whether it is marked: its node left the cluster for good.
+    pub left: bool,
 }
 
 /// What counts of a StatefulSet.
@@ -115,6 +124,10 @@ pub(crate) mod tests {
         (0..count).map(pod).collect()
     }
 
+    pub(crate) fn claims(count: i32) -> Vec<ClaimFacts> {
+        (0..count).map(|ordinal| ClaimFacts { ordinal, ..ClaimFacts::default() }).collect()
+    }
+
     pub(crate) fn member(ordinal: i32) -> Member {
         Member {
             id: 1 + ordinal.unsigned_abs() as u64,
@@ -164,7 +177,7 @@ pub(crate) mod tests {
         pub cluster: ValidatedCluster,
         pub set: Option<SetFacts>,
         pub pods: Vec<PodFacts>,
-        pub left_claims: Vec<i32>,
+        pub claims: Vec<ClaimFacts>,
         pub view: ClusterView,
         pub bootstrapped: bool,
         pub intent: Option<Vec<String>>,
@@ -178,11 +191,19 @@ pub(crate) mod tests {
                 cluster: cluster(count),
                 set: Some(SetFacts { replicas: number, revision: Some("new".into()) }),
                 pods: pods(number, "new"),
-                left_claims: Vec::new(),
+                claims: claims(number),
                 view: view(number, JoinPhase::Member),
                 bootstrapped: true,
                 intent: None,
             }
+        }
+
+        /// There are marked claims of these ordinals.
+        pub(crate) fn left(&mut self, ordinals: &[i32]) {
+            self.claims.retain(|claim| !ordinals.contains(&claim.ordinal));
+            let left = |ordinal: &i32| ClaimFacts { ordinal: *ordinal, left: true };
+            self.claims.extend(ordinals.iter().map(left));
+            self.claims.sort_by_key(|claim| claim.ordinal);
         }
 
         pub(crate) fn situation(&self) -> Situation<'_> {
@@ -190,7 +211,7 @@ pub(crate) mod tests {
                 cluster: &self.cluster,
                 set: self.set.clone(),
                 pods: &self.pods,
-                left_claims: &self.left_claims,
+                claims: &self.claims,
                 view: &self.view,
                 bootstrapped: self.bootstrapped,
                 intent: self.intent.clone(),

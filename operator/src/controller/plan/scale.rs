@@ -16,6 +16,8 @@ pub struct Scale {
     pub mark: Vec<i32>,
     /// Ordinals that get nodes again and whose claims still hold the data of one that left, which can never be a member again.
     pub replace_claims: Vec<i32>,
+    /// Pods of such nodes, which still hold the claims: name and uid.
+    pub release: Vec<(String, String)>,
     /// What is waited for; for people.
     pub waiting: Option<String>,
 }
@@ -24,13 +26,20 @@ impl Scale {
     /// Whether the number is what it should be.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.leave.is_none() && self.mark.is_empty() && self.replace_claims.is_empty() && self.waiting.is_none()
+        let renews = !self.replace_claims.is_empty() || !self.release.is_empty();
+        self.leave.is_none() && self.mark.is_empty() && !renews && self.waiting.is_none()
     }
 }
 
 /// The decision.
 #[must_use]
 pub fn next(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Scale {
+    let mut scale = number(situation, bootstrap);
+    renew(situation, &mut scale);
+    scale
+}
+
+fn number(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Scale {
     let wanted = situation.cluster.replicas();
     let Some(set) = &situation.set else {
         // Pods whose StatefulSet was deleted from over them must leave in order as well.
@@ -60,14 +69,48 @@ pub fn next(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Scale {
 }
 
 fn out(situation: &Situation<'_>, current: i32, wanted: i32) -> Scale {
-    let left = situation.left_claims.iter().copied().filter(|ordinal| (current..wanted).contains(ordinal));
-    let (replace_claims, kept): (Vec<i32>, Vec<i32>) = left.partition(|ordinal| may_replace(situation, *ordinal));
-    let replicas = replace_claims.iter().chain(&kept).min().copied().unwrap_or(wanted);
-    let waiting = kept.first().map(|ordinal| {
-        let node = situation.cluster.node(*ordinal);
-        format!("the volume of {node} is kept until a broker that serves says that {node} is no member")
-    });
+    let left = left_claims(situation).filter(|ordinal| (current..wanted).contains(ordinal));
+    let (replace_claims, stay): (Vec<i32>, Vec<i32>) = left.partition(|ordinal| may_replace(situation, *ordinal));
+    let replicas = replace_claims.iter().chain(&stay).min().copied().unwrap_or(wanted);
+    let waiting = stay.first().map(|ordinal| kept(&situation.cluster.node(*ordinal)));
     Scale { replicas, replace_claims, waiting, ..Scale::default() }
+}
+
+fn left_claims(situation: &Situation<'_>) -> impl Iterator<Item = i32> {
+    situation.claims.iter().filter(|claim| claim.left).map(|claim| claim.ordinal)
+}
+
+/// Nodes that left and are wanted again while their pods are still there: a scale-in that was taken back, or one that was told to leave by
+/// hand. They can only come back with new volumes.
+fn renew(situation: &Situation<'_>, scale: &mut Scale) {
+    let Some(set) = &situation.set else { return };
+    let places = 0..situation.cluster.replicas().min(set.replicas);
+    for claim in situation.claims.iter().filter(|claim| places.contains(&claim.ordinal)) {
+        let node = situation.cluster.node(claim.ordinal);
+        let member = situation.view.certain_members().and_then(|members| members.iter().find(|m| is_it(m, &node)));
+        if !claim.left {
+            if may_replace(situation, claim.ordinal) && situation.view.has_left(&node) {
+                scale.mark.push(claim.ordinal);
+            }
+        } else if may_replace(situation, claim.ordinal) {
+            scale.replace_claims.push(claim.ordinal);
+            let pods = situation.pods.iter().filter(|pod| pod.ordinal == claim.ordinal && !pod.terminating);
+            scale.release.extend(pods.map(|pod| (pod.name.clone(), pod.uid.clone())));
+        } else if member.is_none() {
+            scale.waiting.get_or_insert_with(|| kept(&node));
+        }
+        if member.is_some_and(|member| member.state == MemberState::Leaving) {
+            scale.waiting.get_or_insert_with(|| format!("{node} is leaving the cluster"));
+        }
+    }
+}
+
+fn kept(node: &str) -> String {
+    format!("the volume of {node} is kept until a broker that serves says that {node} is no member")
+}
+
+fn is_it(member: &Member, node: &str) -> bool {
+    member.name == node && member.state != MemberState::Replaced
 }
 
 /// Whether the marked claim of this ordinal may be deleted with its data. A member's never is, whatever the mark says.
@@ -76,8 +119,7 @@ fn may_replace(situation: &Situation<'_>, ordinal: i32) -> bool {
         return true;
     }
     let node = situation.cluster.node(ordinal);
-    let is_it = |member: &Member| member.name == node && member.state != MemberState::Replaced;
-    situation.view.certain_members().is_some_and(|members| !members.iter().any(is_it))
+    situation.view.certain_members().is_some_and(|members| !members.iter().any(|member| is_it(member, &node)))
 }
 
 fn inward(situation: &Situation<'_>, current: i32, wanted: i32) -> Scale {
@@ -101,10 +143,10 @@ fn inward(situation: &Situation<'_>, current: i32, wanted: i32) -> Scale {
         replicas,
         leave: surplus.filter(|(_, m)| m.state == MemberState::Active).map(|(_, m)| m.name.clone()),
         mark: (replicas..current).collect(),
-        replace_claims: Vec::new(),
         waiting: surplus
             .filter(|(_, member)| member.state == MemberState::Leaving)
             .map(|(_, member)| format!("{} is leaving the cluster", member.name)),
+        ..Scale::default()
     }
 }
 
@@ -202,7 +244,7 @@ mod tests {
     fn the_volume_of_a_member_is_kept_whatever_its_mark_says() {
         let mut case = Case::running(3);
         case.cluster.spec.replicas = 5;
-        case.left_claims = vec![3, 4];
+        case.left(&[3, 4]);
         case.view.members = Some((0..4).map(member).collect());
         let kept = scale(&case);
         assert_eq!((kept.replicas, kept.replace_claims.as_slice()), (3, [4].as_slice()));
@@ -229,10 +271,45 @@ mod tests {
     fn volumes_of_nodes_that_left_are_replaced_before_their_pods_come() {
         let mut case = Case::running(3);
         case.cluster.spec.replicas = 5;
-        case.left_claims = vec![4, 7];
+        case.left(&[4, 7]);
         assert_eq!(scale(&case), Scale { replicas: 4, replace_claims: vec![4], ..Scale::default() });
-        case.left_claims = vec![3, 4];
+        case.left(&[3, 4]);
         assert_eq!(scale(&case), Scale { replicas: 3, replace_claims: vec![3, 4], ..Scale::default() });
+    }
+
+    #[test]
+    fn a_node_that_left_and_is_wanted_again_gets_a_new_volume() {
+        // 5 → 3 was taken back when the leave of demo-4 was committed.
+        let mut case = Case::running(5);
+        if let Some(member) = case.view.members.iter_mut().flatten().last() {
+            member.state = MemberState::Leaving;
+        }
+        let leaving = Some("demo-4 is leaving the cluster".to_owned());
+        assert_eq!(scale(&case), Scale { replicas: 5, waiting: leaving, ..Scale::default() });
+        case.view.members = Some((0..4).map(member).collect());
+        assert!(scale(&case).is_quiet(), "a new one, which has not joined yet");
+        if let Some(Ok(node)) = case.view.nodes.get_mut("demo-4") {
+            node.phase = JoinPhase::Left;
+        }
+        assert_eq!(scale(&case), Scale { replicas: 5, mark: vec![4], ..Scale::default() });
+        case.view.certain = false;
+        assert!(scale(&case).is_quiet(), "on an old list nothing is marked");
+        case.view.certain = true;
+        case.left(&[4]);
+        let release = vec![("demo-4".to_owned(), "uid-4".to_owned())];
+        let renewed = Scale { replicas: 5, replace_claims: vec![4], release, ..Scale::default() };
+        assert_eq!(scale(&case), renewed);
+        // It is stopping, and its volume goes with it.
+        case.pods[4].terminating = true;
+        assert_eq!(scale(&case), Scale { release: Vec::new(), ..renewed.clone() });
+        case.pods[4].terminating = false;
+        // Nothing is deleted on an old list, nor what a member has.
+        case.view.certain = false;
+        let waits = scale(&case);
+        assert!(waits.replace_claims.is_empty() && waits.release.is_empty() && waits.waiting.is_some());
+        case.view.certain = true;
+        case.view.members = Some((0..5).map(member).collect());
+        assert_eq!(scale(&case), Scale { replicas: 5, ..Scale::default() });
     }
 
     #[test]
