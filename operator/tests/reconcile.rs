@@ -619,6 +619,35 @@ async fn a_scale_in_that_is_taken_back_gives_the_node_that_left_a_new_volume() {
 }
 
 #[tokio::test]
+async fn a_cluster_made_again_keeps_the_places_of_its_members_until_they_have_left() {
+    let mut world = World::running(5).await;
+    // Deleted with all that it owned but its volumes, and made again smaller.
+    let of_it = |path: &&String| !path.contains("/persistentvolumeclaims/") && path.as_str() != MQC;
+    world.api.paths().iter().filter(of_it).for_each(|path| world.api.remove(path));
+    let metadata = json!({"name": "demo", "namespace": "mq", "uid": "again", "creationTimestamp": "2026-01-02T00:00:00Z"});
+    let spec = json!({"replicas": 2});
+    world.api.put(
+        MQC,
+        json!({"apiVersion": "raftmq.io/v1alpha1", "kind": "MqttCluster", "metadata": metadata, "spec": spec}),
+    );
+    for ordinal in 0..5 {
+        world.api.change(&claim(ordinal), |claim| claim["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    }
+    world.context = context(&world.api, &world.brokers);
+    for _ in 0..3 {
+        world.reconcile().await;
+        assert_eq!(world.replicas(), 5);
+    }
+    for _ in 0..5 {
+        world.start_pods();
+        world.reconcile().await;
+    }
+    let left = |ordinal| world.api.get(&claim(ordinal)).unwrap()["metadata"]["annotations"]["raftmq.io/left"] == "true";
+    assert_eq!((world.replicas(), world.brokers.told().members.clone()), (2, Some(vec![0, 1])));
+    assert!(left(2) && left(3) && left(4) && !left(1));
+}
+
+#[tokio::test]
 async fn an_old_list_of_members_stops_no_pod() {
     let mut world = World::running(3).await;
     // All have just started, and none knows the members yet.

@@ -105,6 +105,15 @@ impl ClusterView {
         self.nodes.iter().filter_map(|(name, node)| Some((name, node.as_ref().ok()?)))
     }
 
+    /// Whether the broker answered that it belongs to no cluster.
+    #[must_use]
+    pub fn knows_no_cluster(&self, node: &str) -> bool {
+        let alone = |view: &NodeView| {
+            view.status.cluster.is_none() && matches!(view.phase, JoinPhase::Searching | JoinPhase::WaitingForBootstrap)
+        };
+        matches!(self.nodes.get(node), Some(Ok(view)) if alone(view))
+    }
+
     /// Whether the broker answered that it was told to leave, and has.
     #[must_use]
     pub fn has_left(&self, node: &str) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use raftmq_links::pki::{SecretPem, TlsMaterial, client_config};
 use serde_json::Value as Json;
@@ -158,12 +159,16 @@ impl Observed {
         Some(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.clone())
     }
 
-    /// What counts of the volume claims, by ordinal. One that is going away and is not marked makes room by itself.
+    /// What counts of the volume claims of a cluster that was created then, by ordinal. One that is going away and is not marked
+    /// makes room by itself.
     #[must_use]
-    pub fn claim_facts(&self) -> Vec<ClaimFacts> {
+    pub fn claim_facts(&self, created: Option<&Time>) -> Vec<ClaimFacts> {
         let facts = |(ordinal, claim): (&i32, &Arc<PersistentVolumeClaim>)| {
             let left = claim.annotations().contains_key(LEFT);
-            (left || claim.metadata.deletion_timestamp.is_none()).then_some(ClaimFacts { ordinal: *ordinal, left })
+            let age = claim.metadata.creation_timestamp.as_ref().zip(created);
+            let former = age.is_some_and(|(claim, cluster)| claim.0 < cluster.0);
+            let counts = left || claim.metadata.deletion_timestamp.is_none();
+            counts.then_some(ClaimFacts { ordinal: *ordinal, left, former })
         };
         self.claims.iter().filter_map(facts).collect()
     }

@@ -47,7 +47,7 @@ impl Draft {
     pub async fn new(asked: &Asked<'_>, source: Source<'_>, brokers: &dyn Brokers) -> Result<Self, ReconcileError> {
         let Asked { valid, before, .. } = asked;
         let observed = dereference(source, brokers, &valid.namespace, &valid.name).await?;
-        let claims = observed.claim_facts();
+        let claims = observed.claim_facts(asked.cluster.metadata.creation_timestamp.as_ref());
         let plan = Plan::new(&Situation {
             cluster: valid,
             set: observed.set_facts(),

@@ -39,6 +39,8 @@ pub struct ClaimFacts {
     pub ordinal: i32,
     /// Whether it is marked: its node left the cluster for good.
     pub left: bool,
+    /// Whether it is older than the MqttCluster: it may hold the data of an earlier one of this name.
+    pub former: bool,
 }
 
 /// What counts of a StatefulSet.
@@ -201,7 +203,7 @@ pub(crate) mod tests {
         /// There are marked claims of these ordinals.
         pub(crate) fn left(&mut self, ordinals: &[i32]) {
             self.claims.retain(|claim| !ordinals.contains(&claim.ordinal));
-            let left = |ordinal: &i32| ClaimFacts { ordinal: *ordinal, left: true };
+            let left = |ordinal: &i32| ClaimFacts { ordinal: *ordinal, left: true, former: false };
             self.claims.extend(ordinals.iter().map(left));
             self.claims.sort_by_key(|claim| claim.ordinal);
         }

@@ -42,9 +42,8 @@ pub fn next(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Scale {
 fn number(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Scale {
     let wanted = situation.cluster.replicas();
     let Some(set) = &situation.set else {
-        // Pods whose StatefulSet was deleted from over them must leave in order as well.
-        let existing = situation.pods.iter().map(|pod| pod.ordinal + 1).max().unwrap_or(0);
-        return Scale { replicas: wanted.max(existing), ..Scale::default() };
+        let behind = left_behind(situation);
+        return out(situation, behind, wanted.max(behind));
     };
     if wanted > set.replicas {
         return out(situation, set.replicas, wanted);
@@ -58,7 +57,18 @@ fn number(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Scale {
     match bootstrap {
         // Nobody was told of the members yet: there is nothing to leave.
         Bootstrap::Wait(_) | Bootstrap::Intend(_) if situation.intent.is_none() => {
-            Scale { replicas: wanted, ..Scale::default() }
+            let unknown = situation.claims.iter().filter(|claim| claim.ordinal >= wanted && claim.former && !claim.left);
+            let mut unknown = unknown.map(|claim| situation.cluster.node(claim.ordinal));
+            match unknown.find(|node| !situation.view.knows_no_cluster(node)) {
+                None => Scale { replicas: wanted, ..Scale::default() },
+                Some(node) => Scale {
+                    replicas: set.replicas,
+                    waiting: Some(format!(
+                        "{node} has a volume from before this MqttCluster, and may be a member; delete its claim if that is not so"
+                    )),
+                    ..Scale::default()
+                },
+            }
         }
         _ => Scale {
             replicas: set.replicas,
@@ -76,15 +86,23 @@ fn out(situation: &Situation<'_>, current: i32, wanted: i32) -> Scale {
     Scale { replicas, replace_claims, waiting, ..Scale::default() }
 }
 
+/// How many places there were by what a StatefulSet that is gone left behind: its pods, and the volumes of a cluster that was deleted. Their
+/// nodes may be members, which must leave in order.
+fn left_behind(situation: &Situation<'_>) -> i32 {
+    let pods = situation.pods.iter().map(|pod| pod.ordinal);
+    let claims = situation.claims.iter().filter(|claim| !claim.left).map(|claim| claim.ordinal);
+    pods.chain(claims).max().map_or(0, |highest| highest + 1)
+}
+
 fn left_claims(situation: &Situation<'_>) -> impl Iterator<Item = i32> {
     situation.claims.iter().filter(|claim| claim.left).map(|claim| claim.ordinal)
 }
 
-/// Nodes that left and are wanted again while their pods are still there: a scale-in that was taken back, or one that was told to leave by
+/// Nodes that left and are wanted again where their pods are still there, or come back at once: a scale-in that was taken back, or one that was told to leave by
 /// hand. They can only come back with new volumes.
 fn renew(situation: &Situation<'_>, scale: &mut Scale) {
-    let Some(set) = &situation.set else { return };
-    let places = 0..situation.cluster.replicas().min(set.replicas);
+    let current = situation.set.as_ref().map_or_else(|| left_behind(situation), |set| set.replicas);
+    let places = 0..situation.cluster.replicas().min(current);
     for claim in situation.claims.iter().filter(|claim| places.contains(&claim.ordinal)) {
         let node = situation.cluster.node(claim.ordinal);
         let member = situation.view.certain_members().and_then(|members| members.iter().find(|m| is_it(m, &node)));
@@ -102,6 +120,14 @@ fn renew(situation: &Situation<'_>, scale: &mut Scale) {
         if member.is_some_and(|member| member.state == MemberState::Leaving) {
             scale.waiting.get_or_insert_with(|| format!("{node} is leaving the cluster"));
         }
+    }
+}
+
+fn unknown_members(situation: &Situation<'_>) -> String {
+    let unknown = "no broker that serves says who the members are";
+    match situation.bootstrapped || situation.claims.iter().all(|claim| !claim.former) {
+        true => unknown.to_owned(),
+        false => format!("{unknown}; volumes from before this MqttCluster that are not needed any more can be deleted"),
     }
 }
 
@@ -127,7 +153,7 @@ fn inward(situation: &Situation<'_>, current: i32, wanted: i32) -> Scale {
     let Some(members) = situation.view.certain_members() else {
         return match current == wanted {
             true => steady,
-            false => Scale { waiting: Some("no broker that serves says who the members are".into()), ..steady },
+            false => Scale { waiting: Some(unknown_members(situation)), ..steady },
         };
     };
     // A member without a place, also one whose pod is gone already: the operator may have been interrupted.
@@ -139,10 +165,13 @@ fn inward(situation: &Situation<'_>, current: i32, wanted: i32) -> Scale {
     let highest = surplus.map(|(ordinal, _)| ordinal);
     // Above the highest that is still a member, pods go at once.
     let replicas = highest.map_or(wanted, |highest| (highest + 1).min(current)).max(wanted);
+    // Their pods may be gone already.
+    let gone = situation.claims.iter().filter(|claim| claim.ordinal >= replicas && !claim.left);
+    let gone = gone.filter(|claim| may_replace(situation, claim.ordinal));
     Scale {
         replicas,
         leave: surplus.filter(|(_, m)| m.state == MemberState::Active).map(|(_, m)| m.name.clone()),
-        mark: (replicas..current).collect(),
+        mark: gone.map(|claim| claim.ordinal).collect(),
         waiting: surplus
             .filter(|(_, member)| member.state == MemberState::Leaving)
             .map(|(_, member)| format!("{} is leaving the cluster", member.name)),
@@ -173,7 +202,8 @@ pub fn may_leave(loss: &Loss, members: &[Member], node: &str) -> Result<(), Stri
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Case, member, view};
+    use super::super::SetFacts;
+    use super::super::tests::{Case, claims, member, view};
     use super::*;
     use raftmq_control_api::api::{GroupLoss, JoinPhase};
 
@@ -197,6 +227,59 @@ mod tests {
         case.cluster.spec.replicas = 3;
         case.set = None;
         assert_eq!(scale(&case).replicas, 5);
+    }
+
+    #[test]
+    fn volumes_of_a_cluster_that_was_deleted_are_those_of_its_members() {
+        // Five nodes were; three are wanted.
+        let mut case = Case::running(3);
+        (case.set, case.bootstrapped, case.view) = (None, false, Default::default());
+        case.pods.clear();
+        case.claims = claims(5);
+        case.claims.iter_mut().for_each(|claim| claim.former = true);
+        assert_eq!(scale(&case), Scale { replicas: 5, ..Scale::default() });
+        case.set = Some(SetFacts { replicas: 5, revision: None });
+        let starting = scale(&case);
+        assert_eq!(starting.replicas, 5, "nobody has answered yet");
+        assert!(starting.waiting.is_some_and(|why| why.contains("demo-3 has a volume from before")));
+        case.view = view(5, JoinPhase::Member);
+        assert_eq!(scale(&case).leave.as_deref(), Some("demo-4"));
+        // They are empty, or their claims are of now.
+        case.view = view(5, JoinPhase::WaitingForBootstrap);
+        assert_eq!(scale(&case), Scale { replicas: 3, ..Scale::default() });
+        case.view = Default::default();
+        case.claims = claims(5);
+        assert_eq!(scale(&case), Scale { replicas: 3, ..Scale::default() });
+    }
+
+    #[test]
+    fn a_new_set_takes_no_volumes_of_nodes_that_left() {
+        let mut case = Case::running(5);
+        (case.set, case.bootstrapped, case.view) = (None, false, Default::default());
+        case.pods.clear();
+        case.left(&[3, 4]);
+        assert_eq!(scale(&case), Scale { replicas: 3, replace_claims: vec![3, 4], ..Scale::default() });
+        case.left(&[1]);
+        case.claims.retain(|claim| claim.ordinal < 3);
+        assert_eq!(scale(&case), Scale { replicas: 5, replace_claims: vec![1], ..Scale::default() });
+        // The cluster exists, and nobody says who its members are yet.
+        case.bootstrapped = true;
+        let waits = scale(&case);
+        assert!(waits.replace_claims.is_empty() && waits.waiting.is_some());
+    }
+
+    #[test]
+    fn volumes_are_marked_when_their_pods_are_gone_already() {
+        let mut case = Case::running(3);
+        case.claims = claims(5);
+        case.view.members = Some((0..4).map(member).collect());
+        let expected = Scale { replicas: 3, leave: Some("demo-3".into()), mark: vec![4], ..Scale::default() };
+        assert_eq!(scale(&case), expected);
+        case.left(&[4]);
+        case.view.members = Some((0..3).map(member).collect());
+        assert_eq!(scale(&case), Scale { replicas: 3, mark: vec![3], ..Scale::default() });
+        case.view.certain = false;
+        assert!(scale(&case).is_quiet());
     }
 
     #[test]
