@@ -648,6 +648,32 @@ async fn a_cluster_made_again_keeps_the_places_of_its_members_until_they_have_le
 }
 
 #[tokio::test]
+async fn a_refused_leave_does_not_keep_the_pod_that_it_waits_for_from_being_healed() {
+    let mut world = World::running(3).await;
+    world.brokers.told().loss = Some("meta loses its quorum".into());
+    world.brokers.told().down = vec!["demo-1".into()];
+    // It cannot start with its image; the former one is applied again, with fewer replicas.
+    world.api.change(&pod(1), |pod| {
+        pod["metadata"]["labels"]["controller-revision-hash"] = json!("bad");
+        pod["status"] = json!({"containerStatuses": [{"name": "broker", "image": "", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull"}}}]});
+    });
+    world.set_spec(json!({"replicas": 2}));
+    world.reconcile().await;
+    assert!(world.api.take_writes().contains(&"DELETE pods/demo-1".to_owned()));
+    // One that runs is replaced as well where the others allow that, although they refuse the leave.
+    *world.brokers.told() = Told { members: Some(vec![0, 1, 2]), down: vec!["demo-1".into()], ..Told::default() };
+    world.brokers.told().loss = Some("meta loses its quorum".into());
+    world.start_pods();
+    world.api.change(&pod(1), |pod| pod["metadata"]["labels"]["controller-revision-hash"] = json!("bad"));
+    world.brokers.take_calls();
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["loss demo-2", "loss demo-1"]);
+    let message = world.condition("Degraded").2;
+    assert!(message.contains("demo-2 cannot leave now") && message.contains("demo-1 is not replaced now"), "{message}");
+}
+
+#[tokio::test]
 async fn an_old_list_of_members_stops_no_pod() {
     let mut world = World::running(3).await;
     // All have just started, and none knows the members yet.

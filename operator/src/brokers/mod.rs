@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use raftmq_control_api::api::{JoinPhase, Loss, Member, NodeStatus};
+use raftmq_control_api::api::{JoinPhase, Loss, Member, MemberState, NodeStatus};
 use rustls::ClientConfig;
 use thiserror::Error;
 
@@ -98,6 +98,12 @@ impl ClusterView {
     #[must_use]
     pub fn certain_members(&self) -> Option<&[Member]> {
         self.members.as_deref().filter(|_| self.certain)
+    }
+
+    /// Whether a member is on its way out.
+    #[must_use]
+    pub fn someone_leaves(&self) -> bool {
+        self.members.iter().flatten().any(|member| member.state == MemberState::Leaving)
     }
 
     /// Those that answered.

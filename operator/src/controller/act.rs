@@ -39,37 +39,66 @@ pub(super) async fn act(
         apply.replace_pod(pod, uid, why).await?;
         context.event(cluster, EventType::Normal, "VolumeReplaced", format!("{pod} is replaced: {why}")).await;
     }
-    match may_stop(draft, context).await {
-        None => return Ok(refused),
-        Some(Ok(())) => {}
-        Some(Err(reason)) => {
-            refused.push(reason);
-            return Ok(refused);
-        }
-    }
-    if let Some(node) = &plan.scale.leave {
-        match leave(observed, node, context).await {
+    let (stop, reasons) = next_stop(draft, context).await;
+    refused.extend(reasons);
+    match stop {
+        Some(Stop::Leave(node)) => match leave(observed, node, context).await {
             Ok(()) => {
                 context.event(cluster, EventType::Normal, "NodeLeaves", format!("{node} leaves the cluster")).await
             }
             Err(reason) => refused.push(reason),
+        },
+        Some(Stop::Replace { pod, uid, why }) => {
+            apply.replace_pod(pod, uid, why).await?;
+            context.event(cluster, EventType::Normal, "PodReplaced", format!("{pod} is replaced: {why}")).await;
         }
-    } else if let Roll::Replace { pod, uid, why, .. } = &plan.roll {
-        apply.replace_pod(pod, uid, why).await?;
-        context.event(cluster, EventType::Normal, "PodReplaced", format!("{pod} is replaced: {why}")).await;
+        None => {}
     }
     Ok(refused)
 }
 
-/// Whether the one broker that the plan stops, if it does, may be stopped now, else why not.
-pub(super) async fn may_stop(draft: &Draft, context: &Context) -> Option<Result<(), String>> {
+/// The one broker that is stopped now.
+pub(super) enum Stop<'a> {
+    /// This member leaves for good.
+    Leave(&'a str),
+    /// This pod is replaced.
+    Replace {
+        /// Its name.
+        pod: &'a str,
+        /// Which pod of this name.
+        uid: &'a str,
+        /// Why; for people.
+        why: &'a str,
+    },
+}
+
+/// What of the plan may be stopped now, and why the rest of it may not.
+///
+/// A pod that stops nothing goes first; then the node that is to leave; and where that is refused, the pod that the roll-out
+/// replaces next: the reason may be one that the present template heals.
+pub(super) async fn next_stop<'a>(draft: &'a Draft, context: &Context) -> (Option<Stop<'a>>, Vec<String>) {
     let Draft { observed, plan, .. } = draft;
-    match (&plan.scale.leave, &plan.roll) {
-        (Some(node), _) => Some(may_leave(observed, node, context).await),
-        (None, Roll::Replace { pod, ask: true, .. }) => Some(may_restart(observed, pod, context).await),
-        (None, Roll::Replace { ask: false, .. }) => Some(Ok(())),
-        (None, Roll::Done | Roll::Wait(_)) => None,
+    let replace = match &plan.roll {
+        Roll::Replace { pod, uid, ask, why } => Some((Stop::Replace { pod, uid, why }, pod, *ask)),
+        Roll::Done | Roll::Wait(_) => None,
+    };
+    let mut refused = Vec::new();
+    if let Some((stop, _, false)) = replace {
+        return (Some(stop), refused);
     }
+    if let Some(node) = &plan.scale.leave {
+        match may_leave(observed, node, context).await {
+            Ok(()) => return (Some(Stop::Leave(node)), refused),
+            Err(reason) => refused.push(reason),
+        }
+    }
+    if let Some((stop, pod, true)) = replace {
+        match may_restart(observed, pod, context).await {
+            Ok(()) => return (Some(stop), refused),
+            Err(reason) => refused.push(reason),
+        }
+    }
+    (None, refused)
 }
 
 async fn bootstrap(observed: &Observed, members: &[String], context: &Context) -> Result<(), String> {

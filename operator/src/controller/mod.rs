@@ -45,7 +45,7 @@ use crate::brokers::Brokers;
 use crate::build::{CA, Object, OwnedKind, ValidatedCluster, secret};
 use crate::certificates::{CertificateError, Certificates};
 use crate::metrics::Metrics;
-use act::{act, may_stop};
+use act::{act, next_stop};
 use apply::{Applied, ApplyError};
 use dereference::DereferenceError;
 use draft::{Asked, Draft};
@@ -310,11 +310,9 @@ async fn nothing_to_do(asked: &Asked<'_>, scope: &Scope) -> Option<(Draft, Vec<S
     if births || draft.issues() || !draft.apply(asked, context).is_quiet(&draft.built, &draft.plan) {
         return None;
     }
-    match may_stop(&draft, context).await {
-        None => Some((draft, Vec::new())),
-        Some(Err(reason)) => Some((draft, vec![reason])),
-        Some(Ok(())) => None,
-    }
+    let (stop, refused) = next_stop(&draft, context).await;
+    let stops = stop.is_some();
+    (!stops).then_some((draft, refused))
 }
 
 /// Makes what is what was drafted, and does what was planned. What the brokers do not allow comes back as reasons.

@@ -1,5 +1,7 @@
-//! What to do next, as a pure function of what is: [`bootstrap`], then [`scale`], then [`rollout`], of which at most one does
-//! something that stops or removes a broker.
+//! What to do next, as a pure function of what is: [`bootstrap`], [`scale`] and [`rollout`].
+//!
+//! At most one broker that runs is stopped at a time: a node that is to leave comes first, and only where the others refuse that, a pod of
+//! a former template is replaced, if they allow it. The reason of the refusal may be a node that only the present template heals.
 
 pub mod bootstrap;
 pub mod rollout;
@@ -69,9 +71,13 @@ impl Plan {
     pub fn new(situation: &Situation<'_>) -> Self {
         let bootstrap = bootstrap::next(situation);
         let scale = scale::next(situation, &bootstrap);
-        let roll = match scale.is_quiet() {
-            true => rollout::next(situation, &bootstrap),
-            false => Roll::Wait("the number of nodes is changed first".into()),
+        let roll = match rollout::next(situation, &bootstrap) {
+            // Its vote is on the way to others.
+            Roll::Replace { ask: true, .. } if situation.view.someone_leaves() => {
+                Roll::Wait("a node is leaving the cluster first".into())
+            }
+            // Also while the number of nodes waits for something: the present template may be what it waits for.
+            roll => roll,
         };
         Self { bootstrap, scale, roll }
     }
@@ -237,12 +243,39 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn pods_are_not_replaced_while_nodes_leave() {
+    fn pods_that_run_are_not_replaced_while_a_node_leaves() {
         let mut case = Case::running(5);
         case.cluster.spec.replicas = 3;
         case.pods = pods(5, "old");
         let plan = case.plan();
         assert_eq!(plan.scale.leave.as_deref(), Some("demo-4"));
-        assert!(matches!(plan.roll, Roll::Wait(_)));
+        // For the case that the leave is refused.
+        assert!(matches!(plan.roll, Roll::Replace { ask: true, .. }));
+        if let Some(member) = case.view.members.iter_mut().flatten().last() {
+            member.state = MemberState::Leaving;
+        }
+        assert_eq!(case.plan().roll, Roll::Wait("a node is leaving the cluster first".into()));
+    }
+
+    #[test]
+    fn a_pod_that_does_not_run_is_replaced_whatever_the_number_of_nodes_waits_for() {
+        let mut broken = Case::running(3);
+        broken.pods[1] = PodFacts { ready: false, running: false, revision: "bad".into(), ..broken.pods[1].clone() };
+        broken.cluster.spec.replicas = 2;
+        let healed = |case: &Case| match case.plan().roll {
+            Roll::Replace { pod, ask: false, .. } => assert_eq!(pod, "demo-1"),
+            other => panic!("{other:?}"),
+        };
+        healed(&broken);
+        assert_eq!(broken.plan().scale.leave.as_deref(), Some("demo-2"));
+        // No broker that serves answers.
+        broken.view.certain = false;
+        assert!(broken.plan().scale.waiting.is_some());
+        healed(&broken);
+        // The cluster is being formed.
+        (broken.bootstrapped, broken.view) = (false, view(2, JoinPhase::WaitingForBootstrap));
+        broken.intent = Some((0..3).map(|ordinal| format!("demo-{ordinal}")).collect());
+        assert!(broken.plan().scale.waiting.is_some());
+        healed(&broken);
     }
 }
