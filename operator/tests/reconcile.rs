@@ -737,6 +737,46 @@ async fn a_new_template_replaces_one_pod_after_the_other_and_asks_before_each() 
 }
 
 #[tokio::test]
+async fn a_cluster_is_not_as_specified_before_its_pods_are_of_the_new_template() {
+    let mut world = World::running(3).await;
+    world.set_spec(json!({"replicas": 3, "image": "image:2"}));
+    let mut rounds = 0;
+    while world.condition("Progressing").0 == "True" || rounds == 0 {
+        world.reconcile().await;
+        let cluster = world.api.get(MQC).unwrap();
+        assert_eq!(cluster["status"]["observedGeneration"], cluster["metadata"]["generation"]);
+        if world.condition("Progressing").0 == "True" {
+            world.start_pods();
+        }
+        rounds += 1;
+        assert!(rounds < 20);
+    }
+    for ordinal in 0..3 {
+        assert_eq!(world.api.get(&pod(ordinal)).unwrap()["spec"]["containers"][0]["image"], "image:2");
+    }
+}
+
+#[tokio::test]
+async fn a_template_that_is_taken_back_replaces_no_pod_that_has_it() {
+    let mut world = World::running(3).await;
+    world.set_spec(json!({"replicas": 3, "image": "image:2"}));
+    world.reconcile().await;
+    world.start_pods();
+    world.reconcile().await;
+    world.start_pods();
+    // demo-2 has the new one; the former one again.
+    world.set_spec(json!({"replicas": 3}));
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        world.api.take_writes();
+        world.reconcile().await;
+        order.extend(world.api.take_writes().into_iter().filter(|write| write.starts_with("DELETE pods")));
+        world.start_pods();
+    }
+    assert_eq!(order, ["DELETE pods/demo-2"]);
+}
+
+#[tokio::test]
 async fn a_pod_is_kept_where_the_brokers_say_that_something_would_be_lost() {
     let mut world = World::running(3).await;
     world.brokers.told().loss = Some("routes loses its quorum".into());

@@ -6,8 +6,7 @@ use raftmq_crds::MqttCluster;
 
 use super::apply::Apply;
 use super::dereference::Observed;
-use super::draft::Draft;
-use super::plan::{Bootstrap, Roll, rollout, scale};
+use super::plan::{Bootstrap, Plan, Roll, rollout, scale};
 use super::{Context, INITIAL_MEMBERS, ReconcileError};
 use crate::brokers::Broker;
 
@@ -15,11 +14,11 @@ use crate::brokers::Broker;
 pub(super) async fn act(
     cluster: &MqttCluster,
     apply: &Apply<'_>,
-    draft: &Draft,
+    plan: &Plan,
     context: &Context,
 ) -> Result<Vec<String>, ReconcileError> {
     let mut refused = Vec::new();
-    let Draft { observed, plan, .. } = draft;
+    let observed = apply.observed;
     match &plan.bootstrap {
         Bootstrap::Intend(members) => {
             apply.annotate(INITIAL_MEMBERS, &members.join(","), cluster.resource_version()).await?;
@@ -39,7 +38,7 @@ pub(super) async fn act(
         apply.replace_pod(pod, uid, why).await?;
         context.event(cluster, EventType::Normal, "VolumeReplaced", format!("{pod} is replaced: {why}")).await;
     }
-    let (stop, reasons) = next_stop(draft, context).await;
+    let (stop, reasons) = next_stop(observed, plan, context).await;
     refused.extend(reasons);
     match stop {
         Some(Stop::Leave(node)) => match leave(observed, node, context).await {
@@ -76,8 +75,11 @@ pub(super) enum Stop<'a> {
 ///
 /// A pod that stops nothing goes first; then the node that is to leave; and where that is refused, the pod that the roll-out
 /// replaces next: the reason may be one that the present template heals.
-pub(super) async fn next_stop<'a>(draft: &'a Draft, context: &Context) -> (Option<Stop<'a>>, Vec<String>) {
-    let Draft { observed, plan, .. } = draft;
+pub(super) async fn next_stop<'a>(
+    observed: &Observed,
+    plan: &'a Plan,
+    context: &Context,
+) -> (Option<Stop<'a>>, Vec<String>) {
     let replace = match &plan.roll {
         Roll::Replace { pod, uid, ask, why } => Some((Stop::Replace { pod, uid, why }, pod, *ask)),
         Roll::Done | Roll::Wait(_) => None,

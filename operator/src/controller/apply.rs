@@ -100,15 +100,18 @@ impl Apply<'_> {
         api.create(&params, secret).await.map(drop).map_err(failed("create", "Secret", &secret.name_any()))
     }
 
-    /// Applies the resources in their order.
+    /// Applies the resources in their order. Whether that gave the StatefulSet another spec, so that what is known of its pods
+    /// is about the former one.
     ///
     /// # Errors
     /// [`ApplyError`] of the first that could not be applied.
-    pub async fn objects(&self, objects: &[Object]) -> Result<(), ApplyError> {
+    pub async fn objects(&self, objects: &[Object]) -> Result<bool, ApplyError> {
+        let mut other_pods = false;
         for object in objects {
-            self.object(object).await?;
+            let changed = self.object(object).await?;
+            other_pods |= changed && object.kind == OwnedKind::StatefulSet;
         }
-        Ok(())
+        Ok(other_pods)
     }
 
     /// Whether nothing would be written for this plan: neither these resources, nor claims, nor deletions of what is no longer needed.
@@ -132,14 +135,15 @@ impl Apply<'_> {
         (self.cluster.namespace.clone(), self.cluster.name.clone(), object.kind, object.name.clone())
     }
 
-    async fn object(&self, object: &Object) -> Result<(), ApplyError> {
+    /// Whether its spec is another one now.
+    async fn object(&self, object: &Object) -> Result<bool, ApplyError> {
         let resource = object.kind.api_resource();
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
         match self.observed.objects.get(&(object.kind, object.name.clone())) {
             Some(live) => {
                 self.check_owner(object, live)?;
                 if self.is_applied(object) {
-                    return Ok(());
+                    return Ok(false);
                 }
             }
             // Not ours, or not there.
@@ -157,7 +161,8 @@ impl Apply<'_> {
         let live = serde_json::to_value(&live).unwrap_or_default();
         let desired = fingerprint::of_object(&object.json);
         self.applied.remember(self.place(object), desired, fingerprint::of_object(&live));
-        Ok(())
+        let before = self.observed.objects.get(&(object.kind, object.name.clone()));
+        Ok(before.is_none_or(|before| before["metadata"]["generation"] != live["metadata"]["generation"]))
     }
 
     /// What somebody else made under a name of ours is not taken over.

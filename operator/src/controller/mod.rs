@@ -49,7 +49,7 @@ use act::{act, next_stop};
 use apply::{Applied, ApplyError};
 use dereference::DereferenceError;
 use draft::{Asked, Draft};
-use plan::{Bootstrap, Roll};
+use plan::{Bootstrap, Plan, Roll};
 use source::Source;
 use stores::Stores;
 use update_status::{Report, StatusError};
@@ -270,12 +270,13 @@ async fn step(
     let (draft, refused) = match nothing_to_do(&asked, scope).await {
         Some(seen) => seen,
         None => {
-            let draft = Draft::new(&asked, Source::Live(&context.client), context.brokers.as_ref()).await?;
+            let mut draft = Draft::new(&asked, Source::Live(&context.client), context.brokers.as_ref()).await?;
             if !is_current(cluster, valid, context).await? {
                 // Its watch brings what it is by now.
                 return Ok(Action::requeue(LOOK));
             }
-            let refused = write(&asked, &draft, context).await?;
+            let (plan, refused) = write(&asked, &draft, context).await?;
+            draft.plan = plan;
             (draft, refused)
         }
     };
@@ -310,24 +311,29 @@ async fn nothing_to_do(asked: &Asked<'_>, scope: &Scope) -> Option<(Draft, Vec<S
     if births || draft.issues() || !draft.apply(asked, context).is_quiet(&draft.built, &draft.plan) {
         return None;
     }
-    let (stop, refused) = next_stop(&draft, context).await;
+    let (stop, refused) = next_stop(&draft.observed, &draft.plan, context).await;
     let stops = stop.is_some();
     (!stops).then_some((draft, refused))
 }
 
-/// Makes what is what was drafted, and does what was planned. What the brokers do not allow comes back as reasons.
-async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<Vec<String>, ReconcileError> {
+/// Makes what is what was drafted, and does what was planned. It comes back with what of the plan holds now, and with the reasons of what the
+/// brokers do not allow.
+async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(Plan, Vec<String>), ReconcileError> {
     let apply = draft.apply(asked, context);
+    let mut plan = draft.plan.clone();
     if let Some(ca) = &draft.issued.new_ca {
         apply.create(&secret(asked.valid, CA, ca)).await?;
     }
     apply.objects(&secrets(asked.valid, &draft.issued)).await?;
     // Marked before their pods go: once those are gone, nobody knows that these nodes left.
-    apply.claims(&draft.plan).await?;
-    apply.objects(&draft.built).await?;
+    apply.claims(&plan).await?;
+    if apply.objects(&draft.built).await? {
+        plan.roll = Roll::unseen();
+    }
     apply.grow_claims().await?;
-    apply.prune(&draft.built, draft.plan.roll == Roll::Done).await?;
-    act(asked.cluster, &apply, draft, context).await
+    apply.prune(&draft.built, plan.roll == Roll::Done).await?;
+    let refused = act(asked.cluster, &apply, &plan, context).await?;
+    Ok((plan, refused))
 }
 
 /// Those issued now. One that serves is left as it is.

@@ -30,6 +30,14 @@ pub enum Roll {
     },
 }
 
+impl Roll {
+    /// Which pods are of a former template is not known before the StatefulSet's controller has seen the present one.
+    #[must_use]
+    pub fn unseen() -> Self {
+        Self::Wait("the StatefulSet's controller has not seen the present template yet".into())
+    }
+}
+
 /// The decision.
 #[must_use]
 pub fn next(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Roll {
@@ -37,7 +45,7 @@ pub fn next(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Roll {
         return Roll::Wait("the pods are not there yet".into());
     };
     let Some(revision) = &set.revision else {
-        return Roll::Wait("the StatefulSet's controller has not seen the present template yet".into());
+        return Roll::unseen();
     };
     if let Some(pod) = situation.pods.iter().find(|pod| pod.terminating) {
         return Roll::Wait(format!("{} is stopping", pod.name));
