@@ -903,6 +903,47 @@ async fn a_larger_volume_is_asked_for_and_the_template_is_left_as_it_was() {
 }
 
 #[tokio::test]
+async fn volumes_that_cannot_grow_hold_nothing_else_up() {
+    let mut world = World::running(3).await;
+    for ordinal in 0..3 {
+        world.api.refuse(&claim(ordinal), 403);
+    }
+    world.set_spec(json!({"replicas": 3, "image": "image:2", "storage": {"size": "16Gi"}}));
+    world.reconcile().await;
+    let (status, reason, message) = world.condition("Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "VolumesNotGrown"));
+    assert!(message.contains("data-demo-0") && message.contains("refused by the test"), "{message}");
+    for _ in 0..4 {
+        world.start_pods();
+        world.reconcile().await;
+    }
+    assert_eq!(world.condition("Progressing").0, "False");
+    for ordinal in 0..3 {
+        assert_eq!(world.api.get(&pod(ordinal)).unwrap()["spec"]["containers"][0]["image"], "image:2");
+    }
+    // It is tried again, not at once, and said once.
+    world.api.take_writes();
+    assert_eq!(world.reconcile().await, Action::requeue(std::time::Duration::from_secs(30)));
+    let tried = [0, 1, 2].map(|ordinal| format!("PATCH persistentvolumeclaims/data-demo-{ordinal}"));
+    assert_eq!(world.api.take_writes(), tried);
+    world.api.allow();
+    world.reconcile().await;
+    assert_eq!(world.condition("Degraded").0, "False");
+}
+
+#[tokio::test]
+async fn volumes_of_nodes_that_left_do_not_grow() {
+    let mut world = World::running(3).await;
+    let mut left = world.api.get(&claim(2)).unwrap();
+    left["metadata"]["name"] = json!("data-demo-3");
+    left["metadata"]["annotations"] = json!({"raftmq.io/left": "true"});
+    world.api.put(&claim(3), left);
+    world.set_spec(json!({"replicas": 3, "storage": {"size": "16Gi"}}));
+    world.reconcile().await;
+    assert_eq!(world.api.get(&claim(3)).unwrap()["spec"]["resources"]["requests"]["storage"], "8Gi");
+}
+
+#[tokio::test]
 async fn a_cluster_that_is_being_deleted_is_left_to_kubernetes() {
     let mut world = World::running(3).await;
     world.api.change(MQC, |cluster| cluster["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));

@@ -215,16 +215,17 @@ impl Apply<'_> {
         self.observed.objects.iter().filter(of_a_former_spec).map(|(place, _)| place)
     }
 
-    /// Asks for larger volumes where the spec does.
+    /// Asks for larger volumes where the spec does. The first error, when all were asked for: the storage class may not allow it.
     ///
     /// # Errors
-    /// [`ApplyError`]: the storage class may not allow it.
+    /// [`ApplyError`].
     pub async fn grow_claims(&self) -> Result<(), ApplyError> {
+        let mut result = Ok(());
         for claim in self.claims_to_grow() {
             let patch = json!({"spec": {"resources": {"requests": {"storage": self.cluster.spec.storage.size}}}});
-            self.patch_claim(claim, patch).await?;
+            result = result.and(self.patch_claim(claim, patch).await);
         }
-        Ok(())
+        result
     }
 
     fn claims_to_grow(&self) -> impl Iterator<Item = &Arc<PersistentVolumeClaim>> {
@@ -235,7 +236,11 @@ impl Apply<'_> {
             let now = size.and_then(|size| StorageSpec { size, ..wanted.clone() }.bytes());
             now.is_some_and(|now| wanted.bytes().is_some_and(|bytes| bytes > now))
         };
-        self.observed.claims.values().filter(is_small)
+        // One whose node left is not used any more.
+        let kept = |claim: &&Arc<PersistentVolumeClaim>| {
+            !claim.annotations().contains_key(LEFT) && claim.metadata.deletion_timestamp.is_none()
+        };
+        self.observed.claims.values().filter(kept).filter(is_small)
     }
 
     /// Marks the claims of nodes that left, and deletes those that are in the way of new nodes.

@@ -267,21 +267,22 @@ async fn step(
     let now = Timestamp::now();
     let context = scope.context.as_ref();
     let asked = Asked { cluster, valid, before, now };
-    let (draft, refused) = match nothing_to_do(&asked, scope).await {
-        Some(seen) => seen,
+    let (draft, Came { refused, problems }) = match nothing_to_do(&asked, scope).await {
+        Some((draft, refused)) => (draft, Came { refused, problems: Vec::new() }),
         None => {
             let mut draft = Draft::new(&asked, Source::Live(&context.client), context.brokers.as_ref()).await?;
             if !is_current(cluster, valid, context).await? {
                 // Its watch brings what it is by now.
                 return Ok(Action::requeue(LOOK));
             }
-            let (plan, refused) = write(&asked, &draft, context).await?;
+            let (plan, came) = write(&asked, &draft, context).await?;
             draft.plan = plan;
-            (draft, refused)
+            (draft, came)
         }
     };
     let Draft { observed, plan, issued, .. } = &draft;
-    let report = Report { cluster: valid, observed, plan, refused: &refused, ca_ends: issued.ca_ends };
+    let report =
+        Report { cluster: valid, observed, plan, refused: &refused, problems: &problems, ca_ends: issued.ca_ends };
     let after = update_status::status(&report, before, now);
     update_status::update(&context.client, &valid.namespace, &valid.name, before, &after).await?;
     announce(cluster, before, &after, context).await;
@@ -316,9 +317,16 @@ async fn nothing_to_do(asked: &Asked<'_>, scope: &Scope) -> Option<(Draft, Vec<S
     (!stops).then_some((draft, refused))
 }
 
-/// Makes what is what was drafted, and does what was planned. It comes back with what of the plan holds now, and with the reasons of what the
-/// brokers do not allow.
-async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(Plan, Vec<String>), ReconcileError> {
+/// What came of a reconciliation besides what was done.
+struct Came {
+    /// What the brokers do not allow, with the reasons.
+    refused: Vec<String>,
+    /// What failed and holds nothing else up: a reason and a message of the condition. It is tried again.
+    problems: Vec<(&'static str, String)>,
+}
+
+/// Makes what is what was drafted, and does what was planned. It comes back with what of the plan holds now.
+async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(Plan, Came), ReconcileError> {
     let apply = draft.apply(asked, context);
     let mut plan = draft.plan.clone();
     if let Some(ca) = &draft.issued.new_ca {
@@ -330,10 +338,11 @@ async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(P
     if apply.objects(&draft.built).await? {
         plan.roll = Roll::unseen();
     }
-    apply.grow_claims().await?;
     apply.prune(&draft.built, plan.roll == Roll::Done).await?;
     let refused = act(asked.cluster, &apply, &plan, context).await?;
-    Ok((plan, refused))
+    // Last: volumes that cannot grow are no reason to leave anything else undone.
+    let grown = apply.grow_claims().await.map_err(|error| (update_status::NOT_GROWN, error.to_string()));
+    Ok((plan, Came { refused, problems: grown.err().into_iter().collect() }))
 }
 
 /// Those issued now. One that serves is left as it is.

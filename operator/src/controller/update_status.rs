@@ -24,6 +24,8 @@ pub struct StatusError(#[source] pub Box<kube::Error>);
 
 /// Reason of an invalid resource.
 pub const INVALID: &str = "Invalid";
+/// Reason where volumes are not as large as specified.
+pub const NOT_GROWN: &str = "VolumesNotGrown";
 /// An authority with less than this is announced: a new one needs planning.
 const CA_WARNING: i64 = 400 * 24 * 3600;
 
@@ -40,6 +42,8 @@ pub struct Report<'a> {
     pub plan: &'a Plan,
     /// What was planned and refused, with the reason.
     pub refused: &'a [String],
+    /// What failed and is tried again: a reason and a message each.
+    pub problems: &'a [(&'static str, String)],
     /// When the authority ends.
     pub ca_ends: Timestamp,
 }
@@ -181,6 +185,9 @@ fn degraded(report: &Report<'_>, now: Timestamp) -> Said {
         add("Refused", report.refused.join("; "));
     }
     for (reason, message) in pods.iter().filter_map(|pod| pod.trouble.as_ref()) {
+        add(reason, message.clone());
+    }
+    for (reason, message) in report.problems {
         add(reason, message.clone());
     }
     let down = |member: &&Member| !member.up && member.state == MemberState::Active;

@@ -13,7 +13,8 @@ fn status_of(case: &Case, refused: &[String], before: &MqttClusterStatus, second
     let observed = Observed { pods: case.pods.clone(), view: case.view.clone(), ..Observed::default() };
     let plan = case.plan();
     let ca_ends = at(10 * 365 * 86_400);
-    status(&Report { cluster: &case.cluster, observed: &observed, plan: &plan, refused, ca_ends }, before, at(second))
+    let report = Report { cluster: &case.cluster, observed: &observed, plan: &plan, refused, problems: &[], ca_ends };
+    status(&report, before, at(second))
 }
 
 fn first(case: &Case) -> MqttClusterStatus {
@@ -205,7 +206,8 @@ fn an_authority_that_ends_is_announced() {
     let observed = Observed { pods: case.pods.clone(), view: case.view.clone(), ..Observed::default() };
     let plan = case.plan();
     let ca_ends = at(399 * 86_400);
-    let report = Report { cluster: &case.cluster, observed: &observed, plan: &plan, refused: &[], ca_ends };
+    let (cluster, observed, plan) = (&case.cluster, &observed, &plan);
+    let report = Report { cluster, observed, plan, refused: &[], problems: &[], ca_ends };
     let (value, reason, message) = condition_of(&status(&report, &MqttClusterStatus::default(), at(0)), "Warning");
     assert_eq!((value.as_str(), reason.as_str()), ("True", "AuthorityEnds"));
     assert!(message.contains("1971-02-04") && message.contains("demo-ca"), "{message}");
