@@ -469,6 +469,22 @@ async fn a_spec_that_is_no_longer_so_stops_nobody() {
 }
 
 #[tokio::test]
+async fn a_status_is_never_written_to_another_object_of_the_name() {
+    let mut world = World::running(3).await;
+    let old = world.api.get(MQC).unwrap();
+    let stores = world.stores();
+    world.api.change(MQC, |cluster| {
+        cluster["metadata"]["uid"] = json!("another");
+        cluster.as_object_mut().unwrap().remove("status");
+    });
+    // Something to tell, for which nothing is read.
+    world.brokers.told().down = vec!["demo-2".into()];
+    world.reconcile_of(old, stores).await.unwrap();
+    assert_eq!(world.api.get(MQC).unwrap()["status"], Value::Null);
+    assert!(world.api.take_writes().contains(&"PATCH mqttclusters/demo/status".to_owned()));
+}
+
+#[tokio::test]
 async fn secrets_that_were_put_back_without_labels_are_found() {
     let mut world = World::running(3).await;
     world.api.change("/api/v1/namespaces/mq/secrets/demo-ca", |ca| ca["metadata"]["labels"] = json!({}));

@@ -222,9 +222,8 @@ async fn leave_alone(
     before: &MqttClusterStatus,
     context: &Context,
 ) -> Result<Action, ReconcileError> {
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let after = update_status::invalid(message, object.meta().generation, before, Timestamp::now());
-    if update_status::update(&context.client, &namespace, &name, before, &after).await? {
+    if update_status::update(&context.client, object.meta(), before, &after).await? {
         tracing::warn!(message, "the resource is invalid and left alone");
         context.event(object, EventType::Warning, update_status::INVALID, message.to_owned()).await;
     }
@@ -247,7 +246,7 @@ async fn known(cluster: &MqttCluster, scope: &Scope) -> Result<Action, Reconcile
         Err(error) => {
             let said = (error.reason(), error.to_string());
             let after = update_status::failed((said.0, &said.1), valid.generation, &before, Timestamp::now());
-            match update_status::update(&context.client, &valid.namespace, &valid.name, &before, &after).await {
+            match update_status::update(&context.client, &cluster.metadata, &before, &after).await {
                 Ok(true) => context.event(cluster, EventType::Warning, said.0, said.1).await,
                 Ok(false) => {}
                 Err(status) => tracing::warn!(error = %status, "the failure cannot be written either"),
@@ -284,7 +283,7 @@ async fn step(
     let report =
         Report { cluster: valid, observed, plan, refused: &refused, problems: &problems, ca_ends: issued.ca_ends };
     let after = update_status::status(&report, before, now);
-    update_status::update(&context.client, &valid.namespace, &valid.name, before, &after).await?;
+    update_status::update(&context.client, &cluster.metadata, before, &after).await?;
     announce(cluster, before, &after, context).await;
     Ok(Action::requeue(if plan.needs_look() || !refused.is_empty() { LOOK } else { STEADY }))
 }

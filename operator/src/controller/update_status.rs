@@ -1,6 +1,6 @@
 //! The status: what is known of a cluster, as a pure function, and its way to the API server.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -307,26 +307,27 @@ fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// Writes the status, where it differs from the one before.
+/// Writes the status of this very object, where it differs from the one before.
 ///
 /// # Errors
 /// [`StatusError`].
 pub async fn update(
     client: &Client,
-    namespace: &str,
-    name: &str,
+    object: &ObjectMeta,
     before: &MqttClusterStatus,
     after: &MqttClusterStatus,
 ) -> Result<bool, StatusError> {
     if before == after {
         return Ok(false);
     }
+    let (namespace, name) = (object.namespace.as_deref().unwrap_or_default(), object.name.as_deref().unwrap_or_default());
     let resource = ApiResource::erase::<MqttCluster>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     let patch = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
-        "metadata": {"name": name},
+        // Of its name there may be another one by now, of which nothing of this is true.
+        "metadata": {"name": name, "uid": object.uid},
         "status": after,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -334,8 +335,15 @@ pub async fn update(
         Ok(_) => Ok(true),
         // Deleted in the meantime: nobody asks for its status.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(kube::Error::Api(status)) if matches!(status.code, 409 | 422) && is_gone(&api, object).await => Ok(false),
         Err(error) => Err(StatusError(Box::new(error))),
     }
+}
+
+/// Whether the object is there no longer, or is another one.
+async fn is_gone(api: &Api<DynamicObject>, object: &ObjectMeta) -> bool {
+    let live = api.get_metadata_opt(object.name.as_deref().unwrap_or_default()).await;
+    live.is_ok_and(|live| live.is_none_or(|live| live.metadata.uid != object.uid))
 }
 
 #[cfg(test)]

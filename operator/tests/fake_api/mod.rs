@@ -155,6 +155,10 @@ impl State {
                 if version.is_string() && *version != merged["metadata"]["resourceVersion"] {
                     return error(409, "it has changed");
                 }
+                let uid = &body["metadata"]["uid"];
+                if uid.is_string() && *uid != merged["metadata"]["uid"] {
+                    return error(409, "it is another one");
+                }
                 if subresource {
                     merged["status"] = body["status"].clone();
                 } else {
