@@ -94,7 +94,11 @@ impl Brokers for FakeBrokers {
             };
             let phase = if told.left.iter().any(|o| broker.name == format!("demo-{o}")) {
                 JoinPhase::Left
-            } else if identity.is_some() { JoinPhase::Member } else { JoinPhase::WaitingForBootstrap };
+            } else if identity.is_some() {
+                JoinPhase::Member
+            } else {
+                JoinPhase::WaitingForBootstrap
+            };
             (broker.name.clone(), Ok(NodeView { status, phase }))
         };
         let members = told.members.iter().flatten().map(|o| member(*o, !told.down.contains(&format!("demo-{o}"))));
@@ -621,7 +625,10 @@ async fn a_scale_in_that_is_taken_back_gives_the_node_that_left_a_new_volume() {
     world.reconcile().await;
     let writes = world.api.take_writes();
     let at = |write: &str| writes.iter().position(|w| w == write).unwrap_or_else(|| panic!("{write}: {writes:?}"));
-    assert!(at("DELETE persistentvolumeclaims/data-demo-4") < at("DELETE pods/demo-4"), "with its old volume it would fail");
+    assert!(
+        at("DELETE persistentvolumeclaims/data-demo-4") < at("DELETE pods/demo-4"),
+        "with its old volume it would fail"
+    );
     assert_eq!(writes.iter().filter(|w| w.starts_with("DELETE")).count(), 2, "{writes:?}");
     assert_eq!(world.replicas(), 5);
     *world.brokers.told() = Told { members: Some((0..5).collect()), ..Told::default() };
@@ -640,14 +647,17 @@ async fn a_cluster_made_again_keeps_the_places_of_its_members_until_they_have_le
     // Deleted with all that it owned but its volumes, and made again smaller.
     let of_it = |path: &&String| !path.contains("/persistentvolumeclaims/") && path.as_str() != MQC;
     world.api.paths().iter().filter(of_it).for_each(|path| world.api.remove(path));
-    let metadata = json!({"name": "demo", "namespace": "mq", "uid": "again", "creationTimestamp": "2026-01-02T00:00:00Z"});
+    let metadata =
+        json!({"name": "demo", "namespace": "mq", "uid": "again", "creationTimestamp": "2026-01-02T00:00:00Z"});
     let spec = json!({"replicas": 2});
     world.api.put(
         MQC,
         json!({"apiVersion": "raftmq.io/v1alpha1", "kind": "MqttCluster", "metadata": metadata, "spec": spec}),
     );
     for ordinal in 0..5 {
-        world.api.change(&claim(ordinal), |claim| claim["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        world
+            .api
+            .change(&claim(ordinal), |claim| claim["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z"));
     }
     world.context = context(&world.api, &world.brokers);
     for _ in 0..3 {
@@ -886,6 +896,55 @@ async fn names_that_are_taken_are_left_to_their_owners() {
         assert_eq!(world.condition("Degraded").1, "NameTaken");
         assert_eq!(world.api.get(service), before);
     }
+}
+
+#[tokio::test]
+async fn nothing_is_done_to_volumes_while_a_name_is_taken() {
+    let mut world = World::new(json!({}));
+    world.api.put(SET, json!({"metadata": {"name": "demo"}}));
+    let labels =
+        json!({labels::NAME: labels::NAME_VALUE, labels::INSTANCE: "demo", labels::COMPONENT: labels::COMPONENT_VALUE});
+    let annotations = json!({"raftmq.io/left": "true"});
+    let metadata = json!({"name": "data-demo-1", "namespace": "mq", "labels": labels, "annotations": annotations});
+    world.api.put(&claim(1), json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}));
+    let error = world.try_reconcile().await.unwrap_err();
+    assert!(error.contains("StatefulSet demo is there"), "{error}");
+    assert_eq!(world.api.take_writes(), ["PATCH mqttclusters/demo/status", "EVENT NameTaken"]);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_cluster_of_the_same_name_is_not_used() {
+    let mut world = World::running(3).await;
+    let set = "the former one";
+    world.api.change(SET, |found| found["metadata"]["uid"] = json!(set));
+    let owner =
+        json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo", "uid": set, "controller": true}]);
+    for ordinal in 0..3 {
+        world.api.change(&pod(ordinal), |pod| pod["metadata"]["ownerReferences"] = owner.clone());
+    }
+    world.api.change(MQC, |cluster| {
+        cluster["metadata"]["uid"] = json!("again");
+        cluster.as_object_mut().unwrap().remove("status");
+    });
+    world.context = context(&world.api, &world.brokers);
+    let secret = |suffix: &str| format!("/api/v1/namespaces/mq/secrets/demo-{suffix}");
+    // Kubernetes takes away what the former one owned, in any order.
+    let mut said = Vec::new();
+    for path in [secret("nodes"), SET.to_owned(), secret("control"), secret("ca")] {
+        let error = world.try_reconcile().await.unwrap_err();
+        assert!(error.contains("belongs to the MqttCluster demo (uid u)"), "{error}");
+        said.extend(world.api.take_writes().into_iter().filter(|write| !write.starts_with("EVENT")));
+        world.api.remove(&path);
+    }
+    assert!(said.iter().all(|write| write == "PATCH mqttclusters/demo/status"), "{said:?}");
+    let ours =
+        |path: &&String| !["/persistentvolumeclaims/", "/pods/", "/mqttclusters/"].iter().any(|p| path.contains(p));
+    world.api.paths().iter().filter(ours).for_each(|path| world.api.remove(path));
+    // Its pods still run, and say that there is a cluster.
+    world.reconcile().await;
+    world.reconcile().await;
+    assert_eq!(world.condition("Bootstrapped").0, "False");
+    assert!(world.api.get(&secret("ca")).is_some());
 }
 
 #[tokio::test]

@@ -17,9 +17,10 @@ use serde_json::{Value as Json, json};
 use thiserror::Error;
 
 use super::dereference::{LEFT, Observed};
+use super::owners;
 use super::plan::{Plan, Roll};
 use crate::FIELD_MANAGER;
-use crate::build::{Object, OwnedKind, ValidatedCluster, labels};
+use crate::build::{Object, OwnedKind, ValidatedCluster};
 use crate::fingerprint;
 
 /// Why not all is as it should be.
@@ -139,20 +140,8 @@ impl Apply<'_> {
     async fn object(&self, object: &Object) -> Result<bool, ApplyError> {
         let resource = object.kind.api_resource();
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
-        match self.observed.objects.get(&(object.kind, object.name.clone())) {
-            Some(live) => {
-                self.check_owner(object, live)?;
-                if self.is_applied(object) {
-                    return Ok(false);
-                }
-            }
-            // Not ours, or not there.
-            None => {
-                let found = api.get_opt(&object.name).await.map_err(failed("read", &resource.kind, &object.name))?;
-                if let Some(found) = found {
-                    self.check_owner(object, &serde_json::to_value(&found).unwrap_or_default())?;
-                }
-            }
+        if self.is_applied(object) {
+            return Ok(false);
         }
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patched = api.patch(&object.name, &params, &Patch::Apply(&object.json)).await;
@@ -165,24 +154,26 @@ impl Apply<'_> {
         Ok(before.is_none_or(|before| before["metadata"]["generation"] != live["metadata"]["generation"]))
     }
 
-    /// What somebody else made under a name of ours is not taken over.
-    fn check_owner(&self, object: &Object, live: &Json) -> Result<(), ApplyError> {
-        let taken = |owner: String| ApplyError::Taken {
-            kind: object.kind.api_resource().kind,
-            name: object.name.clone(),
-            owner,
-        };
-        let controllers = live["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-        match controllers.into_iter().find(|owner| owner["controller"] == json!(true)) {
-            Some(owner) if owner["uid"] == json!(self.cluster.owner.uid) => Ok(()),
-            Some(owner) => {
-                let text = |field: &str| owner[field].as_str().unwrap_or("?").to_owned();
-                Err(taken(format!("belongs to the {} {} (uid {})", text("kind"), text("name"), text("uid"))))
+    /// What somebody else made under a name of ours is not taken over; and before anything else is written or deleted.
+    ///
+    /// # Errors
+    /// [`ApplyError::Taken`], or the API server does not say.
+    pub async fn check_owners(&self, objects: &[Object]) -> Result<(), ApplyError> {
+        for object in objects {
+            if let Some(live) = self.observed.objects.get(&(object.kind, object.name.clone())) {
+                owners::check(object.kind, &object.name, live, &self.cluster.owner.uid)?;
+                continue;
             }
-            None if live["metadata"]["labels"][labels::MANAGED_BY] == json!(labels::MANAGED_BY_VALUE) => Ok(()),
-            None if object.kind == OwnedKind::Secret => Ok(()),
-            None => Err(taken("was not made by the operator".into())),
+            // Not ours, or not there.
+            let resource = object.kind.api_resource();
+            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
+            let found = api.get_opt(&object.name).await.map_err(failed("read", &resource.kind, &object.name))?;
+            if let Some(found) = found {
+                let found = serde_json::to_value(&found).unwrap_or_default();
+                owners::check(object.kind, &object.name, &found, &self.cluster.owner.uid)?;
+            }
         }
+        Ok(())
     }
 
     /// Deletes what is ours and no longer built: discovery's Role after a change to DNS, Services of former listeners, and former settings

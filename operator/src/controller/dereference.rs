@@ -105,11 +105,16 @@ fn observed(name: &str, found: Found) -> Result<Observed, DereferenceError> {
     if let Some(json) = observed.objects.get(&(OwnedKind::StatefulSet, name.to_owned())) {
         observed.set = Some(serde_json::from_value(json.clone()).map_err(DereferenceError::StatefulSet)?);
     }
+    let set_uid = observed.set.as_ref().and_then(|set| set.metadata.uid.clone());
     for pod in found.pods {
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         let used = volumes.filter_map(|volume| Some(volume.config_map.as_ref()?.name.clone()));
         observed.used_config_maps.extend(used);
-        observed.pods.extend(PodFacts::of(name, &pod));
+        // Of a StatefulSet that was deleted: Kubernetes takes them away, and what they say is about another cluster.
+        let mut owners = pod.owner_references().iter().filter(|owner| owner.controller == Some(true));
+        let foreign = owners.any(|owner| Some(&owner.uid) != set_uid.as_ref());
+        let facts = PodFacts::of(name, &pod);
+        observed.pods.extend(facts.map(|facts| PodFacts { terminating: facts.terminating || foreign, ..facts }));
     }
     observed.pods.sort_by_key(|pod| pod.ordinal);
     for claim in found.claims {

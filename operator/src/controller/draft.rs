@@ -7,6 +7,7 @@ use raftmq_crds::{MqttCluster, MqttClusterStatus};
 
 use super::apply::Apply;
 use super::dereference::{Observed, dereference};
+use super::owners;
 use super::plan::{Plan, Situation};
 use super::source::Source;
 use super::{Context, INITIAL_MEMBERS, ReconcileError};
@@ -43,10 +44,11 @@ impl Draft {
     /// From what a source says, and the brokers.
     ///
     /// # Errors
-    /// [`ReconcileError::Dereference`], [`ReconcileError::Certificates`].
+    /// [`ReconcileError::Dereference`], [`ReconcileError::Certificates`]; [`ReconcileError::Apply`] where a name is taken.
     pub async fn new(asked: &Asked<'_>, source: Source<'_>, brokers: &dyn Brokers) -> Result<Self, ReconcileError> {
         let Asked { valid, before, .. } = asked;
         let observed = dereference(source, brokers, &valid.namespace, &valid.name).await?;
+        owners::check_observed(&observed, valid)?;
         let claims = observed.claim_facts(asked.cluster.metadata.creation_timestamp.as_ref());
         let plan = Plan::new(&Situation {
             cluster: valid,

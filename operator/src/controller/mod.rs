@@ -19,6 +19,7 @@ pub mod apply;
 pub mod dereference;
 pub mod draft;
 mod follow;
+pub mod owners;
 pub mod plan;
 pub mod pods;
 pub mod source;
@@ -283,8 +284,9 @@ async fn step(
     let report =
         Report { cluster: valid, observed, plan, refused: &refused, problems: &problems, ca_ends: issued.ca_ends };
     let after = update_status::status(&report, before, now);
-    update_status::update(&context.client, &cluster.metadata, before, &after).await?;
-    announce(cluster, before, &after, context).await;
+    if update_status::update(&context.client, &cluster.metadata, before, &after).await? {
+        announce(cluster, before, &after, context).await;
+    }
     Ok(Action::requeue(if plan.needs_look() || !refused.is_empty() { LOOK } else { STEADY }))
 }
 
@@ -328,6 +330,7 @@ struct Came {
 async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(Plan, Came), ReconcileError> {
     let apply = draft.apply(asked, context);
     let mut plan = draft.plan.clone();
+    apply.check_owners(&draft.built).await?;
     if let Some(ca) = &draft.issued.new_ca {
         apply.create(&secret(asked.valid, CA, ca)).await?;
     }

@@ -320,7 +320,8 @@ pub async fn update(
     if before == after {
         return Ok(false);
     }
-    let (namespace, name) = (object.namespace.as_deref().unwrap_or_default(), object.name.as_deref().unwrap_or_default());
+    let (namespace, name) =
+        (object.namespace.as_deref().unwrap_or_default(), object.name.as_deref().unwrap_or_default());
     let resource = ApiResource::erase::<MqttCluster>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     let patch = json!({

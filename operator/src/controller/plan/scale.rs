@@ -57,7 +57,8 @@ fn number(situation: &Situation<'_>, bootstrap: &Bootstrap) -> Scale {
     match bootstrap {
         // Nobody was told of the members yet: there is nothing to leave.
         Bootstrap::Wait(_) | Bootstrap::Intend(_) if situation.intent.is_none() => {
-            let unknown = situation.claims.iter().filter(|claim| claim.ordinal >= wanted && claim.former && !claim.left);
+            let unknown =
+                situation.claims.iter().filter(|claim| claim.ordinal >= wanted && claim.former && !claim.left);
             let mut unknown = unknown.map(|claim| situation.cluster.node(claim.ordinal));
             match unknown.find(|node| !situation.view.knows_no_cluster(node)) {
                 None => Scale { replicas: wanted, ..Scale::default() },
