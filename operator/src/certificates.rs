@@ -102,9 +102,12 @@ pub struct Certificates {
     pub new_control: bool,
     /// When the authority itself ends.
     pub ca_ends: Timestamp,
+    /// Why nothing can be issued, while what was issued before serves.
+    pub problem: Option<CertificateError>,
 }
 
-/// Takes what is there and still serves, and issues the rest.
+/// Takes what is there and still serves, and issues the rest. Where the authority is lost and what it issued serves, that is kept as
+/// long as it does: a cluster without a future still has clients.
 ///
 /// # Errors
 /// [`CertificateError`]: half of it is gone, a Secret is damaged, or a name cannot be in a certificate.
@@ -113,21 +116,64 @@ pub fn certificates(
     existing: Existing<'_>,
     now: Timestamp,
 ) -> Result<Certificates, CertificateError> {
-    let issue = |what| move |source| CertificateError::Issue { what, source };
-    let cluster = subject.cluster;
-    let (ca, new_ca) = match (existing.ca, existing.nodes) {
-        (Some(secret), _) => (load_ca(cluster, secret)?, None),
-        (None, Some(_)) => return Err(CertificateError::Half { name: cluster.to_owned() }),
+    match authority(subject.cluster, existing) {
+        Ok((ca, new_ca)) => issued(subject, existing, now, &ca, new_ca),
+        Err(problem) => orphaned(subject, existing, now, problem),
+    }
+}
+
+fn issue(what: &'static str) -> impl FnOnce(PkiError) -> CertificateError {
+    move |source| CertificateError::Issue { what, source }
+}
+
+/// The authority, and what of it is to be created where it is new.
+fn authority(cluster: &str, existing: Existing<'_>) -> Result<(ClusterCa, Option<Pem>), CertificateError> {
+    match (existing.ca, existing.nodes) {
+        (Some(secret), _) => Ok((load_ca(cluster, secret)?, None)),
+        (None, Some(_)) => Err(CertificateError::Half { name: cluster.to_owned() }),
         (None, None) => {
             let ca = ClusterCa::create(cluster).map_err(issue("the authority"))?;
             let cert = ca.cert_pem().to_owned();
             let pem = Pem { authority: cert.clone(), cert, key: ca.key_pem() };
-            (ca, Some(pem))
+            Ok((ca, Some(pem)))
         }
+    }
+}
+
+/// What is left without the authority, if it serves.
+fn orphaned(
+    subject: &Subject<'_>,
+    existing: Existing<'_>,
+    now: Timestamp,
+    problem: CertificateError,
+) -> Result<Certificates, CertificateError> {
+    let kept = |secret: Option<&Secret>, names: &[String]| {
+        let authority = text(secret?, AUTHORITY)?;
+        serves(secret?, &authority, names, now, Duration::ZERO)
     };
+    match (kept(existing.nodes, &subject.names), kept(existing.control, &[])) {
+        (Some(nodes), Some(control)) if nodes.authority == control.authority => {
+            let ca_ends = facts(&nodes.authority).map(|facts| facts.ends).unwrap_or(now);
+            let problem = Some(problem);
+            Ok(Certificates { new_ca: None, nodes, new_nodes: false, control, new_control: false, ca_ends, problem })
+        }
+        _ => Err(problem),
+    }
+}
+
+fn issued(
+    subject: &Subject<'_>,
+    existing: Existing<'_>,
+    now: Timestamp,
+    ca: &ClusterCa,
+    new_ca: Option<Pem>,
+) -> Result<Certificates, CertificateError> {
+    let cluster = subject.cluster;
     let with_ca =
         |issued: Issued| Pem { authority: ca.cert_pem().to_owned(), cert: issued.cert_pem, key: issued.key_pem };
-    let kept = |secret: Option<&Secret>, names: &[String]| secret.and_then(|s| serves(s, ca.cert_pem(), names, now));
+    let kept = |secret: Option<&Secret>, names: &[String]| {
+        secret.and_then(|s| serves(s, ca.cert_pem(), names, now, RENEW_BEFORE))
+    };
     let kept_nodes = kept(existing.nodes, &subject.names);
     let new_nodes = kept_nodes.is_none();
     let nodes = match kept_nodes {
@@ -141,7 +187,7 @@ pub fn certificates(
         None => with_ca(ca.issue_client("raftmq-operator").map_err(issue("the operator"))?),
     };
     let ca_ends = facts(ca.cert_pem()).map(|facts| facts.ends).unwrap_or(now);
-    Ok(Certificates { new_ca, nodes, new_nodes, control, new_control, ca_ends })
+    Ok(Certificates { new_ca, nodes, new_nodes, control, new_control, ca_ends, problem: None })
 }
 
 fn load_ca(cluster: &str, secret: &Secret) -> Result<ClusterCa, CertificateError> {
@@ -152,12 +198,12 @@ fn load_ca(cluster: &str, secret: &Secret) -> Result<ClusterCa, CertificateError
 }
 
 /// What a Secret holds, if this authority issued it for these names and its end is far enough.
-fn serves(secret: &Secret, ca: &str, names: &[String], now: Timestamp) -> Option<Pem> {
+fn serves(secret: &Secret, ca: &str, names: &[String], now: Timestamp, enough: Duration) -> Option<Pem> {
     let pem =
         Pem { authority: text(secret, AUTHORITY)?, cert: text(secret, CERT)?, key: SecretPem::new(text(secret, KEY)?) };
     let facts = facts(&pem.cert)?;
     let left = facts.ends.as_second().saturating_sub(now.as_second());
-    let enough = i64::try_from(RENEW_BEFORE.as_secs()).is_ok_and(|wanted| left > wanted);
+    let enough = i64::try_from(enough.as_secs()).is_ok_and(|wanted| left > wanted);
     let named = names.iter().all(|name| facts.names.contains(name));
     (pem.authority == ca && enough && named && is_issued_by(&pem.cert, ca)).then_some(pem)
 }

@@ -873,9 +873,16 @@ async fn a_lost_certificate_is_issued_anew_and_a_lost_authority_is_not() {
     world.reconcile().await;
     assert!(world.api.get(control).is_some());
     world.api.remove(ca);
+    // What it issued serves for months: all else goes on.
+    world.set_spec(json!({"replicas": 5}));
+    world.reconcile().await;
+    assert_eq!(world.replicas(), 5);
+    let (status, reason, message) = world.condition("Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "CertificatesUnusable"));
+    assert!(message.contains("demo-ca is gone"), "{message}");
+    world.api.remove(control);
     let error = world.try_reconcile().await.unwrap_err();
     assert!(error.contains("demo-ca is gone"), "{error}");
-    assert_eq!(world.condition("Degraded").1, "CertificatesUnusable");
     assert!(world.api.get(ca).is_none());
 }
 

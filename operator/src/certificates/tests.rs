@@ -98,18 +98,35 @@ fn certificates_of_another_authority_are_issued_anew() {
 }
 
 #[test]
-fn a_lost_or_damaged_authority_is_an_error_and_never_replaced() {
+fn a_lost_or_damaged_authority_is_never_replaced_and_what_it_issued_serves_to_its_end() {
     let made = Made::new();
-    let half = Existing { ca: None, ..made.existing() };
-    assert!(error(certificates(&subject(), half, Timestamp::now())).contains("demo-ca is gone"));
-    for (key, value) in [(KEY, "nothing"), (CERT, "nothing")] {
+    let now = Timestamp::now();
+    let mut lost = vec![(None, "demo-ca is gone")];
+    let damaged = [(KEY, "nothing"), (CERT, "nothing")].map(|(key, value)| {
         let mut damaged = made.ca.clone();
         damaged.data.as_mut().unwrap().insert(key.into(), ByteString(value.into()));
-        let existing = Existing { ca: Some(&damaged), ..made.existing() };
-        let error = error(certificates(&subject(), existing, Timestamp::now()));
-        assert!(error.contains("demo-ca cannot be used"), "{error}");
-    }
+        damaged
+    });
+    lost.extend(damaged.iter().map(|damaged| (Some(damaged), "demo-ca cannot be used")));
     let empty = Secret::default();
-    let existing = Existing { ca: Some(&empty), ..made.existing() };
-    assert!(error(certificates(&subject(), existing, Timestamp::now())).contains("no tls.crt"));
+    lost.push((Some(&empty), "no tls.crt"));
+    for (ca, problem) in lost {
+        let existing = Existing { ca, ..made.existing() };
+        // Also where it should have been renewed.
+        for days in [0, 300] {
+            let kept = certificates(&subject(), existing, later(days)).unwrap();
+            assert!(kept.new_ca.is_none() && !kept.new_nodes && !kept.new_control);
+            assert_eq!((secret(&kept.nodes), secret(&kept.control)), (made.nodes.clone(), made.control.clone()));
+            let said = kept.problem.unwrap().to_string();
+            assert!(said.contains(problem), "{said}");
+        }
+        let said = error(certificates(&subject(), existing, later(366)));
+        assert!(said.contains(problem), "{said}");
+        let moved = Subject::new("demo", "mq", "example.org");
+        error(certificates(&moved, existing, now));
+        error(certificates(&subject(), Existing { control: None, ..existing }, now));
+        let other = Made::new();
+        error(certificates(&subject(), Existing { control: Some(&other.control), ..existing }, now));
+    }
+    assert!(certificates(&subject(), made.existing(), now).unwrap().problem.is_none());
 }

@@ -60,6 +60,8 @@ pub use watch::run;
 /// Annotation of an MqttCluster: the nodes that the permission to form the cluster was given to.
 pub const INITIAL_MEMBERS: &str = "raftmq.io/initial-members";
 
+const CERTIFICATES_UNUSABLE: &str = "CertificatesUnusable";
+
 /// While something shows in the brokers only, which no watch tells of.
 const LOOK: Duration = Duration::from_secs(2);
 /// For what changes in the brokers without a change in Kubernetes: the leader, members, versions.
@@ -115,7 +117,7 @@ impl ReconcileError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Dereference(_) | Self::ReadCluster(_) => "CannotRead",
-            Self::Certificates(_) => "CertificatesUnusable",
+            Self::Certificates(_) => CERTIFICATES_UNUSABLE,
             Self::Apply(ApplyError::Taken { .. }) => "NameTaken",
             Self::Apply(_) => "CannotApply",
             Self::Status(_) => "CannotWriteStatus",
@@ -267,7 +269,7 @@ async fn step(
     let now = Timestamp::now();
     let context = scope.context.as_ref();
     let asked = Asked { cluster, valid, before, now };
-    let (draft, Came { refused, problems }) = match nothing_to_do(&asked, scope).await {
+    let (draft, Came { refused, mut problems }) = match nothing_to_do(&asked, scope).await {
         Some((draft, refused)) => (draft, Came { refused, problems: Vec::new() }),
         None => {
             let mut draft = Draft::new(&asked, Source::Live(&context.client), context.brokers.as_ref()).await?;
@@ -281,6 +283,7 @@ async fn step(
         }
     };
     let Draft { observed, plan, issued, .. } = &draft;
+    problems.extend(issued.problem.iter().map(|error| (CERTIFICATES_UNUSABLE, error.to_string())));
     let report =
         Report { cluster: valid, observed, plan, refused: &refused, problems: &problems, ca_ends: issued.ca_ends };
     let after = update_status::status(&report, before, now);
@@ -310,7 +313,9 @@ async fn nothing_to_do(asked: &Asked<'_>, scope: &Scope) -> Option<(Draft, Vec<S
     // What cannot be understood may be but old: the API server says.
     let draft = Draft::new(asked, Source::Cached(&scope.stores), context.brokers.as_ref()).await.ok()?;
     let births = matches!(draft.plan.bootstrap, Bootstrap::Intend(_) | Bootstrap::Call(_));
-    if births || draft.issues() || !draft.apply(asked, context).is_quiet(&draft.built, &draft.plan) {
+    // A Secret without our labels is not watched.
+    let unsure = draft.issued.problem.is_some();
+    if births || unsure || draft.issues() || !draft.apply(asked, context).is_quiet(&draft.built, &draft.plan) {
         return None;
     }
     let (stop, refused) = next_stop(&draft.observed, &draft.plan, context).await;
