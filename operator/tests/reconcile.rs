@@ -853,6 +853,11 @@ async fn discovery_by_dns_takes_the_role_away() {
     let role = "/apis/rbac.authorization.k8s.io/v1/namespaces/mq/roles/demo-discovery";
     assert!(world.api.get(role).is_some());
     world.set_spec(json!({"replicas": 3, "discovery": {"strategy": "dns"}}));
+    for _ in 0..4 {
+        world.reconcile().await;
+        assert!(world.api.get(role).is_some(), "pods of the former template use it");
+        world.start_pods();
+    }
     world.reconcile().await;
     assert!(world.api.get(role).is_none());
 }

@@ -176,8 +176,8 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Deletes what is ours and no longer built: discovery's Role after a change to DNS, Services of former listeners, and former settings
-    /// once `settled`, when no pod can be made from them any more.
+    /// Deletes what is ours and no longer built: Services of former listeners, and once `settled`, when no pod needs them any more,
+    /// discovery's Role after a change to DNS, and former settings.
     ///
     /// # Errors
     /// [`ApplyError`].
@@ -200,7 +200,12 @@ impl Apply<'_> {
             let wanted = built.iter().any(|object| object.kind == *kind && object.name == *name);
             let owners = live["metadata"]["ownerReferences"].as_array().into_iter().flatten();
             let ours = owners.into_iter().any(|owner| owner["uid"] == json!(self.cluster.owner.uid));
-            let used = *kind == OwnedKind::ConfigMap && (!settled || self.observed.used_config_maps.contains(name));
+            let used = match kind {
+                OwnedKind::ConfigMap => !settled || self.observed.used_config_maps.contains(name),
+                // Pods of the former template read by it who the others are.
+                OwnedKind::Role | OwnedKind::RoleBinding => !settled,
+                _ => false,
+            };
             !wanted && ours && !used && kind.is_pruned()
         };
         self.observed.objects.iter().filter(of_a_former_spec).map(|(place, _)| place)
