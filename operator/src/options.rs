@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
@@ -55,10 +56,11 @@ fn default_image() -> String {
 }
 
 impl Options {
-    /// The namespaces, without empty ones: an empty variable of the environment means all.
+    /// The namespaces, each once and without empty ones: an empty variable of the environment means all.
     #[must_use]
     pub fn namespaces(&self) -> Vec<String> {
-        self.namespaces.iter().map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect()
+        let named: BTreeSet<&str> = self.namespaces.iter().map(|n| n.trim()).filter(|n| !n.is_empty()).collect();
+        named.into_iter().map(str::to_owned).collect()
     }
 }
 
@@ -71,7 +73,7 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Options::command().debug_assert();
-        let options = Options::try_parse_from(["raftmq-operator", "--namespaces", "a, b,"]).unwrap();
+        let options = Options::try_parse_from(["raftmq-operator", "--namespaces", "a, b,,a"]).unwrap();
         assert_eq!(options.namespaces(), ["a", "b"]);
         assert!(options.broker_image.starts_with("ghcr.io/raftmq/raftmq:"));
         let options = Options::try_parse_from(["raftmq-operator", "--namespaces", ""]).unwrap();
