@@ -541,6 +541,22 @@ async fn the_intent_is_noted_before_the_brokers_are_told_and_they_are_told_once(
 }
 
 #[tokio::test]
+async fn an_intent_that_comes_too_late_is_noted_the_next_time() {
+    let mut world = World::new(json!({}));
+    world.reconcile().await;
+    world.start_pods();
+    let old = world.api.get(MQC).unwrap();
+    world.api.change(MQC, |cluster| cluster["metadata"]["labels"] = json!({"somebody": "else"}));
+    let stores = world.stores();
+    world.reconcile_of(old, stores).await.unwrap();
+    assert_eq!(world.condition("Degraded").0, "False");
+    let noted = |world: &World| world.api.get(MQC).unwrap()["metadata"]["annotations"][INITIAL_MEMBERS].clone();
+    assert_eq!(noted(&world), Value::Null);
+    world.reconcile().await;
+    assert_eq!(noted(&world), "demo-0,demo-1,demo-2");
+}
+
+#[tokio::test]
 async fn an_invalid_resource_gets_a_condition_and_is_left_alone() {
     let mut world = World::running(3).await;
     let set = world.api.get(SET);

@@ -293,7 +293,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Writes an annotation of the MqttCluster, unless it has changed since this version of it.
+    /// Writes an annotation of the MqttCluster, unless it has changed since this version of it: then that is looked at first.
     ///
     /// # Errors
     /// [`ApplyError`].
@@ -303,7 +303,7 @@ impl Apply<'_> {
         let patch = json!({"metadata": {"annotations": {key: value}, "resourceVersion": version}});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let patched = api.patch(&self.cluster.name, &params, &Patch::Merge(&patch)).await;
-        patched.map(drop).map_err(failed("change", &raftmq_crds::MqttCluster::kind(&()), &self.cluster.name))
+        gone(patched.map(drop)).map_err(failed("change", &raftmq_crds::MqttCluster::kind(&()), &self.cluster.name))
     }
 }
 
