@@ -763,6 +763,7 @@ async fn a_new_template_replaces_one_pod_after_the_other_and_asks_before_each() 
     world.reconcile().await;
     assert_eq!(world.brokers.take_calls(), Vec::<String>::new(), "its controller has not seen it");
     let mut order = Vec::new();
+    world.api.take_notes();
     for _ in 0..3 {
         world.start_pods();
         world.api.take_writes();
@@ -773,6 +774,8 @@ async fn a_new_template_replaces_one_pod_after_the_other_and_asks_before_each() 
     }
     assert_eq!(order, ["DELETE pods/demo-2", "DELETE pods/demo-1", "DELETE pods/demo-0"]);
     assert_eq!(world.brokers.take_calls(), ["loss demo-2", "loss demo-1", "loss demo-0"]);
+    let said = [2, 1, 0].map(|ordinal| format!("demo-{ordinal} is replaced: its template is a former one"));
+    assert_eq!(world.api.take_notes(), said);
     world.start_pods();
     world.reconcile().await;
     assert_eq!(world.condition("Progressing").0, "False");

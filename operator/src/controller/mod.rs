@@ -32,12 +32,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DynamicObject};
+use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::DeserializeGuard;
 use kube::discovery::ApiResource;
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::EventType;
 use kube::{Client, Resource, ResourceExt};
 use raftmq_crds::{MqttCluster, MqttClusterStatus};
 use thiserror::Error;
@@ -79,7 +81,8 @@ pub struct Context {
     pub default_image: String,
     /// Counts and times.
     pub metrics: Arc<Metrics>,
-    recorder: Recorder,
+    /// Names this process in events.
+    instance: String,
     applied: Applied,
     /// Tries that failed in a row, by namespace and name.
     failures: Mutex<HashMap<(String, String), u32>>,
@@ -129,9 +132,8 @@ impl Context {
     /// With nothing remembered. `instance` names this process in events.
     #[must_use]
     pub fn new(client: Client, brokers: Arc<dyn Brokers>, default_image: String, instance: Option<String>) -> Self {
-        let reporter = Reporter { controller: crate::FIELD_MANAGER.into(), instance };
         Self {
-            recorder: Recorder::new(client.clone(), reporter),
+            instance: instance.unwrap_or_else(|| crate::FIELD_MANAGER.into()),
             client,
             brokers,
             default_image,
@@ -141,17 +143,32 @@ impl Context {
         }
     }
 
-    /// An event is news for people; that it cannot be written is no reason to stop.
+    /// An event is news for people; that it cannot be written is no reason to stop. Each one is written for itself: kube's recorder
+    /// counts up an earlier one of the same reason, whatever it was about.
     async fn event(&self, cluster: &impl Resource<DynamicType = ()>, type_: EventType, reason: &str, note: String) {
+        let now = Timestamp::now();
+        let regarding = cluster.object_ref(&());
+        let namespace = regarding.namespace.clone().unwrap_or_default();
+        let name = regarding.name.as_deref().unwrap_or(crate::FIELD_MANAGER);
         let event = Event {
-            type_,
-            reason: reason.to_owned(),
+            metadata: ObjectMeta {
+                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            type_: Some(format!("{type_:?}")),
+            reason: Some(reason.to_owned()),
             // The API server takes so many bytes.
             note: Some(note.chars().take(250).collect()),
-            action: "Reconcile".into(),
-            secondary: None,
+            action: Some("Reconcile".into()),
+            event_time: Some(MicroTime(now)),
+            reporting_controller: Some(crate::FIELD_MANAGER.into()),
+            reporting_instance: Some(self.instance.clone()),
+            regarding: Some(regarding),
+            ..Event::default()
         };
-        if let Err(error) = self.recorder.publish(&event, &cluster.object_ref(&())).await {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        if let Err(error) = api.create(&PostParams::default(), &event).await {
             tracing::warn!(%error, reason, "cannot write an event");
         }
     }

@@ -22,6 +22,8 @@ struct State {
     version: u64,
     objects: BTreeMap<String, Value>,
     writes: Vec<String>,
+    /// What events say.
+    notes: Vec<String>,
     reads: Vec<String>,
     watches: Watches,
     /// Collections that are not listed, as by a role that forbids it.
@@ -79,6 +81,11 @@ impl FakeApi {
         std::mem::take(&mut self.0.lock().unwrap().writes)
     }
 
+    /// What events said since the last call.
+    pub(crate) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().notes)
+    }
+
     /// What was read since the last call, as paths.
     pub(crate) fn take_reads(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().reads)
@@ -120,7 +127,10 @@ impl State {
         };
         if method != Method::GET {
             let what = match path.ends_with("/events") {
-                true => format!("EVENT {}", body["reason"].as_str().unwrap_or("?")),
+                true => {
+                    self.notes.push(body["note"].as_str().unwrap_or("?").to_owned());
+                    format!("EVENT {}", body["reason"].as_str().unwrap_or("?"))
+                }
                 false => format!("{method} {}", path.rsplit_once("/namespaces/mq/").map_or(path.as_str(), |(_, p)| p)),
             };
             self.writes.push(what);
