@@ -44,11 +44,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, patch]
 - apiGroups: [raftmq.io]
   resources: [mqttclusters/status]
-  verbs: [get, patch]
-# Owner references, where the API server asks for it.
-- apiGroups: [raftmq.io]
-  resources: [mqttclusters/finalizers]
-  verbs: [update]
+  verbs: [patch]
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]
