@@ -541,6 +541,22 @@ async fn the_intent_is_noted_before_the_brokers_are_told_and_they_are_told_once(
 }
 
 #[tokio::test]
+async fn an_intent_that_was_copied_from_another_object_counts_for_nothing() {
+    let mut world = World::new(json!({"replicas": 1}));
+    world.api.change(MQC, |cluster| {
+        cluster["metadata"]["annotations"] =
+            json!({INITIAL_MEMBERS: "other-0,other-1,other-2", "raftmq.io/initial-members-of": "another"});
+    });
+    world.reconcile().await;
+    world.start_pods();
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), Vec::<String>::new());
+    assert_eq!(world.api.get(MQC).unwrap()["metadata"]["annotations"][INITIAL_MEMBERS], "demo-0");
+    world.reconcile().await;
+    assert_eq!(world.brokers.take_calls(), ["bootstrap demo-0 demo-0"]);
+}
+
+#[tokio::test]
 async fn an_intent_that_comes_too_late_is_noted_the_next_time() {
     let mut world = World::new(json!({}));
     world.reconcile().await;

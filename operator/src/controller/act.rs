@@ -3,11 +3,12 @@
 use kube::ResourceExt;
 use kube::runtime::events::EventType;
 use raftmq_crds::MqttCluster;
+use serde_json::json;
 
 use super::apply::Apply;
 use super::dereference::Observed;
 use super::plan::{Bootstrap, Plan, Roll, rollout, scale};
-use super::{Context, INITIAL_MEMBERS, ReconcileError};
+use super::{Context, INITIAL_MEMBERS, INITIAL_MEMBERS_OF, ReconcileError};
 use crate::brokers::Broker;
 
 /// Does what was planned. What the brokers do not allow comes back as reasons.
@@ -21,7 +22,8 @@ pub(super) async fn act(
     let observed = apply.observed;
     match &plan.bootstrap {
         Bootstrap::Intend(members) => {
-            apply.annotate(INITIAL_MEMBERS, &members.join(","), cluster.resource_version()).await?;
+            let noted = json!({INITIAL_MEMBERS: members.join(","), INITIAL_MEMBERS_OF: cluster.metadata.uid});
+            apply.annotate(&noted, cluster.resource_version()).await?;
         }
         Bootstrap::Call(members) => {
             if let Err(reason) = bootstrap(observed, members, context).await {

@@ -293,14 +293,14 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Writes an annotation of the MqttCluster, unless it has changed since this version of it: then that is looked at first.
+    /// Writes annotations of the MqttCluster, unless it has changed since this version of it: then that is looked at first.
     ///
     /// # Errors
     /// [`ApplyError`].
-    pub async fn annotate(&self, key: &str, value: &str, version: Option<String>) -> Result<(), ApplyError> {
+    pub async fn annotate(&self, annotations: &Json, version: Option<String>) -> Result<(), ApplyError> {
         let resource = kube::discovery::ApiResource::erase::<raftmq_crds::MqttCluster>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.cluster.namespace, &resource);
-        let patch = json!({"metadata": {"annotations": {key: value}, "resourceVersion": version}});
+        let patch = json!({"metadata": {"annotations": annotations, "resourceVersion": version}});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let patched = api.patch(&self.cluster.name, &params, &Patch::Merge(&patch)).await;
         gone(patched.map(drop)).map_err(failed("change", &raftmq_crds::MqttCluster::kind(&()), &self.cluster.name))

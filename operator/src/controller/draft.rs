@@ -10,7 +10,7 @@ use super::dereference::{Observed, dereference};
 use super::owners;
 use super::plan::{Plan, Situation};
 use super::source::Source;
-use super::{Context, INITIAL_MEMBERS, ReconcileError};
+use super::{Context, INITIAL_MEMBERS, INITIAL_MEMBERS_OF, ReconcileError};
 use crate::brokers::Brokers;
 use crate::build::{self, Inputs, Object, ValidatedCluster};
 use crate::certificates::{Certificates, Subject, certificates};
@@ -82,6 +82,7 @@ impl Draft {
 }
 
 fn intent(cluster: &MqttCluster) -> Option<Vec<String>> {
-    let names = cluster.annotations().get(INITIAL_MEMBERS)?;
+    let of_this = cluster.annotations().get(INITIAL_MEMBERS_OF) == cluster.metadata.uid.as_ref();
+    let names = cluster.annotations().get(INITIAL_MEMBERS).filter(|_| of_this)?;
     Some(names.split(',').map(str::to_owned).collect())
 }

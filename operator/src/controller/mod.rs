@@ -61,6 +61,8 @@ pub use watch::run;
 
 /// Annotation of an MqttCluster: the nodes that the permission to form the cluster was given to.
 pub const INITIAL_MEMBERS: &str = "raftmq.io/initial-members";
+/// Annotation beside it: the uid of that very MqttCluster. A copy of it, from an export say, has given no permission.
+pub const INITIAL_MEMBERS_OF: &str = "raftmq.io/initial-members-of";
 
 const CERTIFICATES_UNUSABLE: &str = "CertificatesUnusable";
 
