@@ -120,6 +120,8 @@ class Run:
             return
         peer = self.first_ready(step)
         if step.verb == ">":
+            if peer is not None and peer.ended:
+                peer.close()
             if peer is None or peer.ended:
                 peer = self.peers[step.connection] = Peer(self.address)
             try:

@@ -18,7 +18,10 @@ TOKEN = re.compile(
     r"|\{(?P<brace>[^{}]*)\}"
     r"|(?P<space>\s+)"
 )
-CONNECTION = re.compile(r"(?P<name>c\d+(?:,c\d+)*)\s+(?P<verb>>|<~|<\?|<|closed|close|reset)(?=\s|$)\s*(?P<rest>.*)")
+CONNECTION = re.compile(
+    r"(?P<name>c\d+(?:,c\d+)*)\s+(?P<verb>>|<~|<\?|<|closed|close|reset)(?=\s|$)\s*(?P<rest>.*)"
+)
+CARRIES_BYTES = {">", "<", "<~", "<?"}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)s")
 CITATION = re.compile(r"\[MQTT(?:311)?-\d[^\]]*\]")
 
@@ -46,7 +49,7 @@ class Mismatch(Exception):
 
 @dataclasses.dataclass
 class Token:
-    kind: str  # bytes, choice, any, capture, len, props, success, rest
+    kind: str  # bytes, choice, any, capture, len, max, props, success, rest
     value: object = None
 
 
@@ -78,44 +81,49 @@ class Case:
 def parse(path, text=None):
     """The cases of a file."""
     path = pathlib.Path(path)
-    cases, names, step = [], set(), None
+    cases, step = [], None
     for number, raw in enumerate((path.read_text() if text is None else text).splitlines(), 1):
         line, comment = split_comment(raw)
-        if cases:
-            cases[-1].cites += CITATION.findall(comment)
-        if not line:
-            continue
         try:
-            word, _, rest = line.partition(" ")
-            match = CONNECTION.fullmatch(line)
-            if word == "case":
-                if rest in names or not rest.strip():
-                    raise ValueError("a case needs a name of its own")
-                names.add(rest)
-                cases.append(Case(path, number, rest.strip()))
-                step = None
-            elif not cases:
-                raise ValueError("there is no case yet")
-            elif word == "needs":
-                cases[-1].needs += rest.split()
-            elif word == "pause":
-                step = Step(number, "", "pause", after=duration(rest))
-                cases[-1].steps.append(step)
-            elif match:
-                step = read_step(number, match)
-                cases[-1].steps.append(step)
-            elif step is not None and step.verb in (">", "<", "<~", "<?"):
-                step.tokens += tokens(line)
-                step.text += " " + line
-            else:
-                raise ValueError("no such step")
+            if line:
+                step = read_line(path, number, line, cases, step)
         except ValueError as error:
             raise ScriptError(f"{path}:{number}: {error}: {line}") from None
+        if cases:
+            cases[-1].cites += CITATION.findall(comment)
     for case in cases:
         for step in case.steps:
-            if step.verb in (">", "<", "<~", "<?") and not step.tokens:
+            if step.verb in CARRIES_BYTES and not step.tokens:
                 raise ScriptError(f"{path}:{step.line}: no bytes")
     return cases
+
+
+def read_line(path, number, line, cases, step):
+    """Adds a line to the cases; gives the step that the next line may go on with."""
+    word, _, rest = line.partition(" ")
+    match = CONNECTION.fullmatch(line)
+    if word == "case":
+        if not rest.strip() or any(case.name == rest.strip() for case in cases):
+            raise ValueError("a case needs a name of its own")
+        cases.append(Case(path, number, rest.strip()))
+        return None
+    if not cases:
+        raise ValueError("there is no case yet")
+    if word == "needs":
+        cases[-1].needs += rest.split()
+        return None
+    if word == "pause":
+        step = Step(number, "", "pause", after=duration(rest))
+    elif match:
+        step = read_step(number, match)
+    elif step is not None and step.verb in CARRIES_BYTES:
+        step.tokens += tokens(line)
+        step.text += " " + line
+        return step
+    else:
+        raise ValueError("no such step")
+    cases[-1].steps.append(step)
+    return step
 
 
 def split_comment(line):
@@ -178,17 +186,21 @@ def tokens(text):
 def brace(text):
     if text in ("len", "success", "rest"):
         return Token(text)
+    if re.fullmatch(r"max \d+", text):
+        return Token("max", int(text[4:]))
     match = re.fullmatch(r"props(?:(?P<how>[:=])(?P<items>.*))?", text)
     if not match:
         raise ValueError(f"no such pattern: {{{text}}}")
-    wanted, unwanted = [], []
+    wanted, unwanted, allowed = [], [], {}
     for item in (match["items"] or "").split(","):
         item = item.strip()
         if item.startswith("!"):
             unwanted.append(int(item[1:], 16))
+        elif item.startswith("?"):
+            allowed[int(item[1:3], 16)] = tokens(item[1:])
         elif item:
             wanted.append(tokens(item))
-    return Token("props", (match["how"] == "=", wanted, unwanted))
+    return Token("props", (match["how"] == "=", wanted, unwanted, allowed))
 
 
 def literal(value, fresh):
@@ -283,7 +295,9 @@ def match_at(token_list, data, at, captures, fresh):
             if at < len(data):
                 if data[at] >= 0x80:
                     raise Mismatch(f"byte {at}: expected a reason below 80, received {data[at]:02x}")
-                at = match_properties(Token("props", (False, [], [])), data, at + 1, captures, fresh)
+                at = match_properties(Token("props", (False, [], [], {})), data, at + 1, captures, fresh)
+        elif token.kind == "max" and len(data) > token.value:
+            raise Mismatch(f"{len(data)} bytes, more than {token.value}")
         elif token.kind == "rest":
             at = len(data)
     return at
@@ -303,7 +317,7 @@ def match_capture(token, data, at, captures):
 
 
 def read_properties(data, at):
-    """([(identifier, bytes of the whole property)], next offset) of a property block; nothing at all is an empty one."""
+    """([(identifier, bytes of the whole property)], next offset) of a property block; the packet's end is an empty one."""
     if at == len(data):
         return [], at
     length, at = read_varint(data, at)
@@ -329,7 +343,7 @@ def read_properties(data, at):
 
 
 def match_properties(token, data, at, captures, fresh):
-    exact, wanted, unwanted = token.value
+    exact, wanted, unwanted, allowed = token.value
     start = at
     found, at = read_properties(data, at)
     rest = list(found)
@@ -352,6 +366,8 @@ def match_properties(token, data, at, captures, fresh):
     for identifier, bytes_ in found:
         if identifier in unwanted:
             raise Mismatch(f"byte {start}: the property {show(bytes_)} should not be there")
+        if identifier in allowed:
+            match(allowed[identifier], bytes_, captures, fresh)
     if exact and len(found) != len(wanted):
         raise Mismatch(f"byte {start}: {len(found)} properties, expected {len(wanted)}")
     return at
