@@ -16,7 +16,7 @@ fn the_lower_qos_counts() {
     let (q0, q1, q2) = (QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce);
     for (published, subscribed, expected) in [(q0, q1, q0), (q1, q0, q0), (q1, q1, q1), (q2, q2, q1)] {
         let mut peer = Peer::simple(V4);
-        assert_eq!(peer.deliver(&message("m", published), at(subscribed)), Delivery::Sent(expected));
+        assert_eq!(peer.deliver(&message("m", published), &at(subscribed)), Delivery::Sent(expected));
     }
 }
 
@@ -24,12 +24,12 @@ fn the_lower_qos_counts() {
 fn window_queue_and_drops() {
     let mut peer = window(V5, 2);
     let results: Vec<_> =
-        (0..6).map(|i| peer.deliver(&message(&i.to_string(), QoS::AtLeastOnce), at(QoS::AtLeastOnce))).collect();
+        (0..6).map(|i| peer.deliver(&message(&i.to_string(), QoS::AtLeastOnce), &at(QoS::AtLeastOnce))).collect();
     let (sent, queued) = (Delivery::Sent(QoS::AtLeastOnce), Delivery::Queued);
     assert_eq!(results, [sent, sent, queued, queued, queued, Delivery::Dropped(DropReason::QueueFull)]);
     assert_eq!(peer.deliveries(), [triple("0", 1, false), triple("1", 2, false)]);
     // QoS 0 has no window.
-    assert_eq!(peer.deliver(&message("zero", QoS::AtMostOnce), at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtMostOnce));
+    assert_eq!(peer.deliver(&message("zero", QoS::AtMostOnce), &at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtMostOnce));
     assert_eq!(peer.deliveries(), [triple("zero", 0, false)]);
     // Out of order, unknown, twice.
     for id in [2, 9, 2] {
@@ -46,8 +46,8 @@ fn window_queue_and_drops() {
 #[test]
 fn the_clients_receive_maximum() {
     let mut peer = Peer::open(V5, SessionLimits::default(), &properties(&[Property::ReceiveMaximum(1)]), None);
-    assert_eq!(peer.deliver(&message("a", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtLeastOnce));
-    assert_eq!(peer.deliver(&message("b", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
+    assert_eq!(peer.deliver(&message("a", QoS::AtLeastOnce), &at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtLeastOnce));
+    assert_eq!(peer.deliver(&message("b", QoS::AtLeastOnce), &at(QoS::AtLeastOnce)), Delivery::Queued);
 }
 
 #[test]
@@ -55,10 +55,10 @@ fn the_clients_packet_size() {
     let small = properties(&[Property::MaximumPacketSize(64)]);
     let mut peer = Peer::open(V5, SessionLimits::default(), &small, None);
     let large = message(&"x".repeat(60), QoS::AtLeastOnce);
-    assert_eq!(peer.deliver(&large, at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::TooLarge));
+    assert_eq!(peer.deliver(&large, &at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::TooLarge));
     peer.connection.set_congested();
-    assert_eq!(peer.deliver(&large, at(QoS::AtLeastOnce)), Delivery::Queued);
-    assert_eq!(peer.deliver(&message("s", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
+    assert_eq!(peer.deliver(&large, &at(QoS::AtLeastOnce)), Delivery::Queued);
+    assert_eq!(peer.deliver(&message("s", QoS::AtLeastOnce), &at(QoS::AtLeastOnce)), Delivery::Queued);
     peer.connection.on_writable(peer.now, &mut peer.out, &mut peer.actions);
     assert_eq!(peer.deliveries().iter().map(|sent| &*sent.0).collect::<Vec<_>>(), ["s"]);
     let Some(Action::Flushed(flushed)) = peer.actions.pop() else { panic!() };
@@ -91,10 +91,10 @@ fn expired_messages_are_not_sent() {
         Message::new(&publish, Origin { node: 1, sequence: 1 }, "p", 0, Some(at_ms)).unwrap()
     };
     let start = peer.now.unix_ms;
-    assert_eq!(peer.deliver(&expiring("old", start), at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::Expired));
-    peer.deliver(&expiring("a", start + 1_000), at(QoS::AtLeastOnce));
-    peer.deliver(&expiring("b", start + 1_000), at(QoS::AtLeastOnce));
-    peer.deliver(&expiring("c", start + 9_000), at(QoS::AtLeastOnce));
+    assert_eq!(peer.deliver(&expiring("old", start), &at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::Expired));
+    peer.deliver(&expiring("a", start + 1_000), &at(QoS::AtLeastOnce));
+    peer.deliver(&expiring("b", start + 1_000), &at(QoS::AtLeastOnce));
+    peer.deliver(&expiring("c", start + 9_000), &at(QoS::AtLeastOnce));
     peer.deliveries();
     peer.now.unix_ms += 2_000;
     peer.puback(1);
@@ -107,10 +107,10 @@ fn a_slow_reader() {
     let mut peer = window(V4, 10);
     peer.connection.set_congested();
     for (payload, qos) in [("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce), ("c", QoS::AtMostOnce)] {
-        assert_eq!(peer.deliver(&message(payload, qos), at(QoS::AtLeastOnce)), Delivery::Queued);
+        assert_eq!(peer.deliver(&message(payload, qos), &at(QoS::AtLeastOnce)), Delivery::Queued);
     }
     assert_eq!(
-        peer.deliver(&message("d", QoS::AtMostOnce), at(QoS::AtMostOnce)),
+        peer.deliver(&message("d", QoS::AtMostOnce), &at(QoS::AtMostOnce)),
         Delivery::Dropped(DropReason::QueueFull)
     );
     assert!(peer.out.is_empty());
@@ -125,7 +125,7 @@ fn a_long_queue_goes_out_in_parts() {
     let mut peer = Peer::open(V4, limits, &PropertiesBuf::new(), None);
     peer.connection.set_congested();
     for _ in 0..10 {
-        peer.deliver(&message(&"x".repeat(100_000), QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+        peer.deliver(&message(&"x".repeat(100_000), QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
     }
     let mut parts = Vec::new();
     while peer.connection.is_congested() {
@@ -148,14 +148,14 @@ fn death_at_each_step_of_qos_1() {
         Case {
             name: "PUBLISH not acknowledged",
             steps: |peer| {
-                peer.deliver(&message("m", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+                peer.deliver(&message("m", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
             },
             expected: &[("m", 1, true)],
         },
         Case {
             name: "PUBACK came",
             steps: |peer| {
-                peer.deliver(&message("m", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+                peer.deliver(&message("m", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
                 peer.puback(1);
             },
             expected: &[],
@@ -164,10 +164,10 @@ fn death_at_each_step_of_qos_1() {
             name: "the second acknowledged, others waiting",
             steps: |peer| {
                 for payload in ["a", "b", "c", "d"] {
-                    peer.deliver(&message(payload, QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+                    peer.deliver(&message(payload, QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
                 }
                 peer.puback(2);
-                peer.deliver(&message("zero", QoS::AtMostOnce), at(QoS::AtLeastOnce));
+                peer.deliver(&message("zero", QoS::AtMostOnce), &at(QoS::AtLeastOnce));
             },
             expected: &[("a", 1, true), ("c", 3, true)],
         },
@@ -175,7 +175,7 @@ fn death_at_each_step_of_qos_1() {
             name: "written to a socket that nobody reads",
             steps: |peer| {
                 peer.connection.set_congested();
-                peer.deliver(&message("m", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+                peer.deliver(&message("m", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
             },
             expected: &[("m", 1, false)],
         },
@@ -208,7 +208,7 @@ fn death_at_each_step_of_qos_1() {
 fn a_smaller_window_after_the_return() {
     let mut peer = window(V4, 3);
     for payload in ["a", "b", "c", "d"] {
-        peer.deliver(&message(payload, QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+        peer.deliver(&message(payload, QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
     }
     peer.connection.close(CloseReason::Lost, &mut Vec::new());
     let mut session = peer.end();
@@ -223,7 +223,7 @@ fn a_smaller_window_after_the_return() {
     let mut next = Peer::new(SessionLimits { max_in_flight: 1, ..SessionLimits::default() });
     next.give(Packet::Connect(Box::new(Connect { clean_start: false, ..connect(V4) })));
     next.opened(OpenResult::Accepted { session: Some(session) });
-    assert_eq!(next.deliver(&message("g", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
+    assert_eq!(next.deliver(&message("g", QoS::AtLeastOnce), &at(QoS::AtLeastOnce)), Delivery::Queued);
     let mut all = Vec::new();
     loop {
         let sent = next.deliveries();
@@ -240,9 +240,9 @@ fn a_smaller_window_after_the_return() {
 #[test]
 fn identifiers_in_flight_are_not_used_again() {
     let mut peer = window(V4, 2);
-    peer.deliver(&message("stuck", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+    peer.deliver(&message("stuck", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
     for _ in 0..70_000 {
-        peer.deliver(&message("m", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+        peer.deliver(&message("m", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
         let (_, id, _) = peer.deliveries().pop().unwrap();
         assert!(id > 1);
         peer.puback(id);
@@ -256,7 +256,7 @@ fn the_queue_is_bounded_by_bytes() {
     let large = message(&"x".repeat(900), QoS::AtMostOnce);
     for _ in 0..3 {
         peer.connection.set_congested();
-        let results: Vec<_> = (0..4).map(|_| peer.deliver(&large, at(QoS::AtMostOnce))).collect();
+        let results: Vec<_> = (0..4).map(|_| peer.deliver(&large, &at(QoS::AtMostOnce))).collect();
         let queued = Delivery::Queued;
         assert_eq!(
             results,

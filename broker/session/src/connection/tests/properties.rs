@@ -170,7 +170,7 @@ fn run(version: Version, limits: &SessionLimits, steps: Vec<Step>) {
             }
             Step::Unsubscribed(id) => peer.connection.on_unsubscribed(id_of(id), &mut peer.out, &mut peer.actions),
             Step::Deliver { qos, size } => {
-                peer.deliver(&message(&"x".repeat(size), QoS::from_u8(qos).unwrap()), at(QoS::AtLeastOnce));
+                peer.deliver(&message(&"x".repeat(size), QoS::from_u8(qos).unwrap()), &at(QoS::AtLeastOnce));
             }
             Step::Congested => peer.connection.set_congested(),
             Step::Writable => peer.connection.on_writable(peer.now, &mut peer.out, &mut peer.actions),
