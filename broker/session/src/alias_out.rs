@@ -1,6 +1,6 @@
 //! Topic aliases towards an MQTT 5 client (MQTT 5, 3.3.2.3.4).
 
-use std::{collections::HashMap, hash::BuildHasher, num::NonZeroU16};
+use std::{collections::HashMap, num::NonZeroU16};
 
 use raftmq_mqtt::Alias;
 
@@ -49,8 +49,7 @@ impl OutAliases {
         }
         // [MQTT-3.1.2-26], [MQTT-3.3.2-8], [MQTT-3.3.2-11]
         let number = NonZeroU16::new(self.next_number()?)?;
-        // The lowest bit: a hash is never the 0 of an empty place.
-        let hash = self.numbers.hasher().hash_one(topic) as u32 | 1;
+        let hash = hash(topic);
         let place = &mut self.seen[hash as usize / 2 % CANDIDATES];
         if *place == hash {
             return Some(Alias { number, introduce: true });
@@ -71,6 +70,12 @@ impl OutAliases {
         let used = u16::try_from(self.numbers.len()).ok()?;
         (used < self.most).then(|| used + 1)
     }
+}
+
+/// FNV-1a. Who makes topics collide keeps them from having aliases, and that is all. The lowest bit is set: it is never the 0 of an
+/// empty place.
+fn hash(topic: &[u8]) -> u32 {
+    topic.iter().fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)) | 1
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ mod connection;
 mod deliver;
 mod filter;
 mod forms;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod inbound;
 mod limits;
 mod matched;

@@ -9,7 +9,6 @@ mod deliver;
 mod flows;
 mod inbound;
 mod options;
-mod properties;
 mod publish;
 mod shared;
 mod subscribe;
@@ -144,8 +143,9 @@ impl Peer {
     /// The connection is lost, and the client comes back to its session.
     fn reconnect(self) -> Self {
         let (version, limits) = (self.connection.version, (*self.connection.limits).clone());
+        let (now, origins) = (self.now, self.origins);
         let session = self.lose();
-        let mut next = Self::connecting(version, limits);
+        let mut next = Self { now, origins, ..Self::connecting(version, limits) };
         next.opened(OpenResult::Accepted { session: Some(session) });
         next
     }

@@ -255,9 +255,9 @@ fn time_passes() {
     }
 }
 
+/// [MQTT-3.1.0-2], [MQTT-3.14.2-1], [MQTT-3.14.4-1], [MQTT-4.12.0-7], [MQTT-4.13.1-1], [MQTT311-3.1.0-2], [MQTT311-4.8.0-1]
 #[test]
 fn packets_out_of_place() {
-    let ack = Ack::success(id_of(1));
     let table: [Packet<'_>; 4] = [
         Packet::Connect(Box::new(connect(V5))),
         Packet::PingResp,
@@ -279,14 +279,32 @@ fn packets_out_of_place() {
             assert_eq!(peer.told(), expected);
         }
     }
-    let mut peer = Peer::simple(V5);
-    peer.give(Packet::PubRel(ack));
-    peer.give(Packet::PubRec(ack));
-    peer.give(Packet::PubComp(ack));
-    assert_eq!(peer.closed(), None);
-    assert_eq!(peer.out, [0x70, 3, 0, 1, 0x92, 0x62, 3, 0, 1, 0x92]);
 }
 
+/// [MQTT-3.6.2-1], [MQTT-3.7.2-1], [MQTT-4.3.3-11], [MQTT311-4.3.3-2]
+#[test]
+fn exchanges_that_nobody_knows_are_brought_to_an_end() {
+    for (version, expected) in [
+        (Version::V3_1, ["PUBCOMP 1", "PUBREL 1"]),
+        (V4, ["PUBCOMP 1", "PUBREL 1"]),
+        (V5, ["PUBCOMP 1 0x92", "PUBREL 1 0x92"]),
+    ] {
+        let mut peer = Peer::simple(version);
+        peer.pubrel(1);
+        peer.pubrec(1);
+        peer.pubcomp(1);
+        peer.puback(1);
+        assert_eq!(peer.trace(), expected);
+        assert_eq!(peer.closed(), None);
+    }
+    let mut peer = Peer::simple(V5);
+    let refused = Ack { reason: ReasonCode::QuotaExceeded, ..Ack::success(id_of(1)) };
+    peer.give(Packet::PubRec(refused));
+    assert!(peer.out.is_empty(), "it ends there");
+}
+
+/// [MQTT-3.1.2-23], [MQTT-3.1.2-8], [MQTT-3.14.0-1], [MQTT-3.14.2-2], [MQTT-3.14.4-3], [MQTT-4.1.0-2], [MQTT-4.13.2-1], [MQTT311-3.1.2-8],
+/// [MQTT311-3.14.4-3]
 #[test]
 fn the_ways_out() {
     let disconnect = |peer: &mut Peer, reason, expiry: Option<u32>| {
@@ -317,6 +335,15 @@ fn the_ways_out() {
     assert_eq!(peer.closed(), Some(CloseReason::Fault(ReasonCode::ProtocolError)));
     assert_eq!(peer.end().expiry_s(), 0);
 
+    // It asked for more than there is: that is no error later either.
+    let mut peer = Peer::open(V5, SessionLimits { max_session_expiry_s: 0, ..SessionLimits::default() }, &expiring, None);
+    disconnect(&mut peer, ReasonCode::Success, Some(5));
+    assert_eq!((peer.closed(), peer.end().expiry_s()), (Some(CloseReason::Client(ReasonCode::Success)), 0));
+
+    let mut peer = Peer::simple(V4);
+    disconnect(&mut peer, ReasonCode::Success, None);
+    assert!(!peer.closed().unwrap().publishes_will());
+
     for (version, expected) in [(V4, None), (V5, Some(ReasonCode::SessionTakenOver))] {
         let mut peer = Peer::simple(version);
         peer.connection.close(CloseReason::Server(ReasonCode::SessionTakenOver), &mut peer.out);
@@ -330,11 +357,40 @@ fn the_ways_out() {
     assert!(peer.connection.into_state().is_none());
 }
 
+/// [MQTT-3.1.2-14], [MQTT-3.1.2-15], [MQTT-3.1.3-10], [MQTT311-3.1.2-16], [MQTT311-3.1.2-17]
 #[test]
-fn an_idle_connection_is_small() {
-    assert!(size_of::<Connection>() <= 400, "{}", size_of::<Connection>());
+fn the_message_of_a_will() {
+    let list = [
+        Property::UserProperty(("a", "1")),
+        Property::WillDelayInterval(30),
+        Property::MessageExpiryInterval(60),
+        Property::UserProperty(("a", "2")),
+    ];
+    let own = properties(&list);
+    for retain in [false, true] {
+        let with = Some(Will { properties: own.as_properties(), ..will(QoS::ExactlyOnce, retain).unwrap() });
+        let request = try_connect(SessionLimits::default(), Connect { will: with, ..connect(V5) }).unwrap();
+        let will = request.will.unwrap();
+        assert_eq!(will.delay_s(), 30);
+        let now = Now { ms: 0, unix_ms: 1_000 };
+        let message = will.message(Origin { node: 1, sequence: 7 }, "client", now).unwrap();
+        assert_eq!((message.topic(), message.payload(), message.qos()), ("w", &b"gone"[..], QoS::ExactlyOnce));
+        assert_eq!((message.retain(), message.expires_at_ms()), (retain, Some(61_000)));
+        assert_eq!(message.properties().user_properties().collect::<Vec<_>>(), [("a", "1"), ("a", "2")]);
+    }
 }
 
+#[test]
+fn an_idle_connection_is_small() {
+    assert!(size_of::<Connection>() <= 320, "{}", size_of::<Connection>());
+    assert!(size_of::<SessionState>() <= 136, "{}", size_of::<SessionState>());
+    // What few clients use is not there before they use it.
+    let idle = Peer::simple(V5).connection;
+    assert!(idle.aliases.is_none() && idle.aliases_out.is_none() && idle.auth.is_none());
+    assert!(idle.state.received().is_none());
+}
+
+/// [MQTT-3.1.2-29], [MQTT-3.14.2-3]
 #[test]
 fn reasons_for_people() {
     let error = DecodeError::ZeroPacketId { packet: PacketType::Subscribe };
@@ -354,6 +410,7 @@ fn reasons_for_people() {
     }
 }
 
+/// [MQTT-3.1.2-24], [MQTT-3.14.0-1]
 #[test]
 fn a_client_that_takes_no_connack() {
     let mut peer = Peer::new(SessionLimits::default());
@@ -361,4 +418,5 @@ fn a_client_that_takes_no_connack() {
     peer.give(Packet::Connect(Box::new(Connect { properties: narrow.as_properties(), ..connect(V5) })));
     peer.opened(OpenResult::Accepted { session: None });
     assert_eq!(peer.closed(), Some(CloseReason::Fault(ReasonCode::PacketTooLarge)));
+    assert!(peer.out.is_empty());
 }
