@@ -29,7 +29,7 @@ mod version;
 
 pub use codec::{Decoded, Limits, connect_version, decode, encode};
 pub use error::{DecodeError, EncodeError, FieldError, PropertyError};
-pub use form::PublishForm;
+pub use form::{Alias, PublishForm};
 pub use message::{Message, MessageError, Origin};
 pub use packet::{
     Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, RetainHandling, SubAck, SubOptions,

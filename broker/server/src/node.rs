@@ -368,6 +368,9 @@ fn session_limits(config: &Config) -> SessionLimits {
         max_queued_messages: mqtt.max_queued_messages as usize,
         max_queued_bytes: mqtt.max_queued_bytes.as_usize(),
         max_subscriptions: mqtt.max_subscriptions as usize,
+        // Not there yet, and announced so.
+        retain_available: false,
+        shared_available: false,
         ..SessionLimits::default()
     }
 }

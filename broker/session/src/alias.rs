@@ -1,10 +1,10 @@
-//! Topic aliases of an MQTT 5 client's PUBLISH packets [MQTT5 3.3.2.3.4].
+//! Topic aliases of an MQTT 5 client's PUBLISH packets (MQTT 5, 3.3.2.3.4).
 
 use raftmq_mqtt::{Publish, ReasonCode};
 
 use crate::SessionLimits;
 
-/// The topics behind the aliases of one connection. Nothing is allocated before the first.
+/// The topics behind the aliases of one connection, with which they end `[MQTT-3.3.2-7]`.
 #[derive(Debug, Default)]
 pub(crate) struct Aliases {
     /// By alias, from 1 on; empty where there is none.
@@ -13,14 +13,15 @@ pub(crate) struct Aliases {
 }
 
 impl Aliases {
-    /// Takes note of the alias of a PUBLISH, if it has one, and says why it may not have it. Afterwards
-    /// [`Aliases::topic`] knows its topic.
-    pub(crate) fn note(&mut self, publish: &Publish<'_>, limits: &SessionLimits) -> Result<(), ReasonCode> {
-        let Some(alias) = publish.properties.topic_alias() else {
-            // [MQTT5 3.3.2.1]: no topic and no alias.
-            return if publish.topic.is_empty() { Err(ReasonCode::ProtocolError) } else { Ok(()) };
-        };
-        // [MQTT-3.3.2-8, 3.3.2-9]
+    /// Takes note of the alias of a PUBLISH that has one, and says why it may not have it. Afterwards
+    /// [`Aliases::topic`] knows its topic. Every alias up to the maximum is taken `[MQTT-3.3.2-12]`.
+    pub(crate) fn note(
+        &mut self,
+        alias: u16,
+        publish: &Publish<'_>,
+        limits: &SessionLimits,
+    ) -> Result<(), ReasonCode> {
+        // [MQTT-3.3.2-8]
         if alias == 0 || alias > limits.max_topic_aliases {
             return Err(ReasonCode::TopicAliasInvalid);
         }
@@ -45,12 +46,8 @@ impl Aliases {
         Ok(())
     }
 
-    /// The topic of a PUBLISH that was noted.
-    pub(crate) fn topic<'a>(&'a self, publish: &Publish<'a>) -> &'a str {
-        if !publish.topic.is_empty() {
-            return publish.topic;
-        }
-        let alias = publish.properties.topic_alias().map_or(0, usize::from);
-        alias.checked_sub(1).and_then(|at| self.topics.get(at)).map_or("", |topic| topic)
+    /// The topic of an alias that was noted.
+    pub(crate) fn topic(&self, alias: u16) -> &str {
+        usize::from(alias).checked_sub(1).and_then(|at| self.topics.get(at)).map_or("", |topic| topic)
     }
 }

@@ -6,7 +6,6 @@ use raftmq_mqtt::{Disconnect, Packet, PacketType, Properties, PropertiesBuf, Pro
 
 use crate::{
     Action, Connection, SessionState,
-    alias::Aliases,
     connection::{Phase, put},
     inbound::Inbound,
 };
@@ -30,7 +29,8 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Whether the will, if there is one, is to be published (at once or after its delay) [MQTT-3.1.2-8].
+    /// Whether the will, if there is one, is to be published (at once or after its delay) `[MQTT-3.1.2-8]` `[MQTT311-3.1.2-8]`. A client
+    /// that says goodbye has none any more `[MQTT-3.14.4-3]` `[MQTT311-3.14.4-3]`.
     #[must_use]
     pub fn publishes_will(self) -> bool {
         match self {
@@ -51,7 +51,7 @@ impl CloseReason {
 
 impl Connection {
     /// The server ends the connection: an MQTT 5 client is told by DISCONNECT, or by CONNACK before it is connected.
-    /// No [`Action::Close`] comes of it. Does nothing if the connection is over.
+    /// No [`Action::Close`] comes of it. Does nothing if the connection is over: nothing follows a DISCONNECT `[MQTT-3.14.4-1]`.
     pub fn close(&mut self, reason: CloseReason, out: &mut Vec<u8>) {
         self.close_saying(reason, None, out);
     }
@@ -61,6 +61,7 @@ impl Connection {
         match &self.phase {
             Phase::Closed { .. } => return,
             Phase::Connect { .. } => {}
+            // [MQTT-3.14.0-1]
             Phase::Opening(_) => {
                 if let Some(reason) = reason.to_send() {
                     self.write_refusal(reason, out);
@@ -69,6 +70,7 @@ impl Connection {
             Phase::Open => {
                 // MQTT 3 servers have no DISCONNECT to send.
                 if let (Version::V5, Some(reason)) = (self.version, reason.to_send()) {
+                    // [MQTT-3.14.2-1]
                     let reason =
                         if reason.allowed_in(PacketType::Disconnect) { reason } else { ReasonCode::UnspecifiedError };
                     self.write_disconnect(reason, detail, out);
@@ -79,9 +81,12 @@ impl Connection {
         self.phase = Phase::Closed { opened };
         self.pending = Vec::new();
         self.inbound = Inbound::default();
-        self.aliases = Aliases::default();
+        self.aliases = None;
+        self.aliases_out = None;
+        self.auth = None;
     }
 
+    /// Without a session expiry interval `[MQTT-3.14.2-2]` and user properties `[MQTT-3.14.2-4]`.
     fn write_disconnect(&self, reason: ReasonCode, detail: Option<&str>, out: &mut Vec<u8>) {
         let mut properties = PropertiesBuf::new();
         if self.explain {
@@ -112,8 +117,8 @@ impl Connection {
 
     pub(crate) fn on_disconnect(&mut self, disconnect: &Disconnect<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         if let Some(expiry_s) = disconnect.properties.session_expiry_interval() {
-            // It may not be set now if it was 0 [MQTT5 3.14.2.2.2].
-            if self.state.expiry_s == 0 && expiry_s != 0 {
+            // It may not be set now if it was 0 (MQTT 5, 3.14.2.2.2).
+            if !self.expiry_asked && expiry_s != 0 {
                 return self.fault(ReasonCode::ProtocolError, out, actions);
             }
             self.state.expiry_s = expiry_s.min(self.limits.max_session_expiry_s);

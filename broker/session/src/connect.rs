@@ -1,31 +1,43 @@
-//! CONNECT and CONNACK [MQTT5 3.1, 3.2].
+//! CONNECT (MQTT 5, 3.1): what is taken, what is refused, and how.
 
 use std::sync::Arc;
 
 use raftmq_mqtt::{
-    ConnAck, Connect, DecodeError, Packet, PacketType, Properties, PropertiesBuf, Property, QoS, ReasonCode, Version,
-    Will, encode,
+    ConnAck, Connect, DecodeError, Packet, PacketType, Properties, ReasonCode, Version, encode,
 };
 
 use crate::{
-    Action, CloseReason, Connection, Now, OpenRequest, OpenResult, OwnedWill, Password,
-    connection::{Phase, put},
+    Action, AuthKind, AuthRequest, CloseReason, Connection, Now, OpenRequest, OwnedWill, Secret,
+    alias_out::OutAliases,
+    auth::{Exchange, Turn},
+    connection::Phase,
+    filter::mounted_topic,
 };
 
-/// What CONNACK needs to know of CONNECT.
+/// A CONNECT that is not answered yet.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    assigned: bool,
+    /// What the server is asked when the client is authenticated.
+    pub(crate) request: Option<Box<OpenRequest>>,
+    /// The last data of the authentication method, for CONNACK.
+    pub(crate) auth_data: Secret,
+    /// Until when the client must have answered AUTH.
+    pub(crate) deadline_ms: u64,
+    pub(crate) assigned: bool,
+    pub(crate) clean_start: bool,
     /// What the session's expiry will be, and whether the client asked for another one.
-    expiry_s: u32,
-    expiry_changed: bool,
-    keep_alive_s: u16,
-    keep_alive_changed: bool,
+    pub(crate) expiry_s: u32,
+    pub(crate) expiry_changed: bool,
+    pub(crate) keep_alive_s: u16,
+    pub(crate) keep_alive_changed: bool,
+    /// It asked for response information.
+    pub(crate) wants_response_information: bool,
 }
 
 impl Connection {
     pub(crate) fn on_connect(
         &mut self,
+        now: Now,
         connect: &Connect<'_>,
         random: [u8; 16],
         out: &mut Vec<u8>,
@@ -39,28 +51,37 @@ impl Connection {
         let v5 = connect.version.is_v5();
         let properties = connect.properties;
         let assigned = connect.client_id.is_empty();
+        // [MQTT-3.1.3-6], [MQTT311-3.1.3-6]
         self.client_id = if assigned { assigned_id(random) } else { Arc::from(connect.client_id) };
         self.max_packet_size = properties.maximum_packet_size().unwrap_or(u32::MAX);
         self.explain = properties.request_problem_information() != Some(0);
         // 4,096 so that an identifier is always free, and the search for one short.
         let own_window = self.limits.max_in_flight.clamp(1, 4_096);
         self.window = properties.receive_maximum().unwrap_or(u16::MAX).min(own_window);
+        // [MQTT-3.1.2-27]: 0 if it is absent.
+        let aliases = properties.topic_alias_maximum().unwrap_or(0).min(self.limits.max_topic_aliases_out);
+        self.aliases_out = OutAliases::new(aliases, self.limits.max_topic_alias_bytes);
 
         let asked_s = match (v5, connect.clean_start) {
             (true, _) => properties.session_expiry_interval().unwrap_or(0),
+            // [MQTT311-3.1.2-6]
             (false, true) => 0,
-            // Clean Session 0 is a session without end [MQTT5 3.1.2.11.2].
+            // Clean Session 0 is a session without end [MQTT311-3.1.2-4].
             (false, false) => u32::MAX,
         };
+        self.expiry_asked = asked_s > 0;
         let expiry_s = asked_s.min(self.limits.max_session_expiry_s);
         let longest = self.limits.max_keep_alive_s;
         let too_long = connect.keep_alive == 0 || connect.keep_alive > longest;
         let keep_alive_changed = v5 && longest != 0 && too_long;
+        // [MQTT-3.2.2-22]
         let keep_alive_s = if keep_alive_changed { longest } else { connect.keep_alive };
-        // [MQTT-3.1.2-22]
+        // [MQTT-3.1.2-22], [MQTT311-3.1.2-24]
         self.silence_ms = u32::from(keep_alive_s) * 1_500;
 
-        actions.push(Action::Open(Box::new(OpenRequest {
+        let mount = self.limits.mount_point.as_deref();
+        let method = properties.authentication_method();
+        let request = Box::new(OpenRequest {
             client_id: self.client_id.clone(),
             assigned,
             version: connect.version,
@@ -68,95 +89,70 @@ impl Connection {
             session_expiry_s: expiry_s,
             keep_alive_s,
             username: connect.username.map(Into::into),
-            password: connect.password.map(Password::new),
-            will: connect.will.as_ref().map(owned),
-        })));
-        let expiry_changed = v5 && expiry_s != asked_s;
-        self.phase =
-            Phase::Opening(Box::new(Opening { assigned, expiry_s, expiry_changed, keep_alive_s, keep_alive_changed }));
+            password: connect.password.map(Secret::new),
+            auth_method: method.map(Into::into),
+            will: connect.will.as_ref().map(|will| OwnedWill::new(will, &mounted_topic(mount, will.topic))),
+        });
+        let mut opening = Opening {
+            request: None,
+            auth_data: Secret::default(),
+            deadline_ms: now.ms.saturating_add(self.limits.connect_timeout_ms),
+            assigned,
+            clean_start: connect.clean_start,
+            expiry_s,
+            expiry_changed: v5 && expiry_s != asked_s,
+            keep_alive_s,
+            keep_alive_changed,
+            wants_response_information: properties.request_response_information() == Some(1),
+        };
+        if let Some(method) = method {
+            self.auth = Some(Box::new(Exchange { method: method.into(), turn: Turn::Server }));
+            opening.request = Some(request);
+            actions.push(Action::Authenticate(Box::new(AuthRequest {
+                client_id: self.client_id.clone(),
+                method: method.into(),
+                data: Secret::new(properties.authentication_data().unwrap_or_default()),
+                kind: AuthKind::Connect,
+            })));
+        } else {
+            actions.push(Action::Open(request));
+        }
+        self.phase = Phase::Opening(Box::new(opening));
     }
 
+    /// What is wrong with a CONNECT that the codec has taken `[MQTT-3.1.4-2]`.
     fn check_connect(&self, connect: &Connect<'_>) -> Result<(), ReasonCode> {
-        let no_id = match connect.version {
-            // An identifier of 1 to 23 characters; longer ones are common and taken.
-            Version::V3_1 => connect.client_id.is_empty(),
-            // [MQTT311-3.1.3-8]
-            Version::V3_1_1 => connect.client_id.is_empty() && !connect.clean_start,
+        let id = connect.client_id;
+        let id_refused = match connect.version {
+            // MQTT 3.1, CONNECT: 1 to 23 characters, more are refused.
+            Version::V3_1 => id.is_empty() || id.chars().count() > self.limits.max_client_id_chars_v3_1,
+            // [MQTT311-3.1.3-7], [MQTT311-3.1.3-8]
+            Version::V3_1_1 => id.is_empty() && !connect.clean_start,
             Version::V5 => false,
         };
-        if no_id || connect.client_id.len() > self.limits.max_client_id_bytes {
+        // [MQTT-3.1.3-8], [MQTT311-3.1.3-9]; those of [MQTT-3.1.3-5] and [MQTT311-3.1.3-5] are far below the limit.
+        if id_refused || id.len() > self.limits.max_client_id_bytes {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
-        if connect.properties.authentication_method().is_some() {
-            return Err(ReasonCode::BadAuthenticationMethod);
-        }
         if let (Version::V5, Some(will)) = (connect.version, &connect.will) {
-            // [MQTT-3.2.2-12, 3.2.2-13]; an MQTT 3 client cannot know, its will is published as far as possible.
-            if will.qos > QoS::AtLeastOnce {
+            // An MQTT 3 client cannot know what there is, its will is published as far as possible.
+            if will.qos > self.limits.max_qos {
+                // [MQTT-3.2.2-12]
                 return Err(ReasonCode::QoSNotSupported);
             }
-            if will.retain {
+            if will.retain && !self.limits.retain_available {
+                // [MQTT-3.2.2-13]
                 return Err(ReasonCode::RetainNotSupported);
+            }
+            if self.limits.check_payload_format
+                && will.properties.payload_format_indicator() == Some(1)
+                && std::str::from_utf8(will.payload).is_err()
+            {
+                // MQTT 5, 3.1.3.2.3
+                return Err(ReasonCode::PayloadFormatInvalid);
             }
         }
         Ok(())
-    }
-
-    /// The server's answer to [`Action::Open`]: CONNACK, then what the session has waiting. Ignored if nothing was asked.
-    pub fn on_opened(&mut self, now: Now, result: OpenResult, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
-        let Phase::Opening(opening) = &self.phase else {
-            return;
-        };
-        let session = match result {
-            OpenResult::Accepted { session } => session,
-            OpenResult::Refused(reason) => {
-                self.write_refusal(reason, out);
-                return self.end(CloseReason::Refused(reason), out, actions);
-            }
-        };
-        let properties = if self.version.is_v5() { self.connack_properties(opening) } else { PropertiesBuf::new() };
-        let packet = Packet::ConnAck(ConnAck {
-            session_present: session.is_some(),
-            reason: ReasonCode::Success,
-            properties: properties.as_properties(),
-        });
-        let expiry_s = opening.expiry_s;
-        let fits = put(&packet, self.version, self.max_packet_size, out);
-        self.phase = Phase::Open;
-        self.state = session.map(|session| *session).unwrap_or_default();
-        self.state.expiry_s = expiry_s;
-        self.state.outbound.restart();
-        self.excuse_silence(now);
-        if fits {
-            self.pump(now, out, actions);
-        } else {
-            // [MQTT-3.1.2-24]: a client that takes no CONNACK cannot be served.
-            self.fault(ReasonCode::PacketTooLarge, out, actions);
-        }
-    }
-
-    /// What this server does not have or limits [MQTT5 3.2.2.3]; what is not said has the specification's default.
-    fn connack_properties(&self, opening: &Opening) -> PropertiesBuf {
-        let mut properties = PropertiesBuf::new();
-        let mut push = |property| properties.push(property).expect("values within their ranges");
-        if opening.expiry_changed {
-            push(Property::SessionExpiryInterval(opening.expiry_s));
-        }
-        push(Property::ReceiveMaximum(self.limits.receive_maximum.max(1)));
-        push(Property::MaximumQoS(1));
-        push(Property::RetainAvailable(0));
-        if self.limits.max_topic_aliases > 0 {
-            push(Property::TopicAliasMaximum(self.limits.max_topic_aliases));
-        }
-        push(Property::MaximumPacketSize(self.limits.max_packet_size.max(1)));
-        if opening.assigned {
-            push(Property::AssignedClientIdentifier(&self.client_id));
-        }
-        push(Property::SharedSubscriptionAvailable(0));
-        if opening.keep_alive_changed {
-            push(Property::ServerKeepAlive(opening.keep_alive_s));
-        }
-        properties
     }
 
     /// A CONNACK that refuses; MQTT 3 clients get the return code that comes nearest.
@@ -173,14 +169,16 @@ pub(crate) fn refuse_undecoded(error: &DecodeError, version: Option<Version>, ou
         (DecodeError::ProtocolLevel { level }, _) => {
             refuse(reason, if *level > Version::V5.level() { Version::V5 } else { Version::V3_1_1 }, out);
         }
-        // [MQTT5 4.13]: it is a CONNECT, so CONNACK may say why. Others are told nothing.
+        // What speaks no MQTT is told nothing: [MQTT-3.1.2-1], [MQTT311-3.1.2-1].
         (DecodeError::ConnectExpected { .. } | DecodeError::ProtocolName, _) => {}
+        // It is a CONNECT, so CONNACK may say why [MQTT-3.1.4-1]; not so before [MQTT311-3.1.4-1].
         (_, Some(Version::V5)) => refuse(reason, Version::V5, out),
         _ => {}
     }
     reason
 }
 
+/// Session present is 0 `[MQTT-3.2.2-6]` `[MQTT311-3.2.2-4]`, and the reason one of CONNACK `[MQTT-3.2.2-8]`.
 fn refuse(reason: ReasonCode, version: Version, out: &mut Vec<u8>) {
     let reason = match reason {
         reason if reason.is_error() && reason.allowed_in(PacketType::ConnAck) => reason,
@@ -189,6 +187,10 @@ fn refuse(reason: ReasonCode, version: Version, out: &mut Vec<u8>) {
         }
         _ => ReasonCode::UnspecifiedError,
     };
+    if !version.is_v5() && has_no_return_code(reason) {
+        // [MQTT311-3.2.2-6]
+        return;
+    }
     let packet = Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::EMPTY });
     let start = out.len();
     if encode(&packet, version, out).is_err() {
@@ -196,16 +198,20 @@ fn refuse(reason: ReasonCode, version: Version, out: &mut Vec<u8>) {
     }
 }
 
-fn assigned_id(random: [u8; 16]) -> Arc<str> {
-    format!("auto-{:032x}", u128::from_be_bytes(random)).into()
+/// Whether none of the return codes of MQTT 3 means this.
+fn has_no_return_code(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::MalformedPacket
+            | ReasonCode::ProtocolError
+            | ReasonCode::TopicNameInvalid
+            | ReasonCode::PacketTooLarge
+            | ReasonCode::PayloadFormatInvalid
+            | ReasonCode::RetainNotSupported
+            | ReasonCode::QoSNotSupported
+    )
 }
 
-fn owned(will: &Will<'_>) -> OwnedWill {
-    OwnedWill {
-        topic: will.topic.into(),
-        payload: will.payload.into(),
-        qos: will.qos,
-        retain: will.retain,
-        properties: will.properties.into(),
-    }
+fn assigned_id(random: [u8; 16]) -> Arc<str> {
+    format!("auto-{:032x}", u128::from_be_bytes(random)).into()
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use raftmq_mqtt::{Ack, DecodeError, Message, Origin, Packet, Properties, ReasonCode, Version, encode};
+use raftmq_mqtt::{DecodeError, Origin, Packet, ReasonCode, Version, encode};
 
 use crate::{
     Action, CloseReason, SessionLimits, SessionState,
     alias::Aliases,
+    alias_out::OutAliases,
+    auth::Exchange,
     connect::{Opening, refuse_undecoded},
     inbound::Inbound,
     subscribe::Pending,
@@ -38,7 +40,7 @@ impl Origins {
     }
 }
 
-/// One client's connection. An idle one takes some 310 bytes and its identifier.
+/// One client's connection. An idle one takes some 320 bytes and its identifier: what few clients use is in boxes.
 #[derive(Debug)]
 pub struct Connection {
     pub(crate) limits: Arc<SessionLimits>,
@@ -48,8 +50,10 @@ pub struct Connection {
     pub(crate) congested: bool,
     /// The client's receive maximum or the own limit, whichever is lower.
     pub(crate) window: u16,
-    /// Request Problem Information: whether the client wants to read reasons.
+    /// Request Problem Information: whether the client wants to read reasons `[MQTT-3.1.2-29]`.
     pub(crate) explain: bool,
+    /// CONNECT asked for a session that outlives the connection.
+    pub(crate) expiry_asked: bool,
     /// The client's.
     pub(crate) max_packet_size: u32,
     /// 1.5 keep-alives; 0 for none.
@@ -57,7 +61,12 @@ pub struct Connection {
     heard_ms: u64,
     pub(crate) client_id: Arc<str>,
     pub(crate) inbound: Inbound,
-    pub(crate) aliases: Aliases,
+    /// The client's topic aliases.
+    pub(crate) aliases: Option<Box<Aliases>>,
+    /// The topic aliases towards it, if it takes any.
+    pub(crate) aliases_out: Option<Box<OutAliases>>,
+    /// There if CONNECT named an authentication method.
+    pub(crate) auth: Option<Box<Exchange>>,
     pub(crate) pending: Vec<Pending>,
     pub(crate) state: SessionState,
 }
@@ -88,13 +97,16 @@ impl Connection {
             version: Version::V3_1_1,
             congested: false,
             explain: true,
+            expiry_asked: false,
             window: 1,
             max_packet_size: u32::MAX,
             silence_ms: 0,
             heard_ms: now.ms,
             client_id: Arc::default(),
             inbound: Inbound::default(),
-            aliases: Aliases::default(),
+            aliases: None,
+            aliases_out: None,
+            auth: None,
             pending: Vec::new(),
             state: SessionState::default(),
         }
@@ -125,13 +137,16 @@ impl Connection {
     }
 
     /// Whether packets may be given to [`Connection::on_packet`] now. Not while the server decides about the CONNECT, not
-    /// after the end, and not while an MQTT 3 client, which knows no receive maximum, has too many PUBLISH packets unacknowledged.
+    /// after the end `[MQTT-3.1.4-6]` `[MQTT311-3.1.4-5]`, and not while the server has too many messages of an MQTT 3 client in hand,
+    /// which knows no receive maximum.
     #[must_use]
     pub fn can_read(&self) -> bool {
         match self.phase {
             Phase::Connect { .. } => true,
-            Phase::Open => self.version.is_v5() || self.inbound.len() < usize::from(self.limits.receive_maximum),
-            Phase::Opening(_) | Phase::Closed { .. } => false,
+            // [MQTT-4.9.0-3]: a client that keeps to the receive maximum is always read.
+            Phase::Open => self.version.is_v5() || self.inbound.len() < usize::from(self.limits.receive_maximum.max(1)),
+            Phase::Opening(_) => self.awaits_auth(),
+            Phase::Closed { .. } => false,
         }
     }
 
@@ -147,6 +162,7 @@ impl Connection {
         match self.phase {
             Phase::Connect { deadline_ms, .. } => Some(deadline_ms),
             Phase::Open if self.silence_ms > 0 => Some(self.heard_ms.saturating_add(u64::from(self.silence_ms))),
+            Phase::Opening(ref opening) if self.awaits_auth() => Some(opening.deadline_ms),
             Phase::Opening(_) | Phase::Open | Phase::Closed { .. } => None,
         }
     }
@@ -164,11 +180,11 @@ impl Connection {
         match self.phase {
             Phase::Closed { .. } => {}
             Phase::Connect { random, .. } => match packet {
-                Packet::Connect(connect) => self.on_connect(&connect, random, out, actions),
-                // [MQTT-3.1.0-1]
+                Packet::Connect(connect) => self.on_connect(now, &connect, random, out, actions),
+                // [MQTT-3.1.0-1], [MQTT311-3.1.0-1]
                 _ => self.end(CloseReason::Refused(ReasonCode::ProtocolError), out, actions),
             },
-            Phase::Opening(_) => self.fault(ReasonCode::ProtocolError, out, actions),
+            Phase::Opening(_) => self.on_opening_packet(&packet, out, actions),
             Phase::Open => self.on_open_packet(now, origins, packet, out, actions),
         }
     }
@@ -183,35 +199,22 @@ impl Connection {
     ) {
         match packet {
             Packet::Publish(publish) => self.on_publish(now, origins, publish, out, actions),
-            Packet::PubAck(ack) => {
-                // An unknown one may be late: of a session that is gone.
-                if self.state.outbound.acknowledge(ack.packet_id) {
-                    self.pump(now, out, actions);
-                }
-            }
+            Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_) => self.on_ack(now, &packet, out, actions),
+            Packet::PubRel(ack) => self.on_pubrel(&ack, out, actions),
             Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe, out, actions),
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(&unsubscribe, out, actions),
+            // [MQTT-3.12.4-1], [MQTT311-3.12.4-1]
             Packet::PingReq => self.send(&Packet::PingResp, out, actions),
             Packet::Disconnect(disconnect) => self.on_disconnect(&disconnect, out, actions),
-            Packet::PubRec(ack) | Packet::PubComp(ack) if self.state.outbound.is_in_flight(ack.packet_id) => {
-                // The answer to a QoS 1 PUBLISH is PUBACK.
+            Packet::Auth(auth) => self.on_auth(&auth, out, actions),
+            // A second CONNECT [MQTT-3.1.0-2], [MQTT311-3.1.0-2], and what only a server sends.
+            Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 self.fault(ReasonCode::ProtocolError, out, actions);
             }
-            // Left over from a session with a broker that has QoS 2: bring it to an end.
-            Packet::PubRec(ack) => self.send(&Packet::PubRel(not_found(&ack)), out, actions),
-            Packet::PubRel(ack) => self.send(&Packet::PubComp(not_found(&ack)), out, actions),
-            Packet::PubComp(_) => {}
-            // A second CONNECT [MQTT-3.1.0-2], AUTH without an authentication method [MQTT-4.12.0-7], and what only a server sends.
-            Packet::Connect(_)
-            | Packet::ConnAck(_)
-            | Packet::SubAck(_)
-            | Packet::UnsubAck(_)
-            | Packet::PingResp
-            | Packet::Auth(_) => self.fault(ReasonCode::ProtocolError, out, actions),
         }
     }
 
-    /// The bytes from the client are no packet. `buf_version` is what [`raftmq_mqtt::connect_version`] says about them if
+    /// The bytes from the client are no packet: the connection ends `[MQTT-4.13.1-1]` `[MQTT311-4.8.0-1]`. `buf_version` is what [`raftmq_mqtt::connect_version`] says about them if
     /// they were to be a CONNECT.
     pub fn on_decode_error(
         &mut self,
@@ -238,12 +241,12 @@ impl Connection {
             return;
         }
         match self.phase {
-            Phase::Connect { .. } => self.end(CloseReason::ConnectTimeout, out, actions),
+            Phase::Connect { .. } | Phase::Opening(_) => self.end(CloseReason::ConnectTimeout, out, actions),
             // A client that is not read cannot be blamed for its silence.
             Phase::Open if !self.can_read() => self.heard_ms = now.ms,
-            // [MQTT-3.1.2-22]
+            // [MQTT-3.1.2-22], [MQTT311-3.1.2-24]
             Phase::Open => self.fault(ReasonCode::KeepAliveTimeout, out, actions),
-            Phase::Opening(_) | Phase::Closed { .. } => {}
+            Phase::Closed { .. } => {}
         }
     }
 
@@ -269,21 +272,6 @@ pub(crate) fn put(packet: &Packet<'_>, version: Version, max_packet_size: u32, o
         return false;
     }
     true
-}
-
-fn not_found(ack: &Ack<'_>) -> Ack<'static> {
-    Ack { packet_id: ack.packet_id, reason: ReasonCode::PacketIdentifierNotFound, properties: Properties::EMPTY }
-}
-
-/// Makes the envelope; `None` if no message can carry it (a topic or publisher that is too long).
-pub(crate) fn envelope(
-    publish: &raftmq_mqtt::Publish<'_>,
-    origins: &mut Origins,
-    publisher: &str,
-    now: Now,
-) -> Option<Message> {
-    let expires = publish.expires_at_ms(now.unix_ms);
-    Message::new(publish, origins.take(), publisher, now.unix_ms, expires).ok()
 }
 
 #[cfg(test)]

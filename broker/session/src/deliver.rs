@@ -3,8 +3,10 @@
 use raftmq_mqtt::QoS;
 
 use crate::{
-    Action, Connection, Delivery, DropReason, Flushed, Forms, Now, SubscriptionInfo,
-    outbound::{OutMessage, Terms, effective_qos, effective_retain},
+    Action, Connection, Delivery, DropReason, Flushed, Forms, Matched, Now,
+    filter::mount_length,
+    forms::FormTerms,
+    message::{Line, OutMessage, Terms, write_form},
 };
 
 /// A pump stops after this many bytes and goes on when they are written, so that a long queue does not fill the memory.
@@ -30,44 +32,42 @@ impl Connection {
         }
     }
 
-    /// Takes a message that matched a subscription of this client.
-    pub fn deliver(&mut self, forms: &mut Forms, now: Now, info: SubscriptionInfo, out: &mut Vec<u8>) -> Delivery {
+    /// Takes a message that matched subscriptions of this client `[MQTT-4.5.0-1]` `[MQTT311-4.5.0-1]`.
+    pub fn deliver(&mut self, forms: &mut Forms, now: Now, matched: &Matched, out: &mut Vec<u8>) -> Delivery {
         if !self.is_open() {
-            return self.state.deliver_offline(now, &self.limits, &self.client_id, forms.message(), info);
+            return self.state.deliver_offline(now, &self.limits, &self.client_id, forms.message(), matched);
         }
         let message = forms.message();
-        if info.options.no_local && message.publisher() == &*self.client_id {
-            return Delivery::Skipped;
+        if let Some(refused) = self.state.refuses(now, &self.limits, &self.client_id, message, matched) {
+            return refused;
         }
-        if message.is_expired(now.unix_ms) {
-            return Delivery::Dropped(DropReason::Expired);
-        }
-        let qos = effective_qos(message, info);
-        let retain = effective_retain(message, info);
+        let (qos, retain) = (matched.qos_of(message), matched.retain_of(message));
         let terms = self.terms();
         let outbound = &mut self.state.outbound;
         let now_free = match qos {
             QoS::AtMostOnce => outbound.may_send_qos0(),
-            QoS::AtLeastOnce | QoS::ExactlyOnce => outbound.may_send_qos1(terms),
+            QoS::AtLeastOnce | QoS::ExactlyOnce => outbound.may_send(terms.window),
         };
         if self.congested || !now_free {
-            return outbound.enqueue(&self.limits, OutMessage::new(message, info));
+            let queued = outbound.enqueue(&self.limits, OutMessage::new(message, matched));
+            return if queued { Delivery::Queued } else { Delivery::Dropped(DropReason::QueueFull) };
         }
-        let written = forms.with(terms.version, qos, retain, info.sub_id, |form| {
-            if form.encoded_len() > terms.max_packet_size {
-                return Delivery::Dropped(DropReason::TooLarge);
-            }
-            let id = (qos != QoS::AtMostOnce).then(|| outbound.launch(OutMessage::new(form.message(), info)));
-            form.write(out, id, false);
-            Delivery::Sent(qos)
+        let skipped = mount_length(self.limits.mount_point.as_deref(), message.topic_bytes());
+        let form = FormTerms { version: terms.version, qos, retain, skipped, sub_ids: &matched.sub_ids };
+        let aliases = self.aliases_out.as_deref_mut();
+        let written = forms.with(form, |form| {
+            // DUP says whether it is sent again, whatever it came with [MQTT-3.3.1-3], [MQTT311-3.3.1-3].
+            write_form(form, terms, aliases, out, false, || {
+                (qos != QoS::AtMostOnce).then(|| outbound.launch(OutMessage::new(form.message(), matched)))
+            })
         });
-        written.unwrap_or(Delivery::Dropped(DropReason::TooLarge))
+        if written == Ok(true) { Delivery::Sent(qos) } else { Delivery::Dropped(DropReason::TooLarge) }
     }
 
-    pub(crate) fn terms(&self) -> Terms {
+    fn terms(&self) -> Terms {
         Terms {
             version: self.version,
-            window: usize::from(self.window),
+            window: self.window,
             max_packet_size: usize::try_from(self.max_packet_size).unwrap_or(usize::MAX),
         }
     }
@@ -77,7 +77,10 @@ impl Connection {
         if self.congested {
             return;
         }
-        let (flushed, complete) = self.state.outbound.pump(self.terms(), now, PUMP_BYTES, out);
+        let terms = self.terms();
+        let aliases = self.aliases_out.as_deref_mut();
+        let mut line = Line { terms, now, mount: self.limits.mount_point.as_deref(), aliases, out };
+        let (flushed, complete) = self.state.outbound.pump(&mut line, PUMP_BYTES);
         self.congested = !complete;
         if flushed != Flushed::default() {
             actions.push(Action::Flushed(flushed));

@@ -1,10 +1,17 @@
 //! Messages to a client: in flight within its window, or waiting.
 
-use std::{collections::VecDeque, num::NonZeroU16};
+use std::{collections::VecDeque, num::NonZeroU16, sync::Arc};
 
-use raftmq_mqtt::{Message, QoS, Version};
+use raftmq_mqtt::{Ack, Message, Packet, QoS};
 
-use crate::{Flushed, Now, SessionLimits, forms, state::SubscriptionInfo};
+use crate::{
+    Flushed, SessionLimits,
+    connection::put,
+    message::{Line, OutMessage},
+};
+
+/// The most messages in flight, those of earlier connections included: an identifier is always free, and found soon.
+const MAX_FLIGHT: usize = 4_096;
 
 /// What became of a message for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +20,7 @@ pub enum Delivery {
     Sent(QoS),
     /// It waits for its turn.
     Queued,
-    /// The subscription does not want it: no local.
+    /// The subscription does not want it: no local, or a topic with `$` that its wildcards do not mean.
     Skipped,
     /// It is lost to this client.
     Dropped(DropReason),
@@ -24,9 +31,9 @@ pub enum Delivery {
 pub enum DropReason {
     /// The queue has as many messages or bytes as it may.
     QueueFull,
-    /// It is larger than the client's maximum packet size [MQTT-3.1.2-25].
+    /// It is larger than the client's maximum packet size `[MQTT-3.1.2-25]`.
     TooLarge,
-    /// It has expired.
+    /// It has expired `[MQTT-3.3.2-5]`.
     Expired,
     /// QoS 0, and the client is not connected.
     Offline,
@@ -45,65 +52,47 @@ impl DropReason {
     }
 }
 
-/// A message with what a subscription makes of it.
-#[derive(Debug, Clone)]
-pub(crate) struct OutMessage {
-    message: Message,
-    sub_id: u32,
-    qos: QoS,
-    retain: bool,
+/// A packet of the client that goes on with a message in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The message is done with.
+    Done,
+    /// PUBREL is to be sent.
+    Release,
+    /// No message in flight has the identifier.
+    Unknown,
+    /// It is not what answers that message now.
+    Wrong,
 }
 
-impl OutMessage {
-    /// With the lower QoS of the two [MQTT-3.8.4-8]. QoS 2 is not granted, so what is above 1 goes as 1.
-    pub(crate) fn new(message: &Message, info: SubscriptionInfo) -> Self {
-        Self {
-            message: message.clone(),
-            sub_id: info.sub_id,
-            qos: effective_qos(message, info),
-            retain: effective_retain(message, info),
-        }
-    }
-
-    pub(crate) fn is_qos0(&self) -> bool {
-        self.qos == QoS::AtMostOnce
-    }
-
-    fn cost(&self) -> usize {
-        self.message.wire_len() + size_of::<Self>()
-    }
+/// A message that was sent and not acknowledged to the end.
+#[derive(Debug)]
+struct Flight {
+    id: NonZeroU16,
+    /// The PUBLISH or PUBREL was sent on this connection.
+    here: bool,
+    /// Its PUBLISH was sent on this connection: it counts for the client's receive maximum.
+    counted: bool,
+    /// What to send again; `None` once PUBREC has come: the PUBREL `[MQTT-4.3.3-6]`.
+    message: Option<OutMessage>,
 }
 
-pub(crate) fn effective_qos(message: &Message, info: SubscriptionInfo) -> QoS {
-    message.qos().min(info.options.qos).min(QoS::AtLeastOnce)
-}
-
-pub(crate) fn effective_retain(message: &Message, info: SubscriptionInfo) -> bool {
-    // [MQTT-3.3.1-12, 3.3.1-13]
-    info.options.retain_as_published && message.retain()
-}
-
-/// The receiving client's terms.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    pub(crate) version: Version,
-    /// The most messages with QoS 1 in flight.
-    pub(crate) window: usize,
-    /// The largest packet in bytes.
-    pub(crate) max_packet_size: usize,
-}
-
-/// Messages with QoS 1 in flight, and messages waiting.
+/// Messages above QoS 0 in flight, and messages waiting.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
-    /// In the order of their first sending, which is also that of resending [MQTT-4.6.0-1].
-    flight: VecDeque<(NonZeroU16, OutMessage)>,
-    /// How many of them, from the front, were sent on this connection. The others are from an earlier one.
-    sent: usize,
+    /// In the order of their first sending, which is also that of resending `[MQTT-4.6.0-1]` `[MQTT311-4.6.0-1]`.
+    flight: VecDeque<Flight>,
+    /// In the order of their arrival `[MQTT-4.6.0-5]` `[MQTT-4.6.0-6]` `[MQTT311-4.6.0-5]` `[MQTT311-4.6.0-6]`.
     queue: VecDeque<OutMessage>,
     queue_bytes: usize,
     /// Messages with QoS 0 in the queue: while there are any, a new one must not overtake them.
-    queued_qos0: usize,
+    queued_qos0: u32,
+    /// Everything in flight before this place was sent on this connection.
+    resumed: u16,
+    /// PUBRELs that are still to be sent on this connection.
+    unsent_releases: u16,
+    /// How many in flight are `counted`.
+    counted: u16,
     last_id: u16,
 }
 
@@ -116,14 +105,18 @@ impl Outbound {
         self.queue.len()
     }
 
-    #[cfg(test)]
-    pub(crate) fn sent_now(&self) -> usize {
-        self.sent
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn counted(&self) -> usize {
+        usize::from(self.counted)
     }
 
-    /// A new connection: everything in flight is to be sent again.
+    /// A new connection: everything in flight is to be sent again `[MQTT-4.4.0-1]` `[MQTT311-4.4.0-1]`, and the window is open.
     pub(crate) fn restart(&mut self) {
-        self.sent = 0;
+        (self.resumed, self.counted, self.unsent_releases) = (0, 0, 0);
+        for flight in &mut self.flight {
+            (flight.here, flight.counted) = (false, false);
+            self.unsent_releases += u16::from(flight.message.is_none());
+        }
     }
 
     /// Whether a QoS 0 message may be written right away.
@@ -131,115 +124,219 @@ impl Outbound {
         self.queued_qos0 == 0
     }
 
-    /// Whether a QoS 1 message may be written right away.
-    pub(crate) fn may_send_qos1(&self, terms: Terms) -> bool {
-        self.sent == self.flight.len() && self.queue.len() == self.queued_qos0 && self.sent < terms.window
+    /// Whether a message above QoS 0 may be written right away.
+    pub(crate) fn may_send(&self, window: u16) -> bool {
+        usize::from(self.resumed) == self.flight.len()
+            && self.queue.len() == self.queued_qos0 as usize
+            && self.has_room(window)
     }
 
-    /// Adds a message to the queue, or drops it if the limits are reached.
-    pub(crate) fn enqueue(&mut self, limits: &SessionLimits, message: OutMessage) -> Delivery {
+    /// Whether one more may be in flight `[MQTT-3.3.4-9]` `[MQTT-4.9.0-2]`.
+    fn has_room(&self, window: u16) -> bool {
+        self.counted < window && self.flight.len() < MAX_FLIGHT
+    }
+
+    /// Adds a message to the queue; `false`, and it is lost, if the limits are reached.
+    pub(crate) fn enqueue(&mut self, limits: &SessionLimits, message: OutMessage) -> bool {
         let cost = message.cost();
         if self.queue.len() >= limits.max_queued_messages || self.queue_bytes + cost > limits.max_queued_bytes {
-            return Delivery::Dropped(DropReason::QueueFull);
+            return false;
         }
         self.queue_bytes += cost;
-        self.queued_qos0 += usize::from(message.is_qos0());
+        self.queued_qos0 += u32::from(message.is_qos0());
         self.queue.push_back(message);
-        Delivery::Queued
-    }
-
-    /// Puts a QoS 1 message in flight as sent now, and gives its packet identifier.
-    pub(crate) fn launch(&mut self, message: OutMessage) -> NonZeroU16 {
-        let id = self.free_id();
-        self.flight.push_back((id, message));
-        self.sent += 1;
-        id
-    }
-
-    /// Takes a PUBACK; says whether the identifier was in flight.
-    pub(crate) fn acknowledge(&mut self, id: NonZeroU16) -> bool {
-        let Some(at) = self.position(id) else {
-            return false;
-        };
-        self.flight.remove(at);
-        if at < self.sent {
-            self.sent -= 1;
-        }
-        if self.flight.is_empty() && self.flight.capacity() > 64 {
-            self.flight = VecDeque::new();
-        }
         true
     }
 
-    pub(crate) fn is_in_flight(&self, id: NonZeroU16) -> bool {
-        self.position(id).is_some()
+    /// Puts a message above QoS 0 in flight as sent now, and gives its packet identifier. Everything else in flight was sent.
+    pub(crate) fn launch(&mut self, message: OutMessage) -> NonZeroU16 {
+        let id = self.free_id();
+        self.flight.push_back(Flight { id, here: true, counted: true, message: Some(message) });
+        self.counted += 1;
+        self.resumed += 1;
+        id
+    }
+
+    /// Takes a PUBACK, which ends a message with QoS 1 `[MQTT-4.3.2-3]`, also with an error `[MQTT-4.4.0-2]`.
+    pub(crate) fn puback(&mut self, id: NonZeroU16) -> Progress {
+        let Some(at) = self.position(id) else {
+            return Progress::Unknown;
+        };
+        match &self.flight[at].message {
+            Some(message) if message.qos() == QoS::AtLeastOnce => {
+                self.end(at);
+                Progress::Done
+            }
+            _ => Progress::Wrong,
+        }
+    }
+
+    /// Takes a PUBREC. An error ends the message `[MQTT-4.4.0-2]`, which nobody else gets instead `[MQTT-4.8.2-6]`; otherwise
+    /// PUBREL is due, whether it was sent before or not `[MQTT-4.3.3-4]`.
+    pub(crate) fn pubrec(&mut self, id: NonZeroU16, error: bool) -> Progress {
+        let Some(at) = self.position(id) else {
+            return Progress::Unknown;
+        };
+        let flight = &mut self.flight[at];
+        match &flight.message {
+            Some(message) if message.qos() != QoS::ExactlyOnce => return Progress::Wrong,
+            _ if error => {
+                self.end(at);
+                return Progress::Done;
+            }
+            Some(_) => flight.message = None,
+            None => self.unsent_releases -= u16::from(!flight.here),
+        }
+        flight.here = true;
+        Progress::Release
+    }
+
+    /// Takes a PUBCOMP, which ends a message with QoS 2 `[MQTT-4.3.3-5]`.
+    pub(crate) fn pubcomp(&mut self, id: NonZeroU16) -> Progress {
+        let Some(at) = self.position(id) else {
+            return Progress::Unknown;
+        };
+        if self.flight[at].message.is_some() {
+            return Progress::Wrong;
+        }
+        self.end(at);
+        Progress::Done
+    }
+
+    fn end(&mut self, at: usize) {
+        let Some(flight) = self.flight.remove(at) else {
+            return;
+        };
+        self.counted -= u16::from(flight.counted);
+        self.unsent_releases -= u16::from(flight.message.is_none() && !flight.here);
+        self.resumed -= u16::from(at < usize::from(self.resumed));
+        if self.flight.is_empty() && self.flight.capacity() > 64 {
+            self.flight = VecDeque::new();
+        }
     }
 
     /// Sends again what an earlier connection left, then what waits, as far as the window goes. Says whether it did, or
     /// stopped because it wrote `bytes` or more.
-    pub(crate) fn pump(&mut self, terms: Terms, now: Now, bytes: usize, out: &mut Vec<u8>) -> (Flushed, bool) {
+    pub(crate) fn pump(&mut self, line: &mut Line<'_>, bytes: usize) -> (Flushed, bool) {
         let mut flushed = Flushed::default();
-        let full = out.len().saturating_add(bytes);
-        while self.sent < self.flight.len().min(terms.window) {
-            if out.len() >= full {
-                return (flushed, false);
+        let full = line.out.len().saturating_add(bytes);
+        let complete = self.resume(line, full, &mut flushed) && self.drain(line, full, &mut flushed);
+        (flushed, complete)
+    }
+
+    /// PUBLISH with DUP `[MQTT-3.3.1-1]` `[MQTT311-3.3.1-1]` and PUBREL in their order; a PUBREL is not held back by the window
+    /// `[MQTT-3.3.4-10]`. A message that was sent once does not expire any more `[MQTT-4.3.3-7]`.
+    fn resume(&mut self, line: &mut Line<'_>, full: usize, flushed: &mut Flushed) -> bool {
+        while let Some(flight) = self.flight.get_mut(usize::from(self.resumed)) {
+            if line.out.len() >= full {
+                return false;
             }
-            let (id, message) = &self.flight[self.sent];
-            if write(message, terms, now, out, Some(*id), true) {
-                self.sent += 1;
-                flushed.sent_qos1 += 1;
-            } else {
-                self.flight.remove(self.sent);
-                flushed.too_large += 1;
+            match &flight.message {
+                _ if flight.here => {}
+                None => {
+                    release(flight, line);
+                    self.unsent_releases -= 1;
+                }
+                Some(message) if self.counted < line.terms.window => {
+                    if !message.write(line, Some(flight.id), true) {
+                        flushed.too_large += 1;
+                        self.end(usize::from(self.resumed));
+                        continue;
+                    }
+                    flushed.count(message.qos());
+                    (flight.here, flight.counted) = (true, true);
+                    self.counted += 1;
+                }
+                Some(_) => break,
             }
+            self.resumed += 1;
         }
-        // Older QoS 1 first; then the queue in its order, up to the first that the window stops.
-        while self.sent == self.flight.len()
+        if self.unsent_releases > 0 {
+            for flight in self.flight.range_mut(usize::from(self.resumed)..) {
+                if flight.message.is_none() && !flight.here {
+                    release(flight, line);
+                }
+            }
+            self.unsent_releases = 0;
+        }
+        true
+    }
+
+    /// The queue in its order, up to the first message that the window stops.
+    fn drain(&mut self, line: &mut Line<'_>, full: usize, flushed: &mut Flushed) -> bool {
+        while usize::from(self.resumed) == self.flight.len()
             && let Some(next) = self.queue.front()
-            && (next.is_qos0() || self.sent < terms.window)
+            && (next.is_qos0() || self.has_room(line.terms.window))
         {
-            if out.len() >= full {
-                return (flushed, false);
+            if line.out.len() >= full {
+                return false;
             }
             let message = self.dequeue().expect("there is a front");
-            if message.message.is_expired(now.unix_ms) {
+            if message.is_expired(line.now) {
+                // [MQTT-3.3.2-5]
                 flushed.expired += 1;
-            } else if message.is_qos0() {
-                if write(&message, terms, now, out, None, false) {
-                    flushed.sent_qos0 += 1;
-                } else {
-                    flushed.too_large += 1;
-                }
-            } else {
-                let id = self.free_id();
-                if write(&message, terms, now, out, Some(id), false) {
-                    self.flight.push_back((id, message));
-                    self.sent += 1;
-                    flushed.sent_qos1 += 1;
-                } else {
-                    flushed.too_large += 1;
-                }
+                continue;
+            }
+            let id = if message.is_qos0() { None } else { Some(self.free_id()) };
+            if !message.write(line, id, false) {
+                flushed.too_large += 1;
+                continue;
+            }
+            flushed.count(message.qos());
+            if let Some(id) = id {
+                self.flight.push_back(Flight { id, here: true, counted: true, message: Some(message) });
+                self.counted += 1;
+                self.resumed += 1;
             }
         }
-        (flushed, true)
+        true
+    }
+
+    /// Takes out of the queue what came through shared subscriptions that `keep` does not know any more.
+    pub(crate) fn take_unshared(&mut self, keep: impl Fn(&str) -> bool) -> Vec<(Arc<str>, Message)> {
+        let gone = |message: &OutMessage| message.share().is_some_and(|share| !keep(share));
+        if !self.queue.iter().any(gone) {
+            return Vec::new();
+        }
+        let (taken, kept): (Vec<_>, VecDeque<_>) = {
+            let mut kept = VecDeque::with_capacity(self.queue.len());
+            let mut taken = Vec::new();
+            for message in self.queue.drain(..) {
+                if gone(&message) { taken.push(message) } else { kept.push_back(message) }
+            }
+            (taken, kept)
+        };
+        self.queue = kept;
+        self.queue_bytes -= taken.iter().map(OutMessage::cost).sum::<usize>();
+        taken.into_iter().filter_map(OutMessage::into_shared).collect()
+    }
+
+    /// Ends everything, and gives what others of a shared subscription must get instead: what was not sent, and what was sent
+    /// with QoS 1. A message with QoS 2 that was sent goes to nobody else `[MQTT-4.8.2-5]`.
+    pub(crate) fn take_shared(&mut self) -> Vec<(Arc<str>, Message)> {
+        let all = std::mem::take(self);
+        let sent = all.flight.into_iter().filter_map(|flight| flight.message);
+        let sent = sent.filter(|message| message.qos() == QoS::AtLeastOnce);
+        sent.chain(all.queue).filter_map(OutMessage::into_shared).collect()
     }
 
     fn dequeue(&mut self) -> Option<OutMessage> {
         let message = self.queue.pop_front()?;
         self.queue_bytes -= message.cost();
-        self.queued_qos0 -= usize::from(message.is_qos0());
+        self.queued_qos0 -= u32::from(message.is_qos0());
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue = VecDeque::new();
         }
         Some(message)
     }
 
-    /// The next identifier that is not in flight [MQTT-2.2.1-3]. There is one: the window is far smaller than 65,535.
+    /// The next identifier that is not in flight `[MQTT-2.2.1-4]` `[MQTT311-2.3.1-4]` `[MQTT-4.3.2-1]` `[MQTT-4.3.3-1]`. There is
+    /// one: far fewer than 65,535 are in flight.
     fn free_id(&mut self) -> NonZeroU16 {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
             if let Some(id) = NonZeroU16::new(self.last_id)
-                && !self.is_in_flight(id)
+                && self.position(id).is_none()
             {
                 return id;
             }
@@ -248,18 +345,22 @@ impl Outbound {
 
     fn position(&self, id: NonZeroU16) -> Option<usize> {
         // Mostly the first one.
-        self.flight.iter().position(|(other, _)| *other == id)
+        self.flight.iter().position(|flight| flight.id == id)
     }
 }
 
-/// Writes a message; `false` if it is larger than the client takes, or no packet can carry it.
-fn write(message: &OutMessage, terms: Terms, now: Now, out: &mut Vec<u8>, id: Option<NonZeroU16>, dup: bool) -> bool {
-    let form = forms::encode(&message.message, terms.version, message.qos, message.retain, message.sub_id, now);
-    match form {
-        Ok(form) if form.encoded_len() <= terms.max_packet_size => {
-            form.write(out, id, dup);
-            true
+fn release(flight: &mut Flight, line: &mut Line<'_>) {
+    // Four bytes: a client that takes no packet of this size got no CONNACK either.
+    put(&Packet::PubRel(Ack::success(flight.id)), line.terms.version, u32::MAX, line.out);
+    flight.here = true;
+}
+
+impl Flushed {
+    fn count(&mut self, qos: QoS) {
+        match qos {
+            QoS::AtMostOnce => self.sent_qos0 += 1,
+            QoS::AtLeastOnce => self.sent_qos1 += 1,
+            QoS::ExactlyOnce => self.sent_qos2 += 1,
         }
-        _ => false,
     }
 }

@@ -1,8 +1,16 @@
-//! PUBLISH from a client [MQTT5 3.3] and its acknowledgement.
+//! PUBLISH from a client (MQTT 5, 3.3) and its first answer, PUBACK or PUBREC.
 
-use raftmq_mqtt::{Ack, Packet, PacketType, Properties, Publish, QoS, ReasonCode};
+use std::num::NonZeroU16;
 
-use crate::{Action, Connection, Now, Origins, PublishToken, connection::envelope};
+use raftmq_mqtt::{Ack, Message, Packet, PacketType, Properties, Publish, QoS, ReasonCode, Version};
+
+use crate::{
+    Action, Connection, Now, Origins, PublishToken, filter::mounted_topic, inbound::Owed, received::Known,
+};
+
+/// The most answers that wait behind one that the server is not done with, as a multiple of the receive maximum: a client may repeat
+/// a PUBLISH with QoS 2, but not without end.
+const OWED: usize = 2;
 
 impl Connection {
     pub(crate) fn on_publish(
@@ -13,47 +21,142 @@ impl Connection {
         out: &mut Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
-        let checked = self.check_publish(&publish).and_then(|()| self.aliases.note(&publish, &self.limits));
-        if let Err(reason) = checked {
-            return self.fault(reason, out, actions);
+        let checked = self.check_publish(&publish).and_then(|()| self.note_alias(&publish));
+        let alias = match checked {
+            Ok(alias) => alias,
+            Err(reason) => return self.fault(reason, out, actions),
+        };
+        let refused = self.refuse_publish(&publish);
+        let packet_id = publish.packet_id.filter(|_| publish.qos != QoS::AtMostOnce);
+        let Some(packet_id) = packet_id else {
+            return match refused {
+                // [MQTT-3.3.4-1], [MQTT311-3.3.4-1]: QoS 0 has no answer, so that an error can only end the connection.
+                Some(reason) => self.fault(reason, out, actions),
+                None => match self.envelope(&publish, alias, origins, now) {
+                    Ok(message) => actions.push(Action::Publish { message, token: None }),
+                    Err(reason) => self.fault(reason, out, actions),
+                },
+            };
+        };
+        let known = if publish.qos == QoS::ExactlyOnce { self.state.known(packet_id) } else { Known::No };
+        let mut owed = Owed { token: None, packet_id, qos: publish.qos, reason: refused };
+        match known {
+            // [MQTT-4.3.3-10], [MQTT311-4.3.3-2]: answered again, and not handed on again.
+            Known::Pending | Known::Done => {
+                self.state.received_mut().repeat(packet_id);
+                owed.reason = (known == Known::Done).then_some(ReasonCode::Success);
+            }
+            Known::No if refused.is_some() => {}
+            Known::No => {
+                let message = match self.envelope(&publish, alias, origins, now) {
+                    Ok(message) => message,
+                    Err(reason) => return self.fault(reason, out, actions),
+                };
+                let token = PublishToken(message.origin().sequence);
+                owed.token = Some(token);
+                if publish.qos == QoS::ExactlyOnce {
+                    self.state.received_mut().begin(packet_id, token);
+                }
+                actions.push(Action::Publish { message, token: Some(token) });
+            }
         }
-        let topic = self.aliases.topic(&publish);
-        // An MQTT 3 client cannot be told that nothing is retained.
-        let publish = Publish { topic, retain: false, ..publish };
-        let Some(message) = envelope(&publish, origins, &self.client_id, now) else {
-            return self.fault(ReasonCode::ImplementationSpecificError, out, actions);
-        };
-        let token = match publish.packet_id {
-            Some(packet_id) if publish.qos != QoS::AtMostOnce => Some(self.inbound.begin(packet_id)),
-            _ => None,
-        };
-        actions.push(Action::Publish { message, token });
+        self.inbound.push(owed);
+        self.answer(out, actions);
     }
 
+    /// What ends the connection.
     fn check_publish(&self, publish: &Publish<'_>) -> Result<(), ReasonCode> {
-        // [MQTT-3.3.4-6]
-        if publish.properties.subscription_identifier().is_some() {
+        if publish.qos > self.limits.max_qos {
+            // [MQTT-3.2.2-11] broken; an MQTT 3 client is closed.
+            return Err(ReasonCode::QoSNotSupported);
+        }
+        if !self.version.is_v5() {
+            return Ok(());
+        }
+        if !publish.properties.is_empty() && publish.properties.subscription_identifier().is_some() {
+            // [MQTT-3.3.4-6]
             return Err(ReasonCode::ProtocolError);
         }
-        match publish.qos {
-            // [MQTT-3.2.2-11]
-            QoS::ExactlyOnce => return Err(ReasonCode::QoSNotSupported),
-            // [MQTT-3.3.4-9]; MQTT 3 clients are not read so far.
-            QoS::AtLeastOnce if self.inbound.len() >= usize::from(self.limits.receive_maximum.max(1)) => {
-                return Err(ReasonCode::ReceiveMaximumExceeded);
-            }
-            QoS::AtLeastOnce | QoS::AtMostOnce => {}
-        }
-        if publish.retain && self.version.is_v5() {
-            // [MQTT-3.2.2-14]
+        if publish.retain && !self.limits.retain_available {
+            // [MQTT-3.2.2-14] broken.
             return Err(ReasonCode::RetainNotSupported);
         }
-        Ok(())
+        let most = usize::from(self.limits.receive_maximum.max(1));
+        let over = match (publish.qos, publish.packet_id) {
+            (QoS::ExactlyOnce, Some(id)) if self.state.received().is_some_and(|received| received.is_here(id)) => false,
+            (QoS::AtMostOnce, _) => false,
+            _ => self.unanswered() >= most,
+        };
+        // [MQTT-3.3.4-7] broken; MQTT 3 clients are not read so far.
+        if over || self.inbound.len() >= OWED * most { Err(ReasonCode::ReceiveMaximumExceeded) } else { Ok(()) }
     }
 
-    /// The server is done with a PUBLISH of [`Action::Publish`]. Calls may come in any order: acknowledgements leave in
-    /// the order of the PUBLISH packets. The reason must be one of PUBACK; an error closes the connection of an
-    /// MQTT 3 client, which has no other way to learn of it.
+    /// PUBLISH packets above QoS 0 that count for the receive maximum: of this connection, until PUBACK, PUBCOMP or a PUBREC
+    /// with an error.
+    fn unanswered(&self) -> usize {
+        self.inbound.qos1() + self.state.received().map_or(0, |received| received.here())
+    }
+
+    /// What is told in the answer, or ends the connection if there is none.
+    fn refuse_publish(&self, publish: &Publish<'_>) -> Option<ReasonCode> {
+        if !self.version.is_v5() {
+            return None;
+        }
+        if let Some(id) = publish.packet_id {
+            // An identifier can be of one exchange at a time (MQTT 5, 2.2.1): client and server do not agree on the session.
+            let used = match publish.qos {
+                QoS::AtMostOnce => false,
+                QoS::AtLeastOnce => self.state.known(id) != Known::No,
+                QoS::ExactlyOnce => self.inbound.qos1() > 0 && self.inbound.owes(QoS::AtLeastOnce, id),
+            };
+            if used {
+                return Some(ReasonCode::PacketIdentifierInUse);
+            }
+        }
+        // MQTT 5, 3.3.2.3.2
+        let text = self.limits.check_payload_format && publish.properties.payload_format_indicator() == Some(1);
+        (text && std::str::from_utf8(publish.payload).is_err()).then_some(ReasonCode::PayloadFormatInvalid)
+    }
+
+    /// The topic alias of a PUBLISH; 0 for none.
+    fn note_alias(&mut self, publish: &Publish<'_>) -> Result<u16, ReasonCode> {
+        let alias = if publish.properties.is_empty() { None } else { publish.properties.topic_alias() };
+        match alias {
+            Some(alias) => {
+                let aliases = self.aliases.get_or_insert_default();
+                aliases.note(alias, publish, &self.limits).map(|()| alias)
+            }
+            // MQTT 5, 3.3.2.1: no topic and no alias.
+            None if publish.topic.is_empty() => Err(ReasonCode::ProtocolError),
+            None => Ok(0),
+        }
+    }
+
+    /// Makes the envelope.
+    fn envelope(
+        &self,
+        publish: &Publish<'_>,
+        alias: u16,
+        origins: &mut Origins,
+        now: Now,
+    ) -> Result<Message, ReasonCode> {
+        let topic = match &self.aliases {
+            Some(aliases) if publish.topic.is_empty() => aliases.topic(alias),
+            _ => publish.topic,
+        };
+        let topic = mounted_topic(self.limits.mount_point.as_deref(), topic);
+        // An MQTT 3 client cannot be told that nothing is retained.
+        let retain = publish.retain && self.limits.retain_available;
+        let publish = Publish { topic: &topic, retain, ..*publish };
+        let expires = publish.expires_at_ms(now.unix_ms);
+        // No message can carry a topic that is too long with its mount point.
+        Message::new(&publish, origins.take(), &self.client_id, now.unix_ms, expires)
+            .map_err(|_| ReasonCode::TopicNameInvalid)
+    }
+
+    /// The server is done with a PUBLISH of [`Action::Publish`], also of an earlier connection of the session. Calls may come in any
+    /// order: answers leave in the order of the PUBLISH packets. The reason must be one of PUBACK; an error closes the
+    /// connection of an MQTT 3 client, which has no other way to learn of it `[MQTT311-3.3.5-2]`.
     pub fn on_published(
         &mut self,
         token: PublishToken,
@@ -61,16 +164,36 @@ impl Connection {
         out: &mut Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
-        if !self.is_open() {
-            return;
-        }
+        // [MQTT-3.4.2-1], [MQTT-3.5.2-1]; both have the same.
         let reason = if reason.allowed_in(PacketType::PubAck) { reason } else { ReasonCode::UnspecifiedError };
-        self.inbound.complete(token, reason);
-        while let Some((packet_id, reason)) = self.inbound.next() {
-            if reason.is_error() && !self.version.is_v5() {
-                return self.fault(reason, out, actions);
-            }
-            self.send(&Packet::PubAck(Ack { packet_id, reason, properties: Properties::EMPTY }), out, actions);
+        match self.state.complete(token, reason) {
+            Some(packet_id) => self.inbound.complete_qos2(packet_id, reason),
+            None => self.inbound.complete(token, reason),
+        }
+        self.answer(out, actions);
+    }
+
+    /// Sends the answers whose turn has come `[MQTT-4.3.2-4]` `[MQTT-4.3.3-8]` `[MQTT311-4.3.2-2]` `[MQTT311-4.3.3-2]`.
+    fn answer(&mut self, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
+        while self.is_open()
+            && let Some((packet_id, qos, reason)) = self.inbound.next()
+        {
+            let reason = match (self.version, reason) {
+                // MQTT 3.1, PUBLISH: who may not publish has to get a positive answer.
+                (Version::V3_1, ReasonCode::NotAuthorized) => ReasonCode::Success,
+                (Version::V3_1 | Version::V3_1_1, reason) if reason.is_error() => {
+                    return self.fault(reason, out, actions);
+                }
+                _ => reason,
+            };
+            self.send(&ack(qos, packet_id, reason), out, actions);
         }
     }
+}
+
+/// With the identifier of the PUBLISH `[MQTT-2.2.1-5]` `[MQTT311-2.3.1-6]`. No reason string or user property: nothing is ever too
+/// large by them `[MQTT-3.4.2-2]` `[MQTT-3.4.2-3]` `[MQTT-3.5.2-2]` `[MQTT-3.5.2-3]`, nor unwanted `[MQTT-3.1.2-29]`.
+fn ack(qos: QoS, packet_id: NonZeroU16, reason: ReasonCode) -> Packet<'static> {
+    let ack = Ack { packet_id, reason, properties: Properties::EMPTY };
+    if qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) }
 }

@@ -1,12 +1,15 @@
 //! The session: what outlives a connection.
 
-use std::sync::Arc;
+use std::{num::NonZeroU16, sync::Arc};
 
-use raftmq_mqtt::{Message, SubOptions};
+use raftmq_mqtt::{Message, ReasonCode, SubOptions};
 
 use crate::{
-    Delivery, DropReason, Now, SessionLimits,
-    outbound::{OutMessage, Outbound},
+    Delivery, DropReason, Matched, Now, PublishToken, SessionLimits,
+    filter::{is_of_group, mount_length, shows_hidden},
+    message::OutMessage,
+    outbound::Outbound,
+    received::{Known, Received},
 };
 
 /// A subscription of a session, without its filter.
@@ -21,13 +24,14 @@ pub struct SubscriptionInfo {
 /// A subscription of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionEntry {
-    /// The filter.
+    /// The full filter: [`crate::SubscribeItem::filter`].
     pub filter: Arc<str>,
     /// Its options.
     pub info: SubscriptionInfo,
 }
 
-/// The session of a client: its subscriptions, the messages in flight to it and those that wait [MQTT5 4.1].
+/// The session of a client: its subscriptions, the messages in flight to it and those that wait, and the identifiers of its
+/// messages with QoS 2 that it has not released (MQTT 5, 4.1). Its will is the server's to keep.
 ///
 /// The server keeps it while the client is not connected, and gives it back by [`crate::OpenResult::Accepted`].
 #[derive(Debug, Default)]
@@ -35,6 +39,8 @@ pub struct SessionState {
     /// Sorted by filter: small, and nothing is allocated without subscriptions.
     subscriptions: Vec<SubscriptionEntry>,
     pub(crate) outbound: Outbound,
+    /// Most clients publish nothing with QoS 2.
+    received: Option<Box<Received>>,
     pub(crate) expiry_s: u32,
 }
 
@@ -45,7 +51,8 @@ impl SessionState {
         &self.subscriptions
     }
 
-    /// Seconds that the session is to be kept from the end of its connection: 0 not at all, `u32::MAX` for ever.
+    /// Seconds that the session is to be kept from the end of its connection: 0 not at all, `u32::MAX` for ever
+    /// `[MQTT-3.1.2-23]` `[MQTT-4.1.0-2]`.
     #[must_use]
     pub fn expiry_s(&self) -> u32 {
         self.expiry_s
@@ -57,30 +64,110 @@ impl SessionState {
         (self.outbound.in_flight(), self.outbound.queued())
     }
 
-    /// Keeps a message for a client that is not connected. QoS 0 is dropped; so is what the limits do not allow: the
-    /// newest goes, what is there stays.
+    /// Messages with QoS 2 that the client has published and not released.
+    #[must_use]
+    pub fn unreleased(&self) -> usize {
+        self.received.as_ref().map_or(0, |received| received.len())
+    }
+
+    /// Keeps a message for a client that is not connected `[MQTT311-3.1.2-5]`. QoS 0 is dropped unless the limits want it kept; so is
+    /// what they do not allow: the newest goes, what is there stays.
     pub fn deliver_offline(
         &mut self,
         now: Now,
         limits: &SessionLimits,
         client_id: &str,
         message: &Message,
-        info: SubscriptionInfo,
+        matched: &Matched,
     ) -> Delivery {
-        if info.options.no_local && message.publisher() == client_id {
-            return Delivery::Skipped;
+        if let Some(refused) = self.refuses(now, limits, client_id, message, matched) {
+            return refused;
         }
-        if message.is_expired(now.unix_ms) {
-            return Delivery::Dropped(DropReason::Expired);
-        }
-        let out = OutMessage::new(message, info);
-        if out.is_qos0() {
+        let out = OutMessage::new(message, matched);
+        if out.is_qos0() && !limits.queue_qos0_offline {
             return Delivery::Dropped(DropReason::Offline);
         }
-        self.outbound.enqueue(limits, out)
+        if self.outbound.enqueue(limits, out) { Delivery::Queued } else { Delivery::Dropped(DropReason::QueueFull) }
     }
 
-    /// Adds or replaces; says whether it is new.
+    /// Why a message does not go to the client, if it does not.
+    pub(crate) fn refuses(
+        &self,
+        now: Now,
+        limits: &SessionLimits,
+        client_id: &str,
+        message: &Message,
+        matched: &Matched,
+    ) -> Option<Delivery> {
+        if matched.skips(message, client_id) {
+            return Some(Delivery::Skipped);
+        }
+        if message.is_expired(now.unix_ms) {
+            // [MQTT-3.3.2-5]
+            return Some(Delivery::Dropped(DropReason::Expired));
+        }
+        let mount = limits.mount_point.as_deref()?;
+        let own = mount_length(Some(mount), message.topic_bytes());
+        if own == 0 || message.topic_bytes()[own] != b'$' {
+            return None;
+        }
+        let shown = self.subscriptions.iter().any(|entry| shows_hidden(&entry.filter, mount, message.topic()));
+        (!shown).then_some(Delivery::Skipped)
+    }
+
+    /// The server is done with a PUBLISH of this session whose connection has ended; as [`crate::Connection::on_published`].
+    pub fn on_published(&mut self, token: PublishToken, reason: ReasonCode) {
+        self.complete(token, reason);
+    }
+
+    /// What others of shared subscriptions must get because the session ends: messages above QoS 0 that were not sent, or sent
+    /// with QoS 1 and not acknowledged, each with the full filter of its subscription, in their order. Everything else that is in
+    /// flight or waits is forgotten.
+    pub fn take_shared(&mut self) -> Vec<(Arc<str>, Message)> {
+        self.outbound.take_shared()
+    }
+
+    pub(crate) fn take_unsubscribed(&mut self) -> Vec<(Arc<str>, Message)> {
+        let subscriptions = &self.subscriptions;
+        let keep = |group: &str| subscriptions.iter().any(|entry| is_of_group(&entry.filter, group));
+        self.outbound.take_unshared(keep)
+    }
+
+    /// A new connection takes the session up.
+    pub(crate) fn restart(&mut self) {
+        self.outbound.restart();
+        // A client that published with QoS 2 once takes no memory for it for ever.
+        self.received.take_if(|received| received.is_empty());
+        if let Some(received) = &mut self.received {
+            received.restart();
+        }
+    }
+
+    pub(crate) fn received(&self) -> Option<&Received> {
+        self.received.as_deref()
+    }
+
+    pub(crate) fn received_mut(&mut self) -> &mut Received {
+        self.received.get_or_insert_default()
+    }
+
+    /// What is known of an identifier of a QoS 2 message.
+    pub(crate) fn known(&self, id: NonZeroU16) -> Known {
+        self.received.as_ref().map_or(Known::No, |received| received.state(id))
+    }
+
+    /// The identifier of a message with QoS 2 that the server is done with; `None` if the token is not of one.
+    pub(crate) fn complete(&mut self, token: PublishToken, reason: ReasonCode) -> Option<NonZeroU16> {
+        self.received.as_mut()?.complete(token, reason)
+    }
+
+    pub(crate) fn release(&mut self, id: NonZeroU16) {
+        if let Some(received) = &mut self.received {
+            received.release(id);
+        }
+    }
+
+    /// Adds, or replaces `[MQTT-3.8.4-3]` `[MQTT311-3.8.4-3]`; says whether it is new.
     pub(crate) fn subscribe(&mut self, filter: &Arc<str>, info: SubscriptionInfo) -> bool {
         match self.position(filter) {
             Ok(at) => {
@@ -98,6 +185,8 @@ impl SessionState {
         self.position(filter).is_ok()
     }
 
+    /// Compared byte by byte `[MQTT-3.10.4-1]` `[MQTT311-3.10.4-1]`. What is in flight by it goes on `[MQTT-3.10.4-3]`
+    /// `[MQTT311-3.10.4-3]`.
     pub(crate) fn unsubscribe(&mut self, filter: &str) -> Option<Arc<str>> {
         let at = self.position(filter).ok()?;
         let removed = self.subscriptions.remove(at);

@@ -1,14 +1,14 @@
-//! SUBSCRIBE and UNSUBSCRIBE [MQTT5 3.8 to 3.11].
+//! SUBSCRIBE and UNSUBSCRIBE (MQTT 5, 3.8 to 3.11).
 
 use std::{num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{
-    Packet, PacketType, Properties, QoS, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
-    topic::TopicFilter,
+    Message, Packet, PacketType, Properties, QoS, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
+    Version,
 };
 use smallvec::SmallVec;
 
-use crate::{Action, Connection, SubscribeItem, SubscriptionInfo};
+use crate::{Action, Connection, SubscribeItem, SubscriptionInfo, filter::ClientFilter};
 
 type Reasons = SmallVec<[ReasonCode; 8]>;
 
@@ -28,7 +28,11 @@ enum Kind {
 }
 
 impl Connection {
+    /// Several filters are handled as one SUBSCRIBE after another `[MQTT-3.8.4-5]` `[MQTT311-3.8.4-4]`.
     pub(crate) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
+        if let Err(reason) = self.check_subscribe(subscribe) {
+            return self.fault(reason, out, actions);
+        }
         let packet_id = subscribe.packet_id;
         let sub_id = subscribe.properties.subscription_identifier().unwrap_or(0);
         let refused = self.refuse_request(packet_id, subscribe.subscriptions.len());
@@ -37,15 +41,14 @@ impl Connection {
         let mut asked = Vec::new();
         for (at, subscription) in subscribe.subscriptions.iter().enumerate() {
             let reason = match refused.map_or_else(|| self.check_subscription(subscription), Err) {
-                Ok(qos) => {
-                    let filter: Arc<str> = subscription.filter.into();
+                Ok((filter, qos)) => {
                     let options = raftmq_mqtt::SubOptions { qos, ..subscription.options };
                     let new = self.state.subscribe(&filter, SubscriptionInfo { options, sub_id });
                     asked.push((at, filter.clone(), new));
                     items.push(SubscribeItem { filter, options, sub_id, new });
                     ReasonCode::granted(qos)
                 }
-                Err(reason) => reason,
+                Err(reason) => self.failure(reason, subscription.options.qos),
             };
             reasons.push(reason);
         }
@@ -56,20 +59,65 @@ impl Connection {
         actions.push(Action::Subscribe { packet_id, items });
     }
 
-    /// The QoS to grant, or why not.
-    fn check_subscription(&self, subscription: &Subscription<'_>) -> Result<QoS, ReasonCode> {
-        let filter = TopicFilter::parse(subscription.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        if filter.group().is_some() {
-            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+    /// What ends the connection of an MQTT 5 client: CONNACK has told it what there is not (MQTT 5, 3.2.2.3.11 to 3.2.2.3.13), and no local
+    /// with a shared subscription is a protocol error `[MQTT-3.8.3-4]`.
+    fn check_subscribe(&self, subscribe: &Subscribe<'_>) -> Result<(), ReasonCode> {
+        if !self.version.is_v5() {
+            return Ok(());
         }
-        let full = self.state.subscriptions().len() >= self.limits.max_subscriptions;
-        if full && !self.state.is_subscribed(subscription.filter) {
-            return Err(ReasonCode::QuotaExceeded);
+        let limits = &self.limits;
+        if !limits.sub_ids_available && subscribe.properties.subscription_identifier().is_some() {
+            return Err(ReasonCode::SubscriptionIdentifiersNotSupported);
         }
-        Ok(subscription.options.qos.min(QoS::AtLeastOnce))
+        for subscription in &subscribe.subscriptions {
+            let Ok(filter) = ClientFilter::parse(subscription.filter) else {
+                continue;
+            };
+            if filter.is_shared() && !limits.shared_available {
+                return Err(ReasonCode::SharedSubscriptionsNotSupported);
+            }
+            if filter.has_wildcard() && !limits.wildcard_available {
+                return Err(ReasonCode::WildcardSubscriptionsNotSupported);
+            }
+            if filter.is_shared() && subscription.options.no_local {
+                return Err(ReasonCode::ProtocolError);
+            }
+        }
+        Ok(())
     }
 
-    /// The server has made the subscriptions of [`Action::Subscribe`] and the barrier is passed: SUBACK. `refused` are
+    /// The filter of the session and the QoS to grant, or why not.
+    fn check_subscription(&self, subscription: &Subscription<'_>) -> Result<(Arc<str>, QoS), ReasonCode> {
+        let limits = &self.limits;
+        let filter = ClientFilter::parse(subscription.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        if filter.is_shared() && !limits.shared_available {
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if filter.has_wildcard() && !limits.wildcard_available {
+            // [MQTT311-3.8.3-2]
+            return Err(ReasonCode::WildcardSubscriptionsNotSupported);
+        }
+        let filter = filter.mounted(limits.mount_point.as_deref());
+        let full = self.state.subscriptions().len() >= limits.max_subscriptions;
+        if full && !self.state.is_subscribed(&filter) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        // [MQTT-3.2.2-10]
+        Ok((filter, subscription.options.qos.min(limits.max_qos)))
+    }
+
+    /// An error in SUBACK. An MQTT 3.1 client cannot be told (MQTT 3.1, SUBSCRIBE: "it must therefore make a positive
+    /// acknowledgement").
+    fn failure(&self, reason: ReasonCode, asked: QoS) -> ReasonCode {
+        match self.version {
+            Version::V3_1 => ReasonCode::granted(asked.min(self.limits.max_qos)),
+            _ if reason.is_error() && reason.allowed_in(PacketType::SubAck) => reason,
+            _ => ReasonCode::UnspecifiedError,
+        }
+    }
+
+    /// The server has made the subscriptions of [`Action::Subscribe`] and the barrier is passed: SUBACK `[MQTT-3.8.4-1]`
+    /// `[MQTT311-3.8.4-1]` with the identifier of the SUBSCRIBE `[MQTT-3.8.4-2]` `[MQTT-2.2.1-6]` `[MQTT311-3.8.4-2]`. `refused` are
     /// places in the action's list with the reasons why not; such a subscription is taken out of the session if it was new.
     pub fn on_subscribed(
         &mut self,
@@ -86,8 +134,12 @@ impl Connection {
                 let Some((at, filter, new)) = asked.get(item) else {
                     continue;
                 };
-                let known = reason.is_error() && reason.allowed_in(PacketType::SubAck);
-                pending.reasons[*at] = if known { reason } else { ReasonCode::UnspecifiedError };
+                let granted = match pending.reasons[*at] {
+                    ReasonCode::GrantedQoS1 => QoS::AtLeastOnce,
+                    ReasonCode::GrantedQoS2 => QoS::ExactlyOnce,
+                    _ => QoS::AtMostOnce,
+                };
+                pending.reasons[*at] = self.failure(reason, granted);
                 if *new {
                     self.state.unsubscribe(filter);
                 }
@@ -96,6 +148,12 @@ impl Connection {
         self.send_suback(packet_id, pending.reasons, out, actions);
     }
 
+    /// Messages of shared subscriptions that the client has ended, which waited and were not sent: the others of the group get them.
+    pub fn take_unsubscribed(&mut self) -> Vec<(Arc<str>, Message)> {
+        self.state.take_unsubscribed()
+    }
+
+    /// Several filters are handled as one UNSUBSCRIBE after another `[MQTT-3.10.4-6]` `[MQTT311-3.10.4-6]`.
     pub(crate) fn on_unsubscribe(
         &mut self,
         unsubscribe: &Unsubscribe<'_>,
@@ -111,7 +169,7 @@ impl Connection {
                 // UNSUBACK knows no exceeded quota.
                 Some(ReasonCode::QuotaExceeded) => ReasonCode::ImplementationSpecificError,
                 Some(reason) => reason,
-                None => match self.state.unsubscribe(filter) {
+                None => match self.unsubscribe(filter) {
                     Some(filter) => {
                         filters.push(filter);
                         ReasonCode::Success
@@ -138,6 +196,13 @@ impl Connection {
         }
     }
 
+    fn unsubscribe(&mut self, filter: &str) -> Option<Arc<str>> {
+        match self.limits.mount_point.as_deref() {
+            None => self.state.unsubscribe(filter),
+            mount => self.state.unsubscribe(&ClientFilter::parse(filter).ok()?.mounted(mount)),
+        }
+    }
+
     /// Why a SUBSCRIBE or UNSUBSCRIBE is refused as a whole, if it is.
     fn refuse_request(&self, packet_id: NonZeroU16, filters: usize) -> Option<ReasonCode> {
         if self.pending.iter().any(|pending| pending.packet_id == packet_id) {
@@ -158,10 +223,14 @@ impl Connection {
         Some(pending)
     }
 
+    /// One reason for each filter `[MQTT-3.8.4-6]` `[MQTT-3.8.4-7]` `[MQTT311-3.8.4-5]` in their order `[MQTT-3.9.3-1]`
+    /// `[MQTT311-3.9.3-1]`, of those for SUBACK `[MQTT-3.9.3-2]`; no reason string, no user property `[MQTT-3.9.2-1]` `[MQTT-3.9.2-2]`.
     fn send_suback(&mut self, packet_id: NonZeroU16, reasons: Reasons, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         self.send(&Packet::SubAck(SubAck { packet_id, properties: Properties::EMPTY, reasons }), out, actions);
     }
 
+    /// Also if nothing was subscribed `[MQTT-3.10.4-4]` `[MQTT-3.10.4-5]` `[MQTT311-3.10.4-4]` `[MQTT311-3.10.4-5]`: one reason for each
+    /// filter `[MQTT-3.11.3-2]` in their order `[MQTT-3.11.3-1]`; no reason string, no user property `[MQTT-3.11.2-1]` `[MQTT-3.11.2-2]`.
     fn send_unsuback(&mut self, packet_id: NonZeroU16, reasons: Reasons, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         self.send(&Packet::UnsubAck(UnsubAck { packet_id, properties: Properties::EMPTY, reasons }), out, actions);
     }

@@ -3,12 +3,22 @@
 use std::sync::Arc;
 
 use raftmq_mqtt::ReasonCode;
-use raftmq_session::{Action, CloseReason, Connection, OpenRequest, OpenResult, SessionState};
+use raftmq_session::{Action, AuthStep, CloseReason, Connection, OpenRequest, OpenResult, SessionState};
 
 use super::wheel::Key;
 use super::{Client, ClientState, Worker};
 
 impl Worker {
+    /// No authentication method is known here `[MQTT-4.12.0-1]`.
+    pub(super) fn authenticate(&mut self, key: Key, actions: &mut Vec<Action>) {
+        let now = self.node.clock.now();
+        if let Some(conn) = self.conns.get_mut(key) {
+            let out = conn.outlet.buffer(&mut self.spares);
+            let refused = AuthStep::Refused(ReasonCode::BadAuthenticationMethod);
+            conn.session.on_authenticated(now, refused, out, actions);
+        }
+    }
+
     /// Decides about a CONNECT.
     pub(super) fn open(&mut self, key: Key, request: &OpenRequest, unread: &[u8], actions: &mut Vec<Action>) {
         if !self.node.is_serving() {

@@ -311,6 +311,7 @@ impl Worker {
             match action {
                 Action::Publish { message, token } => self.publish(key, &message, token, actions),
                 Action::Flushed(flushed) => self.count_flushed(flushed),
+                Action::Authenticate(_) => self.authenticate(key, actions),
                 Action::Open(request) => self.open(key, &request, unread, actions),
                 Action::Subscribe { packet_id, items } => self.subscribe(key, packet_id, &items, actions),
                 Action::Unsubscribe { packet_id, filters } => self.unsubscribe(key, packet_id, &filters, actions),
@@ -340,6 +341,7 @@ impl Worker {
         // Their bytes were counted with the socket's.
         self.counters.messages_out(PublishQos::AtMostOnce, u64::from(flushed.sent_qos0), 0);
         self.counters.messages_out(PublishQos::AtLeastOnce, u64::from(flushed.sent_qos1), 0);
+        self.counters.messages_out(PublishQos::ExactlyOnce, u64::from(flushed.sent_qos2), 0);
         self.counters.dropped(DropReason::Expired, u64::from(flushed.expired));
         self.counters.dropped(DropReason::PacketTooLarge, u64::from(flushed.too_large));
     }

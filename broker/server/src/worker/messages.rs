@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use raftmq_cluster::BarrierError;
 use raftmq_mqtt::{Message, QoS, ReasonCode};
-use raftmq_session::{Action, Delivery, Forms, PublishToken, SubscribeItem, SubscriptionInfo};
+use raftmq_session::{Action, Delivery, Forms, Matched, PublishToken, SubscribeItem, SubscriptionInfo};
 
 use super::connection::{count_as, drop_reason};
 use super::inbox::Item;
@@ -81,26 +81,22 @@ impl Worker {
     pub(super) fn deliver(&mut self, message: &Message) {
         let mut matched = std::mem::take(&mut self.matched);
         self.index.matches(message.topic(), |client, info| matched.push((client, *info)));
-        if matched.len() > 1 {
-            merge_overlapping(&mut matched);
-        }
         if !matched.is_empty() {
             let now = self.node.clock.now();
             let mut forms = Forms::new(message.clone(), now);
-            for (client, info) in matched.drain(..) {
-                self.deliver_to(client, info, &mut forms, now);
-            }
+            for_each_client(&mut matched, |client, matched| self.deliver_to(client, matched, &mut forms, now));
+            matched.clear();
         }
         self.matched = matched;
     }
 
-    fn deliver_to(&mut self, client: u32, info: SubscriptionInfo, forms: &mut Forms, now: raftmq_session::Now) {
+    fn deliver_to(&mut self, client: u32, matched: &Matched, forms: &mut Forms, now: raftmq_session::Now) {
         let Some((_, client)) = self.clients.at_mut(client) else {
             return;
         };
         let (delivery, written) = match &mut client.state {
             ClientState::Offline { state, .. } => {
-                (state.deliver_offline(now, &self.node.limits, &client.id, forms.message(), info), None)
+                (state.deliver_offline(now, &self.node.limits, &client.id, forms.message(), matched), None)
             }
             ClientState::Online(key) => {
                 let key = *key;
@@ -110,14 +106,14 @@ impl Worker {
                 let full = conn.outlet.len() > self.node.max_outbound;
                 if full {
                     conn.session.set_congested();
-                    if info.options.qos.min(forms.message().qos()) == QoS::AtMostOnce {
+                    if matched.qos.min(forms.message().qos()) == QoS::AtMostOnce {
                         // QoS 0 to a slow reader is dropped, not kept.
                         return self.counters.dropped(DropReason::SlowConsumer, 1);
                     }
                 }
                 let out = conn.outlet.buffer(&mut self.spares);
                 let before = out.len();
-                let delivery = conn.session.deliver(forms, now, info, out);
+                let delivery = conn.session.deliver(forms, now, matched, out);
                 let written = out.len() - before;
                 if written == 0 {
                     // A client that gets nothing keeps no buffer.
@@ -269,19 +265,16 @@ fn filters_of(connection: &raftmq_session::Connection) -> Vec<Arc<str>> {
     connection.session().subscriptions().iter().map(|entry| Arc::clone(&entry.filter)).collect()
 }
 
-/// A client that matches by several filters gets the message once with the highest QoS of them; subscriptions with
-/// different identifiers each get their own, so that no identifier is missing.
-fn merge_overlapping(matched: &mut Vec<(u32, SubscriptionInfo)>) {
-    matched.sort_unstable_by_key(|(client, info)| (*client, info.sub_id));
-    matched.dedup_by(|later, kept| {
-        let same = later.0 == kept.0 && later.1.sub_id == kept.1.sub_id;
-        if same {
-            kept.1.options.qos = kept.1.options.qos.max(later.1.options.qos);
-            kept.1.options.retain_as_published |= later.1.options.retain_as_published;
-            kept.1.options.no_local &= later.1.options.no_local;
+/// A client that matches by several filters gets the message once, with the highest QoS of them and all their identifiers.
+fn for_each_client(matched: &mut [(u32, SubscriptionInfo)], mut each: impl FnMut(u32, &Matched)) {
+    matched.sort_unstable_by_key(|(client, _)| *client);
+    for same in matched.chunk_by(|one, other| one.0 == other.0) {
+        if let [(client, first), others @ ..] = same {
+            let mut all = Matched::by(first);
+            others.iter().for_each(|(_, info)| all.merge(info));
+            each(*client, &all);
         }
-        same
-    });
+    }
 }
 
 #[cfg(test)]
@@ -293,18 +286,21 @@ mod tests {
         SubscriptionInfo { options: SubOptions { qos, ..SubOptions::default() }, sub_id }
     }
 
+    /// [MQTT-3.3.4-2], [MQTT-3.3.4-4], [MQTT311-3.3.5-1]
     #[test]
     fn overlapping_subscriptions_become_one_with_the_highest_qos() {
         let mut matched = vec![
             (7, info(QoS::AtMostOnce, 0)),
             (3, info(QoS::AtLeastOnce, 5)),
-            (7, info(QoS::AtLeastOnce, 0)),
+            (7, info(QoS::ExactlyOnce, 0)),
             (3, info(QoS::AtMostOnce, 6)),
         ];
-        merge_overlapping(&mut matched);
-        assert_eq!(
-            matched,
-            [(3, info(QoS::AtLeastOnce, 5)), (3, info(QoS::AtMostOnce, 6)), (7, info(QoS::AtLeastOnce, 0))]
-        );
+        let mut found = Vec::new();
+        for_each_client(&mut matched, |client, all| {
+            let mut ids = all.sub_ids.to_vec();
+            ids.sort_unstable();
+            found.push((client, all.qos, ids));
+        });
+        assert_eq!(found, [(3, QoS::AtLeastOnce, vec![5, 6]), (7, QoS::ExactlyOnce, vec![])]);
     }
 }

@@ -2,10 +2,15 @@
 
 //! Flows between a client and a [`Connection`], written as tables where there are many of a kind.
 
+mod aliases;
+mod auth;
 mod connect;
 mod deliver;
-mod properties;
+mod flows;
+mod inbound;
+mod options;
 mod publish;
+mod shared;
 mod subscribe;
 
 use std::{num::NonZeroU16, sync::Arc};
@@ -16,8 +21,8 @@ use raftmq_mqtt::{
 };
 
 use crate::{
-    Action, CloseReason, Connection, Delivery, Forms, Now, OpenRequest, OpenResult, Origins, PublishToken,
-    SessionLimits, SessionState, SubscriptionInfo,
+    Action, CloseReason, Connection, Delivery, Forms, Matched, Now, OpenRequest, OpenResult, Origins, PublishToken,
+    SessionLimits, SessionState,
 };
 
 const V4: Version = Version::V3_1_1;
@@ -94,13 +99,71 @@ impl Peer {
         self.connection.on_published(token, reason, &mut self.out, &mut self.actions);
     }
 
-    fn deliver(&mut self, message: &Message, info: SubscriptionInfo) -> Delivery {
+    fn deliver(&mut self, message: &Message, matched: &Matched) -> Delivery {
         let mut forms = Forms::new(message.clone(), self.now);
-        self.connection.deliver(&mut forms, self.now, info, &mut self.out)
+        self.connection.deliver(&mut forms, self.now, matched, &mut self.out)
     }
 
     fn puback(&mut self, id: u16) {
         self.give(Packet::PubAck(Ack::success(id_of(id))));
+    }
+
+    fn pubrec(&mut self, id: u16) {
+        self.give(Packet::PubRec(Ack::success(id_of(id))));
+    }
+
+    fn pubrel(&mut self, id: u16) {
+        self.give(Packet::PubRel(Ack::success(id_of(id))));
+    }
+
+    fn pubcomp(&mut self, id: u16) {
+        self.give(Packet::PubComp(Ack::success(id_of(id))));
+    }
+
+    /// What was sent, a line a packet, and forgets it.
+    fn trace(&mut self) -> Vec<String> {
+        let out = std::mem::take(&mut self.out);
+        let mut lines = Vec::new();
+        each_packet(&out, self.connection.version, |packet| lines.push(line(packet)));
+        lines
+    }
+
+    /// Payloads of the messages handed on since, and forgets the actions.
+    fn handed_on(&mut self) -> Vec<String> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        self.actions
+            .drain(..)
+            .filter_map(|action| match action {
+                Action::Publish { message, .. } => Some(text(message.payload())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The connection is lost, and the client comes back to its session.
+    fn reconnect(self) -> Self {
+        let (version, limits) = (self.connection.version, (*self.connection.limits).clone());
+        let (now, origins) = (self.now, self.origins);
+        let session = self.lose();
+        let mut next = Self { now, origins, ..Self::connecting(version, limits) };
+        next.opened(OpenResult::Accepted { session: Some(session) });
+        next
+    }
+
+    /// The connection is lost; its session is left.
+    fn lose(mut self) -> Box<SessionState> {
+        self.connection.close(CloseReason::Lost, &mut Vec::new());
+        self.end()
+    }
+
+    /// After a CONNECT that keeps the session.
+    fn connecting(version: Version, limits: SessionLimits) -> Self {
+        let mut peer = Self::new(limits);
+        let keep = if version.is_v5() { properties(&[Property::SessionExpiryInterval(60)]) } else { PropertiesBuf::new() };
+        let connect = Connect { clean_start: false, properties: keep.as_properties(), ..connect(version) };
+        peer.give(Packet::Connect(Box::new(connect)));
+        peer.actions.clear();
+        peer
     }
 
     /// What was sent, in debug form; it stays in the buffer.
@@ -111,17 +174,13 @@ impl Peer {
     /// The PUBLISH packets sent: (payload, packet identifier, dup); the buffer is emptied.
     fn deliveries(&mut self) -> Vec<(String, u16, bool)> {
         let out = std::mem::take(&mut self.out);
-        let mut rest = &out[..];
         let mut found = Vec::new();
-        while let Decoded::Packet { packet, consumed } =
-            decode(rest, Some(self.connection.version), &Limits::default()).unwrap()
-        {
+        each_packet(&out, self.connection.version, |packet| {
             if let Packet::Publish(publish) = packet {
                 let id = publish.packet_id.map_or(0, NonZeroU16::get);
                 found.push((String::from_utf8(publish.payload.to_vec()).unwrap(), id, publish.dup));
             }
-            rest = &rest[consumed..];
-        }
+        });
         found
     }
 
@@ -160,14 +219,38 @@ impl Peer {
     }
 }
 
-fn packets(mut rest: &[u8], version: Version) -> Vec<String> {
-    let mut found = Vec::new();
+fn each_packet(mut rest: &[u8], version: Version, mut each: impl FnMut(&Packet<'_>)) {
     while let Decoded::Packet { packet, consumed } = decode(rest, Some(version), &Limits::default()).unwrap() {
-        found.push(format!("{packet:?}"));
+        each(&packet);
         rest = &rest[consumed..];
     }
     assert!(rest.is_empty());
+}
+
+fn packets(bytes: &[u8], version: Version) -> Vec<String> {
+    let mut found = Vec::new();
+    each_packet(bytes, version, |packet| found.push(format!("{packet:?}")));
     found
+}
+
+/// A packet in a few words.
+fn line(packet: &Packet<'_>) -> String {
+    let ack = |ack: &Ack<'_>| match ack.reason {
+        ReasonCode::Success => format!("{} {}", packet.packet_type(), ack.packet_id),
+        reason => format!("{} {} 0x{:02X}", packet.packet_type(), ack.packet_id, reason as u8),
+    };
+    match packet {
+        Packet::Publish(publish) => {
+            let payload = String::from_utf8_lossy(publish.payload);
+            let id = publish.packet_id.map_or(String::new(), |id| format!(" {id}"));
+            let dup = if publish.dup { " dup" } else { "" };
+            format!("PUBLISH{id} q{}{dup} {payload}", publish.qos as u8)
+        }
+        Packet::PubAck(found) | Packet::PubRec(found) | Packet::PubRel(found) | Packet::PubComp(found) => ack(found),
+        Packet::ConnAck(connack) if connack.session_present => "CONNACK present".to_owned(),
+        Packet::Disconnect(disconnect) => format!("DISCONNECT 0x{:02X}", disconnect.reason as u8),
+        other => other.packet_type().to_string(),
+    }
 }
 
 fn id_of(id: u16) -> NonZeroU16 {
@@ -204,8 +287,8 @@ fn message(payload: &str, qos: QoS) -> Message {
     Message::new(&publish, Origin { node: 1, sequence: 1 }, "publisher", 0, None).unwrap()
 }
 
-fn at(qos: QoS) -> SubscriptionInfo {
-    SubscriptionInfo { options: SubOptions { qos, ..SubOptions::default() }, sub_id: 0 }
+fn at(qos: QoS) -> Matched {
+    Matched { qos, ..Matched::default() }
 }
 
 fn properties(list: &[Property<'_>]) -> PropertiesBuf {

@@ -11,25 +11,37 @@ fn triple(payload: &str, id: u16, dup: bool) -> (String, u16, bool) {
     (payload.to_owned(), id, dup)
 }
 
+/// [MQTT-3.8.4-8], [MQTT-4.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2], [MQTT-4.8.2-3], [MQTT311-3.8.4-6], [MQTT311-4.3.1-1]
 #[test]
 fn the_lower_qos_counts() {
     let (q0, q1, q2) = (QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce);
-    for (published, subscribed, expected) in [(q0, q1, q0), (q1, q0, q0), (q1, q1, q1), (q2, q2, q1)] {
-        let mut peer = Peer::simple(V4);
-        assert_eq!(peer.deliver(&message("m", published), at(subscribed)), Delivery::Sent(expected));
+    for version in Version::ALL {
+        for (published, subscribed, expected, sent) in [
+            (q0, q2, q0, "PUBLISH q0 m"),
+            (q1, q0, q0, "PUBLISH q0 m"),
+            (q1, q2, q1, "PUBLISH 1 q1 m"),
+            (q2, q1, q1, "PUBLISH 1 q1 m"),
+            (q2, q2, q2, "PUBLISH 1 q2 m"),
+        ] {
+            let mut peer = Peer::simple(version);
+            let shared = Matched { share: Some("$share/g/t".into()), ..at(subscribed) };
+            assert_eq!(peer.deliver(&message("m", published), &shared), Delivery::Sent(expected));
+            assert_eq!(peer.trace(), [sent]);
+        }
     }
 }
 
+/// [MQTT-3.3.4-9], [MQTT-3.3.4-10], [MQTT-4.3.2-1], [MQTT-4.3.2-3], [MQTT-4.9.0-2], [MQTT-4.9.0-3], [MQTT311-4.3.2-1]
 #[test]
 fn window_queue_and_drops() {
     let mut peer = window(V5, 2);
     let results: Vec<_> =
-        (0..6).map(|i| peer.deliver(&message(&i.to_string(), QoS::AtLeastOnce), at(QoS::AtLeastOnce))).collect();
+        (0..6).map(|i| peer.deliver(&message(&i.to_string(), QoS::AtLeastOnce), &at(QoS::AtLeastOnce))).collect();
     let (sent, queued) = (Delivery::Sent(QoS::AtLeastOnce), Delivery::Queued);
     assert_eq!(results, [sent, sent, queued, queued, queued, Delivery::Dropped(DropReason::QueueFull)]);
     assert_eq!(peer.deliveries(), [triple("0", 1, false), triple("1", 2, false)]);
     // QoS 0 has no window.
-    assert_eq!(peer.deliver(&message("zero", QoS::AtMostOnce), at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtMostOnce));
+    assert_eq!(peer.deliver(&message("zero", QoS::AtMostOnce), &at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtMostOnce));
     assert_eq!(peer.deliveries(), [triple("zero", 0, false)]);
     // Out of order, unknown, twice.
     for id in [2, 9, 2] {
@@ -43,46 +55,31 @@ fn window_queue_and_drops() {
     assert_eq!(peer.connection.session().messages(), (2, 0));
 }
 
+/// [MQTT-3.3.4-9], [MQTT-4.9.0-1]
 #[test]
 fn the_clients_receive_maximum() {
     let mut peer = Peer::open(V5, SessionLimits::default(), &properties(&[Property::ReceiveMaximum(1)]), None);
-    assert_eq!(peer.deliver(&message("a", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtLeastOnce));
-    assert_eq!(peer.deliver(&message("b", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
+    assert_eq!(peer.deliver(&message("a", QoS::AtLeastOnce), &at(QoS::AtLeastOnce)), Delivery::Sent(QoS::AtLeastOnce));
+    assert_eq!(peer.deliver(&message("b", QoS::AtLeastOnce), &at(QoS::AtLeastOnce)), Delivery::Queued);
 }
 
+/// [MQTT-3.1.2-24], [MQTT-3.1.2-25]
 #[test]
 fn the_clients_packet_size() {
     let small = properties(&[Property::MaximumPacketSize(64)]);
     let mut peer = Peer::open(V5, SessionLimits::default(), &small, None);
     let large = message(&"x".repeat(60), QoS::AtLeastOnce);
-    assert_eq!(peer.deliver(&large, at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::TooLarge));
+    assert_eq!(peer.deliver(&large, &at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::TooLarge));
     peer.connection.set_congested();
-    assert_eq!(peer.deliver(&large, at(QoS::AtLeastOnce)), Delivery::Queued);
-    assert_eq!(peer.deliver(&message("s", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
+    assert_eq!(peer.deliver(&large, &at(QoS::AtLeastOnce)), Delivery::Queued);
+    assert_eq!(peer.deliver(&message("s", QoS::AtLeastOnce), &at(QoS::AtLeastOnce)), Delivery::Queued);
     peer.connection.on_writable(peer.now, &mut peer.out, &mut peer.actions);
     assert_eq!(peer.deliveries().iter().map(|sent| &*sent.0).collect::<Vec<_>>(), ["s"]);
     let Some(Action::Flushed(flushed)) = peer.actions.pop() else { panic!() };
     assert_eq!(flushed, Flushed { sent_qos1: 1, too_large: 1, ..Flushed::default() });
 }
 
-#[test]
-fn subscription_options() {
-    let own = Publish { payload: b"own", retain: true, ..publish("t", QoS::AtMostOnce, 0) };
-    let own = Message::new(&own, Origin { node: 1, sequence: 1 }, "client", 0, None).unwrap();
-    let mut peer = Peer::simple(V5);
-    let mut info = at(QoS::AtMostOnce);
-    info.options.no_local = true;
-    assert_eq!(peer.deliver(&own, info), Delivery::Skipped);
-    info.options.no_local = false;
-    info.sub_id = 5;
-    peer.deliver(&own, info);
-    info.options.retain_as_published = true;
-    peer.deliver(&own, info);
-    let sent = peer.sent();
-    assert!(sent[0].contains("retain: false") && sent[0].contains("SubscriptionIdentifier(5)"), "{sent:?}");
-    assert!(sent[1].contains("retain: true"), "{sent:?}");
-}
-
+/// [MQTT-3.3.2-5], [MQTT-3.3.2-6]
 #[test]
 fn expired_messages_are_not_sent() {
     let mut peer = window(V5, 1);
@@ -91,10 +88,10 @@ fn expired_messages_are_not_sent() {
         Message::new(&publish, Origin { node: 1, sequence: 1 }, "p", 0, Some(at_ms)).unwrap()
     };
     let start = peer.now.unix_ms;
-    assert_eq!(peer.deliver(&expiring("old", start), at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::Expired));
-    peer.deliver(&expiring("a", start + 1_000), at(QoS::AtLeastOnce));
-    peer.deliver(&expiring("b", start + 1_000), at(QoS::AtLeastOnce));
-    peer.deliver(&expiring("c", start + 9_000), at(QoS::AtLeastOnce));
+    assert_eq!(peer.deliver(&expiring("old", start), &at(QoS::AtLeastOnce)), Delivery::Dropped(DropReason::Expired));
+    peer.deliver(&expiring("a", start + 1_000), &at(QoS::AtLeastOnce));
+    peer.deliver(&expiring("b", start + 1_000), &at(QoS::AtLeastOnce));
+    peer.deliver(&expiring("c", start + 9_000), &at(QoS::AtLeastOnce));
     peer.deliveries();
     peer.now.unix_ms += 2_000;
     peer.puback(1);
@@ -107,10 +104,10 @@ fn a_slow_reader() {
     let mut peer = window(V4, 10);
     peer.connection.set_congested();
     for (payload, qos) in [("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce), ("c", QoS::AtMostOnce)] {
-        assert_eq!(peer.deliver(&message(payload, qos), at(QoS::AtLeastOnce)), Delivery::Queued);
+        assert_eq!(peer.deliver(&message(payload, qos), &at(QoS::AtLeastOnce)), Delivery::Queued);
     }
     assert_eq!(
-        peer.deliver(&message("d", QoS::AtMostOnce), at(QoS::AtMostOnce)),
+        peer.deliver(&message("d", QoS::AtMostOnce), &at(QoS::AtMostOnce)),
         Delivery::Dropped(DropReason::QueueFull)
     );
     assert!(peer.out.is_empty());
@@ -125,7 +122,7 @@ fn a_long_queue_goes_out_in_parts() {
     let mut peer = Peer::open(V4, limits, &PropertiesBuf::new(), None);
     peer.connection.set_congested();
     for _ in 0..10 {
-        peer.deliver(&message(&"x".repeat(100_000), QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+        peer.deliver(&message(&"x".repeat(100_000), QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
     }
     let mut parts = Vec::new();
     while peer.connection.is_congested() {
@@ -135,87 +132,19 @@ fn a_long_queue_goes_out_in_parts() {
     assert_eq!(parts, [3, 3, 3, 1]);
 }
 
-/// Where the client or the server dies in the flow of one QoS 1 message, and what the next connection sends.
-#[test]
-fn death_at_each_step_of_qos_1() {
-    struct Case {
-        name: &'static str,
-        steps: fn(&mut Peer),
-        expected: &'static [(&'static str, u16, bool)],
-    }
-    let cases = [
-        Case { name: "before the PUBLISH", steps: |_| {}, expected: &[] },
-        Case {
-            name: "PUBLISH not acknowledged",
-            steps: |peer| {
-                peer.deliver(&message("m", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
-            },
-            expected: &[("m", 1, true)],
-        },
-        Case {
-            name: "PUBACK came",
-            steps: |peer| {
-                peer.deliver(&message("m", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
-                peer.puback(1);
-            },
-            expected: &[],
-        },
-        Case {
-            name: "the second acknowledged, others waiting",
-            steps: |peer| {
-                for payload in ["a", "b", "c", "d"] {
-                    peer.deliver(&message(payload, QoS::AtLeastOnce), at(QoS::AtLeastOnce));
-                }
-                peer.puback(2);
-                peer.deliver(&message("zero", QoS::AtMostOnce), at(QoS::AtLeastOnce));
-            },
-            expected: &[("a", 1, true), ("c", 3, true)],
-        },
-        Case {
-            name: "written to a socket that nobody reads",
-            steps: |peer| {
-                peer.connection.set_congested();
-                peer.deliver(&message("m", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
-            },
-            expected: &[("m", 1, false)],
-        },
-    ];
-    for version in [V4, V5] {
-        for case in &cases {
-            let limits = SessionLimits { max_in_flight: 2, ..SessionLimits::default() };
-            let expiring = match version {
-                V5 => properties(&[Property::SessionExpiryInterval(60)]),
-                _ => PropertiesBuf::new(),
-            };
-            let mut peer = Peer::open(version, limits.clone(), &expiring, None);
-            (case.steps)(&mut peer);
-            peer.connection.close(CloseReason::Lost, &mut Vec::new());
-            let session = peer.end();
-            assert!(session.expiry_s() > 0);
-
-            let mut next = Peer::new(limits);
-            next.give(Packet::Connect(Box::new(Connect { clean_start: false, ..connect(version) })));
-            next.opened(OpenResult::Accepted { session: Some(session) });
-            let sent = next.sent();
-            assert!(sent[0].contains("session_present: true"), "{sent:?}");
-            let expected: Vec<_> = case.expected.iter().map(|&(payload, id, dup)| triple(payload, id, dup)).collect();
-            assert_eq!(next.deliveries(), expected, "{}", case.name);
-        }
-    }
-}
-
+/// [MQTT-3.3.1-1], [MQTT-4.4.0-1], [MQTT311-3.1.2-5], [MQTT311-4.6.0-1]
 #[test]
 fn a_smaller_window_after_the_return() {
     let mut peer = window(V4, 3);
     for payload in ["a", "b", "c", "d"] {
-        peer.deliver(&message(payload, QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+        peer.deliver(&message(payload, QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
     }
     peer.connection.close(CloseReason::Lost, &mut Vec::new());
     let mut session = peer.end();
     let now = Now::default();
     let limits = SessionLimits { max_queued_messages: 2, ..SessionLimits::default() };
     let mut offline =
-        |payload, qos| session.deliver_offline(now, &limits, "client", &message(payload, qos), at(QoS::AtLeastOnce));
+        |payload, qos| session.deliver_offline(now, &limits, "client", &message(payload, qos), &at(QoS::AtLeastOnce));
     assert_eq!(offline("e", QoS::AtLeastOnce), Delivery::Queued);
     assert_eq!(offline("f", QoS::AtLeastOnce), Delivery::Dropped(DropReason::QueueFull));
     assert_eq!(offline("z", QoS::AtMostOnce), Delivery::Dropped(DropReason::Offline));
@@ -223,7 +152,7 @@ fn a_smaller_window_after_the_return() {
     let mut next = Peer::new(SessionLimits { max_in_flight: 1, ..SessionLimits::default() });
     next.give(Packet::Connect(Box::new(Connect { clean_start: false, ..connect(V4) })));
     next.opened(OpenResult::Accepted { session: Some(session) });
-    assert_eq!(next.deliver(&message("g", QoS::AtLeastOnce), at(QoS::AtLeastOnce)), Delivery::Queued);
+    assert_eq!(next.deliver(&message("g", QoS::AtLeastOnce), &at(QoS::AtLeastOnce)), Delivery::Queued);
     let mut all = Vec::new();
     loop {
         let sent = next.deliveries();
@@ -237,12 +166,13 @@ fn a_smaller_window_after_the_return() {
     assert_eq!(all, ["a1d", "b2d", "c3d", "d4", "e5", "g6"]);
 }
 
+/// [MQTT-2.2.1-4], [MQTT-4.3.2-1], [MQTT311-2.3.1-4]
 #[test]
 fn identifiers_in_flight_are_not_used_again() {
     let mut peer = window(V4, 2);
-    peer.deliver(&message("stuck", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+    peer.deliver(&message("stuck", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
     for _ in 0..70_000 {
-        peer.deliver(&message("m", QoS::AtLeastOnce), at(QoS::AtLeastOnce));
+        peer.deliver(&message("m", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
         let (_, id, _) = peer.deliveries().pop().unwrap();
         assert!(id > 1);
         peer.puback(id);
@@ -256,7 +186,7 @@ fn the_queue_is_bounded_by_bytes() {
     let large = message(&"x".repeat(900), QoS::AtMostOnce);
     for _ in 0..3 {
         peer.connection.set_congested();
-        let results: Vec<_> = (0..4).map(|_| peer.deliver(&large, at(QoS::AtMostOnce))).collect();
+        let results: Vec<_> = (0..4).map(|_| peer.deliver(&large, &at(QoS::AtMostOnce))).collect();
         let queued = Delivery::Queued;
         assert_eq!(
             results,

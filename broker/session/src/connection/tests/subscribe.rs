@@ -1,5 +1,6 @@
 use super::*;
 
+/// With subscription identifier 9.
 fn subscribe(peer: &mut Peer, id: u16, filters: &[(&str, QoS)]) {
     let subscriptions = filters
         .iter()
@@ -33,20 +34,25 @@ fn subscribed(peer: &mut Peer, id: u16, refused: &[(usize, ReasonCode)]) {
 }
 
 const MIXED: [(&str, QoS); 4] =
-    [("b/+", QoS::ExactlyOnce), ("$share/g/a", QoS::AtLeastOnce), ("a", QoS::AtMostOnce), ("c/#", QoS::AtLeastOnce)];
+    [("b/+", QoS::ExactlyOnce), ("$queue/", QoS::AtLeastOnce), ("a", QoS::AtMostOnce), ("c/#", QoS::AtLeastOnce)];
 
+/// [MQTT-2.2.1-6], [MQTT-3.8.4-1], [MQTT-3.8.4-2], [MQTT-3.8.4-5], [MQTT-3.8.4-6], [MQTT-3.8.4-7], [MQTT-3.9.3-1], [MQTT-3.9.3-2],
+/// [MQTT311-2.3.1-7], [MQTT311-3.8.4-1], [MQTT311-3.8.4-2], [MQTT311-3.8.4-4], [MQTT311-3.8.4-5], [MQTT311-3.9.3-1], [MQTT311-3.9.3-2]
 #[test]
 fn suback_comes_when_the_server_says_so() {
-    for (version, expected) in
-        [(V4, &[0x90, 6, 0, 7, 1, 0x80, 0, 0x80][..]), (V5, &[0x90, 7, 0, 7, 0, 1, 0x9E, 0, 0x87])]
-    {
+    for (version, expected) in [
+        // MQTT 3.1 knows no failure: what was asked for, or would have been granted.
+        (Version::V3_1, &[0x90, 6, 0, 7, 2, 1, 0, 1][..]),
+        (V4, &[0x90, 6, 0, 7, 2, 0x80, 0, 0x80]),
+        (V5, &[0x90, 7, 0, 7, 0, 2, 0x8F, 0, 0x87]),
+    ] {
         let mut peer = Peer::simple(version);
         subscribe(&mut peer, 7, &MIXED);
         let Some(Action::Subscribe { packet_id, items }) = peer.actions.pop() else { panic!() };
         let asked: Vec<_> = items.iter().map(|item| (&*item.filter, item.options.qos, item.new)).collect();
         assert_eq!(
             asked,
-            [("b/+", QoS::AtLeastOnce, true), ("a", QoS::AtMostOnce, true), ("c/#", QoS::AtLeastOnce, true)]
+            [("b/+", QoS::ExactlyOnce, true), ("a", QoS::AtMostOnce, true), ("c/#", QoS::AtLeastOnce, true)]
         );
         assert_eq!(items[0].sub_id, if version.is_v5() { 9 } else { 0 });
         // Other packets go on meanwhile.
@@ -64,15 +70,70 @@ fn suback_comes_when_the_server_says_so() {
     }
 }
 
+/// [MQTT-3.10.4-5], [MQTT-3.11.3-1], [MQTT-3.11.3-2], [MQTT-4.8.2-2]
 #[test]
 fn nothing_to_ask_for() {
     let mut peer = Peer::simple(V5);
-    subscribe(&mut peer, 1, &[("$share/g/x", QoS::AtMostOnce)]);
+    subscribe(&mut peer, 1, &[("$exclusive/", QoS::AtMostOnce), ("$share/g/$queue/a", QoS::AtMostOnce)]);
     unsubscribe(&mut peer, 2, &["x", "y"]);
-    assert_eq!(peer.out, [0x90, 4, 0, 1, 0, 0x9E, 0xB0, 5, 0, 2, 0, 0x11, 0x11]);
+    assert_eq!(peer.out, [0x90, 5, 0, 1, 0, 0x8F, 0x8F, 0xB0, 5, 0, 2, 0, 0x11, 0x11]);
     assert!(peer.actions.is_empty());
 }
 
+/// CONNACK has told it: MQTT 5, 3.2.2.3.11 to 3.2.2.3.13. [MQTT-3.2.2-10], [MQTT311-3.8.3-2]
+#[test]
+fn what_is_not_offered() {
+    let all = SessionLimits::default;
+    let q = QoS::ExactlyOnce;
+    let table = [
+        (SessionLimits { shared_available: false, ..all() }, "$share/g/a", ReasonCode::SharedSubscriptionsNotSupported),
+        (SessionLimits { shared_available: false, ..all() }, "$queue/a", ReasonCode::SharedSubscriptionsNotSupported),
+        (SessionLimits { wildcard_available: false, ..all() }, "a/+", ReasonCode::WildcardSubscriptionsNotSupported),
+        (
+            SessionLimits { wildcard_available: false, ..all() },
+            "$share/g/a/#",
+            ReasonCode::WildcardSubscriptionsNotSupported,
+        ),
+        (SessionLimits { sub_ids_available: false, ..all() }, "a", ReasonCode::SubscriptionIdentifiersNotSupported),
+    ];
+    for (limits, filter, reason) in table {
+        let mut peer = Peer::open(V5, limits.clone(), &PropertiesBuf::new(), None);
+        subscribe(&mut peer, 1, &[("b", q), (filter, q)]);
+        assert_eq!((peer.closed(), peer.told()), (Some(CloseReason::Fault(reason)), Some(reason)));
+        assert!(peer.connection.session().subscriptions().is_empty());
+        if limits.sub_ids_available {
+            // Before MQTT 5 nobody can know, so that it is said for each filter.
+            let mut peer = Peer::open(V4, limits, &PropertiesBuf::new(), None);
+            subscribe(&mut peer, 1, &[(filter, q)]);
+            assert_eq!((&peer.out[..], peer.closed()), (&[0x90, 3, 0, 1, 0x80][..], None));
+        }
+    }
+    for version in [V4, V5] {
+        let limits = SessionLimits { max_qos: QoS::AtMostOnce, ..all() };
+        let mut peer = Peer::open(version, limits, &PropertiesBuf::new(), None);
+        subscribe(&mut peer, 1, &[("a", q)]);
+        let Some(Action::Subscribe { items, .. }) = peer.actions.pop() else { panic!() };
+        assert_eq!(items[0].options.qos, QoS::AtMostOnce);
+    }
+}
+
+/// [MQTT-3.8.3-4]; the codec finds it with `$share`.
+#[test]
+fn no_local_with_a_shared_subscription() {
+    for (filter, fault) in [("$share/g/a", true), ("$queue/a", true), ("$exclusive/a", false), ("a", false)] {
+        let mut peer = Peer::simple(V5);
+        let options = SubOptions { no_local: true, ..SubOptions::default() };
+        peer.give(Packet::Subscribe(Subscribe {
+            packet_id: id_of(1),
+            properties: Properties::EMPTY,
+            subscriptions: vec![Subscription { filter, options }],
+        }));
+        let expected = fault.then_some(CloseReason::Fault(ReasonCode::ProtocolError));
+        assert_eq!(peer.closed(), expected, "{filter}");
+    }
+}
+
+/// [MQTT-3.8.4-3], [MQTT311-3.8.4-3]
 #[test]
 fn a_repeated_subscription_is_replaced() {
     let mut peer = Peer::simple(V4);
@@ -82,6 +143,8 @@ fn a_repeated_subscription_is_replaced() {
     assert_eq!(peer.connection.session().subscriptions()[0].info.options.qos, QoS::AtLeastOnce);
 }
 
+/// [MQTT-3.10.4-1], [MQTT-3.10.4-4], [MQTT-3.10.4-5], [MQTT-3.10.4-6], [MQTT-3.11.3-1], [MQTT311-3.10.4-1], [MQTT311-3.10.4-4],
+/// [MQTT311-3.10.4-5], [MQTT311-3.10.4-6]
 #[test]
 fn unsubscribe_waits_for_the_server_too() {
     for (version, expected) in [(V4, &[0xB0, 2, 0, 3][..]), (V5, &[0xB0, 5, 0, 3, 0, 0, 0x11])] {
