@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::{
     machine::{RoutesCommand, RoutesResponse},
-    shared::RouteKey,
+    key::RouteKey,
 };
 
 /// A batch to be proposed now.
