@@ -11,6 +11,7 @@
 
 mod cache;
 mod group_table;
+mod groups;
 mod hash;
 mod index;
 mod key;
@@ -25,6 +26,7 @@ mod table;
 mod trie;
 
 pub use cache::TopicCache;
+pub use groups::{Ask, Choice, Chosen, GroupStrategy, Joined, MemberId, NodeGroups, Tried, TriedNode};
 pub use hash::{ROUTE_HASH_VERSION, route_hash};
 pub use index::{Inserted, Removed, SubscriptionIndex};
 pub use key::{FilterKind, RouteKey, group_key, members_of_rank};

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::{
-    machine::{RoutesCommand, RoutesResponse},
     key::RouteKey,
+    machine::{RoutesCommand, RoutesResponse},
 };
 
 /// A batch to be proposed now.
