@@ -56,7 +56,8 @@ impl Turns {
                 let hash = hash_of(group, ask);
                 (0..list.len()).filter(free).max_by_key(|&at| {
                     let MemberKey { id, queue } = list[at].key;
-                    mix(mix(hash, id.client), (u64::from(id.worker) << 1) | u64::from(queue))
+                    // The numbers of members are small and alike: mixed on their own first.
+                    mix(hash, mix(id.client, (u64::from(id.worker) << 1) | u64::from(queue)))
                 })
             }
             GroupStrategy::LeastInFlight => {

@@ -108,7 +108,7 @@ fn weight(place: &GroupNode) -> u64 {
 fn by_hash(candidates: &[GroupNode], hash: u64) -> u64 {
     candidates
         .iter()
-        .map(|place| (distance(mix(hash, place.node), weight(place)), place.node))
+        .map(|place| (distance(mix(hash, mix(place.node, 1)), weight(place)), place.node))
         .min()
         .map_or(0, |(_, node)| node)
 }
