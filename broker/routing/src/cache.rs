@@ -26,7 +26,7 @@ struct Place {
 }
 
 impl TopicCache {
-    /// A cache with room for `topics` topics, rounded up to a power of two; at most some 350 bytes each, allocated at the first lookup.
+    /// A cache with room for `topics` topics, rounded up to a power of two; at most some 370 bytes each and the lists of groups, allocated at the first lookup.
     #[must_use]
     pub fn new(routes: SharedRoutes, topics: usize) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl TopicCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{shared::RouteKey, table::Receiver};
+    use crate::{key::RouteKey, table::Receiver};
 
     #[test]
     fn a_change_of_the_routes_is_seen() {

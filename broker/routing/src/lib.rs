@@ -10,8 +10,11 @@
 //! two changed filters before the other; what counts is that the applied index is reported after the change.
 
 mod cache;
+mod group_table;
+mod groups;
 mod hash;
 mod index;
+mod key;
 mod local;
 mod machine;
 mod set;
@@ -23,11 +26,13 @@ mod table;
 mod trie;
 
 pub use cache::TopicCache;
+pub use groups::{Ask, Choice, Chosen, GroupStrategy, Joined, MemberId, NodeGroups, Tried, TriedNode};
 pub use hash::{ROUTE_HASH_VERSION, route_hash};
 pub use index::{Inserted, Removed, SubscriptionIndex};
+pub use key::{FilterKind, RouteKey, group_key, members_of_rank};
 pub use local::{LocalRoutes, LocalRoutesOptions, Need, Progress, Ticket};
 pub use machine::{RestoreError, RoutesCommand, RoutesMachine, RoutesResponse};
-pub use set::Targets;
-pub use shared::{RouteCounts, RouteKey, SharedRoutes};
+pub use set::{GroupNode, SharedTarget, Targets};
+pub use shared::{RouteCounts, SharedRoutes};
 pub use stream::{BatchToSend, Outcome};
 pub use table::RouteTable;

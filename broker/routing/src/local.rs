@@ -1,13 +1,17 @@
 //! What a node proposes to the routes group: its first and last subscriber of a filter.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use ahash::RandomState;
 use smallvec::SmallVec;
 
 use crate::{
+    key::{RouteKey, rank_reached},
     machine::{RoutesCommand, RoutesResponse},
-    shared::{RouteKey, SharedRoutes},
+    shared::SharedRoutes,
     stream::{BatchToSend, Outcome, Stream},
     table::Receiver,
 };
@@ -69,6 +73,8 @@ pub struct Progress {
 /// It counts by [`RouteKey`], not by filter: two filters with the same hash are one route, and the route stays while one of them has a
 /// subscriber. It also writes the workers into the node's own [`SharedRoutes`].
 ///
+/// Of a group that shares its messages it proposes about how many members the node has, too: a route for each rank reached.
+///
 /// The owner, after each call: propose what [`LocalRoutes::next_batch`] gives until it gives nothing, and come back at
 /// [`LocalRoutes::next_wakeup`].
 pub struct LocalRoutes {
@@ -83,10 +89,27 @@ pub struct LocalRoutes {
     tickets: u64,
 }
 
+/// In the place of a worker where the node itself holds a route: a rank above 0.
+const NODE: u8 = u8::MAX;
+
+/// What a release did.
+#[derive(Default)]
+struct Released {
+    found: bool,
+    last_of_worker: bool,
+    cancelled: Option<Ticket>,
+}
+
 struct Entry {
-    /// The number of filters with subscribers by worker.
+    /// The number of filters with subscribers by worker; of a group: of its members.
     workers: SmallVec<[(u8, u32); 2]>,
     state: EntryState,
+}
+
+impl Entry {
+    fn members(&self) -> u32 {
+        self.workers.iter().map(|(_, members)| members).sum()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,12 +141,49 @@ impl LocalRoutes {
         }
     }
 
-    /// A worker (0 to 63) has its first subscriber of a filter.
+    /// A worker (0 to 63) has its first subscriber of a filter; of a group's filter: one member more.
     pub fn worker_added(&mut self, filter: &str, worker: u8) -> Need {
         let key = RouteKey::of(filter);
         self.shared.add(&key, Receiver::Worker(worker));
         self.shared.changed();
-        let entry = self.entries.entry(key).or_insert_with_key(|key| {
+        if let Some(rank) = self.rank_key(&key, 1) {
+            // Nobody waits for it: that the node has members is rank 0.
+            self.hold(&rank, NODE);
+        }
+        self.hold(&key, worker)
+    }
+
+    /// A worker has no subscriber of a filter any more; of a group's filter: one member less. Gives the ticket that will not be committed
+    /// because of it.
+    pub fn worker_removed(&mut self, now: u64, filter: &str, worker: u8) -> Option<Ticket> {
+        let key = RouteKey::of(filter);
+        let rank = self.rank_key(&key, 0);
+        let released = self.release(now, &key, worker);
+        if let (Some(rank), true) = (rank, released.found) {
+            self.release(now, &rank, NODE);
+        }
+        if released.last_of_worker {
+            self.shared.remove(&key, Receiver::Worker(worker));
+            self.shared.changed();
+        }
+        released.cancelled
+    }
+
+    /// The rank above 0 that a group has with its members and `more`.
+    fn rank_key(&self, key: &RouteKey, more: u32) -> Option<RouteKey> {
+        let RouteKey::Shared { group, .. } = key else {
+            return None;
+        };
+        if self.options.standalone {
+            return None;
+        }
+        let members = self.entries.get(key).map_or(0, Entry::members);
+        let rank = rank_reached(members + more).filter(|&rank| rank > 0)?;
+        Some(RouteKey::Shared { group: Arc::clone(group), rank })
+    }
+
+    fn hold(&mut self, key: &RouteKey, worker: u8) -> Need {
+        let entry = self.entries.entry(key.clone()).or_insert_with_key(|key| {
             self.tickets += 1;
             if !self.options.standalone {
                 self.queue.push_back(key.clone());
@@ -147,41 +207,40 @@ impl LocalRoutes {
             EntryState::Removing => {
                 self.tickets += 1;
                 entry.state = EntryState::Queued(Ticket(self.tickets));
-                self.queue.push_back(RouteKey::of(filter));
+                self.queue.push_back(key.clone());
                 Need::Pending(Ticket(self.tickets))
             }
         }
     }
 
-    /// A worker has no subscriber of a filter any more. Gives the ticket that will not be committed because of it.
-    pub fn worker_removed(&mut self, now: u64, filter: &str, worker: u8) -> Option<Ticket> {
-        let key = RouteKey::of(filter);
-        let entry = self.entries.get_mut(&key)?;
-        let at = entry.workers.iter().position(|(number, _)| *number == worker)?;
+    fn release(&mut self, now: u64, key: &RouteKey, worker: u8) -> Released {
+        let mut released = Released::default();
+        let Some(entry) = self.entries.get_mut(key) else {
+            return released;
+        };
+        let Some(at) = entry.workers.iter().position(|(number, _)| *number == worker) else {
+            return released;
+        };
+        released.found = true;
         entry.workers[at].1 -= 1;
         if entry.workers[at].1 > 0 {
-            return None;
+            return released;
         }
+        released.last_of_worker = true;
         entry.workers.swap_remove(at);
-        let last = entry.workers.is_empty();
-        let state = entry.state;
-        self.shared.remove(&key, Receiver::Worker(worker));
-        self.shared.changed();
-        if !last {
-            return None;
+        if !entry.workers.is_empty() {
+            return released;
         }
-        match state {
+        match entry.state {
             EntryState::Queued(ticket) => {
-                self.entries.remove(&key);
+                self.entries.remove(key);
                 self.tidy_queue();
-                Some(ticket)
+                released.cancelled = Some(ticket);
             }
-            EntryState::Live { index } => {
-                self.linger(now, key, index);
-                None
-            }
-            EntryState::Adding(_) | EntryState::Lingering { .. } | EntryState::Removing => None,
+            EntryState::Live { index } => self.linger(now, key.clone(), index),
+            EntryState::Adding(_) | EntryState::Lingering { .. } | EntryState::Removing => {}
         }
+        released
     }
 
     /// Begins a new stream: all filters with subscribers are to be added again. Propose the command, then call

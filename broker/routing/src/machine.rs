@@ -6,13 +6,19 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     hash::{mix, route_hash},
-    shared::{RouteKey, SharedRoutes},
+    key::RouteKey,
+    shared::SharedRoutes,
     snapshot,
     table::Receiver,
 };
 
-/// The format of commands and responses. A command of a later one is answered with [`RoutesResponse::UnknownFormat`].
-const FORMAT: u8 = 1;
+/// The latest format. A command of a later one is answered with [`RoutesResponse::UnknownFormat`].
+///
+/// Format 2 has routes of groups ([`RouteKey::Shared`]). What has none is written in format 1, and what is said to be of format 1 and
+/// has some is refused, as it was before there was a format 2: all replicas answer the same or stop.
+const FORMAT: u8 = 2;
+/// The format of what has no routes of groups.
+const FORMAT_PLAIN: u8 = 1;
 
 /// An entry of the routes group's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +91,15 @@ impl RoutesCommand {
     /// The bytes of a log entry.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(self.format(), self)
+    }
+
+    /// The first format that can say it.
+    fn format(&self) -> u8 {
+        match self {
+            Self::Batch { add, remove, .. } if add.iter().chain(remove).any(RouteKey::is_shared) => FORMAT,
+            Self::Open { .. } | Self::Batch { .. } | Self::NodeDown { .. } => FORMAT_PLAIN,
+        }
     }
 
     /// Decodes a log entry, for tools and logs.
@@ -93,7 +107,8 @@ impl RoutesCommand {
     /// # Errors
     /// What [`RoutesMachine::apply`] would answer: [`RoutesResponse::Malformed`] or [`RoutesResponse::UnknownFormat`].
     pub fn decode(bytes: &[u8]) -> Result<Self, RoutesResponse> {
-        decode(bytes)
+        let (format, command): (u8, Self) = decode(bytes)?;
+        if command.format() > format { Err(RoutesResponse::Malformed) } else { Ok(command) }
     }
 }
 
@@ -101,24 +116,24 @@ impl RoutesResponse {
     /// The bytes of a response.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(FORMAT_PLAIN, self)
     }
 
     /// Decodes a response; [`RoutesResponse::Malformed`] or [`RoutesResponse::UnknownFormat`] if it cannot be.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Self {
-        decode(bytes).unwrap_or_else(|refused| refused)
+        decode(bytes).map_or_else(|refused| refused, |(_, response)| response)
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![FORMAT]).expect("these types always serialize, a Vec always has room")
+fn encode<T: Serialize>(format: u8, value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![format]).expect("these types always serialize, a Vec always has room")
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RoutesResponse> {
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(u8, T), RoutesResponse> {
     match bytes.split_first() {
-        Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
-            Ok((value, [])) => Ok(value),
+        Some((&format @ FORMAT_PLAIN..=FORMAT, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((value, [])) => Ok((format, value)),
             _ => Err(RoutesResponse::Malformed),
         },
         Some((&format, _)) if format > FORMAT => Err(RoutesResponse::UnknownFormat { format }),
@@ -143,6 +158,9 @@ pub enum RestoreError {
     },
 }
 
+/// Where [`RoutesMachine::state_hash`] begins.
+const STATE_SEED: u64 = 1;
+
 /// What is known of one node. Kept after the node is gone, so that a late `Open` of its past cannot bring its routes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeStream {
@@ -157,7 +175,7 @@ pub(crate) struct NodeStream {
     pub(crate) sum: u64,
 }
 
-/// The state machine of the `routes` group: filter → nodes with live subscribers.
+/// The state machine of the `routes` group: filter → nodes with live subscribers, group → nodes with members and about how many.
 ///
 /// Its routes are in the [`SharedRoutes`] it is made with, beside the node's own workers: what is applied is seen by
 /// lookups that begin afterwards. Only one machine may write the nodes of a table.
@@ -175,7 +193,7 @@ impl RoutesMachine {
 
     /// Applies a log entry and gives the encoded [`RoutesResponse`]. The index is not part of the state.
     pub fn apply(&mut self, _index: u64, command: &[u8]) -> Vec<u8> {
-        match decode(command) {
+        match RoutesCommand::decode(command) {
             Ok(command) => self.apply_command(command),
             Err(refused) => refused,
         }
@@ -214,7 +232,7 @@ impl RoutesMachine {
     /// A hash of the whole state, the same on all replicas that applied the same entries. It is kept up to date by each entry: asking is cheap.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
-        self.nodes.iter().fold(u64::from(FORMAT), |hash, (&id, known)| {
+        self.nodes.iter().fold(STATE_SEED, |hash, (&id, known)| {
             let words = [
                 id,
                 known.incarnation as u64,
@@ -325,6 +343,7 @@ pub(crate) fn key_hash(key: &RouteKey) -> u64 {
     match key {
         RouteKey::Exact(hash) => mix(*hash, 1),
         RouteKey::Wild(filter) => mix(route_hash(filter), 2),
+        RouteKey::Shared { group, rank } => mix(route_hash(group), 3 + u64::from(*rank)),
     }
 }
 

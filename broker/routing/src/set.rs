@@ -1,6 +1,6 @@
 //! Where messages of a filter must go, kept in 4 bytes a filter.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
 use smallvec::SmallVec;
@@ -8,17 +8,46 @@ use smallvec::SmallVec;
 /// Where a message must go. Made once and reused: a lookup clears it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Targets {
-    /// This node's workers with matching subscribers: bit *n* is worker *n*.
+    /// This node's workers with matching subscribers: bit *n* is worker *n*. Members of groups are not counted.
     pub workers: u64,
-    /// Raft ids of the other nodes with matching subscribers, each once, in order.
+    /// Raft ids of the other nodes with matching subscribers, each once, in order. Members of groups are not counted.
     pub nodes: SmallVec<[u64; 4]>,
+    /// The groups whose filter matches, each of which must get the message once. `None` if there are none, which costs nothing; a
+    /// clone costs a count.
+    pub shared: Option<Arc<[SharedTarget]>>,
+}
+
+/// A group that must get a message once (MQTT 5, 4.8.2): from [`crate::NodeGroups`] if the member is on this node, else by one of the nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedTarget {
+    /// The group's [`crate::group_key`].
+    pub key: Arc<str>,
+    /// This node's workers with members: bit *n* is worker *n*.
+    pub workers: u64,
+    /// The other nodes with members, each once, in order of their ids.
+    pub nodes: SmallVec<[GroupNode; 4]>,
+}
+
+/// A node with members of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupNode {
+    /// Its Raft id.
+    pub node: u64,
+    /// About how many members it has: exact up to 8, then at most a third less, at most 1,024.
+    pub members: u32,
 }
 
 impl Targets {
     /// Whether nobody wants the message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.workers == 0 && self.nodes.is_empty()
+        self.workers == 0 && self.nodes.is_empty() && self.shared.is_none()
+    }
+
+    /// The groups whose filter matches.
+    #[must_use]
+    pub fn shared(&self) -> &[SharedTarget] {
+        self.shared.as_deref().unwrap_or_default()
     }
 
     /// The workers of the mask in ascending order.

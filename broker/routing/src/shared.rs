@@ -2,43 +2,16 @@
 
 use std::sync::{
     Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
+    group_table::{GroupTable, Ranks},
     hash::route_hash,
-    index::is_wild,
+    key::RouteKey,
     set::Targets,
     table::{Receiver, RouteTable},
 };
-
-/// What the routes group knows of a filter: the hash of one without wildcards, the text of one with.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum RouteKey {
-    /// [`crate::route_hash`] of a filter without wildcards.
-    Exact(u64),
-    /// A filter with wildcards.
-    Wild(Arc<str>),
-}
-
-impl RouteKey {
-    /// The key of a valid topic filter.
-    #[must_use]
-    pub fn of(filter: &str) -> Self {
-        if is_wild(filter) { Self::Wild(filter.into()) } else { Self::Exact(route_hash(filter)) }
-    }
-
-    /// About the bytes that the key takes in a command.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Exact(_) => 11,
-            Self::Wild(filter) => filter.len() + 4,
-        }
-    }
-}
 
 /// How many routes there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +20,8 @@ pub struct RouteCounts {
     pub exact: usize,
     /// Filters with wildcards.
     pub wild: usize,
+    /// Groups that share their messages.
+    pub shared: usize,
 }
 
 /// The filters without wildcards are spread over this many tables, each behind its own lock, so that growing one or
@@ -61,6 +36,9 @@ pub struct SharedRoutes(Arc<Inner>);
 struct Inner {
     exact: [RwLock<RouteTable>; SHARDS],
     wild: RwLock<RouteTable>,
+    shared: RwLock<GroupTable>,
+    /// The number of groups in `shared`: lookups pass its lock by while there are none.
+    groups: AtomicUsize,
     epoch: AtomicU64,
     own: AtomicU64,
 }
@@ -88,6 +66,7 @@ impl SharedRoutes {
     pub fn lookup(&self, topic: &str, targets: &mut Targets) {
         targets.workers = 0;
         targets.nodes.clear();
+        targets.shared = None;
         let own = self.0.own.load(Ordering::Relaxed);
         let hash = route_hash(topic);
         read(&self.0.exact[shard_of(hash)]).collect_exact(hash, own, targets);
@@ -95,6 +74,11 @@ impl SharedRoutes {
         if targets.nodes.len() > 1 {
             targets.nodes.sort_unstable();
             targets.nodes.dedup();
+        }
+        if self.0.groups.load(Ordering::Acquire) > 0 {
+            let mut found = Vec::new();
+            read(&self.0.shared).matches(topic, own, &mut found);
+            targets.shared = (!found.is_empty()).then(|| found.into());
         }
     }
 
@@ -104,21 +88,38 @@ impl SharedRoutes {
         RouteCounts {
             exact: self.0.exact.iter().map(|shard| read(shard).exact_len()).sum(),
             wild: read(&self.0.wild).wild_len(),
+            shared: self.0.groups.load(Ordering::Relaxed),
         }
     }
 
     pub(crate) fn add(&self, key: &RouteKey, receiver: Receiver) -> bool {
-        write(self.table(key)).add(key, receiver)
+        match key {
+            RouteKey::Exact(hash) => write(&self.0.exact[shard_of(*hash)]).add(key, receiver),
+            RouteKey::Wild(_) => write(&self.0.wild).add(key, receiver),
+            RouteKey::Shared { group, rank } => self.change_groups(|groups| groups.add(group, *rank, receiver)),
+        }
     }
 
     pub(crate) fn remove(&self, key: &RouteKey, receiver: Receiver) -> bool {
-        write(self.table(key)).remove(key, receiver)
+        match key {
+            RouteKey::Exact(hash) => write(&self.0.exact[shard_of(*hash)]).remove(key, receiver),
+            RouteKey::Wild(_) => write(&self.0.wild).remove(key, receiver),
+            RouteKey::Shared { group, rank } => self.change_groups(|groups| groups.remove(group, *rank, receiver)),
+        }
     }
 
     pub(crate) fn remove_node(&self, id: u64) {
         for table in self.tables() {
             write(table).remove_node(id);
         }
+        self.change_groups(|groups| groups.remove_node(id));
+    }
+
+    fn change_groups<T>(&self, change: impl FnOnce(&mut GroupTable) -> T) -> T {
+        let mut groups = write(&self.0.shared);
+        let changed = change(&mut groups);
+        self.0.groups.store(groups.len(), Ordering::Release);
+        changed
     }
 
     /// Makes earlier changes visible to caches. To be called after changes and before anybody is told of them.
@@ -130,28 +131,34 @@ impl SharedRoutes {
         self.tables().for_each(|table| each(&read(table)));
     }
 
+    pub(crate) fn for_each_group(&self, each: impl FnMut(&Arc<str>, u64, &[(u64, Ranks)])) {
+        read(&self.0.shared).for_each(each);
+    }
+
     /// Replaces the routes of all nodes, keeps those of the workers. A lookup finds the old or the new routes of a filter, never none.
     pub(crate) fn replace_nodes(&self, new: NewTables) {
-        for (table, mut new) in self.tables().zip(new.0) {
+        for (table, mut new) in self.tables().zip(new.plain) {
             let mut table = write(table);
             let mut workers = Vec::new();
             table.for_each_exact(|hash, mask, _| workers.push((RouteKey::Exact(hash), mask)));
             table.for_each_wild(|filter, mask, _| workers.push((RouteKey::Wild(filter.into()), mask)));
-            for (key, workers) in workers {
-                for worker in (Targets { workers, ..Targets::default() }).workers() {
+            for (key, mask) in workers {
+                for worker in workers_of(mask) {
                     new.add(&key, Receiver::Worker(worker));
                 }
             }
             *table = new;
         }
+        let mut new = new.shared;
+        self.change_groups(|groups| {
+            groups.for_each(|key, mask, _| {
+                for worker in workers_of(mask) {
+                    new.add(key, 0, Receiver::Worker(worker));
+                }
+            });
+            *groups = new;
+        });
         self.changed();
-    }
-
-    fn table(&self, key: &RouteKey) -> &RwLock<RouteTable> {
-        match key {
-            RouteKey::Exact(hash) => &self.0.exact[shard_of(*hash)],
-            RouteKey::Wild(_) => &self.0.wild,
-        }
     }
 
     fn tables(&self) -> impl Iterator<Item = &RwLock<RouteTable>> {
@@ -160,20 +167,28 @@ impl SharedRoutes {
 }
 
 /// Tables made aside for [`SharedRoutes::replace_nodes`].
-pub(crate) struct NewTables(Vec<RouteTable>);
+pub(crate) struct NewTables {
+    plain: Vec<RouteTable>,
+    shared: GroupTable,
+}
 
 impl NewTables {
     pub(crate) fn new() -> Self {
-        Self((0..=SHARDS).map(|_| RouteTable::default()).collect())
+        Self { plain: (0..=SHARDS).map(|_| RouteTable::default()).collect(), shared: GroupTable::default() }
     }
 
     pub(crate) fn add(&mut self, key: &RouteKey, node: u64) -> bool {
-        let table = match key {
-            RouteKey::Exact(hash) => shard_of(*hash),
-            RouteKey::Wild(_) => SHARDS,
-        };
-        self.0[table].add(key, Receiver::Node(node))
+        let receiver = Receiver::Node(node);
+        match key {
+            RouteKey::Exact(hash) => self.plain[shard_of(*hash)].add(key, receiver),
+            RouteKey::Wild(_) => self.plain[SHARDS].add(key, receiver),
+            RouteKey::Shared { group, rank } => self.shared.add(group, *rank, receiver),
+        }
     }
+}
+
+fn workers_of(mask: u64) -> impl Iterator<Item = u8> {
+    Targets { workers: mask, ..Targets::default() }.workers()
 }
 
 fn shard_of(hash: u64) -> usize {
@@ -181,11 +196,11 @@ fn shard_of(hash: u64) -> usize {
 }
 
 // A panic under the lock leaves a table that is whole enough to route by; stopping all workers would be worse.
-fn read(table: &RwLock<RouteTable>) -> RwLockReadGuard<'_, RouteTable> {
+fn read<T>(table: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     table.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(table: &RwLock<RouteTable>) -> RwLockWriteGuard<'_, RouteTable> {
+fn write<T>(table: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     table.write().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -214,22 +229,56 @@ mod tests {
         assert_eq!(targets.workers().collect::<Vec<_>>(), [3, 63]);
         routes.lookup("$SYS/x", &mut targets);
         assert!(targets.is_empty());
-        assert_eq!(routes.counts(), RouteCounts { exact: 2, wild: 2 });
+        assert_eq!(routes.counts(), RouteCounts { exact: 2, wild: 2, shared: 0 });
+    }
+
+    #[test]
+    fn groups_are_beside_the_others() {
+        let routes = SharedRoutes::new();
+        routes.set_own_node(1);
+        let mut targets = Targets::default();
+        routes.lookup("a/b", &mut targets);
+        assert_eq!(targets, Targets::default());
+        for (filter, receiver) in [
+            ("a/b", Receiver::Node(9)),
+            ("$share/g/a/b", Receiver::Node(1)),
+            ("$share/g/a/b", Receiver::Node(4)),
+            ("$share/g/a/b", Receiver::Worker(2)),
+            ("$queue/a/#", Receiver::Node(4)),
+        ] {
+            assert!(routes.add(&RouteKey::of(filter), receiver));
+        }
+        routes.lookup("a/b", &mut targets);
+        assert_eq!((targets.workers, targets.nodes.as_slice()), (0, [9].as_slice()));
+        let mut shared: Vec<_> =
+            targets.shared().iter().map(|t| (&*t.key, t.workers, t.nodes.iter().map(|n| n.node).collect())).collect();
+        shared.sort();
+        assert_eq!(shared, [("$share/$queue/a/#", 0, vec![4]), ("$share/g/a/b", 4, vec![4])]);
+        assert_eq!(routes.counts(), RouteCounts { exact: 1, wild: 0, shared: 2 });
+        routes.remove_node(4);
+        routes.remove(&RouteKey::of("$share/g/a/b"), Receiver::Worker(2));
+        routes.lookup("a/b", &mut targets);
+        assert_eq!((targets.shared(), routes.counts().shared), ([].as_slice(), 1));
     }
 
     #[test]
     fn replacing_the_nodes_keeps_the_workers() {
         let routes = SharedRoutes::new();
+        routes.add(&RouteKey::of("$share/g/x"), Receiver::Worker(5));
+        routes.add(&RouteKey::of("$share/g/x"), Receiver::Node(7));
         for filter in ["x", "y/+"] {
             routes.add(&RouteKey::of(filter), Receiver::Worker(2));
             routes.add(&RouteKey::of(filter), Receiver::Node(7));
         }
         let mut new = NewTables::new();
         new.add(&RouteKey::of("x"), 8);
+        new.add(&RouteKey::of("$share/g/x"), 9);
         routes.replace_nodes(new);
         let mut targets = Targets::default();
         routes.lookup("x", &mut targets);
         assert_eq!((targets.workers, targets.nodes.as_slice()), (4, [8].as_slice()));
+        let group = &targets.shared()[0];
+        assert_eq!((group.workers, group.nodes.len(), group.nodes[0].node), (32, 1, 9));
         routes.lookup("y/1", &mut targets);
         assert_eq!((targets.workers, targets.nodes.as_slice()), (4, [].as_slice()));
     }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::{
+    key::RouteKey,
     machine::{RoutesCommand, RoutesResponse},
-    shared::RouteKey,
 };
 
 /// A batch to be proposed now.

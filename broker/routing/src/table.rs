@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use ahash::RandomState;
 
 use crate::{
+    key::RouteKey,
     set::{RouteSet, SetRef, SetStore, Targets},
-    shared::RouteKey,
     trie::Trie,
 };
 
@@ -113,6 +113,8 @@ impl RouteTable {
         let old = match key {
             RouteKey::Exact(hash) => self.exact.get(&HashKey::new(*hash)).copied(),
             RouteKey::Wild(filter) => self.wild.get_mut(filter).copied(),
+            // Groups have a table of their own.
+            RouteKey::Shared { .. } => return false,
         };
         let mut set = old.map(|set| self.sets.take(set)).unwrap_or_default();
         let changed = change(&mut set);
@@ -123,6 +125,7 @@ impl RouteTable {
             }
             (RouteKey::Wild(filter), Some(set)) => *self.wild.get_or_insert_with(filter, || set) = set,
             (_, None) if old.is_none() => {}
+            (RouteKey::Shared { .. }, _) => {}
             (RouteKey::Exact(hash), None) => {
                 self.exact.remove(&HashKey::new(*hash));
             }

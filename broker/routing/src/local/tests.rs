@@ -52,7 +52,7 @@ impl Pair {
     fn routed(&self, topic: &str) -> bool {
         let mut targets = Targets::default();
         self.machine.routes().lookup(topic, &mut targets);
-        !targets.nodes.is_empty()
+        !targets.nodes.is_empty() || !targets.shared().is_empty()
     }
 }
 
@@ -175,6 +175,35 @@ fn a_standalone_node_waits_for_nothing() {
     assert!(targets.is_empty());
 }
 
+#[test]
+fn a_group_tells_about_how_many_members_it_has() {
+    let mut pair = Pair::new(LocalRoutesOptions { linger_ms: 0, ..LocalRoutesOptions::default() });
+    let filter = |member: u8| if member.is_multiple_of(2) { "$queue/a" } else { "$share/$queue/a" };
+    let mut known = Vec::new();
+    let mut look = |pair: &mut Pair| {
+        let proposed = pair.settle(0) > 0;
+        let mut targets = Targets::default();
+        pair.machine.routes().lookup("a", &mut targets);
+        assert!(targets.nodes.is_empty());
+        let members = targets.shared().first().map_or(0, |group| group.nodes[0].members);
+        assert_eq!(proposed, known.last() != Some(&members), "{known:?} {members}");
+        known.push(members);
+    };
+    for member in 1..=14 {
+        assert!(matches!(pair.local.worker_added(filter(member), member % 3), Need::Pending(_) | Need::Barrier(2)));
+        look(&mut pair);
+    }
+    for member in 1..=14 {
+        assert_eq!(pair.local.worker_removed(0, filter(member), member % 3), None);
+        look(&mut pair);
+    }
+    let up = [1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8, 12, 12];
+    let down = [12, 12, 8, 8, 8, 8, 7, 6, 5, 4, 3, 2, 1, 0];
+    assert_eq!(known, [&up[..], &[12], &down[..]].concat());
+    assert!(pair.local.is_empty());
+    assert_eq!(pair.machine.routes_of(7), 0);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Add(u8, u8),
@@ -207,7 +236,7 @@ proptest! {
     /// every ticket was committed or cancelled.
     #[test]
     fn ends_up_with_what_is_subscribed(steps in steps()) {
-        let filters = ["a", "b", "c/+", "d/#", "e", "f"];
+        let filters = ["a", "b", "c/+", "d/#", "e", "$share/g/f"];
         let mut pair = Pair::new(LocalRoutesOptions { batch_routes: 2, window: 3, ..LocalRoutesOptions::default() });
         let mut model = std::collections::BTreeSet::new();
         let mut flying = Vec::new();
@@ -252,7 +281,8 @@ proptest! {
         pair.settle(now);
         for (f, filter) in filters.iter().enumerate() {
             let wanted = model.iter().any(|(number, _)| usize::from(*number) == f);
-            prop_assert_eq!(pair.routed(&filter.replace(['+', '#'], "x")), wanted, "{}", filter);
+            let topic = filter.replace("$share/g/", "").replace(['+', '#'], "x");
+            prop_assert_eq!(pair.routed(&topic), wanted, "{}", filter);
         }
         let ended: std::collections::BTreeSet<_> = pair.progress.committed.iter().map(|(ticket, _)| *ticket)
             .chain(pair.progress.cancelled.iter().copied()).chain(cancelled).collect();

@@ -51,10 +51,10 @@ fn a_stream() {
 fn what_cannot_be_decoded_is_refused() {
     let mut machine = RoutesMachine::new(SharedRoutes::new());
     let before = machine.state_hash();
-    for bytes in [&[][..], &[0, 1, 2], &[1], &[1, 9], &[1, 2, 5, 0, 0, 0]] {
+    for bytes in [&[][..], &[0, 1, 2], &[1], &[1, 9], &[1, 2, 5, 0, 0, 0], &[2, 9]] {
         assert_eq!(RoutesResponse::decode(&machine.apply(0, bytes)), RoutesResponse::Malformed, "{bytes:?}");
     }
-    assert_eq!(RoutesResponse::decode(&machine.apply(0, &[2])), RoutesResponse::UnknownFormat { format: 2 });
+    assert_eq!(RoutesResponse::decode(&machine.apply(0, &[3])), RoutesResponse::UnknownFormat { format: 3 });
     assert_eq!(machine.state_hash(), before);
 }
 
@@ -63,10 +63,57 @@ fn the_encoding_is_stable() {
     // Part of the log's format: a change here is a change of FORMAT.
     let encoded = batch(3, &["a/+"], &[]).encode();
     assert_eq!(encoded, [1, 1, 1, 1, 1, 3, 1, 1, 3, b'a', b'/', b'+', 0]);
+    let encoded = batch(3, &["$share/g/a"], &[]).encode();
+    assert_eq!(encoded[..9], [2, 1, 1, 1, 1, 3, 1, 2, 10]);
+    assert_eq!(encoded[9..], *b"$share/g/a\0\0");
+}
+
+#[test]
+fn groups_are_of_format_2() {
+    let mut machine = RoutesMachine::new(SharedRoutes::new());
+    machine.apply_command(open(1, 5, 1, 1));
+    machine.apply_command(batch(1, &["a", "b/+"], &[]));
+    assert_eq!(machine.snapshot()[0], 1, "who knows no groups can read it");
+    // A group in format 1 was malformed when there was no format 2.
+    let mut early = batch(2, &["$share/g/a"], &[]).encode();
+    early[0] = 1;
+    assert_eq!(RoutesResponse::decode(&machine.apply(0, &early)), RoutesResponse::Malformed);
+    // Format 2 without groups is a command like any other.
+    let mut late = batch(2, &["c"], &[]).encode();
+    late[0] = 2;
+    assert_eq!(RoutesResponse::decode(&machine.apply(0, &late)), RoutesResponse::Ok { next: 3 });
+    let before = machine.state_hash();
+    assert_eq!(
+        RoutesResponse::decode(&machine.apply(0, &batch(3, &["$share/g/a"], &[]).encode())),
+        RoutesResponse::Ok { next: 4 }
+    );
+    assert_ne!(machine.state_hash(), before);
+    assert_eq!((machine.snapshot()[0], machine.routes_of(1)), (2, 4));
+    machine.apply_command(batch(4, &[], &["$queue/a", "$share/g/a"]));
+    assert_eq!((machine.snapshot()[0], machine.routes_of(1)), (1, 3));
+}
+
+#[test]
+fn a_snapshot_of_format_1_is_read() {
+    // As it was written before there was a format 2.
+    let old = [
+        1, 149, 150, 249, 241, 161, 175, 139, 162, 241, 1, 1, 1, 5, 1, 1, 2, 1, 2, 245, 217, 241, 155, 193, 182, 143,
+        148, 1, 1, 147, 188, 208, 154, 187, 237, 254, 227, 235, 1, 1, 3, 98, 47, 43,
+    ];
+    let mut machine = RoutesMachine::new(SharedRoutes::new());
+    machine.restore(&old).unwrap();
+    assert_eq!((nodes_of(&machine, "a"), nodes_of(&machine, "b/x")), (vec![1], vec![1]));
+    assert_eq!((machine.open_stream(1), machine.state_hash()), (Some((1, 1)), 17_385_070_464_073_616_149));
+    assert_eq!(machine.snapshot(), old);
 }
 
 pub(crate) fn commands() -> impl Strategy<Value = Vec<RoutesCommand>> {
-    let key = prop_oneof![(0_u64..6).prop_map(RouteKey::Exact), "[ab+]/[ab#]".prop_map(|f| RouteKey::Wild(f.into()))];
+    let group = ("[gh]/[ab]", 0_u8..24);
+    let key = prop_oneof![
+        (0_u64..6).prop_map(RouteKey::Exact),
+        "[ab+]/[ab#]".prop_map(|f| RouteKey::Wild(f.into())),
+        group.prop_map(|(group, rank)| RouteKey::Shared { group: format!("$share/{group}").into(), rank }),
+    ];
     let keys = prop::collection::vec(key, 0..4);
     let command = prop_oneof![
         1 => (1_u64..4, 1_u64..3, 1_u64..3).prop_map(|(node, boot, stream)| open(node, u128::from(node), boot, stream)),
