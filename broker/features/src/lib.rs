@@ -1,0 +1,14 @@
+//! What a broker does besides publish and subscribe, without I/O: time comes as an argument, messages go out as values.
+//!
+//! - [`delayed`]: `$delayed/{seconds}/{topic}`, parsed, and the queue of messages that wait for their time.
+//!
+//! Everything that holds something for clients is bounded, and says what happens when it is full. The settings of each
+//! module are plain values with defaults; whoever reads configuration makes them.
+//!
+//! Where names or formats are another broker's (EMQX's in most cases), the module says what was taken over and what is
+//! decided differently.
+
+pub mod delayed;
+mod message;
+
+pub use message::{ServerMessage, with_topic};
