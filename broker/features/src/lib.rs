@@ -1,6 +1,7 @@
 //! What a broker does besides publish and subscribe, without I/O: time comes as an argument, messages go out as values.
 //!
 //! - [`delayed`]: `$delayed/{seconds}/{topic}`, parsed, and the queue of messages that wait for their time.
+//! - [`wills`]: what becomes of a will when its connection ends, and the wills that wait for their delay.
 //!
 //! Everything that holds something for clients is bounded, and says what happens when it is full. The settings of each
 //! module are plain values with defaults; whoever reads configuration makes them.
@@ -10,5 +11,6 @@
 
 pub mod delayed;
 mod message;
+pub mod wills;
 
 pub use message::{ServerMessage, with_topic};
