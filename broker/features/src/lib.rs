@@ -2,6 +2,7 @@
 //!
 //! - [`delayed`]: `$delayed/{seconds}/{topic}`, parsed, and the queue of messages that wait for their time.
 //! - [`wills`]: what becomes of a will when its connection ends, and the wills that wait for their delay.
+//! - [`rewrite`]: topics and filters changed by rules.
 //!
 //! Everything that holds something for clients is bounded, and says what happens when it is full. The settings of each
 //! module are plain values with defaults; whoever reads configuration makes them.
@@ -10,7 +11,12 @@
 //! decided differently.
 
 pub mod delayed;
+mod filter;
 mod message;
+pub mod rewrite;
+mod template;
 pub mod wills;
 
+pub use filter::split_prefix;
 pub use message::{ServerMessage, with_topic};
+pub use template::{ClientVars, FillError, TemplateError};
