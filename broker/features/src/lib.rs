@@ -3,6 +3,7 @@
 //! - [`delayed`]: `$delayed/{seconds}/{topic}`, parsed, and the queue of messages that wait for their time.
 //! - [`wills`]: what becomes of a will when its connection ends, and the wills that wait for their delay.
 //! - [`rewrite`]: topics and filters changed by rules.
+//! - [`auto_subscribe`]: subscriptions that a client gets without asking.
 //!
 //! Everything that holds something for clients is bounded, and says what happens when it is full. The settings of each
 //! module are plain values with defaults; whoever reads configuration makes them.
@@ -10,6 +11,7 @@
 //! Where names or formats are another broker's (EMQX's in most cases), the module says what was taken over and what is
 //! decided differently.
 
+pub mod auto_subscribe;
 pub mod delayed;
 mod filter;
 mod message;
