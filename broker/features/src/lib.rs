@@ -4,6 +4,7 @@
 //! - [`wills`]: what becomes of a will when its connection ends, and the wills that wait for their delay.
 //! - [`rewrite`]: topics and filters changed by rules.
 //! - [`auto_subscribe`]: subscriptions that a client gets without asking.
+//! - [`exclusive`]: `$exclusive/{filter}`, one subscriber at a time.
 //!
 //! Everything that holds something for clients is bounded, and says what happens when it is full. The settings of each
 //! module are plain values with defaults; whoever reads configuration makes them.
@@ -13,6 +14,7 @@
 
 pub mod auto_subscribe;
 pub mod delayed;
+pub mod exclusive;
 mod filter;
 mod message;
 pub mod rewrite;
