@@ -5,6 +5,7 @@
 //! - [`rewrite`]: topics and filters changed by rules.
 //! - [`auto_subscribe`]: subscriptions that a client gets without asking.
 //! - [`exclusive`]: `$exclusive/{filter}`, one subscriber at a time.
+//! - [`sys`]: the `$SYS` tree, EMQX's and Mosquitto's.
 //!
 //! Everything that holds something for clients is bounded, and says what happens when it is full. The settings of each
 //! module are plain values with defaults; whoever reads configuration makes them.
@@ -16,11 +17,14 @@ pub mod auto_subscribe;
 pub mod delayed;
 pub mod exclusive;
 mod filter;
+mod level;
 mod message;
 pub mod rewrite;
+pub mod sys;
 mod template;
 pub mod wills;
 
 pub use filter::split_prefix;
+pub use level::topic_level;
 pub use message::{ServerMessage, with_topic};
 pub use template::{ClientVars, FillError, TemplateError};
