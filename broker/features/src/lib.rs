@@ -6,6 +6,7 @@
 //! - [`auto_subscribe`]: subscriptions that a client gets without asking.
 //! - [`exclusive`]: `$exclusive/{filter}`, one subscriber at a time.
 //! - [`sys`]: the `$SYS` tree, EMQX's and Mosquitto's.
+//! - [`events`]: what clients do, as JSON under `$SYS/brokers/{node}/clients/…`.
 //!
 //! Everything that holds something for clients is bounded, and says what happens when it is full. The settings of each
 //! module are plain values with defaults; whoever reads configuration makes them.
@@ -15,6 +16,7 @@
 
 pub mod auto_subscribe;
 pub mod delayed;
+pub mod events;
 pub mod exclusive;
 mod filter;
 mod level;
