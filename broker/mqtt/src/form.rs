@@ -127,7 +127,7 @@ impl PublishForm {
     /// # Panics
     ///
     /// If `packet_id` is `None` with a quality of service above 0. With QoS 0, `packet_id` and `dup` are ignored
-    /// (`[MQTT-2.2.1-2]`, `[MQTT-3.3.1-2]`).
+    /// (`[MQTT-2.2.1-2]`, `[MQTT-3.3.1-2]`, `[MQTT-4.3.1-1]`, `[MQTT311-2.3.1-5]`, `[MQTT311-3.3.1-2]`, `[MQTT311-4.3.1-1]`).
     pub fn write(&self, out: &mut Vec<u8>, packet_id: Option<NonZeroU16>, dup: bool) {
         out.reserve(self.encoded_len());
         self.write_head(out, packet_id, dup);
@@ -160,13 +160,7 @@ impl PublishForm {
 
     /// Appends the packet with a topic alias, and without the topic if the receiver knows the alias. Otherwise as
     /// [`write`](Self::write). Says whether it did: [`len_with_alias`](Self::len_with_alias) says why not.
-    pub fn write_with_alias(
-        &self,
-        out: &mut Vec<u8>,
-        packet_id: Option<NonZeroU16>,
-        dup: bool,
-        alias: Alias,
-    ) -> bool {
+    pub fn write_with_alias(&self, out: &mut Vec<u8>, packet_id: Option<NonZeroU16>, dup: bool, alias: Alias) -> bool {
         let Some(lengths) = self.lengths_with_alias(alias) else {
             return false;
         };

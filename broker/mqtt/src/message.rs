@@ -88,7 +88,8 @@ impl Message {
     /// `publisher` is the client identifier, empty if no client published it. Times are milliseconds since the Unix
     /// epoch. `expires_at_ms` is usually [`Publish::expires_at_ms`], possibly capped. The properties that belong to one hop or
     /// are kept elsewhere (message expiry interval, topic alias, subscription identifiers, a will's delay) are
-    /// left out; the others are kept as they are, in their order (`[MQTT-3.3.2-15]` and following).
+    /// left out; the others are kept as they are (`[MQTT-3.3.2-4]`, `[MQTT-3.3.2-15]`, `[MQTT-3.3.2-16]`, `[MQTT-3.3.2-17]`,
+    /// `[MQTT-3.3.2-20]`), in their order (`[MQTT-3.3.2-18]`).
     pub fn new(
         publish: &Publish<'_>,
         origin: Origin,

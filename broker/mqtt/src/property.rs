@@ -226,7 +226,7 @@ impl<'a> Property<'a> {
             | Self::SharedSubscriptionAvailable(value) => value <= 1,
             Self::ReceiveMaximum(value) | Self::TopicAlias(value) => value != 0,
             Self::SubscriptionIdentifier(value) | Self::MaximumPacketSize(value) => value != 0,
-            // [MQTT-3.3.2-14]
+            // [MQTT-3.3.2-14]; it is UTF-8 [MQTT-3.3.2-13] as the content type [MQTT-3.3.2-19], by its type.
             Self::ResponseTopic(topic) => validate_topic(topic).is_ok(),
             _ => true,
         };

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// The most bytes that a topic name or filter may have (`[MQTT-4.7.3-3]`).
+/// The most bytes that a topic name or filter may have (`[MQTT-4.7.3-3]`, `[MQTT311-4.7.3-3]`).
 pub const MAX_LENGTH: usize = 65_535;
 
 const SHARE: &str = "$share";
@@ -10,22 +10,22 @@ const SHARE: &str = "$share";
 /// What is wrong with a topic name or filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TopicError {
-    /// It must have a character (`[MQTT-4.7.3-1]`).
+    /// It must have a character (`[MQTT-4.7.3-1]`, `[MQTT311-4.7.3-1]`).
     #[error("is empty")]
     Empty,
     /// It has more than [`MAX_LENGTH`] bytes (`[MQTT-4.7.3-3]`).
     #[error("is longer than 65535 bytes")]
     TooLong,
-    /// It contains U+0000 (`[MQTT-4.7.3-2]`).
+    /// It contains U+0000 (`[MQTT-4.7.3-2]`, `[MQTT311-4.7.3-2]`).
     #[error("contains U+0000")]
     Nul,
-    /// A topic name contains `+` or `#` (`[MQTT-3.3.2-2]`, `[MQTT-4.7.0-1]`).
+    /// A topic name contains `+` or `#` (`[MQTT-3.3.2-2]`, `[MQTT-4.7.0-1]`, `[MQTT311-4.7.1-1]`).
     #[error("contains a wildcard")]
     Wildcard,
-    /// `#` is not alone in the last level (`[MQTT-4.7.1-1]`).
+    /// `#` is not alone in the last level (`[MQTT-4.7.1-1]`, `[MQTT311-4.7.1-2]`).
     #[error("has a '#' that is not alone in the last level")]
     MultiLevel,
-    /// `+` is not alone in its level (`[MQTT-4.7.1-2]`).
+    /// `+` is not alone in its level (`[MQTT-4.7.1-2]`, `[MQTT311-4.7.1-3]`).
     #[error("has a '+' that is not alone in its level")]
     SingleLevel,
     /// The share name of `$share/name/filter` is missing or contains a wildcard (`[MQTT-4.8.2-1]`, `[MQTT-4.8.2-2]`).
@@ -83,7 +83,7 @@ pub fn has_wildcard(filter: &str) -> bool {
 /// indexes are tested against.
 ///
 /// `#` also matches the level above it (4.7.1.2); wildcards in the first level do not match topics that begin with
-/// `$` (`[MQTT-4.7.2-1]`).
+/// `$` (`[MQTT-4.7.2-1]`, `[MQTT311-4.7.2-1]`). Nothing is normalised (`[MQTT-4.7.3-4]`, `[MQTT311-4.7.3-4]`).
 pub fn filter_matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;

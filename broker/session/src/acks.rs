@@ -30,7 +30,7 @@ impl Connection {
     }
 
     /// PUBREL: the client knows that its message was taken, and forgets it. Its answer comes in any case `[MQTT-4.3.3-11]`
-    /// `[MQTT311-4.3.3-2]`.
+    /// `[MQTT311-4.3.3-2]`, whether the message has expired or not `[MQTT-4.3.3-13]`.
     pub(crate) fn on_pubrel(&mut self, ack: &Ack<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         let packet_id = ack.packet_id;
         let known = self.state.known(packet_id);

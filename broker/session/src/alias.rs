@@ -15,12 +15,7 @@ pub(crate) struct Aliases {
 impl Aliases {
     /// Takes note of the alias of a PUBLISH that has one, and says why it may not have it. Afterwards
     /// [`Aliases::topic`] knows its topic. Every alias up to the maximum is taken `[MQTT-3.3.2-12]`.
-    pub(crate) fn note(
-        &mut self,
-        alias: u16,
-        publish: &Publish<'_>,
-        limits: &SessionLimits,
-    ) -> Result<(), ReasonCode> {
+    pub(crate) fn note(&mut self, alias: u16, publish: &Publish<'_>, limits: &SessionLimits) -> Result<(), ReasonCode> {
         // [MQTT-3.3.2-8]
         if alias == 0 || alias > limits.max_topic_aliases {
             return Err(ReasonCode::TopicAliasInvalid);

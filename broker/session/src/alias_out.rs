@@ -26,14 +26,7 @@ pub(crate) struct OutAliases {
 impl OutAliases {
     /// For up to `most` topics of up to `bytes` bytes; `None` if that is none `[MQTT-3.1.2-27]`.
     pub(crate) fn new(most: u16, bytes: usize) -> Option<Box<Self>> {
-        (most > 0).then(|| {
-            Box::new(Self {
-                numbers: HashMap::new(),
-                seen: [0; CANDIDATES],
-                most,
-                bytes_left: bytes,
-            })
-        })
+        (most > 0).then(|| Box::new(Self { numbers: HashMap::new(), seen: [0; CANDIDATES], most, bytes_left: bytes }))
     }
 
     /// The alias to send a topic with: the one it has, or the one that it will have when [`OutAliases::introduce`] is called.

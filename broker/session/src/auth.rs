@@ -101,6 +101,7 @@ impl Connection {
         self.auth.as_ref().is_some_and(|auth| auth.turn == Turn::Client)
     }
 
+    /// Without reason string and user properties `[MQTT-3.15.2-2]` `[MQTT-3.15.2-3]`.
     fn send_auth(&mut self, reason: ReasonCode, data: &Secret, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         let Some(auth) = &self.auth else {
             return;

@@ -103,7 +103,8 @@ impl Connection {
         }
     }
 
-    /// The session at the end of the connection, with the client identifier: `None` if the client was never connected.
+    /// The session at the end of the connection, to which it lasted `[MQTT-4.1.0-1]` `[MQTT311-4.1.0-1]` `[MQTT311-4.1.0-2]`, with the
+    /// client identifier: `None` if the client was never connected.
     ///
     /// Whether it is to be kept says [`SessionState::expiry_s`]; in any case its subscriptions are still in the
     /// server's index.
@@ -126,10 +127,12 @@ impl Connection {
         self.end(CloseReason::Client(disconnect.reason), out, actions);
     }
 
+    /// The client broke a rule.
     pub(crate) fn fault(&mut self, reason: ReasonCode, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         self.end(CloseReason::Fault(reason), out, actions);
     }
 
+    /// The socket is closed, whatever was sent `[MQTT-3.14.4-2]` `[MQTT-4.13.2-1]`.
     pub(crate) fn end(&mut self, reason: CloseReason, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
         if !self.is_closed() {
             self.close(reason, out);

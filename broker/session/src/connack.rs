@@ -20,7 +20,7 @@ impl Connection {
             return;
         }
         let session = match result {
-            // [MQTT-3.1.2-4], [MQTT-3.2.2-2], [MQTT311-3.2.2-1]
+            // [MQTT-3.1.2-4], [MQTT-3.1.4-4], [MQTT-3.2.2-2], [MQTT311-3.1.2-6], [MQTT311-3.1.4-3], [MQTT311-3.2.2-1]
             OpenResult::Accepted { session } => session.filter(|_| !opening.clean_start),
             OpenResult::Refused(reason) => {
                 // [MQTT-3.2.2-7], [MQTT311-3.2.2-5]

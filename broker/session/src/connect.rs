@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use raftmq_mqtt::{
-    ConnAck, Connect, DecodeError, Packet, PacketType, Properties, ReasonCode, Version, encode,
-};
+use raftmq_mqtt::{ConnAck, Connect, DecodeError, Packet, PacketType, Properties, ReasonCode, Version, encode};
 
 use crate::{
     Action, AuthKind, AuthRequest, CloseReason, Connection, Now, OpenRequest, OwnedWill, Secret,
@@ -51,7 +49,7 @@ impl Connection {
         let v5 = connect.version.is_v5();
         let properties = connect.properties;
         let assigned = connect.client_id.is_empty();
-        // [MQTT-3.1.3-6], [MQTT311-3.1.3-6]
+        // What the session is found by [MQTT-3.1.3-2], [MQTT311-3.1.3-2]; [MQTT-3.1.3-6], [MQTT311-3.1.3-6].
         self.client_id = if assigned { assigned_id(random) } else { Arc::from(connect.client_id) };
         self.max_packet_size = properties.maximum_packet_size().unwrap_or(u32::MAX);
         self.explain = properties.request_problem_information() != Some(0);
@@ -91,6 +89,7 @@ impl Connection {
             username: connect.username.map(Into::into),
             password: connect.password.map(Secret::new),
             auth_method: method.map(Into::into),
+            // [MQTT311-3.1.2-12]: without its flag there is none.
             will: connect.will.as_ref().map(|will| OwnedWill::new(will, &mounted_topic(mount, will.topic))),
         });
         let mut opening = Opening {
@@ -178,7 +177,8 @@ pub(crate) fn refuse_undecoded(error: &DecodeError, version: Option<Version>, ou
     reason
 }
 
-/// Session present is 0 `[MQTT-3.2.2-6]` `[MQTT311-3.2.2-4]`, and the reason one of CONNACK `[MQTT-3.2.2-8]`.
+/// Session present is 0 `[MQTT-3.2.2-6]` `[MQTT311-3.2.2-4]`, and the reason one of CONNACK `[MQTT-3.2.2-8]`. No reason string and no user
+/// property, so that nothing is too large by them `[MQTT-3.2.2-19]` `[MQTT-3.2.2-20]`.
 fn refuse(reason: ReasonCode, version: Version, out: &mut Vec<u8>) {
     let reason = match reason {
         reason if reason.is_error() && reason.allowed_in(PacketType::ConnAck) => reason,

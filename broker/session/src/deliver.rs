@@ -56,7 +56,8 @@ impl Connection {
         let form = FormTerms { version: terms.version, qos, retain, skipped, sub_ids: &matched.sub_ids };
         let aliases = self.aliases_out.as_deref_mut();
         let written = forms.with(form, |form| {
-            // DUP says whether it is sent again, whatever it came with [MQTT-3.3.1-3], [MQTT311-3.3.1-3].
+            // DUP says whether it is sent again, whatever it came with [MQTT-3.3.1-3], [MQTT311-3.3.1-3]: a new message has none
+            // [MQTT-4.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2], [MQTT311-4.3.1-1].
             write_form(form, terms, aliases, out, false, || {
                 (qos != QoS::AtMostOnce).then(|| outbound.launch(OutMessage::new(form.message(), matched)))
             })

@@ -63,7 +63,8 @@ impl Inbound {
         }
     }
 
-    /// The next answer to send, if its turn has come.
+    /// The next answer to send, if its turn has come. A PUBACK is forgotten with it: its identifier is a new message's
+    /// `[MQTT-4.3.2-5]`.
     pub(crate) fn next(&mut self) -> Option<(NonZeroU16, QoS, ReasonCode)> {
         let &Owed { packet_id, qos, reason: Some(reason), .. } = self.owed.front()? else {
             return None;

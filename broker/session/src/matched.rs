@@ -27,7 +27,7 @@ pub struct Matched {
 }
 
 impl Matched {
-    /// By one subscription, not shared.
+    /// By one subscription, not shared. A server that sends a copy for each of them sends its own identifier `[MQTT-3.3.4-5]`.
     #[must_use]
     pub fn by(info: &SubscriptionInfo) -> Self {
         let mut sub_ids = SmallVec::new();

@@ -73,7 +73,8 @@ struct Flight {
     here: bool,
     /// Its PUBLISH was sent on this connection: it counts for the client's receive maximum.
     counted: bool,
-    /// What to send again; `None` once PUBREC has come: the PUBREL `[MQTT-4.3.3-6]`.
+    /// What to send again until PUBACK or PUBREC has come `[MQTT-4.3.3-3]` `[MQTT311-4.3.2-1]`; `None` once PUBREC has come: the
+    /// PUBREL `[MQTT-4.3.3-6]` `[MQTT311-4.3.3-1]`.
     message: Option<OutMessage>,
 }
 
@@ -110,7 +111,8 @@ impl Outbound {
         usize::from(self.counted)
     }
 
-    /// A new connection: everything in flight is to be sent again `[MQTT-4.4.0-1]` `[MQTT311-4.4.0-1]`, and the window is open.
+    /// A new connection: everything in flight is to be sent again `[MQTT-4.4.0-1]` `[MQTT311-4.4.0-1]`, also what is shared
+    /// `[MQTT-4.8.2-4]`, and the window is open.
     pub(crate) fn restart(&mut self) {
         (self.resumed, self.counted, self.unsent_releases) = (0, 0, 0);
         for flight in &mut self.flight {

@@ -4,9 +4,7 @@ use std::num::NonZeroU16;
 
 use raftmq_mqtt::{Ack, Message, Packet, PacketType, Properties, Publish, QoS, ReasonCode, Version};
 
-use crate::{
-    Action, Connection, Now, Origins, PublishToken, filter::mounted_topic, inbound::Owed, received::Known,
-};
+use crate::{Action, Connection, Now, Origins, PublishToken, filter::mounted_topic, inbound::Owed, received::Known};
 
 /// The most answers that wait behind one that the server is not done with, as a multiple of the receive maximum: a client may repeat
 /// a PUBLISH with QoS 2, but not without end.
@@ -181,6 +179,7 @@ impl Connection {
             let reason = match (self.version, reason) {
                 // MQTT 3.1, PUBLISH: who may not publish has to get a positive answer.
                 (Version::V3_1, ReasonCode::NotAuthorized) => ReasonCode::Success,
+                // [MQTT311-3.3.5-2], [MQTT311-4.8.0-2]
                 (Version::V3_1 | Version::V3_1_1, reason) if reason.is_error() => {
                     return self.fault(reason, out, actions);
                 }

@@ -2,9 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use raftmq_mqtt::{
-    Message, MessageError, Origin, PropertiesBuf, Publish, QoS, ReasonCode, Version, Will,
-};
+use raftmq_mqtt::{Message, MessageError, Origin, PropertiesBuf, Publish, QoS, ReasonCode, Version, Will};
 
 use crate::{Now, SessionState};
 

@@ -117,7 +117,8 @@ impl Connection {
     }
 
     /// The server has made the subscriptions of [`Action::Subscribe`] and the barrier is passed: SUBACK `[MQTT-3.8.4-1]`
-    /// `[MQTT311-3.8.4-1]` with the identifier of the SUBSCRIBE `[MQTT-3.8.4-2]` `[MQTT-2.2.1-6]` `[MQTT311-3.8.4-2]`. `refused` are
+    /// `[MQTT311-3.8.4-1]` with the identifier of the SUBSCRIBE `[MQTT-3.8.4-2]` `[MQTT-2.2.1-6]` `[MQTT311-3.8.4-2]`
+    /// `[MQTT311-2.3.1-7]`. `refused` are
     /// places in the action's list with the reasons why not; such a subscription is taken out of the session if it was new.
     pub fn on_subscribed(
         &mut self,

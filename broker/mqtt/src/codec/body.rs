@@ -43,6 +43,8 @@ impl<'a, 'l> Body<'a, 'l> {
         self.field(field, read)
     }
 
+    /// A UTF-8 string (`[MQTT-3.3.2-1]`, `[MQTT311-3.3.2-1]`, `[MQTT-3.1.3-11]`, `[MQTT311-3.1.3-10]`) without wildcards
+    /// (`[MQTT-3.3.2-2]`, `[MQTT311-3.3.2-2]`).
     pub(super) fn topic_name(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
         let name = self.text(field)?;
         validate_topic(name)
@@ -51,6 +53,7 @@ impl<'a, 'l> Body<'a, 'l> {
         Ok(name)
     }
 
+    /// A UTF-8 string (`[MQTT-3.8.3-1]`, `[MQTT-3.10.3-1]`, `[MQTT311-3.8.3-1]`, `[MQTT311-3.10.3-1]`) and a filter.
     pub(super) fn topic_filter(&mut self) -> Result<&'a str, DecodeError> {
         let filter = self.text("topic filter")?;
         validate_filter(filter)
@@ -59,13 +62,13 @@ impl<'a, 'l> Body<'a, 'l> {
         Ok(filter)
     }
 
-    /// `[MQTT-2.2.1-3]` and following: never 0.
+    /// `[MQTT-2.2.1-3]` and following, `[MQTT311-2.3.1-1]`: never 0.
     pub(super) fn packet_id(&mut self) -> Result<NonZeroU16, DecodeError> {
         let id = self.two("packet identifier")?;
         NonZeroU16::new(id).ok_or(DecodeError::ZeroPacketId { packet: self.packet })
     }
 
-    /// The properties of a version that has them.
+    /// The properties of a version that has them. Where there are none, their length says so `[MQTT-2.2.2-1]`.
     pub(super) fn properties(&mut self, place: PropertyPlace) -> Result<Properties<'a>, DecodeError> {
         if !self.version.is_v5() {
             return Ok(Properties::EMPTY);

@@ -14,12 +14,13 @@ const USER_NAME: u8 = 1 << 7;
 
 const PASSWORD_ALONE: &str = "a password without a user name";
 
+/// The fields of the payload, present as the flags say, in their order (`[MQTT-3.1.3-1]`, `[MQTT311-3.1.3-1]`).
 pub(super) fn decode_connect<'a>(body: &mut Body<'a, '_>) -> Result<Connect<'a>, DecodeError> {
     let version = protocol(body)?;
     body.version = version;
     let field = "connect flags";
     let flags = body.byte(field)?;
-    // [MQTT-3.1.2-3]; MQTT 3.1 does not use the bit.
+    // [MQTT-3.1.2-3], [MQTT311-3.1.2-3]; MQTT 3.1 does not use the bit.
     if flags & RESERVED != 0 && version != Version::V3_1 {
         return Err(DecodeError::Reserved { packet: body.packet, field, value: flags });
     }
@@ -29,12 +30,15 @@ pub(super) fn decode_connect<'a>(body: &mut Body<'a, '_>) -> Result<Connect<'a>,
     }
     let keep_alive = body.two("keep alive")?;
     let properties = body.properties(PropertyPlace::Packet(body.packet))?;
+    // [MQTT-3.1.3-3], [MQTT-3.1.3-4], [MQTT311-3.1.3-3], [MQTT311-3.1.3-4]
     let client_id = body.text("client identifier")?;
     let will = will(body, flags)?;
     // In MQTT 3.1 the remaining length counts for more than the flags: names that are not there are no error (3.1).
     let present =
         |body: &Body<'_, '_>, flag| flags & flag != 0 && (version != Version::V3_1 || !body.cursor.is_empty());
+    // [MQTT-3.1.2-16], [MQTT-3.1.2-17], [MQTT-3.1.3-12], [MQTT311-3.1.2-18], [MQTT311-3.1.2-19], [MQTT311-3.1.3-11]
     let username = if present(body, USER_NAME) { Some(body.text("user name")?) } else { None };
+    // [MQTT-3.1.2-18], [MQTT-3.1.2-19], [MQTT311-3.1.2-20], [MQTT311-3.1.2-21]
     let password = if present(body, PASSWORD) { Some(body.binary("password")?) } else { None };
     Ok(Connect {
         version,
@@ -48,7 +52,7 @@ pub(super) fn decode_connect<'a>(body: &mut Body<'a, '_>) -> Result<Connect<'a>,
     })
 }
 
-/// `[MQTT-3.1.2-1]`, `[MQTT-3.1.2-2]`.
+/// `[MQTT-3.1.2-1]`, `[MQTT-3.1.2-2]`, `[MQTT311-3.1.2-1]`, `[MQTT311-3.1.2-2]`.
 fn protocol(body: &mut Body<'_, '_>) -> Result<Version, DecodeError> {
     let name = body.binary("protocol name")?;
     if !Version::ALL.iter().any(|version| version.protocol_name().as_bytes() == name) {
@@ -64,15 +68,16 @@ fn protocol(body: &mut Body<'_, '_>) -> Result<Version, DecodeError> {
 fn will<'a>(body: &mut Body<'a, '_>, flags: u8) -> Result<Option<Will<'a>>, DecodeError> {
     let qos_bits = flags >> WILL_QOS & 0b11;
     if flags & WILL == 0 {
-        // [MQTT-3.1.2-11], [MQTT-3.1.2-13]; MQTT 3.1 does not look at these bits without a will.
+        // [MQTT-3.1.2-11], [MQTT-3.1.2-13], [MQTT311-3.1.2-11], [MQTT311-3.1.2-13], [MQTT311-3.1.2-15]; MQTT 3.1 does not look at these bits without a will.
         if (qos_bits != 0 || flags & WILL_RETAIN != 0) && body.version != Version::V3_1 {
             return Err(body.rule("will flags without a will"));
         }
         return Ok(None);
     }
-    // [MQTT-3.1.2-12]
+    // [MQTT-3.1.2-12], [MQTT311-3.1.2-14]
     let qos =
         QoS::from_u8(qos_bits).ok_or(DecodeError::Reserved { packet: body.packet, field: "will QoS", value: flags })?;
+    // [MQTT-3.1.2-9], [MQTT311-3.1.2-9]
     Ok(Some(Will {
         qos,
         retain: flags & WILL_RETAIN != 0,

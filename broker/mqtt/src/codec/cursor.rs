@@ -67,13 +67,14 @@ impl<'a> Cursor<'a> {
         self.take(usize::from(length))
     }
 
-    /// A UTF-8 string (`[MQTT-1.5.4-1]`, `[MQTT-1.5.4-2]`). A byte order mark is a character like any other
-    /// (`[MQTT-1.5.4-3]`).
+    /// A UTF-8 string (`[MQTT-1.5.4-1]`, `[MQTT-1.5.4-2]`, `[MQTT311-1.5.3-1]`, `[MQTT311-1.5.3-2]`). A byte order mark is a
+    /// character like any other (`[MQTT-1.5.4-3]`, `[MQTT311-1.5.3-3]`).
     pub(crate) fn text(&mut self) -> Result<&'a str, FieldError> {
         let text = std::str::from_utf8(self.binary()?).map_err(|_| FieldError::Utf8)?;
         if text.contains('\0') { Err(FieldError::Nul) } else { Ok(text) }
     }
 
+    /// `[MQTT-1.5.7-1]`
     pub(crate) fn pair(&mut self) -> Result<(&'a str, &'a str), FieldError> {
         Ok((self.text()?, self.text()?))
     }

@@ -49,7 +49,7 @@ pub enum Decoded<'a> {
 /// Decodes the packet at the front of `buf`.
 ///
 /// `version` is that of the connection; `None` before CONNECT, and then nothing but CONNECT is accepted
-/// (`[MQTT-3.1.0-1]`). After an error the connection must be closed: the buffer's rest has no meaning.
+/// (`[MQTT-3.1.0-1]`, `[MQTT311-3.1.0-1]`). After an error the connection must be closed: the buffer's rest has no meaning.
 pub fn decode<'a>(buf: &'a [u8], version: Option<Version>, limits: &Limits) -> Result<Decoded<'a>, DecodeError> {
     let Some(&first) = buf.first() else {
         return Ok(Decoded::Incomplete { need: 2 });
@@ -127,7 +127,9 @@ fn packet_type(first: u8, version: Option<Version>) -> Result<(PacketType, u8), 
     Ok((packet, flags))
 }
 
-/// `[MQTT-2.1.3-1]`. MQTT 3.1 has no reserved flags: what a packet does not use is ignored.
+/// `[MQTT-2.1.3-1]`, `[MQTT311-2.2.2-1]`, `[MQTT311-2.2.2-2]`; for some packets said again: `[MQTT-3.6.1-1]`, `[MQTT-3.8.1-1]`,
+/// `[MQTT-3.10.1-1]`, `[MQTT-3.14.1-1]`, `[MQTT-3.15.1-1]`, `[MQTT311-3.6.1-1]`, `[MQTT311-3.8.1-1]`, `[MQTT311-3.10.1-1]`,
+/// `[MQTT311-3.14.1-1]`. MQTT 3.1 has no reserved flags: what a packet does not use is ignored.
 fn check_flags(packet: PacketType, flags: u8, version: Version) -> Result<(), DecodeError> {
     let expected = match packet {
         PacketType::Publish => return Ok(()),

@@ -65,6 +65,7 @@ fn body(packet: &Packet<'_>, out: &mut Writer<'_>) -> Result<(), EncodeError> {
                 // [MQTT-3.2.2-6], [MQTT311-3.2.2-4]
                 return Err(out.rule("session present with an error"));
             }
+            // [MQTT-3.2.2-1]
             out.byte(u8::from(ack.session_present && out.version != Version::V3_1));
             out.check_reason(ack.reason)?;
             out.byte(if out.version.is_v5() { ack.reason as u8 } else { ack.reason.connect_return_code() });
@@ -200,7 +201,7 @@ impl Writer<'_> {
         Ok(parsed)
     }
 
-    /// Left out before MQTT 5.
+    /// Left out before MQTT 5; there, none are a length of 0 `[MQTT-2.2.2-1]`.
     pub(super) fn properties(&mut self, properties: Properties<'_>, place: PropertyPlace) -> Result<(), EncodeError> {
         if !self.version.is_v5() {
             return Ok(());

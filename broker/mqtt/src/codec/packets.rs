@@ -31,11 +31,11 @@ pub(super) fn conn_ack<'a>(body: &mut Body<'a, '_>) -> Result<ConnAck<'a>, Decod
 }
 
 pub(super) fn publish<'a>(body: &mut Body<'a, '_>, flags: u8) -> Result<Publish<'a>, DecodeError> {
-    // [MQTT-3.3.1-4]
+    // [MQTT-3.3.1-4], [MQTT311-3.3.1-4]
     let qos = QoS::from_u8(flags >> 1 & 0b11).ok_or(DecodeError::Flags { packet: body.packet, flags })?;
     let mut dup = flags & 0b1000 != 0;
     if dup && qos == QoS::AtMostOnce {
-        // [MQTT-3.3.1-2]; without meaning in MQTT 3.1.
+        // [MQTT-3.3.1-2], [MQTT311-3.3.1-2]; without meaning in MQTT 3.1.
         if body.version != Version::V3_1 {
             return Err(DecodeError::Flags { packet: body.packet, flags });
         }
@@ -44,6 +44,7 @@ pub(super) fn publish<'a>(body: &mut Body<'a, '_>, flags: u8) -> Result<Publish<
     // The topic name may be empty where an alias stands for it: looked at once the properties are known.
     let no_topic = body.version.is_v5() && body.cursor.clone().two() == Ok(0);
     let topic = if no_topic { body.text("topic name")? } else { body.topic_name("topic name")? };
+    // [MQTT-2.2.1-2], [MQTT311-2.3.1-5]
     let packet_id = if qos == QoS::AtMostOnce { None } else { Some(body.packet_id()?) };
     let properties = body.own_properties()?;
     if no_topic && properties.topic_alias().is_none() {
@@ -77,22 +78,7 @@ pub(super) fn subscribe<'a>(body: &mut Body<'a, '_>) -> Result<Subscribe<'a>, De
     let mut subscriptions = Vec::new();
     while !body.cursor.is_empty() {
         let filter = body.topic_filter()?;
-        let field = "subscription options";
-        let byte = body.byte(field)?;
-        let meaningful = match body.version {
-            // The upper bits have no meaning yet in MQTT 3.1.
-            Version::V3_1 => byte & 0b11,
-            // [MQTT311-3.8.3-4]: only the quality of service.
-            Version::V3_1_1 if byte > 0b11 => {
-                return Err(DecodeError::Reserved { packet: body.packet, field, value: byte });
-            }
-            _ => byte,
-        };
-        let options = SubOptions::from_byte(meaningful).ok_or(DecodeError::Reserved {
-            packet: body.packet,
-            field,
-            value: byte,
-        })?;
+        let options = subscription_options(body)?;
         if options.no_local && TopicFilter::parse(filter).is_ok_and(|filter| filter.group().is_some()) {
             // [MQTT-3.8.3-4]
             return Err(body.rule("no local on a shared subscription"));
@@ -100,10 +86,29 @@ pub(super) fn subscribe<'a>(body: &mut Body<'a, '_>) -> Result<Subscribe<'a>, De
         subscriptions.push(Subscription { filter, options });
     }
     if subscriptions.is_empty() {
-        // [MQTT-3.8.3-2]
+        // [MQTT-3.8.3-2], [MQTT311-3.8.3-3]
         return Err(body.rule("no topic filter"));
     }
     Ok(Subscribe { packet_id, properties, subscriptions })
+}
+
+/// Reserved bits make the packet malformed `[MQTT-3.8.3-5]` `[MQTT311-3.8.3-4]`; in MQTT 5, the values that its fields may not have are
+/// protocol errors (3.8.3.1).
+fn subscription_options(body: &mut Body<'_, '_>) -> Result<SubOptions, DecodeError> {
+    let field = "subscription options";
+    let value = body.byte(field)?;
+    let reserved = DecodeError::Reserved { packet: body.packet, field, value };
+    let meaningful = match body.version {
+        // The upper bits have no meaning yet in MQTT 3.1.
+        Version::V3_1 => value & 0b11,
+        Version::V3_1_1 if value > 0b11 => return Err(reserved),
+        Version::V3_1_1 => value,
+        Version::V5 if value & 0b1100_0000 != 0 => return Err(reserved),
+        Version::V5 if value & 0b11 == 0b11 => return Err(body.rule("a maximum QoS of 3")),
+        Version::V5 if value >> 4 == 0b11 => return Err(body.rule("retain handling 3")),
+        Version::V5 => value,
+    };
+    SubOptions::from_byte(meaningful).ok_or(reserved)
 }
 
 pub(super) fn sub_ack<'a>(body: &mut Body<'a, '_>) -> Result<SubAck<'a>, DecodeError> {
@@ -127,7 +132,7 @@ pub(super) fn unsubscribe<'a>(body: &mut Body<'a, '_>) -> Result<Unsubscribe<'a>
         filters.push(body.topic_filter()?);
     }
     if filters.is_empty() {
-        // [MQTT-3.10.3-2]
+        // [MQTT-3.10.3-2], [MQTT311-3.10.3-2]
         return Err(body.rule("no topic filter"));
     }
     Ok(Unsubscribe { packet_id, properties, filters })
@@ -158,6 +163,7 @@ pub(super) fn auth<'a>(body: &mut Body<'a, '_>) -> Result<Auth<'a>, DecodeError>
         return Ok(Auth { reason: ReasonCode::Success, properties: Properties::EMPTY });
     }
     let code = body.byte("reason code")?;
+    // [MQTT-3.15.2-1]
     let auth = Auth { reason: body.reason(code)?, properties: body.own_properties()? };
     check_auth(&auth).map_err(|error| DecodeError::Property { packet: body.packet, error })?;
     Ok(auth)

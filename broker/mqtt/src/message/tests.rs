@@ -49,6 +49,7 @@ fn a_clone_shares_the_bytes() {
     assert_eq!(message.clone().payload().as_ptr(), message.payload().as_ptr());
 }
 
+/// [MQTT-3.3.2-4], [MQTT-3.3.2-15], [MQTT-3.3.2-16], [MQTT-3.3.2-17], [MQTT-3.3.2-18], [MQTT-3.3.2-20]
 #[test]
 fn properties_of_one_hop_are_left_out() {
     let mut properties = PropertiesBuf::new();
@@ -59,14 +60,23 @@ fn properties_of_one_hop_are_left_out() {
         Property::UserProperty(("b", "2")),
         Property::SubscriptionIdentifier(9),
         Property::CorrelationData(b"c"),
+        Property::PayloadFormatIndicator(1),
+        Property::ContentType("t"),
+        Property::ResponseTopic("r"),
         // Of a will.
         Property::WillDelayInterval(4),
     ] {
         properties.push(property).unwrap();
     }
     let message = Message::new(&publish(properties.as_properties()), ORIGIN, "", 0, None).unwrap();
-    let kept =
-        [Property::UserProperty(("a", "1")), Property::UserProperty(("b", "2")), Property::CorrelationData(b"c")];
+    let kept = [
+        Property::UserProperty(("a", "1")),
+        Property::UserProperty(("b", "2")),
+        Property::CorrelationData(b"c"),
+        Property::PayloadFormatIndicator(1),
+        Property::ContentType("t"),
+        Property::ResponseTopic("r"),
+    ];
     assert!(message.properties().iter().eq(kept));
 }
 

@@ -1,5 +1,7 @@
 use super::*;
 
+/// [MQTT-4.7.0-1], [MQTT-4.7.3-1], [MQTT-4.7.3-2], [MQTT-4.7.3-3], [MQTT311-4.7.1-1], [MQTT311-4.7.3-1], [MQTT311-4.7.3-2],
+/// [MQTT311-4.7.3-3]
 #[test]
 fn names() {
     let long = "x".repeat(MAX_LENGTH);
@@ -20,6 +22,7 @@ fn names() {
     }
 }
 
+/// [MQTT-4.7.1-1], [MQTT-4.7.1-2], [MQTT-4.7.3-1], [MQTT-4.7.3-2], [MQTT311-4.7.1-2], [MQTT311-4.7.1-3]
 #[test]
 fn filters() {
     for filter in ["#", "+", "/", "a/#", "+/+/#", "/+", "a//b", "$SYS/#", "$shared/x", "$sharex", "$sharename/#"] {
@@ -42,6 +45,7 @@ fn filters() {
     }
 }
 
+/// [MQTT-4.8.2-1], [MQTT-4.8.2-2]
 #[test]
 fn shared_filters() {
     for (full, group, filter) in [
@@ -69,7 +73,7 @@ fn shared_filters() {
     }
 }
 
-/// The examples of 4.7, and their edges.
+/// The examples of 4.7, and their edges: [MQTT-4.7.2-1], [MQTT-4.7.3-4], [MQTT311-4.7.2-1], [MQTT311-4.7.3-4].
 #[test]
 fn matching() {
     for (filter, topic, expected) in [
@@ -90,6 +94,7 @@ fn matching() {
         ("+", "/finance", false),
         ("+/#", "a", true),
         ("a", "A", false),
+        ("\u{e4}", "a\u{308}", false),
         ("a", "a/", false),
         ("a/", "a", false),
         ("", "a", false),

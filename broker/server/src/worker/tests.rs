@@ -180,6 +180,50 @@ fn what_comes_from_others_waits_for_the_lease() {
     }
 }
 
+/// From a client through the worker to another one, and over a reconnect of each in the middle.
+#[test]
+fn qos_2_both_ways() {
+    // PUBLISH with QoS 2 and packet identifier 7, and its PUBREL.
+    const PUBLISH: &[u8] = b"\x34\x07\x00\x01t\x00\x07\x00m";
+    const AGAIN: &[u8] = b"\x3C\x07\x00\x01t\x00\x07\x00m";
+    const PUBREL: [u8; 4] = [0x62, 2, 0, 7];
+    let lab = Lab::new(LeaseState::always());
+    let answer = |client: &mut Client, expected: &str| match client.receive() {
+        Got::Other(packet) => assert!(packet.starts_with(expected) && packet.contains("reason: Success"), "{packet}"),
+        other => panic!("{expected} expected: {other:?}"),
+    };
+    let message = |id| Got::Publish {
+        topic: "t".into(),
+        payload: b"m".into(),
+        qos: QoS::ExactlyOnce,
+        packet_id: std::num::NonZeroU16::new(id),
+    };
+    let (mut subscriber, _) = Client::connect_with(lab.address, &connect("s", true, 0, 60));
+    subscriber.subscribe("t", QoS::ExactlyOnce);
+    let (mut publisher, _) = Client::connect_with(lab.address, &connect("p", true, 0, 60));
+    publisher.send(PUBLISH);
+    answer(&mut publisher, "PubRec");
+    assert_eq!(subscriber.receive(), message(1));
+    // Both come back: the publisher did not see the PUBREC, the subscriber sends its own for the repeated message.
+    let (mut publisher, present) = Client::connect_with(lab.address, &connect("p", false, 0, 60));
+    assert!(present);
+    publisher.send(AGAIN);
+    answer(&mut publisher, "PubRec");
+    publisher.send(&PUBREL);
+    answer(&mut publisher, "PubComp");
+    let (mut subscriber, present) = Client::connect_with(lab.address, &connect("s", false, 0, 60));
+    assert!(present);
+    assert_eq!(subscriber.receive(), message(1));
+    subscriber.send(&[0x50, 2, 0, 1]);
+    answer(&mut subscriber, "PubRel");
+    subscriber.send(&[0x70, 2, 0, 1]);
+    subscriber.ping();
+    // The next one is a new message with the same identifier.
+    publisher.send(PUBLISH);
+    answer(&mut publisher, "PubRec");
+    assert_eq!(subscriber.receive(), message(2));
+}
+
 /// Run by the next test, in a process of its own.
 #[test]
 #[ignore = "ends its process"]

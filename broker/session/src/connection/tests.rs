@@ -159,7 +159,8 @@ impl Peer {
     /// After a CONNECT that keeps the session.
     fn connecting(version: Version, limits: SessionLimits) -> Self {
         let mut peer = Self::new(limits);
-        let keep = if version.is_v5() { properties(&[Property::SessionExpiryInterval(60)]) } else { PropertiesBuf::new() };
+        let keep =
+            if version.is_v5() { properties(&[Property::SessionExpiryInterval(60)]) } else { PropertiesBuf::new() };
         let connect = Connect { clean_start: false, properties: keep.as_properties(), ..connect(version) };
         peer.give(Packet::Connect(Box::new(connect)));
         peer.actions.clear();

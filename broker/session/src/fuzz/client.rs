@@ -223,8 +223,7 @@ impl World {
         let topic = TOPICS[number as usize % TOPICS.len()];
         let message = message(topic, qos, &number.to_be_bytes(), None);
         let matched = Matched { qos: QoS::ExactlyOnce, ..Matched::default() };
-        let delivery =
-            self.connection.deliver(&mut Forms::new(message, self.now), self.now, &matched, &mut self.out);
+        let delivery = self.connection.deliver(&mut Forms::new(message, self.now), self.now, &matched, &mut self.out);
         match delivery {
             Delivery::Sent(_) | Delivery::Queued => self.taken[qos as usize].push(number),
             Delivery::Dropped(_) => {}

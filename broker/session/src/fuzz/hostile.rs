@@ -290,7 +290,10 @@ impl World {
     fn observe(&mut self) {
         let out = std::mem::take(&mut self.out);
         each_packet(&out, self.version, |packet, size| {
-            assert!(!self.over || !self.greeted || matches!(packet, Packet::Disconnect(_)), "after the end: {packet:?}");
+            assert!(
+                !self.over || !self.greeted || matches!(packet, Packet::Disconnect(_)),
+                "after the end: {packet:?}"
+            );
             assert!(size <= self.max_packet_size || !self.greeted, "larger than the client takes: {packet:?}");
             match packet {
                 Packet::ConnAck(ack) => {

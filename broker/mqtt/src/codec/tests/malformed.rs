@@ -34,6 +34,9 @@ const fn property(packet: PacketType, error: PropertyError) -> DecodeError {
     Property { packet, error }
 }
 
+/// [MQTT-1.5.5-1], [MQTT-2.1.3-1], [MQTT-3.1.0-1], [MQTT-3.3.1-2], [MQTT-3.3.1-4], [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1],
+/// [MQTT-3.14.1-1], [MQTT-3.15.1-1], [MQTT311-2.2.2-1], [MQTT311-2.2.2-2], [MQTT311-3.1.0-1], [MQTT311-3.3.1-2], [MQTT311-3.3.1-4],
+/// [MQTT311-3.6.1-1], [MQTT311-3.8.1-1], [MQTT311-3.10.1-1], [MQTT311-3.14.1-1]
 #[test]
 fn fixed_header() {
     use PacketType::*;
@@ -51,6 +54,8 @@ fn fixed_header() {
         ("PUBLISH with QoS 3", V4, vec![0x36, 0], flags(Publish, 0b0110)),
         ("PUBLISH with QoS 3, 3.1", V3, vec![0x36, 0], flags(Publish, 0b0110)),
         ("PUBLISH with DUP and QoS 0", V5, vec![0x38, 0], flags(Publish, 0b1000)),
+        ("PUBLISH with DUP and QoS 0, 3.1.1", V4, vec![0x38, 0], flags(Publish, 0b1000)),
+        ("AUTH with flags", V5, vec![0xF1, 0], flags(Auth, 1)),
         ("CONNECT with flags", None, packet(0x11, &[MQTT, &[4, 2, 0, 0, 0, 0]]), flags(Connect, 1)),
     ];
     let plain = [ConnAck, PubAck, PubRec, PubComp, SubAck, UnsubAck, PingReq, PingResp, Disconnect];
@@ -67,6 +72,7 @@ fn fixed_header() {
     }
     check(cases);
     assert_eq!(DecodeError::ConnectExpected { packet: PingReq }.reason_code(), ReasonCode::ProtocolError);
+    assert_eq!(flags(PubRel, 0).reason_code(), ReasonCode::MalformedPacket);
 }
 
 #[test]

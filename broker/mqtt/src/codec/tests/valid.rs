@@ -36,6 +36,8 @@ pub(super) fn connect(version: Version) -> Connect<'static> {
     }
 }
 
+/// [MQTT-2.2.1-2], [MQTT-2.2.2-1], [MQTT-3.1.2-9], [MQTT-3.1.2-17], [MQTT-3.1.2-19], [MQTT-3.1.3-1], [MQTT-3.1.3-3], [MQTT-3.3.2-1],
+/// [MQTT311-2.3.1-5], [MQTT311-3.1.2-9], [MQTT311-3.1.2-19], [MQTT311-3.1.2-21], [MQTT311-3.1.3-1], [MQTT311-3.1.3-3], [MQTT311-3.3.2-1]
 #[test]
 fn bytes_both_ways() {
     let full = |version| {
@@ -254,6 +256,7 @@ fn packet_of_311() -> Vec<u8> {
     packet(0x10, &[b"\x00\x04MQTT\x04\x06\x00\x3C\x00\x01c\x00\x01w\x00\x00"])
 }
 
+/// [MQTT-3.2.2-1], [MQTT311-3.9.3-2]
 #[test]
 fn what_a_version_cannot_express_is_left_out() {
     let mut properties = PropertiesBuf::new();
@@ -303,4 +306,14 @@ fn the_version_of_a_broken_connect_is_known() {
     }
     assert_eq!(connect_version(&[0xC0, 0]), None);
     assert_eq!(connect_version(&packet(0x10, &[b"\x00\x04MQTT\x06"])), None);
+}
+
+/// [MQTT-1.5.4-3], [MQTT311-1.5.3-3]
+#[test]
+fn a_byte_order_mark_is_a_character() {
+    let bytes = packet(0x30, &[b"\x00\x04\xEF\xBB\xBFa"]);
+    let decoded = decode_all(&bytes, Some(Version::V3_1_1)).unwrap();
+    let Packet::Publish(publish) = &decoded else { panic!("{decoded:?}") };
+    assert_eq!(publish.topic, "\u{FEFF}a");
+    assert_eq!(encoded(&decoded, Version::V3_1_1), bytes);
 }

@@ -180,7 +180,9 @@ fn not_again() {
     let faults: [(fn() -> Peer, fn(&mut Peer)); 5] = [
         (connected, |peer| auth(peer, AGAIN, "N", b"")),
         (connected, |peer| auth(peer, CONTINUE, "M", b"")),
-        (connected, |peer| peer.give(Packet::Auth(Auth { reason: ReasonCode::Success, properties: Properties::EMPTY }))),
+        (connected, |peer| {
+            peer.give(Packet::Auth(Auth { reason: ReasonCode::Success, properties: Properties::EMPTY }))
+        }),
         (connected, |peer| {
             auth(peer, AGAIN, "M", b"");
             peer.actions.clear();

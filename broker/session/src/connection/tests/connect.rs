@@ -16,14 +16,19 @@ fn try_connect(limits: SessionLimits, connect: Connect<'_>) -> Result<Box<OpenRe
             Ok(request)
         }
         Action::Close { .. } => {
+            // What comes behind it is not looked at.
+            let refused = peer.out.clone();
+            assert!(!peer.connection.can_read());
+            peer.give(Packet::PingReq);
+            assert_eq!((&peer.out, peer.actions.len()), (&refused, 0));
             assert!(peer.connection.into_state().is_none());
-            Err(peer.out)
+            Err(refused)
         }
         other => panic!("{other:?}"),
     }
 }
 
-/// [MQTT-3.1.3-8], [MQTT-3.1.4-2], [MQTT-3.2.2-6], [MQTT-3.2.2-7], [MQTT-3.2.2-8], [MQTT-3.2.2-12], [MQTT-3.2.2-13], [MQTT311-3.1.3-7],
+/// [MQTT-3.1.3-8], [MQTT-3.1.4-2], [MQTT-3.1.4-6], [MQTT311-3.1.4-5], [MQTT-3.2.2-19], [MQTT-3.2.2-20], [MQTT-3.2.2-6], [MQTT-3.2.2-7], [MQTT-3.2.2-8], [MQTT-3.2.2-12], [MQTT-3.2.2-13], [MQTT311-3.1.3-7],
 /// [MQTT311-3.1.3-8], [MQTT311-3.1.3-9], [MQTT311-3.2.2-4], [MQTT311-3.2.2-5]
 #[test]
 fn what_is_refused() {
@@ -32,7 +37,8 @@ fn what_is_refused() {
     let all = SessionLimits::default();
     let long = "x".repeat(2_000);
     let text = properties(&[Property::PayloadFormatIndicator(1)]);
-    let not_text = Some(Will { payload: &[0xFF], properties: text.as_properties(), ..will(QoS::AtMostOnce, false).unwrap() });
+    let not_text =
+        Some(Will { payload: &[0xFF], properties: text.as_properties(), ..will(QoS::AtMostOnce, false).unwrap() });
     let (v3, v4, v5) = (connect(Version::V3_1), connect(V4), connect(V5));
     let table: Vec<(&SessionLimits, Connect<'_>, &[u8])> = vec![
         (&all, Connect { client_id: "", ..v3.clone() }, &[0x20, 2, 0, 2]),
@@ -56,14 +62,16 @@ fn what_is_refused() {
 #[test]
 fn client_identifiers_that_must_be_taken() {
     for version in Version::ALL {
-        for id in ["0", "0123456789abcdefghijklm", "nopqrstuvwxyzABCDEFGHIJ", "KLMNOPQRSTUVWXYZ", "äöüäöüäöüäöüäöüäöüäöüäö"] {
+        for id in
+            ["0", "0123456789abcdefghijklm", "nopqrstuvwxyzABCDEFGHIJ", "KLMNOPQRSTUVWXYZ", "äöüäöüäöüäöüäöüäöüäöüäö"]
+        {
             let request = try_connect(SessionLimits::default(), Connect { client_id: id, ..connect(version) }).unwrap();
             assert_eq!((&*request.client_id, request.assigned), (id, false));
         }
     }
 }
 
-/// [MQTT-3.1.2-7], [MQTT-3.1.3-6], [MQTT-3.2.2-22], [MQTT311-3.1.2-4], [MQTT311-3.1.2-6], [MQTT311-3.1.3-6]
+/// [MQTT-3.1.3-2], [MQTT311-3.1.2-12], [MQTT311-3.1.3-2], [MQTT-3.1.2-7], [MQTT-3.1.3-6], [MQTT-3.2.2-22], [MQTT311-3.1.2-4], [MQTT311-3.1.2-6], [MQTT311-3.1.3-6]
 #[test]
 fn what_is_asked_of_the_server() {
     let limits = SessionLimits { max_session_expiry_s: 100, max_keep_alive_s: 30, ..SessionLimits::default() };
@@ -74,11 +82,13 @@ fn what_is_asked_of_the_server() {
     assert_eq!(request.password.as_ref().unwrap().expose(), b"secret-word");
     let will = request.will.as_ref().unwrap();
     assert_eq!((&*will.topic, &*will.payload, will.qos, will.retain), ("w", &b"gone"[..], QoS::ExactlyOnce, true));
+    assert_eq!(&*request.client_id, "client");
     let debug = format!("{request:?}");
     assert!(!debug.contains("secret") && !debug.contains("115, 101"), "{debug}");
 
     let request = try_connect(limits.clone(), Connect { clean_start: false, ..connect(V4) }).unwrap();
     assert_eq!(request.session_expiry_s, 100);
+    assert!(request.will.is_none());
     let request = try_connect(limits.clone(), Connect { clean_start: false, ..connect(V5) }).unwrap();
     assert_eq!((request.session_expiry_s, request.keep_alive_s), (0, 30));
     let request = try_connect(limits, Connect { client_id: "", ..connect(V4) }).unwrap();
@@ -110,7 +120,10 @@ fn connack_says_what_there_is() {
         assert_eq!((told.receive_maximum(), told.maximum_packet_size()), (Some(1_024), Some(1_048_576)));
         assert_eq!(told.topic_alias_maximum(), Some(32));
         // What is there is not said.
-        assert_eq!((told.maximum_qos(), told.retain_available(), told.shared_subscription_available()), (None, None, None));
+        assert_eq!(
+            (told.maximum_qos(), told.retain_available(), told.shared_subscription_available()),
+            (None, None, None)
+        );
         assert_eq!((told.wildcard_subscription_available(), told.subscription_identifier_available()), (None, None));
         assert_eq!((told.response_information(), told.authentication_method()), (None, None));
     });
@@ -126,7 +139,10 @@ fn connack_says_what_there_is() {
     connack(none, connect(V5), |told| {
         assert_eq!((told.maximum_qos(), told.retain_available()), (Some(0), Some(0)));
         assert_eq!(told.shared_subscription_available(), Some(0));
-        assert_eq!((told.wildcard_subscription_available(), told.subscription_identifier_available()), (Some(0), Some(0)));
+        assert_eq!(
+            (told.wildcard_subscription_available(), told.subscription_identifier_available()),
+            (Some(0), Some(0))
+        );
         assert_eq!((told.topic_alias_maximum(), told.assigned_client_identifier()), (None, None));
         assert_eq!((told.session_expiry_interval(), told.server_keep_alive()), (None, None));
     });
@@ -162,7 +178,7 @@ fn connack_of_older_versions() {
     }
 }
 
-/// [MQTT-3.1.2-4], [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT-3.2.0-2], [MQTT-3.2.2-2], [MQTT-3.2.2-3], [MQTT311-3.2.2-1]
+/// [MQTT-3.1.4-4], [MQTT311-3.1.2-4], [MQTT311-3.1.2-6], [MQTT311-3.1.4-3], [MQTT-3.1.2-4], [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT-3.2.0-2], [MQTT-3.2.2-2], [MQTT-3.2.2-3], [MQTT311-3.2.2-1]
 #[test]
 fn session_present() {
     for (version, clean_start, known, present) in
@@ -255,7 +271,7 @@ fn time_passes() {
     }
 }
 
-/// [MQTT-3.1.0-2], [MQTT-3.14.2-1], [MQTT-3.14.4-1], [MQTT-4.12.0-7], [MQTT-4.13.1-1], [MQTT311-3.1.0-2], [MQTT311-4.8.0-1]
+/// [MQTT-3.1.0-2], [MQTT-3.14.2-1], [MQTT-3.14.4-1], [MQTT-3.14.4-2], [MQTT-4.13.2-1], [MQTT-4.12.0-7], [MQTT-4.13.1-1], [MQTT311-3.1.0-2], [MQTT311-4.8.0-1]
 #[test]
 fn packets_out_of_place() {
     let table: [Packet<'_>; 4] = [
@@ -316,6 +332,13 @@ fn the_ways_out() {
     let open =
         || Peer::open(V5, SessionLimits { max_session_expiry_s: 100, ..SessionLimits::default() }, &expiring, None);
 
+    // All the while it was kept. [MQTT-4.1.0-1], [MQTT311-4.1.0-1], [MQTT311-4.1.0-2]
+    let mut peer = Peer::simple(V4);
+    peer.deliver(&message("m", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
+    disconnect(&mut peer, ReasonCode::Success, None);
+    let (id, session) = peer.connection.into_state().unwrap();
+    assert_eq!((&*id, session.messages()), ("client", (1, 0)));
+
     let mut peer = open();
     disconnect(&mut peer, ReasonCode::NORMAL_DISCONNECTION, None);
     assert!(!peer.closed().unwrap().publishes_will() && peer.out.is_empty());
@@ -336,7 +359,8 @@ fn the_ways_out() {
     assert_eq!(peer.end().expiry_s(), 0);
 
     // It asked for more than there is: that is no error later either.
-    let mut peer = Peer::open(V5, SessionLimits { max_session_expiry_s: 0, ..SessionLimits::default() }, &expiring, None);
+    let mut peer =
+        Peer::open(V5, SessionLimits { max_session_expiry_s: 0, ..SessionLimits::default() }, &expiring, None);
     disconnect(&mut peer, ReasonCode::Success, Some(5));
     assert_eq!((peer.closed(), peer.end().expiry_s()), (Some(CloseReason::Client(ReasonCode::Success)), 0));
 

@@ -31,7 +31,7 @@ fn the_lower_qos_counts() {
     }
 }
 
-/// [MQTT-3.3.4-9], [MQTT-3.3.4-10], [MQTT-4.3.2-1], [MQTT-4.3.2-3], [MQTT-4.9.0-2], [MQTT-4.9.0-3], [MQTT311-4.3.2-1]
+/// [MQTT-4.5.0-1], [MQTT311-4.5.0-1], [MQTT-3.3.4-9], [MQTT-3.3.4-10], [MQTT-4.3.2-1], [MQTT-4.3.2-3], [MQTT-4.9.0-2], [MQTT-4.9.0-3], [MQTT311-4.3.2-1]
 #[test]
 fn window_queue_and_drops() {
     let mut peer = window(V5, 2);

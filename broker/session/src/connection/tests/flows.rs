@@ -115,7 +115,10 @@ const TO_THE_CLIENT: &[(&str, &[Row])] = &[
             (A("PUBACK", 1), &[], &[]),
         ],
     ),
-    ("QoS 1, refused", &[(Deliver("m", 1), &["PUBLISH 1 q1 m"], &["PUBLISH 1 q1 dup m"]), (Nack("PUBACK", 1), &[], &[])]),
+    (
+        "QoS 1, refused",
+        &[(Deliver("m", 1), &["PUBLISH 1 q1 m"], &["PUBLISH 1 q1 dup m"]), (Nack("PUBACK", 1), &[], &[])],
+    ),
     (
         "QoS 2",
         &[
@@ -127,7 +130,10 @@ const TO_THE_CLIENT: &[(&str, &[Row])] = &[
             (A("PUBCOMP", 1), &[], &[]),
         ],
     ),
-    ("QoS 2, refused", &[(Deliver("m", 2), &["PUBLISH 1 q2 m"], &["PUBLISH 1 q2 dup m"]), (Nack("PUBREC", 1), &[], &[])]),
+    (
+        "QoS 2, refused",
+        &[(Deliver("m", 2), &["PUBLISH 1 q2 m"], &["PUBLISH 1 q2 dup m"]), (Nack("PUBREC", 1), &[], &[])],
+    ),
     (
         "several, with more waiting than the window takes",
         &[

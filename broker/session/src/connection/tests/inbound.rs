@@ -67,10 +67,9 @@ fn the_answer_outlives_the_connection() {
     peer.give(Packet::Publish(again));
     assert_eq!((peer.trace(), peer.handed_on().len()), (vec!["CONNACK present".to_owned(), "PUBREC 7".to_owned()], 0));
     // When it is back, and has sent it again; with another of QoS 1 behind it.
-    for (reason, expected) in [
-        (ReasonCode::Success, ["PUBREC 7", "PUBACK 8"]),
-        (ReasonCode::QuotaExceeded, ["PUBREC 7 0x97", "PUBACK 8"]),
-    ] {
+    for (reason, expected) in
+        [(ReasonCode::Success, ["PUBREC 7", "PUBACK 8"]), (ReasonCode::QuotaExceeded, ["PUBREC 7 0x97", "PUBACK 8"])]
+    {
         let mut peer = Peer::simple(V5);
         peer.publish("t", QoS::ExactlyOnce, 7);
         let token = peer.tokens()[0];
@@ -250,4 +249,17 @@ fn every_identifier_may_be_unreleased() {
     assert_eq!(peer.connection.session().unreleased(), 0);
     // The memory goes with the next connection.
     assert!(peer.reconnect().connection.state.received().is_none());
+}
+
+/// [MQTT-4.3.3-13]
+#[test]
+fn an_expired_message_is_released() {
+    let own = properties(&[Property::MessageExpiryInterval(1)]);
+    let mut peer = Peer::simple(V5);
+    peer.give(Packet::Publish(Publish { properties: own.as_properties(), ..publish("t", QoS::ExactlyOnce, 1) }));
+    let tokens = peer.tokens();
+    peer.now.unix_ms += 10_000;
+    peer.published(tokens[0], ReasonCode::Success);
+    peer.pubrel(1);
+    assert_eq!(peer.trace(), ["PUBREC 1", "PUBCOMP 1"]);
 }

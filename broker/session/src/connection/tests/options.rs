@@ -13,9 +13,11 @@ fn retained_message(publisher: &str, topic: &str) -> Message {
 #[test]
 fn no_local() {
     let matched = Matched { no_local: true, ..at(QoS::AtLeastOnce) };
-    for (publisher, expected) in
-        [("client", Delivery::Skipped), ("other", Delivery::Sent(QoS::AtLeastOnce)), ("", Delivery::Sent(QoS::AtLeastOnce))]
-    {
+    for (publisher, expected) in [
+        ("client", Delivery::Skipped),
+        ("other", Delivery::Sent(QoS::AtLeastOnce)),
+        ("", Delivery::Sent(QoS::AtLeastOnce)),
+    ] {
         let mut peer = Peer::simple(V5);
         assert_eq!(peer.deliver(&retained_message(publisher, "t"), &matched), expected);
         let mut session = peer.lose();
@@ -182,4 +184,54 @@ fn hidden_topics_behind_a_mount_point() {
         }));
         assert_eq!(peer.deliver(&retained_message("p", "m/$x/y"), &Matched::default()), expected, "{filter}");
     }
+}
+
+/// [MQTT-3.3.1-3], [MQTT311-3.3.1-3]
+#[test]
+fn dup_is_of_the_hop() {
+    for version in [V4, V5] {
+        let mut peer = Peer::simple(version);
+        peer.give(Packet::Publish(Publish { dup: true, ..publish("t", QoS::AtLeastOnce, 1) }));
+        let Some(Action::Publish { message, .. }) = peer.actions.pop() else { panic!() };
+        peer.deliver(&message, &at(QoS::AtLeastOnce));
+        assert_eq!(peer.trace(), ["PUBLISH 1 q1 payload"]);
+    }
+}
+
+/// Nothing that could be left out, or that nobody asked for, is sent. [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.4.2-3], [MQTT-3.5.2-2],
+/// [MQTT-3.5.2-3], [MQTT-3.6.2-2], [MQTT-3.6.2-3], [MQTT-3.7.2-2], [MQTT-3.7.2-3], [MQTT-3.9.2-1], [MQTT-3.9.2-2], [MQTT-3.11.2-1],
+/// [MQTT-3.11.2-2], [MQTT-3.14.2-4]
+#[test]
+fn answers_have_no_texts() {
+    let own = properties(&[Property::RequestProblemInformation(0)]);
+    let mut peer = Peer::open(V5, SessionLimits::default(), &own, None);
+    for (qos, id) in [(QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 2)] {
+        peer.publish("t", qos, id);
+    }
+    for token in peer.tokens() {
+        peer.published(token, ReasonCode::QuotaExceeded);
+    }
+    peer.pubrec(3);
+    peer.pubrel(4);
+    peer.give(Packet::Subscribe(Subscribe {
+        packet_id: id_of(5),
+        properties: Properties::EMPTY,
+        subscriptions: vec![Subscription { filter: "$queue/", options: SubOptions::default() }],
+    }));
+    peer.give(Packet::Unsubscribe(Unsubscribe {
+        packet_id: id_of(6),
+        properties: Properties::EMPTY,
+        filters: vec!["a"],
+    }));
+    peer.give(Packet::PingResp);
+    let expected: [&[u8]; 7] = [
+        &[0x40, 3, 0, 1, 0x97],
+        &[0x50, 3, 0, 2, 0x97],
+        &[0x62, 3, 0, 3, 0x92],
+        &[0x70, 3, 0, 4, 0x92],
+        &[0x90, 4, 0, 5, 0, 0x8F],
+        &[0xB0, 4, 0, 6, 0, 0x11],
+        &[0xE0, 1, 0x82],
+    ];
+    assert_eq!(peer.out, expected.concat());
 }

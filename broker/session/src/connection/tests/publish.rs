@@ -94,11 +94,7 @@ fn a_payload_that_says_to_be_text() {
     ] {
         let limits = SessionLimits { check_payload_format: check, ..limits.clone() };
         let mut peer = Peer::open(V5, limits, &PropertiesBuf::new(), None);
-        peer.give(Packet::Publish(Publish {
-            payload,
-            properties: text.as_properties(),
-            ..publish("t", qos, 1)
-        }));
+        peer.give(Packet::Publish(Publish { payload, properties: text.as_properties(), ..publish("t", qos, 1) }));
         for token in peer.tokens() {
             peer.published(token, ReasonCode::Success);
         }

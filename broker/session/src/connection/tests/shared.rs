@@ -42,7 +42,10 @@ fn when_the_session_ends() {
     }
     let mut session = peer.lose();
     let taken = session.take_shared();
-    assert_eq!(payloads(&taken), [format!("{G} flight 1"), format!("{G} waiting 1"), "$share/h/t waiting 2".to_owned()]);
+    assert_eq!(
+        payloads(&taken),
+        [format!("{G} flight 1"), format!("{G} waiting 1"), "$share/h/t waiting 2".to_owned()]
+    );
     assert_eq!((session.messages(), session.take_shared().len()), ((0, 0), 0));
 }
 
@@ -75,12 +78,8 @@ fn when_the_client_comes_back() {
 #[test]
 fn when_the_client_unsubscribes() {
     for (own, group) in [(G, G), ("$queue/t", "$share/$queue/t")] {
-        let mut peer = Peer::open(
-            V5,
-            SessionLimits { max_in_flight: 1, ..SessionLimits::default() },
-            &PropertiesBuf::new(),
-            None,
-        );
+        let mut peer =
+            Peer::open(V5, SessionLimits { max_in_flight: 1, ..SessionLimits::default() }, &PropertiesBuf::new(), None);
         let options = SubOptions::default();
         peer.give(Packet::Subscribe(Subscribe {
             packet_id: id_of(1),

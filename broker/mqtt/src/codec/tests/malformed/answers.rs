@@ -5,6 +5,7 @@ use crate::{DecodeError, FieldError, PacketType, PropertyError, PropertyId};
 
 use DecodeError::{Reserved, Rule};
 
+/// [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1], [MQTT-3.7.2-1], [MQTT-3.14.2-1], [MQTT-3.15.2-1]: whoever sends them.
 #[test]
 fn answers() {
     use PacketType::*;
@@ -46,6 +47,7 @@ fn answers() {
         ("DISCONNECT with a reason in 3.1.1", V4, vec![0xE0, 1, 0], trailing(Disconnect)),
         ("DISCONNECT with a code of CONNACK", V5, vec![0xE0, 1, 0x86], code(Disconnect, 0x86)),
         ("AUTH without properties", V5, vec![0xF0, 1, 0x18], field(Auth, "property length", FieldError::Truncated)),
+        ("AUTH with a code of CONNACK", V5, vec![0xF0, 6, 0x87, 4, 0x15, 0, 1, b'M'], code(Auth, 0x87)),
         (
             "AUTH without a method",
             V5,

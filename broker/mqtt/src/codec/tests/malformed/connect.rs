@@ -7,6 +7,12 @@ use crate::{DecodeError, FieldError, PacketType, PropertyError, PropertyId, Prop
 
 use DecodeError::{Reserved, Rule, TopicName};
 
+/// [MQTT-1.5.4-1], [MQTT-1.5.4-2], [MQTT-1.5.5-1], [MQTT-3.1.2-1], [MQTT-3.1.2-2], [MQTT-3.1.2-3], [MQTT-3.1.2-9], [MQTT-3.1.2-11],
+/// [MQTT-3.1.2-12], [MQTT-3.1.2-13], [MQTT-3.1.2-16], [MQTT-3.1.2-17], [MQTT-3.1.2-18], [MQTT-3.1.2-19], [MQTT-3.1.3-3], [MQTT-3.1.3-4],
+/// [MQTT-3.1.3-11], [MQTT-3.1.3-12], [MQTT311-1.5.3-1], [MQTT311-1.5.3-2], [MQTT311-3.1.2-1], [MQTT311-3.1.2-2], [MQTT311-3.1.2-3],
+/// [MQTT311-3.1.2-9], [MQTT311-3.1.2-11], [MQTT311-3.1.2-13], [MQTT311-3.1.2-14], [MQTT311-3.1.2-15], [MQTT311-3.1.2-18],
+/// [MQTT311-3.1.2-19], [MQTT311-3.1.2-20], [MQTT311-3.1.2-21], [MQTT311-3.1.2-22], [MQTT311-3.1.3-3], [MQTT311-3.1.3-4],
+/// [MQTT311-3.1.3-10], [MQTT311-3.1.3-11]
 #[test]
 fn connect() {
     use PacketType::Connect;
@@ -66,6 +72,45 @@ fn connect() {
             None,
             connect(4, 6, &[0, 0, 0, 1, b'#', 0, 0]),
             TopicName { packet: Connect, error: TopicError::Wildcard },
+        ),
+        ("will retain without will, 3.1.1", None, connect(4, 0x22, &[0, 0]), rule("will flags without a will")),
+        ("will QoS without will, 5", None, connect(5, 0x0A, &[0, 0, 0]), rule("will flags without a will")),
+        ("will QoS 3, 5", None, connect(5, 0x1E, &[0, 0, 0, 0, 0, 1, b'a', 0, 0]), reserved("will QoS", 0x1E)),
+        (
+            "no will payload",
+            None,
+            connect(4, 6, &[0, 0, 0, 1, b'w']),
+            field(Connect, "will payload", FieldError::Truncated),
+        ),
+        (
+            "a will without its flag",
+            None,
+            connect(5, 2, &[0, 0, 0, 0, 0, 1, b'w', 0, 0]),
+            DecodeError::TrailingBytes { packet: Connect, count: 6 },
+        ),
+        (
+            "will topic not UTF-8",
+            None,
+            connect(4, 6, &[0, 0, 0, 1, 0xFF, 0, 0]),
+            field(Connect, "will topic", FieldError::Utf8),
+        ),
+        (
+            "user name not UTF-8",
+            None,
+            connect(4, 0x82, &[0, 0, 0, 1, 0xFF]),
+            field(Connect, "user name", FieldError::Utf8),
+        ),
+        (
+            "a user name without its flag",
+            None,
+            connect(4, 2, &[0, 0, 0, 1, b'u']),
+            DecodeError::TrailingBytes { packet: Connect, count: 3 },
+        ),
+        (
+            "a password without its flag",
+            None,
+            connect(5, 0x82, &[0, 0, 0, 0, 0, 0, 1, b'p']),
+            DecodeError::TrailingBytes { packet: Connect, count: 3 },
         ),
         ("no user name", None, connect(4, 0x82, &[0, 0]), field(Connect, "user name", FieldError::Truncated)),
         ("no password", None, connect(4, 0xC2, &[0, 0, 0, 0]), field(Connect, "password", FieldError::Truncated)),

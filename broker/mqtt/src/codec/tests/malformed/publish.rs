@@ -7,6 +7,8 @@ use crate::{DecodeError, FieldError, PacketType, PropertyError, PropertyId, Prop
 
 use DecodeError::{Rule, TopicName};
 
+/// [MQTT-1.5.7-1], [MQTT-2.2.1-2], [MQTT-3.3.2-1], [MQTT-3.3.2-2], [MQTT-3.3.2-8], [MQTT-3.3.2-13], [MQTT-3.3.2-14], [MQTT-3.3.2-19],
+/// [MQTT-4.7.0-1], [MQTT311-2.3.1-1], [MQTT311-3.3.2-1], [MQTT311-3.3.2-2]
 #[test]
 fn publish() {
     use PacketType::Publish;
@@ -54,6 +56,24 @@ fn publish() {
             V5,
             v5(b"\x08\x00\x01#"),
             property(Publish, value(PropertyId::ResponseTopic)),
+        ),
+        (
+            "response topic not UTF-8",
+            V5,
+            v5(b"\x08\x00\x01\xFF"),
+            property(Publish, PropertyError::Field { property: PropertyId::ResponseTopic, error: FieldError::Utf8 }),
+        ),
+        (
+            "content type not UTF-8",
+            V5,
+            v5(b"\x03\x00\x01\xFF"),
+            property(Publish, PropertyError::Field { property: PropertyId::ContentType, error: FieldError::Utf8 }),
+        ),
+        (
+            "name of a user property not UTF-8",
+            V5,
+            v5(&[0x26, 0, 1, 0xFF, 0, 0]),
+            property(Publish, PropertyError::Field { property: PropertyId::UserProperty, error: FieldError::Utf8 }),
         ),
         (
             "expiry twice",

@@ -7,6 +7,8 @@ use crate::{DecodeError, FieldError, PacketType, PropertyError, PropertyId, Reas
 
 use DecodeError::{Reserved, Rule, TopicFilter};
 
+/// [MQTT-3.8.3-1], [MQTT-3.8.3-2], [MQTT-3.8.3-4], [MQTT-3.8.3-5], [MQTT-3.10.3-1], [MQTT-3.10.3-2], [MQTT311-2.3.1-1], [MQTT311-3.8.3-1],
+/// [MQTT311-3.8.3-3], [MQTT311-3.8.3-4], [MQTT311-3.10.3-1], [MQTT311-3.10.3-2]
 #[test]
 fn subscribe_and_unsubscribe() {
     use PacketType::{Subscribe, Unsubscribe};
@@ -30,7 +32,16 @@ fn subscribe_and_unsubscribe() {
         ("QoS 3, 3.1", V3, v4(b"\x00\x01a\x03"), options(3)),
         ("options of MQTT 5 in 3.1.1", V4, v4(b"\x00\x01a\x04"), options(4)),
         ("reserved bits", V5, v5(b"\x00\x01a\x40"), options(0x40)),
-        ("retain handling 3", V5, v5(b"\x00\x01a\x30"), options(0x30)),
+        ("reserved bits and QoS 3", V5, v5(b"\x00\x01a\x83"), options(0x83)),
+        ("QoS 3, 5", V5, v5(b"\x00\x01a\x03"), Rule { packet: Subscribe, rule: "a maximum QoS of 3" }),
+        ("retain handling 3", V5, v5(b"\x00\x01a\x30"), Rule { packet: Subscribe, rule: "retain handling 3" }),
+        ("not UTF-8", V4, v4(b"\x00\x01\xFF\x00"), field(Subscribe, "topic filter", FieldError::Utf8)),
+        (
+            "unsubscribe what is not UTF-8",
+            V5,
+            packet(0xA2, &[b"\x00\x01\x00\x00\x01\xFF"]),
+            field(Unsubscribe, "topic filter", FieldError::Utf8),
+        ),
         ("empty filter", V4, v4(b"\x00\x00\x00"), filter(Subscribe, TopicError::Empty)),
         ("a#", V4, v4(b"\x00\x02a#\x00"), filter(Subscribe, TopicError::MultiLevel)),
         ("#/a", V5, v5(b"\x00\x03#/a\x00"), filter(Subscribe, TopicError::MultiLevel)),
