@@ -163,7 +163,10 @@ impl GroupTable {
 mod tests {
     use super::*;
 
-    fn matches(table: &GroupTable, topic: &str) -> Vec<(String, u64, Vec<(u64, u32)>)> {
+    /// Key, workers, nodes with their members.
+    type Found = (String, u64, Vec<(u64, u32)>);
+
+    fn matches(table: &GroupTable, topic: &str) -> Vec<Found> {
         let mut found = Vec::new();
         table.matches(topic, 1, &mut found);
         let mut found: Vec<_> = found

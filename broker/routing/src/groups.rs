@@ -95,6 +95,9 @@ pub struct Ask<'a> {
     pub excluded: &'a [MemberId],
 }
 
+/// A message that came to so many nodes without an online member goes to no more of them: what a frame can say of them is bounded.
+const MOST_TRIED: usize = 128;
+
 /// Who gets the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice<O> {
@@ -321,6 +324,7 @@ impl<O: Clone> NodeGroups<O> {
     ) -> Choice<O> {
         let untried: SmallVec<[GroupNode; 8]> = nodes
             .iter()
+            .filter(|_| ask.tried.len() < MOST_TRIED)
             .filter(|place| place.node != ask.own && !ask.tried.iter().any(|tried| tried.node == place.node))
             .copied()
             .collect();

@@ -10,6 +10,7 @@
 //! two changed filters before the other; what counts is that the applied index is reported after the change.
 
 mod cache;
+mod forward;
 mod group_table;
 mod groups;
 mod hash;
@@ -17,6 +18,7 @@ mod index;
 mod key;
 mod local;
 mod machine;
+mod retained;
 mod set;
 mod shared;
 mod snapshot;
@@ -26,12 +28,16 @@ mod table;
 mod trie;
 
 pub use cache::TopicCache;
+pub use forward::{ForwardError, ForwardFrame, Forwards, MAX_GROUPS, SharedForward};
 pub use groups::{Ask, Choice, Chosen, GroupStrategy, Joined, MemberId, NodeGroups, Tried, TriedNode};
 pub use hash::{ROUTE_HASH_VERSION, route_hash};
 pub use index::{Inserted, Removed, SubscriptionIndex};
 pub use key::{FilterKind, RouteKey, group_key, members_of_rank};
 pub use local::{LocalRoutes, LocalRoutesOptions, Need, Progress, Ticket};
 pub use machine::{RestoreError, RoutesCommand, RoutesMachine, RoutesResponse};
+pub use retained::{
+    Lookup, RETAINED_OVERHEAD, RetainOutcome, RetainedCounters, RetainedCursor, RetainedLimits, RetainedStore,
+};
 pub use set::{GroupNode, SharedTarget, Targets};
 pub use shared::{RouteCounts, SharedRoutes};
 pub use stream::{BatchToSend, Outcome};

@@ -50,6 +50,12 @@ impl Targets {
         self.shared.as_deref().unwrap_or_default()
     }
 
+    /// The group of a key ([`crate::group_key`]), if its filter matches and it has members.
+    #[must_use]
+    pub fn group(&self, key: &str) -> Option<&SharedTarget> {
+        self.shared().iter().find(|target| &*target.key == key)
+    }
+
     /// The workers of the mask in ascending order.
     pub fn workers(&self) -> impl Iterator<Item = u8> + use<> {
         let mut left = self.workers;
