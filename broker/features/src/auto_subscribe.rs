@@ -151,6 +151,8 @@ impl AutoSubscribe {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
     use raftmq_mqtt::{QoS, RetainHandling};
 

@@ -37,6 +37,8 @@ pub(crate) fn topic_with_level(before: &str, text: &str, after: &str, limit: usi
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
     use raftmq_mqtt::topic::{MAX_LENGTH, validate_topic};
 

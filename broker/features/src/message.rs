@@ -53,6 +53,8 @@ pub fn with_topic(message: &Message, topic: &str) -> Result<Message, MessageErro
 
 #[cfg(test)]
 pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use raftmq_mqtt::{PropertiesBuf, Property};
 
     use super::*;

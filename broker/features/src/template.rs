@@ -176,6 +176,8 @@ fn plain<'a>(value: &'a str, what: &'static str) -> Result<&'a str, FillError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use raftmq_mqtt::topic::validate_topic;
 use raftmq_mqtt::{Origin, ReasonCode, RetainHandling};
@@ -86,7 +88,7 @@ fn disconnected() {
 fn subscribed_and_unsubscribed() {
     let options = SubOptions {
         qos: QoS::ExactlyOnce,
-        no_local: true,
+        no_local: false,
         retain_as_published: true,
         retain_handling: RetainHandling::DoNotSend,
     };
@@ -97,7 +99,7 @@ fn subscribed_and_unsubscribed() {
         "ts": 5,
         "topic": "$share/g/a/+",
         "subopts": {
-            "sub_props": {"Subscription-Identifier": 9}, "rh": 2, "rap": 1, "qos": 2, "nl": 1, "is_new": true
+            "sub_props": {"Subscription-Identifier": 9}, "rh": 2, "rap": 1, "qos": 2, "nl": 0, "is_new": true
         },
         "protocol": "mqtt",
         "clientid": "sensor-7"

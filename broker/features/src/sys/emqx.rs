@@ -5,7 +5,9 @@ use raftmq_mqtt::PacketType;
 use super::datetime::rfc3339;
 use super::{SysGauges, SysMessage, SysSnapshot, SysTime, SysTree};
 
-const STATS: [(&str, fn(&SysGauges) -> u64); 12] = [
+type Gauge = fn(&SysGauges) -> u64;
+
+const STATS: [(&str, Gauge); 12] = [
     ("connections", |gauges| gauges.sessions),
     ("live_connections", |gauges| gauges.clients_connected),
     ("channels", |gauges| gauges.sessions),

@@ -3,14 +3,8 @@
 use raftmq_mqtt::PacketType;
 
 /// How many packets of each type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PacketCounts([u64; 16]);
-
-impl Default for PacketCounts {
-    fn default() -> Self {
-        Self([0; 16])
-    }
-}
 
 impl PacketCounts {
     /// Counts packets of a type.
