@@ -1,5 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE (MQTT 5, 3.8 to 3.11).
 
+mod unasked;
+
 use std::{num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{

@@ -1,0 +1,122 @@
+//! Messages that other nodes forward, on their way to the workers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use raftmq_routing::{ForwardFrame, SharedForward, SharedRoutes, Targets};
+
+use crate::worker::{Attempt, Inbox, Item, Shared};
+
+/// What takes the frames of other nodes.
+pub(crate) struct Incoming {
+    routes: SharedRoutes,
+    inboxes: Arc<Vec<Inbox>>,
+    /// Messages that a worker's full queue did not take.
+    lost: Arc<AtomicU64>,
+}
+
+impl Incoming {
+    pub(crate) fn new(routes: SharedRoutes, inboxes: Arc<Vec<Inbox>>, lost: Arc<AtomicU64>) -> Self {
+        Self { routes, inboxes, lost }
+    }
+
+    /// Takes a frame.
+    pub(crate) fn frame(&self, frame: &[u8]) {
+        let ForwardFrame { message, plain, shared } = match ForwardFrame::decode(frame) {
+            Ok(frame) => frame,
+            Err(error) => return tracing::warn!(%error, "a peer forwarded what is no message of this version"),
+        };
+        let mut targets = Targets::default();
+        self.routes.lookup(message.topic(), &mut targets);
+        for worker in targets.workers().filter(|_| plain) {
+            self.push(worker, Item::Publish(message.clone()));
+        }
+        for SharedForward { key, tried } in shared {
+            // A worker that has members of the group chooses; it need not be its own member, so that the turn goes over all of the node.
+            let target = targets.shared().iter().find(|target| target.key == key);
+            let worker = target.map_or(0, |target| target.workers.trailing_zeros() % 64);
+            let attempt = Attempt { forwarded: true, tried, ..Attempt::default() };
+            let shared = Shared { message: message.clone(), group: key, chosen: None, attempt };
+            self.push(u8::try_from(worker).unwrap_or(0), Item::Shared(Box::new(shared)));
+        }
+    }
+
+    fn push(&self, worker: u8, item: Item) {
+        let Some(inbox) = self.inboxes.get(usize::from(worker)) else {
+            return;
+        };
+        if !inbox.push_one(item) {
+            let before = self.lost.fetch_add(1, Ordering::Relaxed);
+            if before.is_multiple_of(10_000) {
+                tracing::warn!(worker, "the worker's queue is full: forwarded messages are lost");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
+    use raftmq_routing::{LocalRoutes, LocalRoutesOptions, Tried};
+
+    fn message(payload: &[u8]) -> Message {
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: "t",
+            packet_id: None,
+            properties: Properties::EMPTY,
+            payload,
+        };
+        Message::new(&publish, Origin { node: 2, sequence: 1 }, "p", 0, None).unwrap()
+    }
+
+    fn routes(filters: &[(&str, u8)]) -> SharedRoutes {
+        let routes = SharedRoutes::new();
+        let options = LocalRoutesOptions { standalone: true, ..LocalRoutesOptions::default() };
+        let mut local = LocalRoutes::new(routes.clone(), options);
+        for (filter, worker) in filters {
+            let _ = local.worker_added(filter, *worker);
+        }
+        routes
+    }
+
+    #[test]
+    fn forwarded_messages_that_find_no_room_are_counted() {
+        let lost = Arc::new(AtomicU64::new(0));
+        let inboxes = Arc::new(vec![Inbox::new()]);
+        let incoming = Incoming::new(routes(&[("t", 0)]), Arc::clone(&inboxes), Arc::clone(&lost));
+        let mut frame = Vec::new();
+        message(&vec![0; 16 << 20]).to_wire(&mut frame);
+        for _ in 0..10 {
+            incoming.frame(&frame);
+        }
+        // Three of 16 MiB and a little fit into 64 MiB.
+        assert_eq!(lost.load(Ordering::Relaxed), 7);
+        incoming.frame(b"no message");
+    }
+
+    #[test]
+    fn a_frame_names_whom_it_is_for() {
+        let inboxes = Arc::new(vec![Inbox::new(), Inbox::new()]);
+        let incoming =
+            Incoming::new(routes(&[("t", 0), ("$share/g/t", 1)]), Arc::clone(&inboxes), Arc::default());
+        let group = SharedForward { key: "$share/g/t".into(), tried: Tried::new() };
+        for (plain, shared, expected) in [
+            (true, vec![], (false, true)),
+            (false, vec![group.clone()], (true, false)),
+            (true, vec![group.clone()], (false, false)),
+        ] {
+            let mut frame = Vec::new();
+            ForwardFrame { message: message(b"m"), plain, shared }.encode(&mut frame).unwrap();
+            incoming.frame(&frame);
+            assert_eq!((inboxes[0].is_empty(), inboxes[1].is_empty()), expected);
+            for inbox in inboxes.iter() {
+                inbox.take(&mut std::collections::VecDeque::new());
+            }
+        }
+    }
+}

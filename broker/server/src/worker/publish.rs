@@ -1,0 +1,266 @@
+//! A message on its way from whoever published it to the workers and nodes that have subscribers.
+//!
+//! `rewrite → $delayed/ → retained → routes`. A message without RETAIN on a topic that does not begin with `$`, on a node without
+//! rules for topics, passes the first three by with one comparison.
+
+use bytes::Bytes;
+use raftmq_features::delayed::{self, Pushed};
+use raftmq_features::{ServerMessage, with_topic};
+use raftmq_mqtt::{Message, ReasonCode};
+use raftmq_routing::{Forwards, Targets};
+use raftmq_session::{Action, Now, Origins, PublishToken};
+
+use super::Worker;
+use super::inbox::Item;
+use super::mount;
+use super::wheel::Key;
+use crate::metrics::{DropReason, PublishRefusal};
+
+/// Messages whose time has come that are published in one tick, so that it does not take long.
+const DUE_A_TICK: usize = 4_096;
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Routed {
+    /// Somebody had subscribed to it.
+    pub(super) matched: bool,
+    /// The queue to another worker is long: its publisher has to wait.
+    pub(super) stalled: bool,
+}
+
+/// How far a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To all nodes.
+    Cluster,
+    /// To subscribers of this node only.
+    Node,
+}
+
+impl Worker {
+    /// Routes a client's message.
+    pub(super) fn publish(
+        &mut self,
+        key: Key,
+        message: Message,
+        token: Option<PublishToken>,
+        actions: &mut Vec<Action>,
+    ) {
+        let features = &self.node.features;
+        let plain = message.topic_bytes().first() != Some(&b'$') && !message.retain() && !features.rewriter.publishes();
+        let result = if plain { Ok(self.route(&message, Reach::Cluster)) } else { self.publish_other(key, message) };
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let reason = match result {
+            Ok(routed) => {
+                if routed.stalled && !conn.stalled {
+                    conn.stalled = true;
+                    self.stalled.push(key);
+                }
+                if routed.matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers }
+            }
+            Err(reason) => reason,
+        };
+        if let Some(token) = token {
+            let out = conn.outlet.buffer(&mut self.spares);
+            conn.session.on_published(token, reason, out, actions);
+        }
+    }
+
+    /// A client's message that is not just to be routed.
+    fn publish_other(&mut self, key: Key, message: Message) -> Result<Routed, ReasonCode> {
+        let message = match self.rewritten_message(key, &message) {
+            Ok(Some(new)) => new,
+            Ok(None) => message,
+            Err(reason) => {
+                self.counters.publish_refused(PublishRefusal::Topic);
+                return Err(reason);
+            }
+        };
+        let v5 = self.conns.get_mut(key).is_some_and(|conn| conn.session.version().is_some_and(|v| v.is_v5()));
+        self.accept(message, v5)
+    }
+
+    /// The message under the topic that the rules give it.
+    fn rewritten_message(&mut self, key: Key, message: &Message) -> Result<Option<Message>, ReasonCode> {
+        if !self.node.features.rewriter.publishes() {
+            return Ok(None);
+        }
+        match self.rewritten_topic(key, message.topic())? {
+            Some(topic) => with_topic(message, &topic).map(Some).map_err(|_| ReasonCode::TopicNameInvalid),
+            None => Ok(None),
+        }
+    }
+
+    /// The topic that the rules make of a client's topic, both with the mount point.
+    pub(super) fn rewritten_topic(&mut self, key: Key, topic: &str) -> Result<Option<String>, ReasonCode> {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return Ok(None);
+        };
+        let limits = super::limits_of(&self.node, &self.listeners, conn.listener);
+        let mount = limits.mount_point.as_deref();
+        let own = mount::client_topic(mount, topic);
+        let new = self.node.features.rewriter.topic(&own, &conn.vars()).map_err(|error| {
+            tracing::debug!(client = %conn.session.client_id(), %error, "a PUBLISH is refused");
+            raftmq_features::rewrite::RewriteError::PUBLISH
+        })?;
+        Ok(new.map(|new| mount::mounted_topic(mount, new)))
+    }
+
+    /// Takes a message that a client published, now or before a delay. `tell`: the publisher can be told why not; if it
+    /// cannot, the message is dropped and counted, or delivered and not kept.
+    pub(super) fn accept(&mut self, message: Message, tell: bool) -> Result<Routed, ReasonCode> {
+        let now = self.node.clock.now();
+        let features = &self.node.features;
+        match delayed::parse(message.topic(), "", now.unix_ms, &features.delayed.settings) {
+            None => {}
+            Some(Ok(parsed)) if is_reserved(&parsed.topic) => return self.refuse(ReasonCode::NotAuthorized, true),
+            Some(Ok(parsed)) => {
+                let Ok(later) = with_topic(&message, &parsed.topic) else {
+                    return self.refuse(ReasonCode::TopicNameInvalid, tell);
+                };
+                return match features.delayed.push(now.unix_ms, parsed.due_ms, later) {
+                    Pushed::Waits | Pushed::Expires => Ok(Routed { matched: true, stalled: false }),
+                    Pushed::Full => self.refuse(ReasonCode::QuotaExceeded, tell),
+                };
+            }
+            Some(Err(error)) => return self.refuse(error.reason_code(), tell),
+        }
+        if is_reserved(message.topic()) {
+            return self.refuse(ReasonCode::NotAuthorized, true);
+        }
+        self.publish_now(&message, now, tell, Reach::Cluster)
+    }
+
+    /// What a refused message comes to.
+    fn refuse(&mut self, reason: ReasonCode, tell: bool) -> Result<Routed, ReasonCode> {
+        self.counters.publish_refused(match reason {
+            ReasonCode::NotAuthorized => PublishRefusal::NotAuthorized,
+            ReasonCode::QuotaExceeded => PublishRefusal::Quota,
+            _ => PublishRefusal::Topic,
+        });
+        if tell { Err(reason) } else { Ok(Routed { matched: true, stalled: false }) }
+    }
+
+    /// Keeps the message if it is to be retained, and routes it. Kept first: whoever reads what is retained after it got the message
+    /// finds nothing older.
+    fn publish_now(&mut self, message: &Message, now: Now, tell: bool, reach: Reach) -> Result<Routed, ReasonCode> {
+        if message.retain() && self.node.features.retained_mut().set(message, now.unix_ms).is_refused() {
+            self.counters.publish_refused(PublishRefusal::Quota);
+            if tell && message.qos() > raftmq_mqtt::QoS::AtMostOnce {
+                return Err(ReasonCode::QuotaExceeded);
+            }
+        }
+        Ok(self.route(message, reach))
+    }
+
+    /// Publishes what the server itself has to say.
+    pub(super) fn publish_own(&mut self, message: &ServerMessage, reach: Reach) {
+        let now = self.node.clock.now();
+        match message.to_message(next_origin(&mut self.origins), now.unix_ms) {
+            Ok(message) => {
+                // Nobody waits for an answer.
+                let _ = self.publish_now(&message, now, false, reach);
+            }
+            Err(error) => tracing::warn!(topic = message.topic, %error, "cannot publish"),
+        }
+    }
+
+    /// Publishes the delayed messages whose time has come, as if they had just been received.
+    pub(super) fn publish_due(&mut self) {
+        let now = self.node.clock.now();
+        let mut due = std::mem::take(&mut self.due_messages);
+        self.node.features.delayed.take_due(now.unix_ms, DUE_A_TICK, &mut due);
+        for message in due.drain(..) {
+            let _ = self.publish_now(&message, now, false, Reach::Cluster);
+        }
+        self.due_messages = due;
+    }
+
+    /// Hands a message to everybody who has subscribers of it.
+    pub(super) fn route(&mut self, message: &Message, reach: Reach) -> Routed {
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.clone_from(self.cache.lookup(message.topic()));
+        if reach == Reach::Node {
+            targets.nodes.clear();
+        }
+        let mut routed = Routed { matched: !targets.is_empty(), stalled: false };
+        for worker in targets.workers() {
+            if worker == self.id {
+                self.deliver(message);
+            } else {
+                routed.stalled |= self.send_to(worker, Item::Publish(message.clone()));
+            }
+        }
+        if targets.shared.is_some() {
+            routed.stalled |= self.route_shared(message, &targets, reach);
+        } else if !targets.nodes.is_empty() {
+            self.forward(message, &targets.nodes);
+        }
+        self.counters.routed(routed.matched);
+        self.targets = targets;
+        routed
+    }
+
+    /// Hands a message to the groups that match, and to the other nodes.
+    fn route_shared(&mut self, message: &Message, targets: &Targets, reach: Reach) -> bool {
+        let mut forwards = Forwards::new();
+        forwards.plain(&targets.nodes);
+        let mut stalled = false;
+        for group in targets.shared() {
+            let nodes = if reach == Reach::Node { &[][..] } else { &group.nodes[..] };
+            stalled |= self.share(message, &group.key, nodes, super::sharing::Attempt::default(), &mut forwards);
+        }
+        self.send_frames(message, forwards);
+        stalled
+    }
+
+    /// An item for another worker of this node. True: too much waits for it.
+    pub(super) fn send_to(&mut self, worker: u8, item: Item) -> bool {
+        let Some(outgoing) = self.outgoing.get_mut(usize::from(worker)) else {
+            return false;
+        };
+        if outgoing.is_empty() {
+            self.flush.notify_one();
+        }
+        outgoing.push(item);
+        outgoing.is_long()
+    }
+
+    /// One frame for each node, whatever its number of subscribers.
+    fn forward(&mut self, message: &Message, nodes: &[u64]) {
+        let mut frame = Vec::with_capacity(message.wire_len());
+        message.to_wire(&mut frame);
+        let taken = self.node.router.forward(nodes, &Bytes::from(frame));
+        self.counters.forwarded(taken as u64);
+        let lost = nodes.len().saturating_sub(taken);
+        if lost > 0 {
+            self.counters.dropped(DropReason::LinkQueueFull, lost as u64);
+        }
+    }
+}
+
+/// Topics that only the server publishes to.
+pub(super) fn is_reserved(topic: &str) -> bool {
+    topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The name of a message that no client published.
+pub(super) const fn next_origin(origins: &mut Origins) -> raftmq_mqtt::Origin {
+    let origin = raftmq_mqtt::Origin { node: origins.node, sequence: origins.next };
+    origins.next += 1;
+    origin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_topics() {
+        for (topic, expected) in [("$SYS", true), ("$SYS/a", true), ("$SYSTEM/a", false), ("a/$SYS/b", false)] {
+            assert_eq!(is_reserved(topic), expected, "{topic}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Subscriptions: into the index, the groups and the routes, behind the barrier, and out again.
+
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use raftmq_cluster::BarrierError;
+use raftmq_features::exclusive;
+use raftmq_features::rewrite::RewriteError;
+use raftmq_mqtt::ReasonCode;
+use raftmq_routing::FilterKind;
+use raftmq_session::{Action, Connection, SessionState, SubscribeItem, SubscriptionInfo};
+
+use super::messages::EXCLUSIVE;
+use super::sharing::{is_shared, member_id};
+use super::wheel::Key;
+use super::{ClientState, Worker, limits_of, mount};
+use crate::features::Member;
+
+const EXCLUSIVE_PREFIX: &str = "$exclusive/";
+
+/// Subscriptions that wait for their barrier.
+pub(super) struct Barrier {
+    pub(super) key: Key,
+    pub(super) request: Request,
+    pub(super) reached: BoxFuture<'static, Result<(), BarrierError>>,
+}
+
+/// The subscriptions of a SUBSCRIBE, or those that a client gets without asking.
+pub(super) struct Request {
+    /// `None`: nobody waits for an answer.
+    packet_id: Option<NonZeroU16>,
+    items: Vec<SubscribeItem>,
+    /// Places in `items` and why not.
+    refused: Vec<(usize, ReasonCode)>,
+}
+
+impl Worker {
+    /// Makes the subscriptions of a SUBSCRIBE; the SUBACK may have to wait.
+    pub(super) fn subscribe(
+        &mut self,
+        key: Key,
+        packet_id: Option<NonZeroU16>,
+        items: Vec<SubscribeItem>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
+            return;
+        };
+        let mut filters = Vec::with_capacity(items.len());
+        let mut again = Vec::new();
+        let mut refused = Vec::new();
+        for (at, item) in items.iter().enumerate() {
+            match self.add_subscription(key, client, item) {
+                Ok((filter, new)) => {
+                    if !new {
+                        again.push(Arc::clone(&filter));
+                    }
+                    filters.push(filter);
+                }
+                Err(reason) => refused.push((at, reason)),
+            }
+        }
+        self.counters.subscribed((filters.len() - again.len()) as u64);
+        let request = Request { packet_id, items, refused };
+        if filters.is_empty() {
+            return self.subscribed(key, request, actions);
+        }
+        let barrier = self.node.router.subscribe(self.id, &filters);
+        if !again.is_empty() {
+            // A route is counted once a subscription. Who subscribes again still waits for the same barrier.
+            self.node.router.unsubscribe(self.id, &again);
+        }
+        match barrier {
+            Some(reached) => {
+                self.barriers.push_back(Barrier { key, request, reached });
+                self.barrier_ready.notify_one();
+            }
+            None => self.subscribed(key, request, actions),
+        }
+    }
+
+    /// Puts a subscription where messages find it; gives the filter by which they do, and whether it is new there.
+    fn add_subscription(
+        &mut self,
+        key: Key,
+        client: Key,
+        item: &SubscribeItem,
+    ) -> Result<(Arc<str>, bool), ReasonCode> {
+        let filter = self.rename(key, client, &item.filter)?;
+        let info = SubscriptionInfo { options: item.options, sub_id: item.sub_id };
+        let online = self.is_online(client);
+        let Some(entry) = self.clients.get_mut(client) else {
+            return Err(ReasonCode::UnspecifiedError);
+        };
+        let features = &self.node.features;
+        let new = match FilterKind::of(&filter) {
+            FilterKind::Shared { .. } => {
+                let load = Arc::clone(entry.load.get_or_insert_default());
+                let joined =
+                    features.groups.join(&filter, member_id(self.id, client), online, Member { info, load });
+                joined.is_some_and(|joined| joined.replaced.is_none())
+            }
+            FilterKind::Plain(plain) => match exclusive::parse(&filter, &features.exclusive_settings) {
+                None => self.index.insert(plain, client.slot, info).replaced.is_none(),
+                Some(parsed) => {
+                    let claimed = parsed.and_then(|own| features.exclusive().claim(own, &entry.id));
+                    claimed.map_err(|error| error.reason_code())?;
+                    self.index.insert(plain, client.slot | EXCLUSIVE, info).replaced.is_none()
+                }
+            },
+        };
+        Ok((filter, new))
+    }
+
+    /// The filter that the rules make of a session's, and notes it with the client.
+    fn rename(&mut self, key: Key, client: Key, filter: &Arc<str>) -> Result<Arc<str>, ReasonCode> {
+        if !self.node.features.rewriter.subscribes() {
+            return Ok(Arc::clone(filter));
+        }
+        let Some(conn) = self.conns.get_mut(key) else {
+            return Ok(Arc::clone(filter));
+        };
+        let limits = limits_of(&self.node, &self.listeners, conn.listener);
+        let mount = limits.mount_point.as_deref();
+        let own = mount::client_filter(mount, filter);
+        let renamed = match self.node.features.rewriter.filter(&own, &conn.vars()) {
+            Ok(renamed) => renamed.map(|new| Arc::<str>::from(mount::mounted_filter(mount, new))),
+            Err(error) => {
+                tracing::debug!(client = %conn.session.client_id(), %error, "a SUBSCRIBE is refused");
+                return Err(RewriteError::SUBSCRIBE);
+            }
+        };
+        let Some(entry) = self.clients.get_mut(client) else {
+            return Err(ReasonCode::UnspecifiedError);
+        };
+        let old = match (&renamed, &mut entry.renamed) {
+            (Some(new), names) => names.get_or_insert_default().insert(Arc::clone(filter), Arc::clone(new)),
+            (None, Some(names)) => names.remove(filter),
+            (None, None) => None,
+        };
+        let new = renamed.unwrap_or_else(|| Arc::clone(filter));
+        if let Some(old) = old.filter(|old| *old != new) {
+            // A client's user name or address has changed, and with it what its filter stands for.
+            self.remove_effective(client, &[old]);
+        }
+        Ok(new)
+    }
+
+    /// What a filter of a client's session stands for.
+    pub(super) fn effective_filter(&mut self, client: Key, filter: &Arc<str>) -> Arc<str> {
+        let names: Option<&HashMap<_, _, _>> = self.clients.get_mut(client).and_then(|entry| entry.renamed.as_deref());
+        names.and_then(|names| names.get(filter)).unwrap_or(filter).clone()
+    }
+
+    /// Whether a client has a subscription that stands for this filter.
+    pub(super) fn effective_subscription(&mut self, client: Key, filter: &str) -> bool {
+        let Some(entry) = self.clients.get_mut(client) else {
+            return false;
+        };
+        let session = match &entry.state {
+            ClientState::Offline { state, .. } => &**state,
+            ClientState::Online(conn) => match self.conns.get_mut(*conn) {
+                Some(conn) => conn.session.session(),
+                None => return false,
+            },
+        };
+        has_filter(session, filter)
+            || entry.renamed.as_ref().is_some_and(|names| {
+                names.iter().any(|(own, new)| **new == *filter && has_filter(session, own))
+            })
+    }
+
+    /// The answer to a SUBSCRIBE, then the retained messages.
+    fn subscribed(&mut self, key: Key, request: Request, actions: &mut Vec<Action>) {
+        let Request { packet_id, items, refused } = request;
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let before = if refused.is_empty() { Vec::new() } else { filters_of(&conn.session) };
+        match packet_id {
+            Some(packet_id) => {
+                let out = conn.outlet.buffer(&mut self.spares);
+                conn.session.on_subscribed(packet_id, &refused, out, actions);
+            }
+            None => {
+                for item in refused.iter().filter_map(|(at, _)| items.get(*at)).filter(|item| item.new) {
+                    conn.session.withdraw(&item.filter);
+                }
+            }
+        }
+        if let (Some(client), false) = (conn.client, refused.is_empty()) {
+            let left = filters_of(&conn.session);
+            let gone: Vec<Arc<str>> = before.into_iter().filter(|filter| !left.contains(filter)).collect();
+            self.remove_from_index(client, &gone);
+        }
+        self.mark_dirty(key);
+        for (at, item) in items.iter().enumerate() {
+            if !refused.iter().any(|(refused, _)| *refused == at) {
+                self.announce_subscribed(key, item);
+                self.replay_retained(key, item);
+            }
+        }
+    }
+
+    /// A barrier was reached, or not in time.
+    pub(super) fn barrier_done(&mut self, key: Key, mut request: Request, result: Result<(), BarrierError>) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        // What did not reach every serving node in time is not promised: the client is told, and nothing is left behind.
+        if let Err(error) = result {
+            tracing::warn!(client = %conn.session.client_id(), %error, "a SUBSCRIBE is refused");
+            for at in 0..request.items.len() {
+                if !request.refused.iter().any(|(refused, _)| *refused == at) {
+                    request.refused.push((at, ReasonCode::UnspecifiedError));
+                }
+            }
+        }
+        let mut actions = std::mem::take(&mut self.actions);
+        self.subscribed(key, request, &mut actions);
+        self.act(key, &[], &mut actions);
+        self.actions = actions;
+        self.mark_dirty(key);
+    }
+
+    /// Ends subscriptions.
+    pub(super) fn unsubscribe(
+        &mut self,
+        key: Key,
+        packet_id: NonZeroU16,
+        filters: &[Arc<str>],
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
+            return;
+        };
+        self.remove_from_index(client, filters);
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let out = conn.outlet.buffer(&mut self.spares);
+        conn.session.on_unsubscribed(packet_id, out, actions);
+        if filters.iter().any(|filter| is_shared(filter)) {
+            let left = conn.session.take_unsubscribed();
+            self.redispatch_all(client, left);
+        }
+        for filter in filters {
+            self.announce_unsubscribed(key, filter);
+        }
+    }
+
+    /// Takes subscriptions of a client's session out of everything by which messages find them.
+    pub(super) fn remove_from_index(&mut self, client: Key, filters: &[Arc<str>]) {
+        let Some(entry) = self.clients.get_mut(client) else {
+            return;
+        };
+        if let Some(names) = &mut entry.renamed {
+            let effective: Vec<Arc<str>> =
+                filters.iter().map(|filter| names.remove(filter).unwrap_or_else(|| Arc::clone(filter))).collect();
+            if names.is_empty() {
+                entry.renamed = None;
+            }
+            self.remove_effective(client, &effective);
+        } else {
+            self.remove_effective(client, filters);
+        }
+    }
+
+    fn remove_effective(&mut self, client: Key, filters: &[Arc<str>]) {
+        let Some(entry) = self.clients.get_mut(client) else {
+            return;
+        };
+        let features = &self.node.features;
+        let mut removed: Vec<Arc<str>> = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let found = match FilterKind::of(filter) {
+                FilterKind::Shared { .. } => features.groups.leave(filter, member_id(self.id, client)).is_some(),
+                FilterKind::Plain(plain) if filter.starts_with(EXCLUSIVE_PREFIX) => {
+                    features.exclusive().release(plain, &entry.id);
+                    self.index.remove(plain, client.slot | EXCLUSIVE).is_some()
+                }
+                FilterKind::Plain(plain) => self.index.remove(plain, client.slot).is_some(),
+            };
+            if found {
+                removed.push(Arc::clone(filter));
+            }
+        }
+        if !removed.is_empty() {
+            self.counters.unsubscribed(removed.len() as u64);
+            self.node.router.unsubscribe(self.id, &removed);
+        }
+    }
+}
+
+fn filters_of(connection: &Connection) -> Vec<Arc<str>> {
+    connection.session().subscriptions().iter().map(|entry| Arc::clone(&entry.filter)).collect()
+}
+
+/// Whether a session has a subscription of this filter.
+pub(super) fn has_filter(session: &SessionState, filter: &str) -> bool {
+    session.subscriptions().binary_search_by(|entry| (*entry.filter).cmp(filter)).is_ok()
+}
