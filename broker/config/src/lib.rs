@@ -11,6 +11,7 @@
 
 mod cluster;
 mod error;
+pub mod extensions;
 mod listeners;
 mod load;
 mod mqtt;

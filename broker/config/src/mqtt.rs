@@ -3,6 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::extensions::{
+    Authentication, AutoSubscription, Delayed, Events, Exclusive, Overlapping, Retained, RewriteRule,
+    SharedSubscription, Sys, Will,
+};
 use crate::{ByteSize, HumanDuration};
 
 /// Limits of the MQTT protocol, for each client. MQTT 5 clients are told them in CONNACK.
@@ -45,6 +49,50 @@ pub struct Mqtt {
     /// Subscriptions of one client.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_subscriptions: u32,
+    /// Highest QoS of a PUBLISH or will, and the highest that is granted (Maximum QoS).
+    #[schemars(range(min = 0, max = 2))]
+    pub max_qos: u8,
+    /// Whether filters may have wildcards (Wildcard Subscription Available).
+    pub wildcard_subscriptions: bool,
+    /// Whether subscriptions may have identifiers (Subscription Identifier Available).
+    pub subscription_identifiers: bool,
+    /// Topic aliases that an MQTT 5 client may use (Topic Alias Maximum). 0: none.
+    #[schemars(range(min = 0, max = 65535))]
+    pub max_topic_aliases: u16,
+    /// Topic aliases used towards an MQTT 5 client, at most as many as it takes. 0: none.
+    #[schemars(range(min = 0, max = 65535))]
+    pub max_topic_aliases_out: u16,
+    /// Whether QoS 0 messages are kept for a client that is not connected, in the queue of the others.
+    pub queue_qos0_offline: bool,
+    /// Whether a payload that says to be UTF-8 (Payload Format Indicator 1) is checked; one that is not is refused with 0x99.
+    pub check_payload_format: bool,
+    /// What MQTT 5 clients that ask for it get as Response Information. Empty: nothing.
+    #[schemars(length(max = 65535))]
+    pub response_information: String,
+    /// What a client gets whose subscriptions overlap.
+    pub overlapping: Overlapping,
+    /// Retained messages, in the memory of the node that they were published on.
+    pub retained: Retained,
+    /// Shared subscriptions, `$share/{group}/{filter}` and `$queue/{filter}`.
+    pub shared_subscription: SharedSubscription,
+    /// Delayed publish, `$delayed/{seconds}/{topic}`.
+    pub delayed: Delayed,
+    /// Wills that wait for their delay. Without room the first ones are published early.
+    pub will: Will,
+    /// Exclusive subscriptions, `$exclusive/{filter}`.
+    pub exclusive: Exclusive,
+    /// Rules of topic rewrite. Of those whose source matches, the last one counts.
+    #[schemars(length(max = 256))]
+    pub rewrite: Vec<RewriteRule>,
+    /// Subscriptions that every client gets when it connects.
+    #[schemars(length(max = 64))]
+    pub auto_subscribe: Vec<AutoSubscription>,
+    /// Events of clients, as JSON under `$SYS/brokers/{node}/clients/{client identifier}/…` (docs/events.md).
+    pub events: Events,
+    /// What a node says about itself under `$SYS` (docs/sys-topics.md).
+    pub sys: Sys,
+    /// Enhanced authentication (MQTT 5).
+    pub authentication: Authentication,
 }
 
 impl Default for Mqtt {
@@ -62,6 +110,25 @@ impl Default for Mqtt {
             max_client_id_length: 1024,
             max_topic_levels: 128,
             max_subscriptions: 10_000,
+            max_qos: 2,
+            wildcard_subscriptions: true,
+            subscription_identifiers: true,
+            max_topic_aliases: 32,
+            max_topic_aliases_out: 32,
+            queue_qos0_offline: false,
+            check_payload_format: false,
+            response_information: String::new(),
+            overlapping: Overlapping::default(),
+            retained: Retained::default(),
+            shared_subscription: SharedSubscription::default(),
+            delayed: Delayed::default(),
+            will: Will::default(),
+            exclusive: Exclusive::default(),
+            rewrite: Vec::new(),
+            auto_subscribe: Vec::new(),
+            events: Events::default(),
+            sys: Sys::default(),
+            authentication: Authentication::default(),
         }
     }
 }

@@ -57,9 +57,11 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
     }
     check_listeners(config, &mut wrong);
     check_addresses(config, &mut wrong);
-    for (path, duration) in
-        [("mqtt.sessionExpiryMax", config.mqtt.session_expiry_max), ("mqtt.maxKeepAlive", config.mqtt.max_keep_alive)]
-    {
+    for (path, duration) in [
+        ("mqtt.sessionExpiryMax", config.mqtt.session_expiry_max),
+        ("mqtt.maxKeepAlive", config.mqtt.max_keep_alive),
+        ("mqtt.delayed.maxDelay", config.mqtt.delayed.max_delay),
+    ] {
         if duration.as_millis() % 1000 != 0 {
             wrong(path, format!("{duration} is not a whole number of seconds, which is what MQTT counts in"));
         }
