@@ -214,7 +214,8 @@ pub(crate) fn session_limits(config: &Config) -> SessionLimits {
         wildcard_available: mqtt.wildcard_subscriptions,
         shared_available: mqtt.shared_subscription.enabled,
         sub_ids_available: mqtt.subscription_identifiers,
-        response_information: (!mqtt.response_information.is_empty()).then(|| mqtt.response_information.as_str().into()),
+        response_information: (!mqtt.response_information.is_empty())
+            .then(|| mqtt.response_information.as_str().into()),
         ..SessionLimits::default()
     }
 }
@@ -297,7 +298,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let mut config = Config::default();
-        let rule = RuleSetting { action: Action::All, source: "a/#".into(), regex: "(".into(), destination: "b".into() };
+        let rule =
+            RuleSetting { action: Action::All, source: "a/#".into(), regex: "(".into(), destination: "b".into() };
         config.mqtt.rewrite = vec![rule];
         let error = Features::new(&config).err().unwrap().to_string();
         assert!(error.starts_with("mqtt.rewrite: rewrite rule 1, regular expression"), "{error}");

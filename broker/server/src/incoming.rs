@@ -102,8 +102,7 @@ mod tests {
     #[test]
     fn a_frame_names_whom_it_is_for() {
         let inboxes = Arc::new(vec![Inbox::new(), Inbox::new()]);
-        let incoming =
-            Incoming::new(routes(&[("t", 0), ("$share/g/t", 1)]), Arc::clone(&inboxes), Arc::default());
+        let incoming = Incoming::new(routes(&[("t", 0), ("$share/g/t", 1)]), Arc::clone(&inboxes), Arc::default());
         let group = SharedForward { key: "$share/g/t".into(), tried: Tried::new() };
         for (plain, shared, expected) in [
             (true, vec![], (false, true)),

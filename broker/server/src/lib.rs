@@ -4,12 +4,15 @@
 //! (the control API's client), `certs`, `doctor`. A broker is a node with its workers; [`http`], [`metrics`] and
 //! [`telemetry`] are how people and programs look at it.
 
+mod authn;
 mod certs;
 pub mod cli;
 mod ctl;
 mod doctor;
+mod features;
 mod files;
 pub mod http;
+mod incoming;
 pub mod metrics;
 mod node;
 mod ops;

@@ -14,20 +14,18 @@ use std::time::{Duration, Instant};
 use raftmq_cluster::{Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Stage};
 use raftmq_config::{Config, TlsFiles};
 use raftmq_links::pki::{PkiError, SecretPem, TlsMaterial, server_config};
-use raftmq_mqtt::Message;
-use raftmq_routing::{SharedRoutes, Targets};
-use raftmq_session::SessionLimits;
+use raftmq_routing::SharedRoutes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::features::{Features, session_limits};
 use crate::http::health::{Readiness, ReadinessSource};
 use crate::http::{control, health, serve};
+use crate::incoming::Incoming;
 use crate::metrics::Metrics;
 use crate::ops::NodeOps;
 use crate::telemetry::{self, LogControl, TelemetryError};
-use crate::worker::{
-    self, ClientRegistry, Clock, Inbox, Item, ListenError, ListenerState, NodeShared, Router, WorkerHandle,
-};
+use crate::worker::{self, ClientRegistry, Clock, Inbox, ListenError, ListenerState, NodeShared, Router, WorkerHandle};
 
 /// Time for the workers to close their clients at the end; they take less.
 const WORKERS_END: Duration = Duration::from_secs(8);
@@ -76,11 +74,18 @@ pub(crate) fn run(options: &NodeOptions) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let features = match Features::new(&config) {
+        Ok(features) => features,
+        Err(error) => {
+            eprintln!("raftmq: {error}");
+            return ExitCode::from(2);
+        }
+    };
     if options.check {
         print!("{}", config.to_yaml());
         return ExitCode::SUCCESS;
     }
-    match start(&config, options.exit_with_stdin) {
+    match start(&config, features, options.exit_with_stdin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // For people at a terminal and for whoever reads the log.
@@ -90,7 +95,7 @@ pub(crate) fn run(options: &NodeOptions) -> ExitCode {
     }
 }
 
-fn start(config: &Config, exit_with_stdin: bool) -> Result<(), NodeError> {
+fn start(config: &Config, features: Features, exit_with_stdin: bool) -> Result<(), NodeError> {
     let log = telemetry::init(config.log.format, &config.log.filter())?;
     raise_open_files();
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -99,7 +104,7 @@ fn start(config: &Config, exit_with_stdin: bool) -> Result<(), NodeError> {
         .enable_all()
         .build()
         .map_err(|source| NodeError::Thread { what: "the control runtime", source })?;
-    let result = control.block_on(Node::run(config, log, exit_with_stdin));
+    let result = control.block_on(Node::run(config, features, log, exit_with_stdin));
     control.shutdown_timeout(Duration::from_secs(2));
     result
 }
@@ -113,7 +118,7 @@ struct Node {
 }
 
 impl Node {
-    async fn run(config: &Config, log: LogControl, exit_with_stdin: bool) -> Result<(), NodeError> {
+    async fn run(config: &Config, features: Features, log: LogControl, exit_with_stdin: bool) -> Result<(), NodeError> {
         let started = Instant::now();
         let workers = worker_count(config);
         // Listeners first: a port in use is known before the node becomes a member.
@@ -165,6 +170,9 @@ impl Node {
             closing: AtomicBool::new(false),
             forwards_lost,
             clock: Clock::new(),
+            name: config.node.name.clone(),
+            features,
+            metrics: Arc::clone(&metrics),
         });
         let (closing, closing_seen) = watch::channel(false);
         // A standalone node serves from the start, and nobody changes that.
@@ -315,64 +323,10 @@ impl Node {
     }
 }
 
-/// Messages that other nodes forward, on their way to the workers.
-struct Incoming {
-    routes: SharedRoutes,
-    inboxes: Arc<Vec<Inbox>>,
-    /// Messages that a worker's full queue did not take.
-    lost: Arc<AtomicU64>,
-}
-
-impl Incoming {
-    fn new(routes: SharedRoutes, inboxes: Arc<Vec<Inbox>>, lost: Arc<AtomicU64>) -> Self {
-        Self { routes, inboxes, lost }
-    }
-
-    fn frame(&self, frame: &[u8]) {
-        let message = match Message::from_wire(frame) {
-            Ok(message) => message,
-            Err(error) => return tracing::warn!(%error, "a peer forwarded what is no message"),
-        };
-        let mut targets = Targets::default();
-        self.routes.lookup(message.topic(), &mut targets);
-        for worker in targets.workers() {
-            let Some(inbox) = self.inboxes.get(usize::from(worker)) else {
-                continue;
-            };
-            if !inbox.push_one(Item::Publish(message.clone())) {
-                let before = self.lost.fetch_add(1, Ordering::Relaxed);
-                if before.is_multiple_of(10_000) {
-                    tracing::warn!(worker, "the worker's queue is full: forwarded messages are lost");
-                }
-            }
-        }
-    }
-}
-
 fn worker_count(config: &Config) -> usize {
     let wanted = usize::from(config.workers);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (if wanted == 0 { cores } else { wanted }).clamp(1, 64)
-}
-
-fn session_limits(config: &Config) -> SessionLimits {
-    let mqtt = &config.mqtt;
-    SessionLimits {
-        connect_timeout_ms: mqtt.connect_timeout.as_millis(),
-        max_keep_alive_s: u16::try_from(mqtt.max_keep_alive.as_secs()).unwrap_or(u16::MAX),
-        max_client_id_bytes: usize::from(mqtt.max_client_id_length),
-        max_session_expiry_s: u32::try_from(mqtt.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
-        receive_maximum: mqtt.receive_maximum,
-        max_packet_size: u32::try_from(mqtt.max_packet_size.bytes()).unwrap_or(u32::MAX),
-        max_in_flight: mqtt.max_inflight,
-        max_queued_messages: mqtt.max_queued_messages as usize,
-        max_queued_bytes: mqtt.max_queued_bytes.as_usize(),
-        max_subscriptions: mqtt.max_subscriptions as usize,
-        // Not there yet, and announced so.
-        retain_available: false,
-        shared_available: false,
-        ..SessionLimits::default()
-    }
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
@@ -423,8 +377,6 @@ async fn stdin_closed() {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use raftmq_mqtt::{Origin, Properties, Publish, QoS};
-    use raftmq_routing::{LocalRoutes, LocalRoutesOptions};
 
     #[test]
     fn the_control_api_is_advertised_where_it_can_be_reached() {
@@ -432,33 +384,5 @@ mod tests {
         assert_eq!(at("0.0.0.0:18083", "b-0.b-links.mq.svc:9883"), "b-0.b-links.mq.svc:18083");
         assert_eq!(at("[::]:18083", "[fd00::7]:9883"), "[fd00::7]:18083");
         assert_eq!(at("10.0.0.7:18083", "10.0.0.7:9883"), "10.0.0.7:18083");
-    }
-
-    #[test]
-    fn forwarded_messages_that_find_no_room_are_counted() {
-        let routes = SharedRoutes::new();
-        let options = LocalRoutesOptions { standalone: true, ..LocalRoutesOptions::default() };
-        let mut local = LocalRoutes::new(routes.clone(), options);
-        let _ = local.worker_added(&Arc::from("t"), 0);
-        let lost = Arc::new(AtomicU64::new(0));
-        let inboxes = Arc::new(vec![Inbox::new()]);
-        let incoming = Incoming::new(routes, Arc::clone(&inboxes), Arc::clone(&lost));
-        let publish = Publish {
-            dup: false,
-            qos: QoS::AtMostOnce,
-            retain: false,
-            topic: "t",
-            packet_id: None,
-            properties: Properties::EMPTY,
-            payload: &vec![0; 16 << 20],
-        };
-        let mut frame = Vec::new();
-        Message::new(&publish, Origin { node: 2, sequence: 1 }, "p", 0, None).unwrap().to_wire(&mut frame);
-        for _ in 0..10 {
-            incoming.frame(&frame);
-        }
-        // Three of 16 MiB and a little fit into 64 MiB.
-        assert_eq!(lost.load(Ordering::Relaxed), 7);
-        incoming.frame(b"no message");
     }
 }

@@ -7,7 +7,7 @@ use raftmq_cluster::{Cluster, ClusterCounters, Phase};
 use raftmq_meta::MemberStatus;
 
 use crate::http::health::ReadinessSource;
-use crate::metrics::sources::{self, ClusterNumbers};
+use crate::metrics::sources::{self, ClusterNumbers, FeatureNumbers};
 use crate::metrics::{Encoder, Metrics, catalog};
 use crate::worker::NodeShared;
 
@@ -19,11 +19,29 @@ pub(crate) fn add(
     readiness: Arc<dyn ReadinessSource>,
 ) {
     metrics.add_source(move |out: &mut Encoder| sources::readiness(&readiness.readiness(), out));
+    let features = Arc::clone(shared);
+    metrics.add_source(move |out: &mut Encoder| sources::features(&feature_numbers(&features), out));
     let Some(cluster) = cluster.cloned() else {
         return;
     };
     let shared = Arc::clone(shared);
     metrics.add_source(move |out: &mut Encoder| collect(&cluster, &shared, out));
+}
+
+fn feature_numbers(shared: &NodeShared) -> FeatureNumbers {
+    let features = &shared.features;
+    let retained = features.retained().counters();
+    let (delayed, delayed_bytes, delayed_counts) = features.delayed.counts();
+    let (groups, members) = features.groups.counts();
+    FeatureNumbers {
+        retained,
+        delayed: delayed as u64,
+        delayed_bytes: delayed_bytes as u64,
+        delayed_counts,
+        groups: groups as u64,
+        members: members as u64,
+        exclusive: features.exclusive().len() as u64,
+    }
 }
 
 fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {

@@ -73,7 +73,24 @@ catalog! {
         MESSAGES_RECEIVED_BYTES = Counter "raftmq_messages_received_bytes_total" ["qos"] "Bytes of the PUBLISH packets received from clients, by QoS.";
         MESSAGES_SENT = Counter "raftmq_messages_sent_total" ["qos"] "PUBLISH packets sent to clients, by the QoS of the delivery.";
         MESSAGES_SENT_BYTES = Counter "raftmq_messages_sent_bytes_total" ["qos"] "Bytes of the PUBLISH packets sent to clients, by the QoS of the delivery.";
-        MESSAGES_DROPPED = Counter "raftmq_messages_dropped_total" ["reason"] "Deliveries that did not happen, by reason: slow_consumer, session_queue_full, worker_queue_full, link_queue_full, expired, packet_too_large, disconnected, not_serving.";
+        MESSAGES_DROPPED = Counter "raftmq_messages_dropped_total" ["reason"] "Deliveries that did not happen, by reason: slow_consumer, session_queue_full, worker_queue_full, link_queue_full, expired, packet_too_large, disconnected, not_serving, no_member.";
+        MESSAGES_REFUSED = Counter "raftmq_messages_refused_total" ["reason"] "Messages not taken from their publisher, by reason: topic, not_authorized, quota. A retained message over quota of an MQTT 3 client, or with QoS 0, is delivered and not kept.";
+        MESSAGES_UNMATCHED = Counter "raftmq_messages_unmatched_total" [] "Messages that nobody had subscribed to.";
+        RETAINED = Gauge "raftmq_retained_messages" [] "Retained messages of this node.";
+        RETAINED_BYTES = Gauge "raftmq_retained_bytes" [] "Bytes of the retained messages of this node.";
+        RETAINED_CHANGES = Counter "raftmq_retained_changes_total" ["change"] "Retained messages by what became of them: stored, cleared, expired, refused.";
+        DELAYED = Gauge "raftmq_delayed_messages" [] "Messages of $delayed/ topics that wait for their time.";
+        DELAYED_BYTES = Gauge "raftmq_delayed_bytes" [] "Bytes of the messages that wait for their time.";
+        DELAYED_CHANGES = Counter "raftmq_delayed_changes_total" ["change"] "Messages of $delayed/ topics by what became of them: accepted, published, expired, refused.";
+        WILLS_PUBLISHED = Counter "raftmq_wills_published_total" [] "Wills published.";
+        WILLS_WAITING = Gauge "raftmq_wills_waiting" [] "Wills that wait for their delay.";
+    }
+    "Shared and exclusive subscriptions" {
+        SHARED_GROUPS = Gauge "raftmq_shared_groups" [] "Groups of shared subscriptions with members on this node.";
+        SHARED_MEMBERS = Gauge "raftmq_shared_members" [] "Members of groups on this node.";
+        SHARED_DISPATCHES = Counter "raftmq_shared_dispatches_total" [] "Messages that a member of this node was chosen for.";
+        SHARED_REDISPATCHES = Counter "raftmq_shared_redispatches_total" [] "Messages that another member was looked for, because the one before did not take them or has left.";
+        EXCLUSIVE = Gauge "raftmq_exclusive_subscriptions" [] "Exclusive subscriptions of this node.";
     }
     "Cluster" {
         MEMBERS = Gauge "raftmq_members" ["state"] "Members of the cluster as this node knows them, by state: up, down, leaving.";

@@ -14,11 +14,12 @@ mod worker;
 
 pub use catalog::{Kind, Metric, reference_markdown};
 pub use encoder::Encoder;
-pub use worker::{DropReason, PublishQos, RefuseReason, WorkerCounters};
+pub use worker::{DropReason, PublishQos, PublishRefusal, RefuseReason, WorkerCounters};
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use raftmq_features::sys::SysSnapshot;
 use worker::Shared;
 
 /// Something that can be asked for its numbers. Called at every scrape: it must not block for long.
@@ -80,6 +81,12 @@ impl Metrics {
             source.collect(&mut out);
         }
         out.finish()
+    }
+
+    /// What the workers' numbers say for the `$SYS` tree; the rest of it is somebody else's to know.
+    #[must_use]
+    pub fn sys(&self) -> SysSnapshot {
+        worker::sys(&self.lock_workers())
     }
 
     /// How long ago each worker last said that its loop turns ([`WorkerCounters::beat`]).

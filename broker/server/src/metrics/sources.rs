@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use raftmq_discovery::PeerSet;
+use raftmq_features::delayed::DelayCounts;
 use raftmq_links::{Class, DropReason, LinkMetrics, PeerStatus};
 use raftmq_raft::GroupStatus;
+use raftmq_routing::RetainedCounters;
 use raftmq_storage::wal::{FSYNC_BUCKETS_SECONDS, WalMetrics};
 
 use super::Encoder;
@@ -42,6 +44,54 @@ pub fn cluster(numbers: &ClusterNumbers, out: &mut Encoder) {
     let remaining = numbers.lease_remaining.unwrap_or_default().as_secs_f64();
     out.gauge_f64(&c::LEASE_REMAINING, &[], remaining);
     out.counter(&c::LEASE_LOSSES, &[], numbers.lease_losses);
+}
+
+/// What a node has besides publish and subscribe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FeatureNumbers {
+    /// Retained messages.
+    pub retained: RetainedCounters,
+    /// Messages that wait for their time.
+    pub delayed: u64,
+    /// Their bytes.
+    pub delayed_bytes: u64,
+    /// What became of such messages.
+    pub delayed_counts: DelayCounts,
+    /// Groups with members here.
+    pub groups: u64,
+    /// Their members here.
+    pub members: u64,
+    /// Exclusive subscriptions.
+    pub exclusive: u64,
+}
+
+/// Retained and delayed messages, groups, exclusive subscriptions.
+pub fn features(numbers: &FeatureNumbers, out: &mut Encoder) {
+    let retained = &numbers.retained;
+    out.gauge(&c::RETAINED, &[], retained.messages as u64);
+    out.gauge(&c::RETAINED_BYTES, &[], retained.bytes as u64);
+    for (change, count) in [
+        ("stored", retained.stored),
+        ("cleared", retained.cleared),
+        ("expired", retained.expired),
+        ("refused", retained.refused),
+    ] {
+        out.counter(&c::RETAINED_CHANGES, &[change], count);
+    }
+    out.gauge(&c::DELAYED, &[], numbers.delayed);
+    out.gauge(&c::DELAYED_BYTES, &[], numbers.delayed_bytes);
+    let delayed = &numbers.delayed_counts;
+    for (change, count) in [
+        ("accepted", delayed.accepted),
+        ("published", delayed.published),
+        ("expired", delayed.expired),
+        ("refused", delayed.refused),
+    ] {
+        out.counter(&c::DELAYED_CHANGES, &[change], count);
+    }
+    out.gauge(&c::SHARED_GROUPS, &[], numbers.groups);
+    out.gauge(&c::SHARED_MEMBERS, &[], numbers.members);
+    out.gauge(&c::EXCLUSIVE, &[], numbers.exclusive);
 }
 
 /// The conditions of `/readyz`.

@@ -28,12 +28,16 @@ fn everything() -> Arc<Metrics> {
         worker.bytes_in(7);
         worker.bytes_out(8);
         worker.protocol_error();
+        worker.routed(false);
+        worker.publish_refused(PublishRefusal::Quota);
+        worker.shared_redispatched();
     }
     two.connection_closed();
     two.client_disconnected();
     metrics.add_source(|out: &mut Encoder| {
         sources::cluster(&sources::ClusterNumbers::default(), out);
         sources::readiness(&Readiness::default(), out);
+        sources::features(&sources::FeatureNumbers { groups: 2, ..Default::default() }, out);
         sources::wal(&WalMetrics::default(), out);
         sources::discovery(&PeerSet::default(), out);
         for name in ["meta", "routes"] {
@@ -93,6 +97,10 @@ fn workers_are_summed() {
         "raftmq_messages_sent_total{qos=\"0\"} 10",
         "raftmq_messages_dropped_total{reason=\"slow_consumer\"} 4",
         "raftmq_connections_refused_total{reason=\"authentication\"} 2",
+        "raftmq_messages_unmatched_total 2",
+        "raftmq_messages_refused_total{reason=\"quota\"} 2",
+        "raftmq_shared_redispatches_total 2",
+        "raftmq_shared_groups 2",
         "raftmq_raft_follower_lag_entries{group=\"meta\",follower=\"2\"} 2",
         "raftmq_raft_follower_lag_entries{group=\"meta\",follower=\"3\"} 10",
         "raftmq_raft_applied_index{group=\"routes\"} 8",
@@ -158,6 +166,17 @@ fn the_reference_in_docs_is_current() {
         committed == reference_markdown(),
         "docs/metrics.md is not current: RAFTMQ_BLESS=1 cargo test -p raftmq the_reference_in_docs_is_current"
     );
+}
+
+#[test]
+fn the_sys_tree_is_made_of_the_workers_sums() {
+    let metrics = everything();
+    let snapshot = metrics.sys();
+    assert_eq!((snapshot.gauges.clients_connected, snapshot.gauges.subscriptions), (1, 4));
+    let counters = snapshot.counters;
+    assert_eq!((counters.qos1_received, counters.qos0_sent, counters.delivered), (2, 10, 10));
+    assert_eq!((counters.published, counters.dropped_no_subscribers, counters.publish_errors), (2, 2, 2));
+    assert_eq!((counters.clients_connected, counters.clients_disconnected), (2, 1));
 }
 
 #[test]

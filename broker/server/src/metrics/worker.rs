@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use raftmq_features::sys::{MosquittoCounters, SysCounters, SysSnapshot};
+use raftmq_mqtt::PacketType;
+
 use super::Encoder;
 use super::catalog as c;
 
@@ -43,11 +46,13 @@ pub enum DropReason {
     Disconnected,
     /// This node held no serving lease.
     NotServing,
+    /// No member of the group could take it.
+    NoMember,
 }
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SlowConsumer,
         Self::SessionQueueFull,
         Self::WorkerQueueFull,
@@ -56,6 +61,7 @@ impl DropReason {
         Self::PacketTooLarge,
         Self::Disconnected,
         Self::NotServing,
+        Self::NoMember,
     ];
 
     /// The name in metrics.
@@ -70,9 +76,63 @@ impl DropReason {
             Self::PacketTooLarge => "packet_too_large",
             Self::Disconnected => "disconnected",
             Self::NotServing => "not_serving",
+            Self::NoMember => "no_member",
         }
     }
 }
+
+/// Why a message was not taken from its publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishRefusal {
+    /// Its topic: what a rule makes of it is none, or the delay in it is wrong.
+    Topic,
+    /// Clients may not publish to it.
+    NotAuthorized,
+    /// Too much is retained or waits for its time already.
+    Quota,
+}
+
+impl PublishRefusal {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::Topic, Self::NotAuthorized, Self::Quota];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Topic => "topic",
+            Self::NotAuthorized => "not_authorized",
+            Self::Quota => "quota",
+        }
+    }
+}
+
+/// What is counted and needs no label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    Routed,
+    Unmatched,
+    Forwarded,
+    SharedDispatched,
+    SharedRedispatched,
+    WillPublished,
+    ClientConnected,
+    ClientDisconnected,
+    SessionCreated,
+    SessionResumed,
+    SessionTakenOver,
+    SessionDiscarded,
+    SessionEnded,
+    SessionExpired,
+    SubscribeRefused,
+    NotLocal,
+    /// The last ones go down as well.
+    Subscribers,
+    WillsWaiting,
+    Stored,
+}
+
+const COUNTS: usize = Count::Stored as usize + 1;
 
 /// Why a connection ended before its CONNECT was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +192,11 @@ pub(super) struct Shared {
     subscriptions: AtomicU64,
     subscribed: AtomicU64,
     unsubscribed: AtomicU64,
+    publish_refused: [AtomicU64; PublishRefusal::ALL.len()],
+    counts: [AtomicU64; COUNTS],
+    /// By type.
+    packets_in: [AtomicU64; 16],
+    packets_out: [AtomicU64; 16],
 }
 
 impl Shared {
@@ -155,6 +220,10 @@ impl Shared {
             subscriptions: zero(),
             subscribed: zero(),
             unsubscribed: zero(),
+            publish_refused: std::array::from_fn(|_| zero()),
+            counts: std::array::from_fn(|_| zero()),
+            packets_in: std::array::from_fn(|_| zero()),
+            packets_out: std::array::from_fn(|_| zero()),
         };
         // A worker that is about to start counts as alive.
         shared.beat_now();
@@ -210,11 +279,13 @@ impl WorkerCounters {
     /// A CONNECT was accepted.
     pub fn client_connected(&self) {
         add(&self.shared.clients, 1);
+        self.count(Count::ClientConnected, 1);
     }
 
     /// A client whose CONNECT had been accepted is gone.
     pub fn client_disconnected(&self) {
         subtract(&self.shared.clients, 1);
+        self.count(Count::ClientDisconnected, 1);
     }
 
     /// A connection ended before its CONNECT was accepted.
@@ -265,6 +336,178 @@ impl WorkerCounters {
         subtract(&self.shared.subscriptions, subscriptions);
         add(&self.shared.unsubscribed, subscriptions);
     }
+
+    fn count(&self, what: Count, number: u64) {
+        add(&self.shared.counts[what as usize], number);
+    }
+
+    /// A message was not taken from its publisher.
+    pub fn publish_refused(&self, reason: PublishRefusal) {
+        add(&self.shared.publish_refused[reason as usize], 1);
+    }
+
+    /// A packet came from a client.
+    pub fn packet_in(&self, packet: PacketType) {
+        add(&self.shared.packets_in[packet as usize], 1);
+    }
+
+    /// A packet goes to a client.
+    pub fn packet_out(&self, packet: PacketType) {
+        add(&self.shared.packets_out[packet as usize], 1);
+    }
+
+    /// A message was handed to the routes; somebody had subscribed to it or not.
+    pub fn routed(&self, matched: bool) {
+        self.count(Count::Routed, 1);
+        self.count(Count::Unmatched, u64::from(!matched));
+    }
+
+    /// Messages were handed to links: one for each node.
+    pub fn forwarded(&self, messages: u64) {
+        self.count(Count::Forwarded, messages);
+    }
+
+    /// A member of a group was chosen for a message.
+    pub fn shared_dispatched(&self) {
+        self.count(Count::SharedDispatched, 1);
+    }
+
+    /// Another member of a group is looked for, because the one before did not take the message or has left.
+    pub fn shared_redispatched(&self) {
+        self.count(Count::SharedRedispatched, 1);
+    }
+
+    /// A will was published.
+    pub fn will_published(&self) {
+        self.count(Count::WillPublished, 1);
+    }
+
+    /// A session was made.
+    pub fn session_created(&self) {
+        self.count(Count::SessionCreated, 1);
+    }
+
+    /// A session goes on with a new connection.
+    pub fn session_resumed(&self) {
+        self.count(Count::SessionResumed, 1);
+    }
+
+    /// A session goes on with a new connection that closed another one.
+    pub fn session_taken_over(&self) {
+        self.count(Count::SessionTakenOver, 1);
+    }
+
+    /// A session was discarded by a clean start.
+    pub fn session_discarded(&self) {
+        self.count(Count::SessionDiscarded, 1);
+    }
+
+    /// A session ended, however.
+    pub fn session_ended(&self) {
+        self.count(Count::SessionEnded, 1);
+    }
+
+    /// A session expired.
+    pub fn session_expired(&self) {
+        self.count(Count::SessionExpired, 1);
+    }
+
+    /// Filters of a SUBSCRIBE were refused.
+    pub fn subscribe_refused(&self, filters: u64) {
+        self.count(Count::SubscribeRefused, filters);
+    }
+
+    /// A delivery did not happen because the client published the message itself and does not want that.
+    pub fn not_local(&self) {
+        self.count(Count::NotLocal, 1);
+    }
+
+    /// A session has its first subscription.
+    pub fn subscriber_added(&self) {
+        self.count(Count::Subscribers, 1);
+    }
+
+    /// A session has no subscription any more.
+    pub fn subscriber_removed(&self) {
+        subtract(&self.shared.counts[Count::Subscribers as usize], 1);
+    }
+
+    /// So many wills wait for their delay.
+    pub fn wills_waiting(&self, wills: u64) {
+        self.shared.counts[Count::WillsWaiting as usize].store(wills, Relaxed);
+    }
+
+    /// So many messages are in sessions.
+    pub fn stored(&self, messages: u64) {
+        self.shared.counts[Count::Stored as usize].store(messages, Relaxed);
+    }
+}
+
+/// What the workers' numbers say for the `$SYS` tree.
+pub(super) fn sys(workers: &[Arc<Shared>]) -> SysSnapshot {
+    let sum = |field: &dyn Fn(&Shared) -> &AtomicU64| -> u64 {
+        workers.iter().map(|worker| field(worker).load(Relaxed)).sum()
+    };
+    let counted = |what: Count| sum(&|worker| &worker.counts[what as usize]);
+    let dropped = |reason: DropReason| sum(&|worker| &worker.dropped[reason as usize]);
+    let refused = |reason: RefuseReason| sum(&|worker| &worker.refused[reason as usize]);
+    let publish_refused = |reason: PublishRefusal| sum(&|worker| &worker.publish_refused[reason as usize]);
+    let mut snapshot = SysSnapshot::default();
+    for packet in PacketType::ALL {
+        snapshot.packets_received.add(packet, sum(&|worker| &worker.packets_in[packet as usize]));
+        snapshot.packets_sent.add(packet, sum(&|worker| &worker.packets_out[packet as usize]));
+    }
+    let received = |qos: usize| sum(&|worker| &worker.messages_in[qos]);
+    let sent = |qos: usize| sum(&|worker| &worker.messages_out[qos]);
+    snapshot.counters = SysCounters {
+        bytes_received: sum(&|worker| &worker.bytes_in),
+        bytes_sent: sum(&|worker| &worker.bytes_out),
+        qos0_received: received(0),
+        qos0_sent: sent(0),
+        qos1_received: received(1),
+        qos1_sent: sent(1),
+        qos2_received: received(2),
+        qos2_sent: sent(2),
+        published: counted(Count::Routed),
+        dropped_no_subscribers: counted(Count::Unmatched),
+        forwarded: counted(Count::Forwarded),
+        delivered: sent(0) + sent(1) + sent(2),
+        acked: snapshot.packets_received.of(PacketType::PubAck) + snapshot.packets_received.of(PacketType::PubComp),
+        delivery_no_local: counted(Count::NotLocal),
+        delivery_too_large: dropped(DropReason::PacketTooLarge),
+        delivery_qos0: dropped(DropReason::SlowConsumer) + dropped(DropReason::Disconnected),
+        delivery_queue_full: dropped(DropReason::SessionQueueFull),
+        delivery_expired: dropped(DropReason::Expired),
+        connack_errors: refused(RefuseReason::Protocol)
+            + refused(RefuseReason::Authentication)
+            + refused(RefuseReason::NotAuthorized)
+            + refused(RefuseReason::NotServing),
+        connack_auth_errors: refused(RefuseReason::Authentication) + refused(RefuseReason::NotAuthorized),
+        publish_errors: PublishRefusal::ALL.map(publish_refused).iter().sum(),
+        publish_auth_errors: publish_refused(PublishRefusal::NotAuthorized),
+        subscribe_errors: counted(Count::SubscribeRefused),
+        clients_connected: counted(Count::ClientConnected),
+        clients_disconnected: counted(Count::ClientDisconnected),
+        client_subscribes: sum(&|worker| &worker.subscribed),
+        client_unsubscribes: sum(&|worker| &worker.unsubscribed),
+        sessions_created: counted(Count::SessionCreated),
+        sessions_resumed: counted(Count::SessionResumed),
+        sessions_taken_over: counted(Count::SessionTakenOver),
+        sessions_discarded: counted(Count::SessionDiscarded),
+        sessions_terminated: counted(Count::SessionEnded),
+        ..SysCounters::default()
+    };
+    snapshot.mosquitto = MosquittoCounters {
+        sockets_opened: sum(&|worker| &worker.opened),
+        clients_expired: counted(Count::SessionExpired),
+        publish_bytes_received: (0..3).map(|qos| sum(&|worker| &worker.message_bytes_in[qos])).sum(),
+        publish_bytes_sent: (0..3).map(|qos| sum(&|worker| &worker.message_bytes_out[qos])).sum(),
+    };
+    snapshot.gauges.clients_connected = sum(&|worker| &worker.clients);
+    snapshot.gauges.subscriptions = sum(&|worker| &worker.subscriptions);
+    snapshot.gauges.subscribers = counted(Count::Subscribers);
+    snapshot.gauges.stored_messages = counted(Count::Stored);
+    snapshot
 }
 
 /// The sums over all workers.
@@ -298,6 +541,15 @@ pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
     for (at, reason) in DropReason::ALL.iter().enumerate() {
         out.counter(&c::MESSAGES_DROPPED, &[reason.name()], each(at, |worker| &worker.dropped));
     }
+    for (at, reason) in PublishRefusal::ALL.iter().enumerate() {
+        out.counter(&c::MESSAGES_REFUSED, &[reason.name()], each(at, |worker| &worker.publish_refused));
+    }
+    let counted = |what: Count| each(what as usize, |worker| &worker.counts);
+    out.counter(&c::MESSAGES_UNMATCHED, &[], counted(Count::Unmatched));
+    out.counter(&c::SHARED_DISPATCHES, &[], counted(Count::SharedDispatched));
+    out.counter(&c::SHARED_REDISPATCHES, &[], counted(Count::SharedRedispatched));
+    out.counter(&c::WILLS_PUBLISHED, &[], counted(Count::WillPublished));
+    out.gauge(&c::WILLS_WAITING, &[], counted(Count::WillsWaiting));
     for (at, reason) in RefuseReason::ALL.iter().enumerate() {
         out.counter(&c::CONNECTIONS_REFUSED, &[reason.name()], each(at, |worker| &worker.refused));
     }

@@ -2,62 +2,166 @@
 
 use std::sync::Arc;
 
+use raftmq_features::events::{ConnectedWith, DisconnectReason};
+use raftmq_features::wills::ConnectionEnd;
 use raftmq_mqtt::ReasonCode;
-use raftmq_session::{Action, AuthStep, CloseReason, Connection, OpenRequest, OpenResult, SessionState};
+use raftmq_session::{
+    Action, AuthKind, AuthRequest, AuthStep, CloseReason, Connection, OpenRequest, OpenResult, Secret, SessionState,
+};
 
+use super::announce::disconnect_reason;
+use super::sharing::is_shared;
 use super::wheel::Key;
-use super::{Client, ClientState, Worker};
+use super::wills::connection_end;
+use super::{Client, ClientState, Conn, Worker};
+use crate::authn::Step;
 
 impl Worker {
-    /// No authentication method is known here `[MQTT-4.12.0-1]`.
-    pub(super) fn authenticate(&mut self, key: Key, actions: &mut Vec<Action>) {
-        let now = self.node.clock.now();
-        if let Some(conn) = self.conns.get_mut(key) {
-            let out = conn.outlet.buffer(&mut self.spares);
-            let refused = AuthStep::Refused(ReasonCode::BadAuthenticationMethod);
-            conn.session.on_authenticated(now, refused, out, actions);
+    /// A step of enhanced authentication. A method that is not known is refused `[MQTT-4.12.0-1]`.
+    pub(super) fn authenticate(&mut self, key: Key, request: &AuthRequest, unread: &[u8], actions: &mut Vec<Action>) {
+        if request.kind == AuthKind::Connect {
+            // What follows is said on one connection: it goes to its session's worker first.
+            let home = self.node.registry.holder(&request.client_id);
+            if let Some(home) = home.filter(|home| *home != u16::from(self.id)) {
+                return self.move_to(home, key, unread);
+            }
         }
+        let now = self.node.clock.now();
+        let node = Arc::clone(&self.node);
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        if request.kind != AuthKind::Continue {
+            let method = node.features.methods.find(&request.method);
+            conn.exchange = method.map(|method| method.begin(&request.client_id, rand::random()));
+        }
+        let step = match &mut conn.exchange {
+            None => AuthStep::Refused(ReasonCode::BadAuthenticationMethod),
+            Some(exchange) => match exchange.step(request.data.expose()) {
+                Step::Continue(data) => AuthStep::Continue(Secret::new(&data)),
+                Step::Success(data) => AuthStep::Success(Secret::new(&data)),
+                Step::Refused(reason) => AuthStep::Refused(reason),
+            },
+        };
+        if !matches!(step, AuthStep::Continue(_)) {
+            conn.exchange = None;
+        }
+        let out = conn.outlet.buffer(&mut self.spares);
+        conn.session.on_authenticated(now, step, out, actions);
+        self.watch(key);
+    }
+
+    /// The session is another worker's: the connection goes there, and the CONNECT is read again.
+    fn move_to(&mut self, worker: u16, key: Key, unread: &[u8]) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.moving = Some((worker, unread.to_vec()));
+        }
+        self.wake(key);
     }
 
     /// Decides about a CONNECT.
-    pub(super) fn open(&mut self, key: Key, request: &OpenRequest, unread: &[u8], actions: &mut Vec<Action>) {
+    pub(super) fn open(&mut self, key: Key, mut request: Box<OpenRequest>, unread: &[u8], actions: &mut Vec<Action>) {
         if !self.node.is_serving() {
             return self.answer(key, OpenResult::Refused(ReasonCode::ServerUnavailable), actions);
         }
-        let home = self.node.registry.claim(&request.client_id, u16::from(self.id));
-        if home != u16::from(self.id) {
-            // The session is another worker's: the connection goes there, and the CONNECT is read again.
-            if let Some(conn) = self.conns.get_mut(key) {
-                conn.moving = Some((home, unread.to_vec()));
-            }
-            return self.wake(key);
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.username = request.username.take();
         }
+        let own = u16::from(self.id);
+        let known_here = self.by_id.contains_key(&request.client_id);
+        if !known_here {
+            let home = self.node.registry.claim(&request.client_id, own);
+            if home != own {
+                if request.auth_method.is_some() {
+                    // Somebody else was faster while this one authenticated itself, which is not to be done twice.
+                    return self.answer(key, OpenResult::Refused(ReasonCode::ServerBusy), actions);
+                }
+                return self.move_to(home, key, unread);
+            }
+        }
+        let mut will = request.will.take().map(Box::new);
+        if let Some(will) = &mut will
+            && let Err(reason) = self.check_will(key, will)
+        {
+            if !known_here {
+                self.node.registry.release(&request.client_id, own);
+            }
+            return self.answer(key, OpenResult::Refused(reason), actions);
+        }
+        let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);
         let known = self.by_id.get(&request.client_id).copied();
-        let old = known.and_then(|client| self.detach(client));
+        let old = known.and_then(|client| self.detach(client, request.clean_start));
         let client = known.unwrap_or_else(|| {
             let id = Arc::clone(&request.client_id);
-            let client =
-                self.clients.insert(Client { id: Arc::clone(&id), state: ClientState::Online(key), watched: None });
+            let client = self.clients.insert(Client::new(Arc::clone(&id), key, listener));
             self.by_id.insert(id, client);
             client
         });
         let session = match old {
             Some(old) if request.clean_start => {
-                self.drop_subscriptions(client, &old);
+                self.end_session(client, old);
+                self.counters.session_discarded();
                 None
             }
             old => old,
         };
+        let mut shared: Vec<Arc<str>> = Vec::new();
+        if let Some(session) = &session {
+            self.cancel_will(&request.client_id);
+            self.counters.session_resumed();
+            let subscriptions = session.subscriptions().iter();
+            shared
+                .extend(subscriptions.filter(|entry| is_shared(&entry.filter)).map(|entry| Arc::clone(&entry.filter)));
+        } else {
+            self.will_of_session(&request.client_id);
+            self.counters.session_created();
+        }
         if let Some(entry) = self.clients.get_mut(client) {
             entry.state = ClientState::Online(key);
+            entry.will = will;
+            entry.listener = listener;
         }
+        let unix_ms = self.node.clock.now().unix_ms;
         if let Some(conn) = self.conns.get_mut(key) {
             conn.client = Some(client);
+            conn.connected_at_ms = unix_ms;
         }
+        self.set_members_online(client, &shared, true);
         self.counters.client_connected();
         tracing::debug!(client = %request.client_id, version = ?request.version, resumed = session.is_some(), "connected");
         self.answer(key, OpenResult::Accepted { session }, actions);
         self.watch(key);
+        let with = ConnectedWith {
+            keep_alive: request.keep_alive_s,
+            clean_start: request.clean_start,
+            session_expiry: request.session_expiry_s,
+        };
+        self.announce_connected(key, with);
+        self.subscribe_unasked(key, &request, actions);
+    }
+
+    /// The subscriptions that clients get without asking.
+    fn subscribe_unasked(&mut self, key: Key, request: &OpenRequest, actions: &mut Vec<Action>) {
+        let node = Arc::clone(&self.node);
+        if node.features.auto_subscribe.is_empty() {
+            return;
+        }
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.session.is_open()) else {
+            return;
+        };
+        let client = &request.client_id;
+        let left_out = |left| tracing::debug!(%client, reason = %left, "an auto-subscription is left out");
+        let filters = node.features.auto_subscribe.filters(&conn.vars(), request.version, left_out);
+        let mut items = Vec::with_capacity(filters.len());
+        for (filter, options) in filters {
+            match conn.session.subscribe_unasked(&filter, options) {
+                Ok(item) => items.push(item),
+                Err(reason) => tracing::debug!(%client, filter, %reason, "an auto-subscription is left out"),
+            }
+        }
+        if !items.is_empty() {
+            self.subscribe(key, None, items, actions);
+        }
     }
 
     fn answer(&mut self, key: Key, result: OpenResult, actions: &mut Vec<Action>) {
@@ -68,44 +172,73 @@ impl Worker {
         }
     }
 
-    /// Takes the session of a client out of where it is; an older connection is closed first. `None` if the session
-    /// ends now.
-    fn detach(&mut self, client: Key) -> Option<Box<SessionState>> {
+    /// Takes the session of a client out of where it is, for a new connection; an older connection is closed first
+    /// `[MQTT-3.1.4-3]`, `[MQTT311-3.1.4-2]`. `None` if the session ends now.
+    fn detach(&mut self, client: Key, clean_start: bool) -> Option<Box<SessionState>> {
         let now = self.node.clock.now();
         let entry = self.clients.get_mut(client)?;
-        match &mut entry.state {
-            ClientState::Offline { state, .. } => Some(std::mem::take(state)),
-            ClientState::Online(older) => {
-                let older = *older;
-                self.close(older, CloseReason::Server(ReasonCode::SessionTakenOver));
-                let conn = self.conns.get_mut(older)?;
-                conn.client = None;
-                self.counters.client_disconnected();
-                // What stays behind only writes the last packet.
-                let mut rest = Connection::new(Arc::clone(&self.node.limits), now, [0; 16]);
-                rest.close(CloseReason::Lost, &mut Vec::new());
-                let (_, state) = std::mem::replace(&mut conn.session, rest).into_state()?;
-                if state.expiry_s() == 0 {
-                    // It would have ended with its connection.
-                    self.drop_subscriptions(client, &state);
-                    return None;
-                }
-                Some(state)
-            }
+        let older = match &mut entry.state {
+            ClientState::Offline { state, .. } => return Some(std::mem::take(state)),
+            ClientState::Online(older) => *older,
+        };
+        self.close(older, CloseReason::Server(ReasonCode::SessionTakenOver));
+        let reason = if clean_start { DisconnectReason::Discarded } else { DisconnectReason::TakenOver };
+        self.announce_disconnected(older, reason);
+        let conn = self.conns.get_mut(older)?;
+        conn.client = None;
+        self.counters.client_disconnected();
+        // What stays behind only writes the last packet.
+        let mut rest = Connection::new(Arc::clone(&self.node.limits), now, [0; 16]);
+        rest.close(CloseReason::Lost, &mut Vec::new());
+        let (_, state) = std::mem::replace(&mut conn.session, rest).into_state()?;
+        self.will_of_ended(client, ConnectionEnd::TakenOver { resumes: !clean_start }, state.expiry_s());
+        if state.expiry_s() == 0 {
+            // It would have ended with its connection.
+            self.end_session(client, state);
+            return None;
+        }
+        if !clean_start {
+            self.counters.session_taken_over();
+        }
+        Some(state)
+    }
+
+    /// A connection has ended.
+    pub(super) fn disconnected(&mut self, client: Key, conn: Conn) {
+        self.counters.client_disconnected();
+        let reason = conn.reason.unwrap_or(CloseReason::Lost);
+        if let Some((_, state)) = conn.session.into_state() {
+            self.will_of_ended(client, connection_end(reason), state.expiry_s());
+            self.park(client, state);
+        }
+    }
+
+    /// Says that the client of a connection is about to be gone.
+    pub(super) fn announce_end(&mut self, key: Key) {
+        let reason = self.conns.get_mut(key).filter(|conn| conn.client.is_some()).map(|conn| conn.reason);
+        if let Some(reason) = reason {
+            self.announce_disconnected(key, disconnect_reason(reason.unwrap_or(CloseReason::Lost)));
         }
     }
 
     /// The connection of a client has ended: keeps the session for as long as it asked for.
-    pub(super) fn park(&mut self, client: Key, state: Box<SessionState>) {
+    fn park(&mut self, client: Key, state: Box<SessionState>) {
         let expiry_s = state.expiry_s();
         if expiry_s == 0 {
-            return self.forget(client, &state);
+            return self.forget(client, state);
         }
+        let shared: Vec<Arc<str>> = state
+            .subscriptions()
+            .iter()
+            .filter(|entry| is_shared(&entry.filter))
+            .map(|entry| Arc::clone(&entry.filter))
+            .collect();
         let expires_ms =
             (expiry_s != u32::MAX).then(|| self.node.clock.ms().saturating_add(u64::from(expiry_s) * 1000));
         if let Some(entry) = self.clients.get_mut(client) {
             entry.state = ClientState::Offline { state, expires_ms };
         }
+        self.set_members_online(client, &shared, false);
         self.watch_expiry(client);
     }
 
@@ -138,35 +271,34 @@ impl Worker {
             return self.watch_expiry(client);
         }
         let state = std::mem::take(state);
-        self.forget(client, &state);
+        self.counters.session_expired();
+        self.forget(client, state);
     }
 
-    /// The session ends.
-    fn forget(&mut self, client: Key, state: &SessionState) {
-        self.drop_subscriptions(client, state);
+    /// The session ends, and nothing of the client is left.
+    fn forget(&mut self, client: Key, state: Box<SessionState>) {
+        self.end_session(client, state);
         if let Some(entry) = self.clients.remove(client) {
             self.by_id.remove(&entry.id);
             self.node.registry.release(&entry.id, u16::from(self.id));
+            self.will_of_session(&entry.id);
         }
     }
 
-    fn drop_subscriptions(&mut self, client: Key, state: &SessionState) {
-        let filters: Vec<Arc<str>> =
-            state.subscriptions().iter().map(|subscription| Arc::clone(&subscription.filter)).collect();
+    /// A session ends: its subscriptions go, and what it had for a group goes to another member.
+    fn end_session(&mut self, client: Key, mut state: Box<SessionState>) {
+        let mut shared = false;
+        let filters: Vec<Arc<str>> = state
+            .subscriptions()
+            .iter()
+            .inspect(|subscription| shared |= is_shared(&subscription.filter))
+            .map(|subscription| Arc::clone(&subscription.filter))
+            .collect();
         self.remove_from_index(client, &filters);
-    }
-
-    /// Takes subscriptions of a client out of the index and out of the node's routes.
-    pub(super) fn remove_from_index(&mut self, client: Key, filters: &[Arc<str>]) {
-        let mut removed: Vec<Arc<str>> = Vec::with_capacity(filters.len());
-        for filter in filters {
-            if self.index.remove(filter, client.slot).is_some() {
-                removed.push(Arc::clone(filter));
-            }
-        }
-        if !removed.is_empty() {
-            self.counters.unsubscribed(removed.len() as u64);
-            self.node.router.unsubscribe(self.id, &removed);
+        self.counters.session_ended();
+        if shared {
+            let left = state.take_shared();
+            self.redispatch_all(client, left);
         }
     }
 

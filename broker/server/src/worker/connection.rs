@@ -45,6 +45,10 @@ impl Worker {
             closing: None,
             watched: None,
             moving: None,
+            reason: None,
+            username: None,
+            connected_at_ms: 0,
+            exchange: None,
         });
         self.watch(key);
         key
@@ -122,6 +126,7 @@ impl Worker {
     /// The connection's task ends: everything of it goes, but a session that is to be kept. A connection that moves
     /// stays counted.
     pub(super) fn ended(&mut self, key: Key) -> Option<Move> {
+        self.announce_end(key);
         let conn = self.conns.remove(key)?;
         if let Some((worker, bytes)) = conn.moving {
             return Some(Move { worker, bytes, listener: conn.listener });
@@ -129,10 +134,7 @@ impl Worker {
         hang_up(&conn.socket, &mut self.read_buffer);
         self.gone(conn.listener);
         if let Some(client) = conn.client {
-            self.counters.client_disconnected();
-            if let Some((_, state)) = conn.session.into_state() {
-                self.park(client, state);
-            }
+            self.disconnected(client, conn);
         }
         None
     }
@@ -196,6 +198,7 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
+        conn.reason.get_or_insert(reason);
         let out = conn.outlet.buffer(&mut self.spares);
         conn.session.close(reason, out);
         self.finish(key);
@@ -218,6 +221,7 @@ impl Worker {
     /// The socket is of no use any more.
     pub(super) fn lost(&mut self, key: Key) {
         if let Some(conn) = self.conns.get_mut(key) {
+            conn.reason.get_or_insert(CloseReason::Lost);
             conn.session.close(CloseReason::Lost, &mut Vec::new());
             conn.outlet.clear();
         }
@@ -281,6 +285,7 @@ impl Worker {
             match decode(&bytes[at..], conn.session.version(), &node.codec) {
                 Ok(Decoded::Incomplete { .. }) => break,
                 Ok(Decoded::Packet { packet, consumed }) => {
+                    self.counters.packet_in(packet.packet_type());
                     if let Packet::Publish(publish) = &packet {
                         self.counters.message_in(count_as(publish.qos), consumed);
                     }
@@ -298,6 +303,8 @@ impl Worker {
         }
         self.actions = actions;
         self.mark_dirty(key);
+        self.note_load(key);
+        self.resume_replays();
         at
     }
 
@@ -309,11 +316,11 @@ impl Worker {
             let action = std::mem::replace(&mut actions[at], Action::Flushed(Flushed::default()));
             at += 1;
             match action {
-                Action::Publish { message, token } => self.publish(key, &message, token, actions),
+                Action::Publish { message, token } => self.publish(key, message, token, actions),
                 Action::Flushed(flushed) => self.count_flushed(flushed),
-                Action::Authenticate(_) => self.authenticate(key, actions),
-                Action::Open(request) => self.open(key, &request, unread, actions),
-                Action::Subscribe { packet_id, items } => self.subscribe(key, packet_id, &items, actions),
+                Action::Authenticate(request) => self.authenticate(key, &request, unread, actions),
+                Action::Open(request) => self.open(key, request, unread, actions),
+                Action::Subscribe { packet_id, items } => self.subscribe(key, Some(packet_id), items, actions),
                 Action::Unsubscribe { packet_id, filters } => self.unsubscribe(key, packet_id, &filters, actions),
                 Action::Close { reason } => self.closed_by_session(key, reason),
             }
@@ -322,6 +329,9 @@ impl Worker {
     }
 
     fn closed_by_session(&mut self, key: Key, reason: CloseReason) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.reason.get_or_insert(reason);
+        }
         match reason {
             CloseReason::ConnectTimeout => self.counters.refused(RefuseReason::Timeout),
             CloseReason::Refused(ReasonCode::ServerUnavailable) => self.counters.refused(RefuseReason::NotServing),
@@ -393,6 +403,8 @@ impl Worker {
         conn.session.on_writable(now, out, &mut actions);
         self.act(key, &[], &mut actions);
         self.actions = actions;
+        self.note_load(key);
+        self.resume_replays();
         // Also without anything new: then the buffer goes back.
         self.mark_dirty(key);
     }

@@ -6,10 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use raftmq_mqtt::Message;
 use tokio::sync::Notify;
 
+use super::sharing::Shared;
+
 /// Something for a worker from outside its thread.
 pub(crate) enum Item {
     /// A message that some subscriber of this worker may want.
     Publish(Message),
+    /// A message of a group, for a member that this worker has or has to choose.
+    Shared(Box<Shared>),
     /// A connection whose session lives on this worker.
     Adopt(Adopted),
     /// Makes the worker panic: for the test of what becomes of the node.
@@ -153,6 +157,7 @@ impl Inbox {
 fn size_of_item(item: &Item) -> usize {
     match item {
         Item::Publish(message) => message.wire_len() + 64,
+        Item::Shared(shared) => shared.message.wire_len() + 256,
         Item::Adopt(adopted) => adopted.bytes.len() + 64,
         #[cfg(test)]
         Item::Panic => 64,

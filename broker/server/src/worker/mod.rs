@@ -6,6 +6,7 @@
 //! [`outlet`] and names the client in `dirty`; the writing task runs when the others have had their turn, so that a client
 //! that got several messages in one turn is written to once.
 
+mod announce;
 /// The client of the tests with whole nodes.
 #[cfg(test)]
 #[path = "../../tests/node/client.rs"]
@@ -16,26 +17,41 @@ mod connection;
 mod inbox;
 mod listener;
 mod messages;
+mod mount;
 mod outlet;
+mod publish;
 mod registry;
+mod replay;
 mod run;
 mod shared;
+mod sharing;
 mod slab;
+mod subscribe;
+mod system;
 mod task;
 #[cfg(test)]
 mod tests;
 mod wheel;
+mod wills;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::task::Waker;
 
+use raftmq_features::ClientVars;
+use raftmq_features::wills::PendingWills;
+use raftmq_mqtt::Message;
 use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
-use raftmq_session::{Action, Connection, Origins, SessionState, SubscriptionInfo};
+use raftmq_session::{
+    Action, CloseReason, Connection, Origins, OwnedWill, SessionLimits, SessionState, SubscriptionInfo,
+};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use crate::authn::Exchange;
 use crate::metrics::WorkerCounters;
 use inbox::Outgoing;
 pub(crate) use inbox::{Inbox, Item};
@@ -43,6 +59,7 @@ pub(crate) use listener::{ListenError, open as open_listener};
 pub(crate) use registry::ClientRegistry;
 pub(crate) use run::{ListenerState, WorkerHandle, start};
 pub(crate) use shared::{Clock, NodeShared, Router};
+pub(crate) use sharing::{Attempt, Shared};
 
 use outlet::{Outlet, Spares};
 use slab::Slab;
@@ -82,6 +99,35 @@ struct Conn {
     watched: Option<u64>,
     /// To be moved to the worker that has its client's session, with these bytes.
     moving: Option<(u16, Vec<u8>)>,
+    /// Why it ends, once it does.
+    reason: Option<CloseReason>,
+    /// The user name of its CONNECT.
+    username: Option<Box<str>>,
+    /// When its CONNECT was accepted, in milliseconds since the Unix epoch.
+    connected_at_ms: u64,
+    /// While the client authenticates itself.
+    exchange: Option<Box<dyn Exchange>>,
+}
+
+impl Conn {
+    /// What placeholders of rules stand for.
+    fn vars(&self) -> ClientVars<'_> {
+        ClientVars {
+            client_id: self.session.client_id(),
+            username: self.username.as_deref(),
+            peer: self.peer_address(),
+        }
+    }
+
+    /// The client's end.
+    fn peer_address(&self) -> SocketAddr {
+        self.socket.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
+    }
+
+    /// The port that the client has connected to.
+    fn local_port(&self) -> u16 {
+        self.socket.local_addr().map_or(0, |address| address.port())
+    }
 }
 
 /// One client identifier that has a session on this worker.
@@ -90,6 +136,35 @@ struct Client {
     state: ClientState,
     /// The deadline of its entry in the wheel of expiries; it stays there while the client is connected.
     watched: Option<u64>,
+    /// The listener of its last connection, whose limits are the session's.
+    listener: u16,
+    /// How many of its subscriptions are in the index and in groups.
+    subscriptions: u32,
+    /// Of the connection that it has.
+    will: Option<Box<OwnedWill>>,
+    /// Filters of its session that rules have made others of.
+    renamed: Option<Renamed>,
+    /// Once it is a member of a group: what it has to do, for whoever chooses.
+    load: Option<Arc<AtomicU32>>,
+}
+
+/// Filter of a session → what messages are matched against.
+type Renamed = Box<HashMap<Arc<str>, Arc<str>, ahash::RandomState>>;
+
+impl Client {
+    /// One that connects.
+    const fn new(id: Arc<str>, conn: Key, listener: u16) -> Self {
+        Self {
+            id,
+            state: ClientState::Online(conn),
+            watched: None,
+            listener,
+            subscriptions: 0,
+            will: None,
+            renamed: None,
+            load: None,
+        }
+    }
 }
 
 enum ClientState {
@@ -138,9 +213,26 @@ pub(crate) struct Worker {
     /// Connections by listener, for their limits.
     listeners: Rc<Vec<run::ListenerState>>,
     /// What a task of the worker spawns: subscriptions that wait for their barrier.
-    barriers: VecDeque<messages::Barrier>,
+    barriers: VecDeque<subscribe::Barrier>,
     /// Wakes the task that spawns them.
     barrier_ready: Rc<Notify>,
+    /// Subscriptions that are not through the retained messages.
+    replays: VecDeque<replay::Replay>,
+    /// Wakes the task that gives them their turns.
+    replay_ready: Rc<Notify>,
+    /// Wills that wait for their delay.
+    wills: PendingWills<wills::WaitingWill>,
+    /// Messages taken out of a store on their way to clients; kept for its memory.
+    due_messages: Vec<Message>,
+    /// The `$SYS` tree: the first worker's.
+    system: Option<Box<system::System>>,
+    /// When the messages in sessions are counted again.
+    next_stored_ms: u64,
+}
+
+/// What the clients of a listener may use.
+fn limits_of<'a>(node: &'a NodeShared, _listeners: &'a [run::ListenerState], _listener: u16) -> &'a Arc<SessionLimits> {
+    &node.limits
 }
 
 impl Worker {

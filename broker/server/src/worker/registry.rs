@@ -26,6 +26,11 @@ impl ClientRegistry {
         *self.shard(client).entry(client.clone()).or_insert(worker)
     }
 
+    /// The worker that holds the client's session, if any does.
+    pub(crate) fn holder(&self, client: &str) -> Option<u16> {
+        self.shard(client).get(client).copied()
+    }
+
     /// The session has ended. Does nothing when another worker holds it.
     pub(crate) fn release(&self, client: &Arc<str>, worker: u16) {
         let mut shard = self.shard(client);
@@ -61,7 +66,9 @@ mod tests {
     fn the_first_claim_holds_until_its_own_release() {
         let registry = ClientRegistry::new();
         let client: Arc<str> = Arc::from("c");
+        assert_eq!(registry.holder("c"), None);
         assert_eq!(registry.claim(&client, 3), 3);
+        assert_eq!(registry.holder("c"), Some(3));
         assert_eq!(registry.claim(&client, 1), 3);
         registry.release(&client, 1);
         assert_eq!(registry.claim(&client, 1), 3, "only the holder releases");

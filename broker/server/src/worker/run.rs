@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use raftmq_cluster::Phase;
+use raftmq_features::wills::{PendingWills, WillSettings};
 use raftmq_mqtt::ReasonCode;
 use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
 use raftmq_session::Origins;
@@ -21,6 +22,7 @@ use tokio::task::{LocalSet, spawn_local};
 use super::inbox::{Adopted, Item, Outgoing};
 use super::outlet::Spares;
 use super::slab::Slab;
+use super::system::System;
 use super::task::ConnectionTask;
 use super::wheel::Wheel;
 use super::{CACHED_TOPICS, NodeShared, READ_BUFFER, Worker};
@@ -152,8 +154,18 @@ async fn run(
         listeners: Rc::new(states),
         barriers: VecDeque::new(),
         barrier_ready: Rc::new(Notify::new()),
+        replays: VecDeque::new(),
+        replay_ready: Rc::new(Notify::new()),
+        wills: PendingWills::new(wills_of_a_worker(&node.features.wills, workers)),
+        due_messages: Vec::new(),
+        system: None,
+        next_stored_ms: 0,
         node,
     }));
+    if id == 0 {
+        let system = System::new(&worker.borrow());
+        worker.borrow_mut().system = Some(Box::new(system));
+    }
     let mut accepting = Vec::new();
     for (number, socket) in (0u16..).zip(sockets) {
         accepting.push(spawn_local(accept(Rc::clone(&worker), number, socket)));
@@ -161,6 +173,7 @@ async fn run(
     spawn_local(flush(Rc::clone(&worker)));
     spawn_local(receive(Rc::clone(&worker), phase.clone()));
     spawn_local(barriers(Rc::clone(&worker)));
+    spawn_local(replay(Rc::clone(&worker)));
     spawn_local(time(Rc::clone(&worker)));
     loop {
         tokio::select! {
@@ -186,6 +199,18 @@ async fn run(
         }
     };
     let _ = tokio::time::timeout(DRAIN, drained).await;
+    let mut worker = worker.borrow_mut();
+    if worker.node.lease.is_serving() {
+        // The node's sessions end with it [MQTT-3.1.2-8], and what was for others of a group goes to them.
+        worker.publish_due_wills(u64::MAX);
+        worker.flush_outgoing();
+    }
+}
+
+/// Each worker keeps the wills of its own clients.
+fn wills_of_a_worker(all: &WillSettings, workers: usize) -> WillSettings {
+    let share = |most: usize| most.div_ceil(workers.max(1));
+    WillSettings { max_wills: share(all.max_wills), max_bytes: share(all.max_bytes) }
 }
 
 /// Numbers for messages that neither another worker nor an earlier run gives: the time of the start, and the worker.
@@ -276,6 +301,7 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
         while let Some(item) = items.pop_front() {
             match item {
                 Item::Publish(message) => worker.borrow_mut().deliver(&message),
+                Item::Shared(shared) => worker.borrow_mut().receive_shared(*shared),
                 Item::Adopt(Adopted { socket, bytes, listener }) => match TcpStream::from_std(socket) {
                     Ok(socket) => take_in(&worker, socket, listener, bytes),
                     Err(error) => {
@@ -317,8 +343,19 @@ async fn barriers(worker: Shared) {
             let worker = Rc::clone(&worker);
             spawn_local(async move {
                 let result = barrier.reached.await;
-                worker.borrow_mut().barrier_done(barrier.key, barrier.packet_id, barrier.filters, result);
+                worker.borrow_mut().barrier_done(barrier.key, barrier.request, result);
             });
+        }
+    }
+}
+
+/// Gives subscriptions that are not through the retained messages their turns, between those of all others.
+async fn replay(worker: Shared) {
+    let ready = Rc::clone(&worker.borrow().replay_ready);
+    loop {
+        ready.notified().await;
+        while worker.borrow_mut().replay_turn() {
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -344,5 +381,6 @@ async fn time(worker: Shared) {
             worker.on_expiry(client);
         }
         worker.due = due;
+        worker.on_tick(now);
     }
 }

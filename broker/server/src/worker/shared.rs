@@ -8,11 +8,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use raftmq_cluster::{BarrierError, Cluster, LeaseState};
+use raftmq_meta::MemberStatus;
 use raftmq_routing::{LocalRoutes, LocalRoutesOptions, SharedRoutes};
 use raftmq_session::{Now, SessionLimits};
 
 use super::inbox::Inbox;
 use super::registry::ClientRegistry;
+use crate::features::Features;
+use crate::metrics::Metrics;
 
 /// The parts of the node that every worker sees.
 pub(crate) struct NodeShared {
@@ -40,6 +43,12 @@ pub(crate) struct NodeShared {
     pub(crate) forwards_lost: Arc<AtomicU64>,
     /// The node's clocks.
     pub(crate) clock: Clock,
+    /// The node's name.
+    pub(crate) name: String,
+    /// What it does besides publish and subscribe.
+    pub(crate) features: Features,
+    /// The numbers of all workers.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Milliseconds by two clocks: one that only grows, and the wall's.
@@ -113,6 +122,16 @@ impl Router {
             }
             Self::Cluster(cluster) => cluster.unsubscribe(worker, filters),
         }
+    }
+
+    /// The names of the nodes that serve; `None` for a standalone one.
+    pub(crate) fn serving_nodes(&self) -> Option<Vec<String>> {
+        let Self::Cluster(cluster) = self else {
+            return None;
+        };
+        let status = cluster.status();
+        let serving = status.meta.members.values().filter(|member| member.status == MemberStatus::Active && member.up);
+        Some(serving.map(|member| member.name.clone()).collect())
     }
 
     /// One frame for each node; returns how many took it.

@@ -133,7 +133,8 @@ impl Worker {
     pub(super) fn redispatch_all(&mut self, client: Key, left: Vec<(Arc<str>, Message)>) {
         for (filter, message) in left {
             if let Some(group) = group_key(&filter) {
-                let attempt = Attempt { excluded: SmallVec::from_buf([member_id(self.id, client)]), ..Attempt::default() };
+                let attempt =
+                    Attempt { excluded: SmallVec::from_buf([member_id(self.id, client)]), ..Attempt::default() };
                 self.redispatch(&message, &group, attempt);
             }
         }

@@ -63,6 +63,7 @@ impl Worker {
             }
         }
         self.counters.subscribed((filters.len() - again.len()) as u64);
+        self.counters.subscribe_refused(refused.len() as u64);
         let request = Request { packet_id, items, refused };
         if filters.is_empty() {
             return self.subscribed(key, request, actions);
@@ -98,8 +99,7 @@ impl Worker {
         let new = match FilterKind::of(&filter) {
             FilterKind::Shared { .. } => {
                 let load = Arc::clone(entry.load.get_or_insert_default());
-                let joined =
-                    features.groups.join(&filter, member_id(self.id, client), online, Member { info, load });
+                let joined = features.groups.join(&filter, member_id(self.id, client), online, Member { info, load });
                 joined.is_some_and(|joined| joined.replaced.is_none())
             }
             FilterKind::Plain(plain) => match exclusive::parse(&filter, &features.exclusive_settings) {
@@ -111,6 +111,12 @@ impl Worker {
                 }
             },
         };
+        if new {
+            entry.subscriptions += 1;
+            if entry.subscriptions == 1 {
+                self.counters.subscriber_added();
+            }
+        }
         Ok((filter, new))
     }
 
@@ -167,9 +173,10 @@ impl Worker {
             },
         };
         has_filter(session, filter)
-            || entry.renamed.as_ref().is_some_and(|names| {
-                names.iter().any(|(own, new)| **new == *filter && has_filter(session, own))
-            })
+            || entry
+                .renamed
+                .as_ref()
+                .is_some_and(|names| names.iter().any(|(own, new)| **new == *filter && has_filter(session, own)))
     }
 
     /// The answer to a SUBSCRIBE, then the retained messages.
@@ -288,6 +295,11 @@ impl Worker {
             }
         }
         if !removed.is_empty() {
+            let before = entry.subscriptions;
+            entry.subscriptions = before.saturating_sub(u32::try_from(removed.len()).unwrap_or(u32::MAX));
+            if before > 0 && entry.subscriptions == 0 {
+                self.counters.subscriber_removed();
+            }
             self.counters.unsubscribed(removed.len() as u64);
             self.node.router.unsubscribe(self.id, &removed);
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use raftmq_cluster::{LeaseState, Phase};
+use raftmq_config::Config;
 use raftmq_mqtt::{QoS, ReasonCode};
 use raftmq_routing::SharedRoutes;
 use raftmq_session::SessionLimits;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use super::client::{Client, Got, PINGREQ, connect, publish};
 use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, NodeShared, Router, WorkerHandle, start};
+use crate::features::Features;
 use crate::metrics::Metrics;
 
 /// Long enough to see that nothing comes.
@@ -34,6 +36,7 @@ struct Lab {
 impl Lab {
     fn new(lease: LeaseState) -> Self {
         let routes = SharedRoutes::new();
+        let metrics = Metrics::new();
         let shared = Arc::new(NodeShared {
             registry: ClientRegistry::new(),
             inboxes: Arc::new(vec![Inbox::new()]),
@@ -47,13 +50,15 @@ impl Lab {
             closing: AtomicBool::new(false),
             forwards_lost: Arc::default(),
             clock: Clock::new(),
+            name: "test".into(),
+            features: Features::new(&Config::default()).unwrap(),
+            metrics: Arc::clone(&metrics),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
         let state =
             ListenerState { name: "test".into(), max_connections: None, connections: Arc::new(AtomicU32::new(0)) };
-        let metrics = Metrics::new();
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (closing, closing_seen) = watch::channel(false);
         let counters = metrics.worker();

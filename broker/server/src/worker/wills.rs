@@ -89,6 +89,6 @@ impl Worker {
 }
 
 /// How the end of a connection counts for its will.
-pub(super) const fn connection_end(reason: CloseReason) -> ConnectionEnd {
+pub(super) fn connection_end(reason: CloseReason) -> ConnectionEnd {
     if reason.publishes_will() { ConnectionEnd::Lost } else { ConnectionEnd::Normal }
 }
