@@ -14,8 +14,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 import run_scripts  # noqa: E402
 
 # What a broker that is started here is set to, and what cases may say that they need.
-SETTINGS = {"RAFTMQ__MQTT__RECEIVE_MAXIMUM": "8"}
-CAPABILITIES = {"receive-maximum-8", "client-identifier-1024"}
+SETTINGS = {"RAFTMQ__MQTT__RECEIVE_MAXIMUM": "8", "RAFTMQ__MQTT__AUTHENTICATION__TEST_METHOD": "true"}
+CAPABILITIES = {"receive-maximum-8", "client-identifier-1024", "authentication-method-test"}
 
 
 @contextlib.contextmanager

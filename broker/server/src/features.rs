@@ -44,6 +44,8 @@ pub(crate) struct Features {
     pub(crate) auto_subscribe: AutoSubscribe,
     /// Messages that wait for their time.
     pub(crate) delayed: Delayed,
+    /// Whether messages are retained at all.
+    pub(crate) retain: bool,
     retained: RwLock<RetainedStore>,
     /// Who may have an exclusive subscription.
     pub(crate) exclusive_settings: ExclusiveSettings,
@@ -99,6 +101,7 @@ impl Features {
                 max_messages: mqtt.delayed.max_messages as usize,
                 max_bytes: mqtt.delayed.max_bytes.as_usize(),
             }),
+            retain: mqtt.retained.enabled,
             retained: RwLock::new(RetainedStore::new(RetainedLimits {
                 messages: mqtt.retained.max_messages as usize,
                 bytes: mqtt.retained.max_bytes.as_usize(),

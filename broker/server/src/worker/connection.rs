@@ -370,6 +370,7 @@ impl Worker {
             return;
         }
         let was_full = conn.outlet.len() > limit;
+        conn.outlet.count_packets(|packet| self.counters.packet_out(packet));
         match conn.outlet.write(&conn.socket, &mut self.spares) {
             Ok(count) => {
                 self.counters.bytes_out(count);

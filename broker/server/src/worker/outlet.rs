@@ -2,6 +2,7 @@
 
 use std::io;
 
+use raftmq_mqtt::PacketType;
 use tokio::net::TcpStream;
 
 /// A buffer that is kept for the next use is not larger than this.
@@ -14,6 +15,8 @@ const SPARES: usize = 64;
 pub(crate) struct Outlet {
     bytes: Vec<u8>,
     written: usize,
+    /// Up to here packets were counted: whole ones, as they are appended.
+    counted: usize,
     /// The socket takes no more for now: its task waits for room.
     pub(crate) blocked: bool,
 }
@@ -42,10 +45,30 @@ impl Outlet {
         self.len() == 0
     }
 
+    /// Calls with the type of each packet that was appended since the last time.
+    pub(crate) fn count_packets(&mut self, mut each: impl FnMut(PacketType)) {
+        while let Some([first, rest @ ..]) = self.bytes.get(self.counted..) {
+            let mut length = 0;
+            let mut digits = 0;
+            for digit in rest.iter().take(4) {
+                length |= usize::from(digit & 0x7F) << (7 * digits);
+                digits += 1;
+                if digit & 0x80 == 0 {
+                    break;
+                }
+            }
+            if let Some(packet) = PacketType::from_u8(first >> 4) {
+                each(packet);
+            }
+            self.counted += 1 + digits + length;
+        }
+    }
+
     /// Drops what waits: the connection is gone.
     pub(crate) fn clear(&mut self) {
         self.bytes = Vec::new();
         self.written = 0;
+        self.counted = 0;
         self.blocked = false;
     }
 
@@ -54,6 +77,7 @@ impl Outlet {
         if self.is_empty() {
             let mut spare = std::mem::take(&mut self.bytes);
             self.written = 0;
+            self.counted = 0;
             if spares.0.len() < SPARES && spare.capacity() <= KEEP && spare.capacity() > 0 {
                 spare.clear();
                 spares.0.push(spare);
@@ -89,6 +113,7 @@ impl Outlet {
         } else if self.written >= KEEP {
             // A slow reader must not keep what it has read.
             self.bytes.drain(..self.written);
+            self.counted = self.counted.saturating_sub(self.written);
             self.written = 0;
         }
         Ok(count)
@@ -111,5 +136,22 @@ mod tests {
         outlet.buffer(&mut spares).push(1);
         outlet.release(&mut spares);
         assert_eq!(outlet.len(), 1, "what waits stays");
+    }
+
+    #[test]
+    fn packets_are_counted_once() {
+        let mut outlet = Outlet::default();
+        let mut spares = Spares::default();
+        let count = |outlet: &mut Outlet| {
+            let mut all = Vec::new();
+            outlet.count_packets(|packet| all.push(packet));
+            all
+        };
+        let large = [&[0x30, 0x80, 0x01][..], &[0; 128]].concat();
+        outlet.buffer(&mut spares).extend_from_slice(&[&[0xD0, 0][..], &large].concat());
+        assert_eq!(count(&mut outlet), [PacketType::PingResp, PacketType::Publish]);
+        outlet.buffer(&mut spares).extend_from_slice(&[0x40, 2, 0, 1]);
+        assert_eq!(count(&mut outlet), [PacketType::PubAck]);
+        assert_eq!(count(&mut outlet), []);
     }
 }

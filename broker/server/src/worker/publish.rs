@@ -146,7 +146,8 @@ impl Worker {
     /// Keeps the message if it is to be retained, and routes it. Kept first: whoever reads what is retained after it got the message
     /// finds nothing older.
     fn publish_now(&mut self, message: &Message, now: Now, tell: bool, reach: Reach) -> Result<Routed, ReasonCode> {
-        if message.retain() && self.node.features.retained_mut().set(message, now.unix_ms).is_refused() {
+        let features = &self.node.features;
+        if message.retain() && features.retain && features.retained_mut().set(message, now.unix_ms).is_refused() {
             self.counters.publish_refused(PublishRefusal::Quota);
             if tell && message.qos() > raftmq_mqtt::QoS::AtMostOnce {
                 return Err(ReasonCode::QuotaExceeded);

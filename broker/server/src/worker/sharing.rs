@@ -113,13 +113,13 @@ impl Worker {
                 return;
             }
             attempt.excluded.push(chosen.member);
+            self.counters.shared_redispatched();
         }
-        self.redispatch(&message, &group, attempt);
+        self.dispatch(&message, &group, attempt);
     }
 
-    /// Looks for another member.
-    pub(super) fn redispatch(&mut self, message: &Message, group: &Arc<str>, attempt: Attempt) {
-        self.counters.shared_redispatched();
+    /// Looks for a member, on whatever node.
+    fn dispatch(&mut self, message: &Message, group: &Arc<str>, attempt: Attempt) {
         let mut targets = Targets::default();
         self.node.routes.lookup(message.topic(), &mut targets);
         let nodes = targets.shared().iter().find(|target| target.key == *group).map(|target| &target.nodes[..]);
@@ -135,7 +135,8 @@ impl Worker {
             if let Some(group) = group_key(&filter) {
                 let attempt =
                     Attempt { excluded: SmallVec::from_buf([member_id(self.id, client)]), ..Attempt::default() };
-                self.redispatch(&message, &group, attempt);
+                self.counters.shared_redispatched();
+                self.dispatch(&message, &group, attempt);
             }
         }
     }

@@ -201,6 +201,7 @@ fn qos_2_both_ways() {
         topic: "t".into(),
         payload: b"m".into(),
         qos: QoS::ExactlyOnce,
+        retain: false,
         packet_id: std::num::NonZeroU16::new(id),
     };
     let (mut subscriber, _) = Client::connect_with(lab.address, &connect("s", true, 0, 60));

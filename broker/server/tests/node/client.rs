@@ -24,6 +24,7 @@ pub(crate) enum Got {
         topic: String,
         payload: Vec<u8>,
         qos: QoS,
+        retain: bool,
         packet_id: Option<NonZeroU16>,
     },
     PubAck {
@@ -33,6 +34,8 @@ pub(crate) enum Got {
     SubAck(Vec<ReasonCode>),
     PingResp,
     Disconnect(ReasonCode),
+    /// AUTH, with its data.
+    Auth(Vec<u8>),
     Other(String),
     /// The connection is closed.
     Closed,
@@ -156,12 +159,16 @@ impl Client {
                         topic: publish.topic.into(),
                         payload: publish.payload.into(),
                         qos: publish.qos,
+                        retain: publish.retain,
                         packet_id: publish.packet_id,
                     },
                     Packet::PubAck(ack) => Got::PubAck { packet_id: ack.packet_id.get(), reason: ack.reason },
                     Packet::SubAck(ack) => Got::SubAck(ack.reasons.to_vec()),
                     Packet::PingResp => Got::PingResp,
                     Packet::Disconnect(disconnect) => Got::Disconnect(disconnect.reason),
+                    Packet::Auth(auth) => {
+                        Got::Auth(auth.properties.authentication_data().unwrap_or_default().to_vec())
+                    }
                     other => Got::Other(format!("{other:?}")),
                 })
             }

@@ -3,9 +3,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod events;
+mod extensions;
 mod flow;
 mod lifecycle;
 mod measure;
 mod packets;
 mod process;
+mod retained;
 mod sessions;
+mod sharing;
+mod wills;
+mod words;

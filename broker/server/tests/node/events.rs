@@ -1,0 +1,98 @@
+//! What a node says of itself and of its clients under `$SYS`.
+
+use raftmq_mqtt::{QoS, ReasonCode};
+use serde_json::Value;
+
+use crate::client::{Client, Got, disconnect, publish};
+use crate::process::Node;
+use crate::words::{Hello, message, unsubscribe};
+
+#[test]
+fn clients_come_subscribe_and_go() {
+    let node = Node::start();
+    let mut watcher = Client::connect(node.mqtt, "watcher");
+    watcher.subscribe("$SYS/brokers/+/clients/#", QoS::AtLeastOnce);
+    let mut event = |kind: &str| -> Value {
+        loop {
+            let (topic, payload, _) = message(&mut watcher);
+            let value: Value = serde_json::from_slice(&payload).unwrap();
+            // Its own subscription is told, too.
+            if value["clientid"] != "watcher" {
+                assert_eq!(topic, format!("$SYS/brokers/test/clients/{}/{kind}", "c%2F1"));
+                assert_eq!(value["clientid"], "c/1");
+                return value;
+            }
+        }
+    };
+    let hello = Hello { id: "c/1", clean_start: true, username: Some("u"), ..Hello::default() }.packet();
+    let mut client = Client::connect_with(node.mqtt, &hello).0;
+    let connected = event("connected");
+    assert_eq!((&connected["username"], &connected["proto_ver"], &connected["clean_start"]), (&"u".into(), &5.into(), &true.into()));
+    assert_eq!(connected["sockport"], node.mqtt.port());
+    client.subscribe("a/+", QoS::AtLeastOnce);
+    let subscribed = event("subscribed");
+    assert_eq!((&subscribed["topic"], &subscribed["subopts"]["qos"]), (&"a/+".into(), &1.into()));
+    client.send(&unsubscribe(2, "a/+"));
+    assert!(matches!(client.receive(), Got::Other(_)));
+    assert_eq!(event("unsubscribed")["topic"], "a/+");
+    client.send(&disconnect());
+    client.last_words();
+    assert_eq!(event("disconnected")["reason"], "normal");
+    let mut client = Client::connect_with(node.mqtt, &hello).0;
+    event("connected");
+    let other = Client::connect_with(node.mqtt, &hello).0;
+    client.last_words();
+    assert_eq!(event("disconnected")["reason"], "discarded");
+    event("connected");
+    drop(other);
+    assert_eq!(event("disconnected")["reason"], "tcp_closed");
+}
+
+#[test]
+fn events_can_be_off() {
+    let node = Node::start_with("{events: {connected: false, subscribed: false}}", "", None);
+    let mut watcher = Client::connect(node.mqtt, "watcher");
+    watcher.subscribe("$SYS/brokers/test/clients/#", QoS::AtLeastOnce);
+    let mut client = Client::connect(node.mqtt, "c");
+    client.subscribe("a", QoS::AtMostOnce);
+    drop(client);
+    assert_eq!(message(&mut watcher).0, "$SYS/brokers/test/clients/c/disconnected");
+}
+
+#[test]
+fn the_sys_tree_is_published_and_retained() {
+    let node = Node::start_with("{sys: {interval: 1s, mosquitto: true}}", "", None);
+    let mut client = Client::connect(node.mqtt, "c");
+    for (filter, expected) in [
+        ("$SYS/brokers", Some("test")),
+        ("$SYS/brokers/test/version", Some(env!("CARGO_PKG_VERSION"))),
+        ("$SYS/brokers/test/uptime", None),
+        ("$SYS/brokers/test/stats/live_connections/count", None),
+        ("$SYS/broker/clients/connected", None),
+    ] {
+        client.subscribe(filter, QoS::AtMostOnce);
+        let (topic, payload, _) = message(&mut client);
+        assert_eq!(topic, filter);
+        if let Some(expected) = expected {
+            assert_eq!(payload, expected.as_bytes());
+        }
+    }
+    // It is counted on.
+    let mut other = Client::connect(node.mqtt, "other");
+    other.subscribe("$SYS/brokers/test/metrics/packets/connect/received", QoS::AtMostOnce);
+    while message(&mut other).1 != b"2" {}
+}
+
+#[test]
+fn clients_do_not_publish_there() {
+    let node = Node::start();
+    let mut client = Client::connect(node.mqtt, "c");
+    client.subscribe("$SYS/x", QoS::AtMostOnce);
+    for topic in ["$SYS/x", "$delayed/1/$SYS/x"] {
+        client.send(&publish(topic, b"x", Some(1)));
+        assert_eq!(client.receive(), Got::PubAck { packet_id: 1, reason: ReasonCode::NotAuthorized });
+    }
+    client.send(&publish("$SYS/x", b"x", None));
+    client.ping();
+    assert_eq!(node.metric("raftmq_messages_refused_total{reason=\"not_authorized\"}"), 3);
+}

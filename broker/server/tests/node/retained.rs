@@ -1,0 +1,130 @@
+//! Retained messages, from one worker to the other.
+
+use std::collections::BTreeSet;
+
+use raftmq_mqtt::{QoS, ReasonCode, RetainHandling, SubOptions};
+
+use crate::client::{Client, Got, subscribe};
+use crate::process::Node;
+use crate::words::{message, publish_with, subscribe_with};
+
+fn keep(client: &mut Client, topic: &str, payload: &[u8]) -> ReasonCode {
+    client.send(&publish_with(topic, payload, QoS::AtLeastOnce, true, 7));
+    match client.receive() {
+        Got::PubAck { packet_id: 7, reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn kept_replaced_cleared_and_sent_behind_the_suback() {
+    let node = Node::start();
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    for payload in [&b"old"[..], b"new"] {
+        assert_eq!(keep(&mut publisher, "r/1", payload), ReasonCode::NoMatchingSubscribers);
+    }
+    // Clients on both workers see the same.
+    for number in 0..8 {
+        let mut client = Client::connect(node.mqtt, &format!("c{number}"));
+        client.subscribe("r/#", QoS::AtLeastOnce);
+        assert_eq!(message(&mut client), ("r/1".into(), b"new".to_vec(), true));
+        client.ping();
+    }
+    let mut client = Client::connect(node.mqtt, "live");
+    client.subscribe("r/1", QoS::AtLeastOnce);
+    assert_eq!(message(&mut client), ("r/1".into(), b"new".to_vec(), true));
+    assert_eq!(keep(&mut publisher, "r/1", b""), ReasonCode::Success);
+    assert_eq!(message(&mut client), ("r/1".into(), b"".to_vec(), false), "to a subscription that was there");
+    client.subscribe("r/1", QoS::AtLeastOnce);
+    client.ping();
+}
+
+#[test]
+fn retain_handling_and_shared_subscriptions() {
+    let node = Node::start();
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    keep(&mut publisher, "r", b"x");
+    let mut client = Client::connect(node.mqtt, "c");
+    let mut ask = |filter: &str, retain_handling, comes: bool| {
+        client.send(&subscribe_with(3, filter, SubOptions { retain_handling, ..SubOptions::default() }));
+        assert_eq!(client.receive(), Got::SubAck(vec![ReasonCode::Success]));
+        if comes {
+            assert_eq!(message(&mut client), ("r".into(), b"x".to_vec(), true));
+        }
+        client.ping();
+    };
+    ask("r", RetainHandling::DoNotSend, false);
+    ask("r", RetainHandling::SendIfNew, false);
+    ask("r", RetainHandling::SendAtSubscribe, true);
+    ask("+", RetainHandling::SendIfNew, true);
+    ask("$share/g/r", RetainHandling::SendAtSubscribe, false);
+    ask("$queue/r", RetainHandling::SendAtSubscribe, false);
+    ask("$exclusive/r", RetainHandling::SendAtSubscribe, true);
+}
+
+#[test]
+fn many_are_sent_as_fast_as_the_client_takes_them() {
+    const TOPICS: usize = 5_000;
+    let node = Node::start();
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    for number in 0..TOPICS {
+        keep(&mut publisher, &format!("many/{number}"), b"x");
+    }
+    for (id, qos) in [("q1", QoS::AtLeastOnce), ("q0", QoS::AtMostOnce)] {
+        let mut client = Client::connect(node.mqtt, id);
+        client.subscribe("many/+", qos);
+        let topics: BTreeSet<String> = (0..TOPICS).map(|_| message(&mut client).0).collect();
+        assert_eq!(topics.len(), TOPICS, "{id}: each once");
+        client.ping();
+    }
+    assert_eq!(node.metric("raftmq_messages_dropped_total{reason=\"session_queue_full\"}"), 0);
+}
+
+#[test]
+fn nothing_older_overtakes() {
+    const ROUNDS: u32 = 300;
+    let node = Node::start();
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    let subscribers: Vec<Client> = (0..4).map(|n| Client::connect(node.mqtt, &format!("s{n}"))).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                keep(&mut publisher, "state", &round.to_le_bytes());
+            }
+        });
+        for mut client in subscribers {
+            scope.spawn(move || {
+                let mut newest = 0;
+                let mut asked = 0;
+                while newest < ROUNDS {
+                    if asked < 50 {
+                        client.send(&subscribe(1, "state", QoS::AtMostOnce));
+                        asked += 1;
+                    }
+                    match client.receive() {
+                        Got::SubAck(_) => {}
+                        Got::Publish { payload, .. } => {
+                            let round = u32::from_le_bytes(payload.try_into().unwrap());
+                            assert!(round >= newest, "{round} after {newest}");
+                            newest = round;
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn what_is_over_the_limits_is_refused() {
+    let node = Node::start_with("{retained: {maxMessages: 2, maxPayloadSize: 10B}, sys: {enabled: false}}", "", None);
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    assert_eq!(keep(&mut publisher, "a", b"1"), ReasonCode::NoMatchingSubscribers);
+    assert_eq!(keep(&mut publisher, "b", b"12345678901"), ReasonCode::QuotaExceeded);
+    assert_eq!(keep(&mut publisher, "b", b"1"), ReasonCode::NoMatchingSubscribers);
+    assert_eq!(keep(&mut publisher, "c", b"1"), ReasonCode::QuotaExceeded);
+    assert_eq!(keep(&mut publisher, "a", b"2"), ReasonCode::NoMatchingSubscribers, "a topic that has one");
+    assert_eq!(node.metric("raftmq_retained_messages"), 2);
+    assert_eq!(node.metric("raftmq_messages_refused_total{reason=\"quota\"}"), 2);
+}

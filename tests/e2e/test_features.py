@@ -1,0 +1,109 @@
+"""Shared subscriptions, wills, events and `$SYS` over the nodes of a cluster."""
+
+import collections
+import json
+
+import paho.mqtt.client as paho
+from harness import Client, LocalCluster, metric_sum, wait_until
+from wire import Wire
+
+
+def _numbers(clients, topic):
+    return collections.Counter(payload for client in clients for _, payload, _ in client.received(topic))
+
+
+def test_shared_subscriptions_over_nodes_give_each_message_to_one_living_member():
+    with LocalCluster() as cluster:
+        cluster.start()
+        one, two, three = cluster.nodes
+        members = {
+            name: Client(node.mqtt, client_id=name)
+            for name, node in [("m1", one), ("m2a", two), ("m2b", two), ("m3", three)]
+        }
+        for member in members.values():
+            member.subscribe("$share/workers/jobs/#", qos=1)
+        everything = Client(three.mqtt, client_id="all")
+        everything.subscribe("jobs/#", qos=1)
+        publishers = [Client(node.mqtt, client_id=f"p{at}") for at, node in enumerate(cluster.nodes)]
+        for number in range(120):
+            publishers[number % 3].publish("jobs/a", str(number))
+        wanted = collections.Counter(str(number) for number in range(120))
+        wait_until("every message is with a member", lambda: _numbers(members.values(), "jobs/a") == wanted)
+        wait_until("and with who is in no group", lambda: _numbers([everything], "jobs/a") == wanted)
+        counts = {name: len(member.received("jobs/a")) for name, member in members.items()}
+        assert all(20 <= count <= 40 for count in counts.values()), f"in turn over all nodes: {counts}"
+
+        # A member takes messages, acknowledges none and dies: the others get them, each once.
+        before = _sent(two)
+        lazy = Wire(two.mqtt, "lazy")
+        lazy.subscribe("$share/lazy/tasks", qos=1)
+        for number in range(10):
+            publishers[0].publish("tasks", str(number))
+        wait_until("the lazy member was sent all of them", lambda: _sent(two) >= before + 10)
+        heir = Client(three.mqtt, client_id="heir")
+        heir.subscribe("$share/lazy/tasks", qos=1)
+        lazy.socket.close()
+        tasks = collections.Counter(str(number) for number in range(10))
+        wait_until("the heir has what was not acknowledged", lambda: _numbers([heir], "tasks") == tasks)
+
+        # A node dies: once the others know, each message goes to a member that lives.
+        three.kill()
+        alive = [members[name] for name in ("m1", "m2a", "m2b")]
+        seen = len(members["m3"].received("jobs/a"))
+
+        def settled():
+            before = sum(len(member.received("jobs/probe")) for member in alive)
+            for number in range(12):
+                publishers[0].publish("jobs/probe", str(number))
+            after = sum(len(member.received("jobs/probe")) for member in alive)
+            return after - before == 12
+
+        wait_until("the dead node's members get nothing more", settled, 60)
+        for number in range(200, 260):
+            publishers[number % 2].publish("jobs/b", str(number))
+        wanted = collections.Counter(str(number) for number in range(200, 260))
+        wait_until("every message is with a living member", lambda: _numbers(alive, "jobs/b") == wanted)
+        assert len(members["m3"].received("jobs/a")) == seen
+
+
+def _sent(node):
+    return metric_sum(node.metrics(), "raftmq_shared_dispatches_total")
+
+
+def test_wills_events_and_the_sys_tree_reach_all_nodes():
+    with LocalCluster() as cluster:
+        cluster.start()
+        one, two, three = cluster.nodes
+        watcher = Client(three.mqtt, client_id="watcher")
+        watcher.subscribe("will/#", "$SYS/brokers/+/clients/+/+", "$SYS/brokers/+/uptime", qos=1)
+
+        def event(client, kind):
+            topics = [message for message in watcher.messages if message[0].endswith(f"/clients/{client}/{kind}")]
+            return [(topic.split("/")[2], json.loads(payload)) for topic, payload, _ in topics]
+
+        dead = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="dead")
+        dead.will_set("will/dead", "gone", qos=1)
+        dead.connect("127.0.0.1", one.mqtt)
+        dead.loop_start()
+        wait_until("the event of its coming", lambda: event("dead", "connected"))
+        node, told = event("dead", "connected")[0]
+        assert told["clientid"] == "dead" and told["proto_ver"] == 4
+        dead.subscribe("a/b", qos=1)
+        wait_until("the event of its subscription", lambda: event("dead", "subscribed"))
+        # It says nothing any more.
+        dead.socket().close()
+        wait_until("its will", lambda: watcher.received("will/dead", "gone"))
+        wait_until("the event of its end", lambda: event("dead", "disconnected"))
+        assert event("dead", "disconnected")[0][0] == node
+        dead.loop_stop()
+        dead.disconnect()
+
+        # Each node says how long it has been there, and all hear it.
+        def heard():
+            return {topic.split("/")[2] for topic, _, _ in watcher.messages if topic.endswith("/uptime")}
+
+        wait_until("uptimes of three nodes", lambda: len(heard()) == 3, 45)
+        # What a node retains it retains itself.
+        with Client(two.mqtt, client_id="late") as late:
+            late.subscribe("$SYS/brokers/+/version")
+            wait_until("the node's own version", lambda: late.messages)
