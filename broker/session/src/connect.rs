@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raftmq_mqtt::{ConnAck, Connect, DecodeError, Packet, PacketType, Properties, ReasonCode, Version, encode};
+use raftmq_mqtt::{ConnAck, Connect, DecodeError, Packet, PacketType, Properties, ReasonCode, Version, Will, encode};
 
 use crate::{
     Action, AuthKind, AuthRequest, CloseReason, Connection, Now, OpenRequest, OwnedWill, Secret,
@@ -90,7 +90,7 @@ impl Connection {
             password: connect.password.map(Secret::new),
             auth_method: method.map(Into::into),
             // [MQTT311-3.1.2-12]: without its flag there is none.
-            will: connect.will.as_ref().map(|will| OwnedWill::new(will, &mounted_topic(mount, will.topic))),
+            will: connect.will.as_ref().map(|will| self.owned_will(will, mount)),
         });
         let mut opening = Opening {
             request: None,
@@ -152,6 +152,13 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// What an MQTT 3 client asks for and there is not is left out: it cannot know.
+    fn owned_will(&self, will: &Will<'_>, mount: Option<&str>) -> OwnedWill {
+        let qos = will.qos.min(self.limits.max_qos);
+        let retain = will.retain && self.limits.retain_available;
+        OwnedWill::new(&Will { qos, retain, ..*will }, &mounted_topic(mount, will.topic))
     }
 
     /// A CONNACK that refuses; MQTT 3 clients get the return code that comes nearest.

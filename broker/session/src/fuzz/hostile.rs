@@ -100,7 +100,7 @@ impl World {
     fn start(&mut self, source: &mut Source<'_>, session: Option<Box<SessionState>>) {
         let receive_maximum = u16::from(source.byte() % 4) + 1;
         let size = u32::from(source.byte()) + 60;
-        let method = source.byte() % 4 == 0;
+        let method = source.byte().is_multiple_of(4);
         let mut list = vec![
             Property::SessionExpiryInterval(50),
             Property::ReceiveMaximum(receive_maximum),

@@ -177,7 +177,8 @@ fn not_again() {
     assert_eq!(told(&mut peer), (PacketType::Disconnect, 0x87, None, Vec::new()));
     assert_eq!(peer.closed(), Some(CloseReason::Server(ReasonCode::NotAuthorized)));
 
-    let faults: [(fn() -> Peer, fn(&mut Peer)); 5] = [
+    type Case = (fn() -> Peer, fn(&mut Peer));
+    let faults: [Case; 5] = [
         (connected, |peer| auth(peer, AGAIN, "N", b"")),
         (connected, |peer| auth(peer, CONTINUE, "M", b"")),
         (connected, |peer| {

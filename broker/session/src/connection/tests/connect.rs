@@ -55,7 +55,9 @@ fn what_is_refused() {
         assert_eq!(refused, expected, "{connect:?}");
     }
     // What an MQTT 3 client cannot know is no reason.
-    assert!(try_connect(less, Connect { will: will(QoS::ExactlyOnce, true), ..v4 }).is_ok());
+    let request = try_connect(less, Connect { will: will(QoS::ExactlyOnce, true), ..v4 }).unwrap();
+    let will = request.will.unwrap();
+    assert_eq!((will.qos, will.retain), (QoS::AtLeastOnce, false));
 }
 
 /// [MQTT-3.1.3-5], [MQTT311-3.1.3-5]
