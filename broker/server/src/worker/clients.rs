@@ -302,6 +302,17 @@ impl Worker {
         }
     }
 
+    /// The node ends, and with it the sessions that it keeps: what they have for groups goes to members of other nodes.
+    pub(super) fn leave_shared(&mut self) {
+        for client in self.clients.keys() {
+            let left = match self.clients.get_mut(client).map(|entry| &mut entry.state) {
+                Some(ClientState::Offline { state, .. }) => state.take_shared(),
+                _ => Vec::new(),
+            };
+            self.redispatch_all(client, left);
+        }
+    }
+
     /// Closes every connection: the node shuts down, or may not serve any more.
     pub(super) fn close_all(&mut self, reason: ReasonCode) {
         for key in self.conns.keys() {

@@ -203,6 +203,7 @@ async fn run(
     if worker.node.lease.is_serving() {
         // The node's sessions end with it [MQTT-3.1.2-8], and what was for others of a group goes to them.
         worker.publish_due_wills(u64::MAX);
+        worker.leave_shared();
         worker.flush_outgoing();
     }
 }

@@ -166,9 +166,7 @@ impl Client {
                     Packet::SubAck(ack) => Got::SubAck(ack.reasons.to_vec()),
                     Packet::PingResp => Got::PingResp,
                     Packet::Disconnect(disconnect) => Got::Disconnect(disconnect.reason),
-                    Packet::Auth(auth) => {
-                        Got::Auth(auth.properties.authentication_data().unwrap_or_default().to_vec())
-                    }
+                    Packet::Auth(auth) => Got::Auth(auth.properties.authentication_data().unwrap_or_default().to_vec()),
                     other => Got::Other(format!("{other:?}")),
                 })
             }

@@ -27,7 +27,10 @@ fn clients_come_subscribe_and_go() {
     let hello = Hello { id: "c/1", clean_start: true, username: Some("u"), ..Hello::default() }.packet();
     let mut client = Client::connect_with(node.mqtt, &hello).0;
     let connected = event("connected");
-    assert_eq!((&connected["username"], &connected["proto_ver"], &connected["clean_start"]), (&"u".into(), &5.into(), &true.into()));
+    assert_eq!(
+        (&connected["username"], &connected["proto_ver"], &connected["clean_start"]),
+        (&"u".into(), &5.into(), &true.into())
+    );
     assert_eq!(connected["sockport"], node.mqtt.port());
     client.subscribe("a/+", QoS::AtLeastOnce);
     let subscribed = event("subscribed");

@@ -57,7 +57,8 @@ fn delayed_messages_come_later_and_in_their_order() {
         assert_eq!(message(&mut reader), ("d/1".into(), payload.to_vec(), false));
         assert!(sent.elapsed() >= Duration::from_secs(after));
     }
-    for (topic, reason) in [("$delayed/x/d", ReasonCode::TopicNameInvalid), ("$delayed/5", ReasonCode::TopicNameInvalid)]
+    for (topic, reason) in
+        [("$delayed/x/d", ReasonCode::TopicNameInvalid), ("$delayed/5", ReasonCode::TopicNameInvalid)]
     {
         publisher.send(&publish(topic, b"", Some(1)));
         assert_eq!(publisher.receive(), Got::PubAck { packet_id: 1, reason });

@@ -35,7 +35,8 @@ fn with_a_delay() {
     let mut watcher = Client::connect(node.mqtt, "watcher");
     watcher.subscribe("w", QoS::AtLeastOnce);
     let hello = |delay, clean_start| {
-        Hello { id: "c", clean_start, expiry_s: 600, will: Some(("w", b"w", false, delay)), ..Hello::default() }.packet()
+        Hello { id: "c", clean_start, expiry_s: 600, will: Some(("w", b"w", false, delay)), ..Hello::default() }
+            .packet()
     };
     // Back in time, twice: nothing. (The delay is so long that only an error would bring it here.)
     for _ in 0..2 {
@@ -61,8 +62,12 @@ fn at_a_takeover_and_at_the_end_of_the_node() {
     let mut node = Node::start();
     let mut watcher = Client::connect(node.mqtt, "watcher");
     watcher.subscribe("w", QoS::AtLeastOnce);
-    let hello =
-        |will: &'static [u8]| Hello { id: "c", clean_start: true, will: Some(("w", will, false, 0)), ..Hello::default() };
+    let hello = |will: &'static [u8]| Hello {
+        id: "c",
+        clean_start: true,
+        will: Some(("w", will, false, 0)),
+        ..Hello::default()
+    };
     let _first = Client::connect_with(node.mqtt, &hello(b"first").packet());
     let _second = Client::connect_with(node.mqtt, &hello(b"second").packet());
     assert_eq!(message(&mut watcher).1, b"first");
