@@ -10,6 +10,7 @@ mod ctl;
 mod doctor;
 mod files;
 pub mod http;
+mod listener_tls;
 pub mod metrics;
 mod node;
 mod ops;

@@ -2,28 +2,46 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use raftmq_cluster::{Cluster, ClusterCounters, Phase};
 use raftmq_meta::MemberStatus;
 
 use crate::http::health::ReadinessSource;
-use crate::metrics::sources::{self, ClusterNumbers};
+use crate::metrics::sources::{self, CertificateNumbers, ClusterNumbers, ListenerNumbers};
 use crate::metrics::{Encoder, Metrics, catalog};
-use crate::worker::NodeShared;
+use crate::worker::{ListenerState, NodeShared};
 
 /// Tells the metrics whom to ask.
 pub(crate) fn add(
     metrics: &Metrics,
     shared: &Arc<NodeShared>,
     cluster: Option<&Cluster>,
+    listeners: Vec<ListenerState>,
     readiness: Arc<dyn ReadinessSource>,
 ) {
+    metrics.add_source(move |out: &mut Encoder| listeners.iter().for_each(|one| sources::listener(&numbers(one), out)));
     metrics.add_source(move |out: &mut Encoder| sources::readiness(&readiness.readiness(), out));
     let Some(cluster) = cluster.cloned() else {
         return;
     };
     let shared = Arc::clone(shared);
     metrics.add_source(move |out: &mut Encoder| collect(&cluster, &shared, out));
+}
+
+fn numbers(listener: &ListenerState) -> ListenerNumbers {
+    let certificates = listener.tls.as_ref().map(|tls| {
+        let (reloads, failures) = tls.reloads();
+        let not_after = tls.current().not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        CertificateNumbers { not_after, reloads, failures }
+    });
+    ListenerNumbers {
+        name: listener.name.clone(),
+        transport: listener.transport.as_str(),
+        connections: u64::from(listener.connections.load(Ordering::Relaxed)),
+        max_connections: listener.max_connections.map(u64::from),
+        certificates,
+    }
 }
 
 fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {

@@ -54,11 +54,8 @@ impl Layers {
         tls: Option<Arc<ServerConfig>>,
         ws: Option<Arc<WsSettings>>,
     ) -> Result<Option<Self>, TlsError> {
-        let layers = Self {
-            proxy: proxy.map(ProxyDecoder::new),
-            tls: tls.map(Tls::new).transpose()?,
-            ws: ws.map(Ws::new),
-        };
+        let layers =
+            Self { proxy: proxy.map(ProxyDecoder::new), tls: tls.map(Tls::new).transpose()?, ws: ws.map(Ws::new) };
         Ok((!layers.is_nothing()).then_some(layers))
     }
 

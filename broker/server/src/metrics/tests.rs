@@ -34,6 +34,10 @@ fn everything() -> Arc<Metrics> {
     metrics.add_source(|out: &mut Encoder| {
         sources::cluster(&sources::ClusterNumbers::default(), out);
         sources::readiness(&Readiness::default(), out);
+        let certificates = Some(sources::CertificateNumbers { reloads: 3, ..Default::default() });
+        let listener =
+            sources::ListenerNumbers { name: "mqtts".into(), transport: "tls", connections: 5, ..Default::default() };
+        sources::listener(&sources::ListenerNumbers { certificates, ..listener }, out);
         sources::wal(&WalMetrics::default(), out);
         sources::discovery(&PeerSet::default(), out);
         for name in ["meta", "routes"] {
@@ -93,6 +97,8 @@ fn workers_are_summed() {
         "raftmq_messages_sent_total{qos=\"0\"} 10",
         "raftmq_messages_dropped_total{reason=\"slow_consumer\"} 4",
         "raftmq_connections_refused_total{reason=\"authentication\"} 2",
+        "raftmq_listener_connections{listener=\"mqtts\",transport=\"tls\"} 5",
+        "raftmq_listener_certificate_reloads_total{listener=\"mqtts\",result=\"ok\"} 3",
         "raftmq_raft_follower_lag_entries{group=\"meta\",follower=\"2\"} 2",
         "raftmq_raft_follower_lag_entries{group=\"meta\",follower=\"3\"} 10",
         "raftmq_raft_applied_index{group=\"routes\"} 8",

@@ -17,10 +17,13 @@ mod inbox;
 mod listener;
 mod messages;
 mod outlet;
+mod quic;
+mod receive;
 mod registry;
 mod run;
 mod shared;
 mod slab;
+mod socket;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -33,19 +36,21 @@ use std::task::Waker;
 
 use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
 use raftmq_session::{Action, Connection, Origins, SessionState, SubscriptionInfo};
-use tokio::net::TcpStream;
+use raftmq_transport::PeerInfo;
 use tokio::sync::Notify;
 
 use crate::metrics::WorkerCounters;
 use inbox::Outgoing;
 pub(crate) use inbox::{Inbox, Item};
-pub(crate) use listener::{ListenError, open as open_listener};
+pub(crate) use listener::{ListenError, ListenerState, Opened, open as open_listener};
+pub(crate) use quic::{QuicServer, Starting};
 pub(crate) use registry::ClientRegistry;
-pub(crate) use run::{ListenerState, WorkerHandle, start};
+pub(crate) use run::{WorkerHandle, start};
 pub(crate) use shared::{Clock, NodeShared, Router};
 
 use outlet::{Outlet, Spares};
 use slab::Slab;
+use socket::Socket;
 use wheel::{Key, Wheel};
 
 /// Bytes that one read of a socket may bring.
@@ -61,12 +66,16 @@ const CLOSING_MS: u64 = 5_000;
 struct Conn {
     session: Connection,
     /// The connection's task has the other reference.
-    socket: Rc<TcpStream>,
+    socket: Rc<Socket>,
+    /// Who is at the other end.
+    peer: Box<PeerInfo>,
     outlet: Outlet,
     /// Bytes of a packet that is not there completely, or that must wait.
     partial: Vec<u8>,
     /// `partial` may hold a complete packet: it stopped because the session could not take it.
     held: bool,
+    /// The client has ended its stream: the connection ends when what it sent before is dealt with.
+    ended: bool,
     /// The connection's task, while it waits.
     waker: Option<Waker>,
     /// The client, once connected.
@@ -121,6 +130,8 @@ pub(crate) struct Worker {
     expiries: Wheel,
     due: Vec<Key>,
     read_buffer: Vec<u8>,
+    /// What a read carried of MQTT, where layers are in between.
+    plain: Vec<u8>,
     spares: Spares,
     actions: Vec<Action>,
     matched: Vec<(u32, SubscriptionInfo)>,
@@ -136,7 +147,7 @@ pub(crate) struct Worker {
     /// Wakes the writing task.
     flush: Rc<Notify>,
     /// Connections by listener, for their limits.
-    listeners: Rc<Vec<run::ListenerState>>,
+    listeners: Rc<Vec<ListenerState>>,
     /// What a task of the worker spawns: subscriptions that wait for their barrier.
     barriers: VecDeque<messages::Barrier>,
     /// Wakes the task that spawns them.

@@ -5,7 +5,14 @@
 mod client;
 mod flow;
 mod lifecycle;
+mod listeners;
 mod measure;
 mod packets;
+mod pki;
 mod process;
+mod proxy;
+mod quic;
 mod sessions;
+mod tls;
+mod tls_reload;
+mod websocket;

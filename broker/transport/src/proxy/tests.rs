@@ -52,7 +52,8 @@ fn good() -> Vec<(Vec<u8>, Header)> {
         common_name: common_name.map(Into::into),
         ..from("192.0.2.1:56324")
     };
-    let longest = "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
+    let longest =
+        "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
     assert_eq!(longest.len(), 107);
     let checked = v2(0x21, 0x11, &[&IPV4[..], &tlv(0x03, &[0; 4]), &tlv(0x04, b"noop")].concat());
     vec![

@@ -139,12 +139,11 @@ impl TlsMaterial {
     /// [`TlsConfigError`]: nothing is served with it.
     pub fn build(&self) -> Result<TlsConfigs, TlsConfigError> {
         let provider = Arc::new(default_provider());
-        let (default, serial, mut not_after) =
-            named(&self.default, |pem| {
-                let key = certified(pem, &provider)?;
-                let (serial, end) = validity(&key.cert[0])?;
-                Ok((key, serial, end))
-            })?;
+        let (default, serial, mut not_after) = named(&self.default, |pem| {
+            let key = certified(pem, &provider)?;
+            let (serial, end) = validity(&key.cert[0])?;
+            Ok((key, serial, end))
+        })?;
         let mut resolver = Resolver::new(Arc::new(default));
         for other in &self.others {
             let end = named(other, |pem| {

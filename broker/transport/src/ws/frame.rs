@@ -182,7 +182,7 @@ impl Decoder {
                 127 => continue,
                 short => (0, u64::from(short)),
             };
-            if (extended == 2 && length < 126) || (extended == 8 && (length < 1 << 16 || length >= 1 << 63)) {
+            if (extended == 2 && length < 126) || (extended == 8 && !(1 << 16..1 << 63).contains(&length)) {
                 return Err(FrameError::Length);
             }
             if have == 2 + extended + 4 {
