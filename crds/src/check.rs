@@ -1,6 +1,6 @@
 //! The rules of the definition's CEL expressions, for files that no API server has seen.
 
-use raftmq_config::ConfigError;
+use raftmq_config::{ClientAuth, ConfigError};
 
 use crate::{MqttCluster, NodePlacement, ServiceType, TranslateError, broker_config};
 
@@ -79,14 +79,21 @@ fn check_listeners(cluster: &MqttCluster, wrong: &mut impl FnMut(String, String)
         }
         match (&listener.tls, listener.type_.uses_tls()) {
             (None, true) => {
-                let message =
-                    "missing: a listener of type tls or wss needs tls.secretName, a Secret with tls.crt and tls.key";
+                let message = "missing: a listener of type tls, wss or quic needs tls.secretName, a Secret with tls.crt and \
+                               tls.key";
                 wrong(at("tls"), message.into());
             }
             (Some(_), false) => {
-                wrong(at("tls"), "is for listeners of type tls and wss; change the type or remove tls".into())
+                wrong(at("tls"), "is for listeners of type tls, wss and quic; change the type or remove tls".into())
             }
-            _ => {}
+            (Some(tls), true) => {
+                let asked = tls.client_auth != ClientAuth::None;
+                if !asked && (tls.ca_secret_name.is_some() || tls.crl_secret_name.is_some()) {
+                    let message = "none: caSecretName and crlSecretName check nobody; set it to optional or required";
+                    wrong(at("tls.clientAuth"), message.into());
+                }
+            }
+            (None, false) => {}
         }
         if listener.service.node_port.is_some() && listener.service.type_ == ServiceType::ClusterIp {
             let message = "needs service.type NodePort or LoadBalancer; change the type or remove nodePort";

@@ -21,7 +21,7 @@ mod translate;
 mod warnings;
 
 pub use definition::{definition, definition_yaml};
-pub use listeners::{ListenerSpec, ListenerTls, ServiceSpec, ServiceType};
+pub use listeners::{ListenerSpec, ListenerTls, ServerCertificateRef, ServiceSpec, ServiceType};
 pub use parse::ParseError;
 pub use pod::PodTemplate;
 pub use ports::{FIXED_NODES, LocalPorts, PortClash, PortPlan};

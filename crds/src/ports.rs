@@ -59,12 +59,17 @@ impl PortPlan {
         }
     }
 
-    /// The ports of all nodes.
+    /// The ports of all nodes. A listener of a further node that would have the port of something else than a listener uses a free
+    /// one: 8883 and 8083, which people use, would meet the links' ports.
     ///
     /// # Errors
     /// [`PortClash`] where two sockets, of one node or of two, would want the same port.
     pub fn nodes(&self, replicas: usize) -> Result<Vec<LocalPorts>, PortClash> {
-        let nodes: Vec<_> = (0..replicas).map(|ordinal| self.node(ordinal)).collect();
+        let mut nodes: Vec<_> = (0..replicas).map(|ordinal| self.node(ordinal)).collect();
+        let own: Vec<_> = nodes.iter().flat_map(|node| [node.http, node.metrics, node.links]).flatten().collect();
+        for listener in nodes.iter_mut().skip(1).flat_map(|node| &mut node.listeners) {
+            *listener = listener.filter(|port| !own.contains(port));
+        }
         let mut taken: Vec<(u16, String)> = Vec::new();
         for (ordinal, node) in nodes.iter().enumerate() {
             for (port, socket) in node.named() {

@@ -33,6 +33,8 @@ pub struct NodePlacement {
     pub discovery: Discovery,
     /// Certificates of links and HTTP.
     pub tls: TlsFiles,
+    /// Where the Secrets of listeners are, each a folder of its name.
+    pub secrets_dir: PathBuf,
 }
 
 /// Why a spec cannot be turned into settings.
@@ -65,6 +67,9 @@ pub enum TranslateError {
 }
 
 impl NodePlacement {
+    /// Where a pod has the Secrets of its listeners, each a folder of its name.
+    pub const POD_SECRETS: &'static str = "/etc/raftmq/secrets";
+
     /// The headless Service that the pods of a cluster are found by.
     #[must_use]
     pub fn links_service(cluster: &str) -> String {
@@ -78,7 +83,7 @@ impl NodePlacement {
     }
 
     /// A process of `raftmq up` on loopback. Its files are under `dir/NODE`: `data/`, and `pki/ca.pem`, `pki/node.pem`
-    /// and `pki/node.key`. `ports` are those of all nodes, in order, without a `None`.
+    /// and `pki/node.key`; what a listener's Secrets hold is expected in `dir/secrets/SECRET`. `ports` are those of all nodes, in order, without a `None`.
     ///
     /// # Errors
     /// [`TranslateError::NoName`], [`TranslateError::PortNotPicked`].
@@ -119,6 +124,7 @@ impl NodePlacement {
                 cert_file: pki.join("node.pem"),
                 key_file: pki.join("node.key"),
             },
+            secrets_dir: dir.join("secrets"),
         })
     }
 
@@ -171,6 +177,7 @@ impl NodePlacement {
                 cert_file: pki.join("tls.crt"),
                 key_file: pki.join("tls.key"),
             },
+            secrets_dir: Self::POD_SECRETS.into(),
         })
     }
 }
@@ -235,6 +242,12 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
                 type_: listener.type_,
                 bind: bind(*port),
                 max_connections: listener.max_connections,
+                max_packet_size: listener.max_packet_size,
+                connect_timeout: listener.connect_timeout,
+                mount_point: listener.mount_point.clone(),
+                proxy_protocol: listener.proxy_protocol,
+                websocket: listener.websocket.clone(),
+                tls: listener.tls.as_ref().map(|tls| tls.files(&placement.secrets_dir)),
             })
             .collect(),
         workers: settings.workers.unwrap_or_default(),

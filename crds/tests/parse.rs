@@ -152,20 +152,32 @@ fn bad_resources_are_named_by_setting_and_line() {
             "spec.listeners[0].port: 9100 is the port of spec.metrics.port",
         ),
         (
-            with_spec("listeners:\n- { name: a, port: 1, type: quic }"),
-            "spec.listeners[0].type: \"quic\" is not one of tcp, tls, ws, wss",
+            with_spec("listeners:\n- { name: a, port: 1, type: sctp }"),
+            "spec.listeners[0].type: \"sctp\" is not one of tcp, tls, ws, wss, quic",
         ),
         (
             with_spec("listeners:\n- { name: a, port: 8883, type: tls }"),
-            "spec.listeners[0].tls: missing: a listener of type tls or wss needs tls.secretName",
+            "spec.listeners[0].tls: missing: a listener of type tls, wss or quic needs tls.secretName",
         ),
         (
             with_spec("listeners:\n- { name: a, port: 1, tls: { secretName: b } }"),
-            "spec.listeners[0].tls: is for listeners of type tls and wss",
+            "spec.listeners[0].tls: is for listeners of type tls, wss and quic",
         ),
         (
-            with_spec("listeners:\n- { name: a, port: 8883, type: tls, tls: { secretName: b } }"),
-            "c.yaml:6:34: spec.listeners[0].type: \"tls\" is not available yet: this version has tcp",
+            with_spec("listeners:\n- { name: a, port: 8883, type: tls, tls: { secretName: b, crlSecretName: c } }"),
+            "spec.listeners[0].tls.clientAuth: none: caSecretName and crlSecretName check nobody",
+        ),
+        (
+            with_spec("listeners:\n- { name: a, port: 8883, type: quic, proxyProtocol: v1, tls: { secretName: b } }"),
+            "spec.listeners[0].proxyProtocol: is not for listeners of type quic",
+        ),
+        (
+            with_spec("listeners:\n- { name: a, port: 8083, websocket: { path: /x } }"),
+            "c.yaml:6:28: spec.listeners[0].websocket: is for listeners of type ws and wss",
+        ),
+        (
+            with_spec("listeners:\n- { name: a, port: 8083, type: ws, websocket: { path: x } }"),
+            "spec.listeners[0].websocket.path: \"x\" is not a path",
         ),
         (
             with_spec("listeners:\n- { name: UPPER, port: 1 }"),

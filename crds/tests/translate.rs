@@ -175,6 +175,13 @@ fn ports_that_clash_are_named() {
         error.to_string(),
         "port 2883 is wanted by node 0 listener 1 and by node 1 listener 0; give one of them another port"
     );
+    // What would meet the links of some node is a free port, but for what the spec itself says.
+    let cluster = self::cluster("{ listeners: [{ name: a, port: 8883 }, { name: b, port: 8083 }] }");
+    let nodes = PortPlan::of(&cluster.spec).nodes(3).unwrap();
+    let listeners: Vec<_> = nodes.iter().map(|node| node.listeners.clone()).collect();
+    assert_eq!(listeners, [[Some(8883), Some(8083)], [None, Some(9083)], [Some(10_883), None]]);
+    let cluster = self::cluster("{ listeners: [{ name: a, port: 9983 }] }");
+    assert!(PortPlan::of(&cluster.spec).nodes(2).unwrap_err().to_string().starts_with("port 9983 is wanted by node 0"));
     // Beyond 65535 there is no fixed port.
     let plan = PortPlan { http: 60_000, ..PortPlan::of(&cluster.spec) };
     assert_eq!(plan.nodes(1).unwrap()[0].http, Some(60_000));
@@ -195,9 +202,56 @@ fn a_placement_must_fit_the_spec() {
     assert!(matches!(NodePlacement::pod(&nameless, 0, "ns"), Err(TranslateError::NoName)));
     // What the broker refuses is told by the name that the resource has for it.
     let mut bad = cluster.clone();
-    bad.spec.listeners[0].type_ = raftmq_config::ListenerType::Wss;
+    bad.spec.listeners[0].max_packet_size = Some(raftmq_config::ByteSize::mib(2));
     let error = broker_config(&bad, &NodePlacement::pod(&bad, 0, "ns").unwrap()).unwrap_err();
-    assert!(error.to_string().contains("spec.listeners[0].type: \"wss\" is not available yet"), "{error}");
+    assert!(error.to_string().contains("spec.listeners[0].maxPacketSize: 2MiB is more than"), "{error}");
+}
+
+#[test]
+fn listeners_have_what_the_spec_says_and_their_secrets_as_files() {
+    let cluster = cluster(
+        "
+  listeners:
+  - { name: mqtt, port: 1883, proxyProtocol: v2, mountPoint: a/, maxPacketSize: 64KiB, connectTimeout: 3s, maxConnections: 9 }
+  - { name: ws, port: 8083, type: ws, websocket: { path: /other } }
+  - { name: quic, port: 14567, type: quic, tls: { secretName: one, clientAuth: optional } }
+  - name: mqtts
+    port: 8883
+    type: tls
+    tls:
+      secretName: one
+      certificates: [{ secretName: two, serverNames: [two.example.org] }]
+      clientAuth: required
+      caSecretName: clients
+      crlSecretName: revoked
+      minVersion: tlsv1.3
+",
+    );
+    let config = broker_config(&cluster, &NodePlacement::pod(&cluster, 0, "ns").unwrap()).unwrap();
+    let yaml = serde_json::to_value(&config.listeners).unwrap();
+    let file = |name: &str| format!("/etc/raftmq/secrets/{name}");
+    assert_eq!(
+        yaml,
+        serde_json::json!([
+            { "name": "mqtt", "type": "tcp", "bind": "0.0.0.0:1883", "proxyProtocol": "v2", "mountPoint": "a/",
+              "maxPacketSize": "64KiB", "connectTimeout": "3s", "maxConnections": 9 },
+            { "name": "ws", "type": "ws", "bind": "0.0.0.0:8083", "websocket": { "path": "/other" } },
+            { "name": "quic", "type": "quic", "bind": "0.0.0.0:14567", "tls": {
+                "certFile": file("one/tls.crt"), "keyFile": file("one/tls.key"), "clientAuth": "optional",
+                "caFile": file("one/ca.crt"), "minVersion": "tlsv1.2" } },
+            { "name": "mqtts", "type": "tls", "bind": "0.0.0.0:8883", "tls": {
+                "certFile": file("one/tls.crt"), "keyFile": file("one/tls.key"), "clientAuth": "required",
+                "caFile": file("clients/ca.crt"), "crlFile": file("revoked/ca.crl"), "minVersion": "tlsv1.3",
+                "certificates": [{ "serverNames": ["two.example.org"], "certFile": file("two/tls.crt"),
+                                   "keyFile": file("two/tls.key") }] } },
+        ])
+    );
+    let tls = cluster.spec.listeners[3].tls.as_ref().unwrap();
+    assert_eq!(tls.secrets().collect::<Vec<_>>(), ["one", "two", "clients", "revoked"]);
+    let ports = PortPlan::of(&cluster.spec).nodes(1).unwrap();
+    let local = NodePlacement::local(&cluster, 0, &ports, Path::new("/d")).unwrap();
+    let config = broker_config(&cluster, &local).unwrap();
+    assert_eq!(config.listeners[3].tls.as_ref().unwrap().cert_file, Path::new("/d/secrets/one/tls.crt"));
 }
 
 #[test]

@@ -37,6 +37,12 @@ spec:
     - { name: metrics, port: 1885 }
     - { name: fixed, port: 1886, service: { type: NodePort, nodePort: 31886 } }
     - { name: links, port: 1887, service: { type: NodePort } }
+    - name: mqtts
+      port: 8883
+      type: tls
+      tls: { secretName: server.cert, clientAuth: required, caSecretName: devices, crlSecretName: devices }
+    - { name: quic, port: 14567, type: quic, tls: { secretName: server.cert } }
+    - { name: wss, port: 8084, type: wss, tls: { secretName: other, certificates: [{ secretName: server.cert }] } }
   metrics: { port: 9200 }
   discovery: { strategy: dns, clusterDomain: k8s.example.org }
   podTemplate:
@@ -174,6 +180,9 @@ fn endpoints_are_the_services_of_the_listeners() {
         "tcp://prod.mq.svc:1885",
         "tcp://prod-fixed-svc.mq.svc:1886",
         "tcp://prod-fixed-svc.mq.svc:1887",
+        "tls://prod.mq.svc:8883",
+        "quic://prod.mq.svc:14567",
+        "wss://prod.mq.svc:8084",
     ];
     assert_eq!(endpoints(&valid(LARGE)), expected);
 }

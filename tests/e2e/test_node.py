@@ -11,10 +11,11 @@ from harness import BINARY, Client, free_ports, http, wait_until
 
 @pytest.fixture
 def standalone(tmp_path):
-    ports = dict(zip(("mqtt", "http", "metrics"), free_ports(3)))
+    ports = dict(zip(("mqtt", "ws", "http", "metrics"), free_ports(4)))
     environment = {
         **os.environ,
         "RAFTMQ__LISTENERS__0__BIND": f"127.0.0.1:{ports['mqtt']}",
+        "RAFTMQ__LISTENERS__1__BIND": f"127.0.0.1:{ports['ws']}",
         "RAFTMQ__HTTP__BIND": f"127.0.0.1:{ports['http']}",
         "RAFTMQ__METRICS__BIND": f"127.0.0.1:{ports['metrics']}",
     }
@@ -35,6 +36,10 @@ def test_a_standalone_node_serves_without_consensus(standalone):
         client.subscribe("a/+")
         client.publish("a/b", "x")
         wait_until("the message", lambda: client.received("a/b"), 5)
+    # WebSocket is there from the start; the path is a setting.
+    status, text = http(f"http://127.0.0.1:{ports['ws']}/mqtt")
+    assert status == 400 and "WebSocket" in text
+    assert http(f"http://127.0.0.1:{ports['ws']}/")[0] == 404
     # The control API needs certificates, and says so.
     status, text = http(f"http://127.0.0.1:{ports['http']}/control/v1/status")
     assert status == 403 and "http.tls" in text
@@ -56,7 +61,7 @@ def run(arguments, cwd, **environment):
     ("nodes:\n  name: x\n", ["nodes", "node.yaml:1:", "did you mean \"node\""]),
     ("node:\n  name: x\nmqtt:\n  maxInflight: many\n", ["maxInflight", "node.yaml:4:"]),
     ("mqtt:\n  receiveMaximum: 0\n", ["receiveMaximum", "node.yaml:2:", "1 to 65535"]),
-    ("listeners:\n  - name: a\n    type: tpc\n    bind: 127.0.0.1:0\n", ["type", "node.yaml:3:", "tcp, tls, ws, wss"]),
+    ("listeners:\n  - name: a\n    type: tpc\n    bind: 127.0.0.1:0\n", ["type", "node.yaml:3:", "tcp, tls, ws, wss, quic"]),
     ("node: [", ["node.yaml:1:"]),
 ])
 def test_a_wrong_setting_in_the_file_is_named_with_its_line(tmp_path, text, words):
@@ -79,7 +84,7 @@ def test_a_wrong_variable_or_flag_is_named(tmp_path):
 def test_a_port_in_use_is_named(standalone, tmp_path):
     ports, _, _ = standalone
     done = run(["node"], tmp_path, RAFTMQ__LISTENERS__0__BIND=f"127.0.0.1:{ports['mqtt']}",
-               RAFTMQ__HTTP__BIND="127.0.0.1:0", RAFTMQ__METRICS__BIND="127.0.0.1:0")
+               RAFTMQ__LISTENERS__1__BIND="127.0.0.1:0", RAFTMQ__HTTP__BIND="127.0.0.1:0", RAFTMQ__METRICS__BIND="127.0.0.1:0")
     assert done.returncode != 0 and str(ports["mqtt"]) in done.stderr, done.stderr
 
 

@@ -26,7 +26,9 @@ pub use cluster::{
     Cluster, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, K8sDiscovery, Links, Raft, StaticDiscovery,
 };
 pub use error::{ConfigError, Origin, Problem};
-pub use listeners::{Listener, ListenerType};
+pub use listeners::{
+    ClientAuth, Listener, ListenerTls, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion, Websocket,
+};
 pub use load::from_document;
 pub use mqtt::Mqtt;
 pub use node::{Config, Http, Log, LogFormat, LogLevel, Metrics, Node, Storage, TlsFiles};

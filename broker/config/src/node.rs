@@ -9,7 +9,7 @@ use crate::{BindAddr, ByteSize, Cluster, Listener, Mqtt};
 
 /// The settings of one broker node.
 ///
-/// The default is a standalone node: one MQTT listener on 1883, HTTP on 18083, metrics on 9100.
+/// The default is a standalone node: MQTT on 1883 and over WebSocket on 8083, HTTP on 18083, metrics on 9100.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
@@ -40,7 +40,7 @@ impl Default for Config {
         Self {
             node: Node::default(),
             cluster: None,
-            listeners: vec![Listener::default()],
+            listeners: Listener::defaults(),
             workers: 0,
             http: Http::default(),
             metrics: Metrics::default(),

@@ -1,6 +1,6 @@
 //! Checks that a type or a range cannot make: names, addresses, combinations.
 
-use crate::{BindAddr, Cluster, Config, Discovery, DiscoveryStrategy};
+use crate::{BindAddr, ByteSize, ClientAuth, Cluster, Config, Discovery, DiscoveryStrategy, Listener, ListenerTls};
 
 /// Whether a text is a label of RFC 1123: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end.
 #[must_use]
@@ -140,25 +140,113 @@ fn check_listeners(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         if let Some(first) = config.listeners[..index].iter().position(|l| l.name == listener.name) {
             wrong(&at("name"), format!("{:?} is already the name of listeners[{first}]", listener.name));
         }
-        if !listener.type_.is_available() {
-            let message = format!("{:?} is not available yet: this version has tcp", listener.type_.as_str());
-            wrong(&at("type"), message);
+        check_listener(listener, config.mqtt.max_packet_size, &mut |field, message| wrong(&at(field), message));
+    }
+}
+
+fn check_listener(listener: &Listener, max_packet_size: ByteSize, wrong: &mut impl FnMut(&str, String)) {
+    let type_ = listener.type_.as_str();
+    if let Some(size) = listener.max_packet_size.filter(|size| *size > max_packet_size) {
+        wrong("maxPacketSize", format!("{size} is more than mqtt.maxPacketSize ({max_packet_size}), which is for all"));
+    }
+    if let Some(mount_point) = &listener.mount_point
+        && (mount_point.contains(['+', '#', '\0']) || mount_point.starts_with('$'))
+    {
+        wrong("mountPoint", format!("{mount_point:?} cannot begin topics: no +, no #, no $ in front, as plant-1/"));
+    }
+    if listener.type_.uses_udp() && !listener.proxy_protocol.is_none() {
+        wrong("proxyProtocol", "is not for listeners of type quic: the header is one of TCP".into());
+    }
+    if let Some(websocket) = &listener.websocket {
+        let path = &websocket.path;
+        if !listener.type_.uses_websocket() {
+            wrong("websocket", format!("is for listeners of type ws and wss, and this one is {type_}"));
+        } else if !path.starts_with('/') || path.bytes().any(|byte| !byte.is_ascii_graphic() || b"?#".contains(&byte)) {
+            wrong("websocket.path", format!("{path:?} is not a path, as /mqtt"));
+        }
+    }
+    match &listener.tls {
+        None if listener.type_.uses_tls() => {
+            wrong("tls", format!("missing: a listener of type {type_} needs its certFile and keyFile"));
+        }
+        Some(_) if !listener.type_.uses_tls() => {
+            wrong("tls", format!("is for listeners of type tls, wss and quic, and this one is {type_}"));
+        }
+        Some(tls) => check_tls(tls, wrong),
+        None => {}
+    }
+}
+
+fn check_tls(tls: &ListenerTls, wrong: &mut impl FnMut(&str, String)) {
+    let asked = tls.client_auth != ClientAuth::None;
+    if asked && tls.ca_file.is_none() {
+        wrong("tls.caFile", "missing: clients are asked for certificates, and this says who issues them".into());
+    }
+    for (field, file) in [("tls.caFile", &tls.ca_file), ("tls.crlFile", &tls.crl_file)] {
+        if !asked && file.is_some() {
+            wrong(field, "checks nobody: clientAuth is none; set it to optional or required".into());
+        }
+    }
+    for (index, certificate) in tls.certificates.iter().enumerate() {
+        for (at, name) in certificate.server_names.iter().enumerate() {
+            if !is_server_name(name) {
+                let path = format!("tls.certificates[{index}].serverNames[{at}]");
+                wrong(&path, format!("{name:?} is not a server name, as mqtt.example.org or *.example.org"));
+            }
         }
     }
 }
 
+fn is_server_name(name: &str) -> bool {
+    let name = name.strip_prefix("*.").unwrap_or(name).to_ascii_lowercase();
+    name.len() <= 253 && name.split('.').all(|label| is_rfc1123_label(&label.replace('_', "a")))
+}
+
 /// Two sockets on one address and port: the later one is named.
 fn check_addresses(config: &Config, wrong: &mut impl FnMut(&str, String)) {
-    let mut taken: Vec<(String, BindAddr)> = Vec::new();
-    let listeners = config.listeners.iter().enumerate();
+    struct Taken {
+        path: String,
+        bind: BindAddr,
+        udp: bool,
+        listener: bool,
+    }
+    let other = |path: &str, bind| Taken { path: path.to_owned(), bind, udp: false, listener: false };
+    let listeners = config.listeners.iter().enumerate().map(|(index, listener)| Taken {
+        path: format!("listeners[{index}].bind"),
+        bind: listener.bind,
+        udp: listener.type_.uses_udp(),
+        listener: true,
+    });
     let all = listeners
-        .map(|(index, l)| (format!("listeners[{index}].bind"), l.bind))
-        .chain([("http.bind".into(), config.http.bind), ("metrics.bind".into(), config.metrics.bind)])
-        .chain(config.cluster.iter().map(|c| ("cluster.links.listen".into(), c.links.listen)));
-    for (path, bind) in all {
-        if let Some((other, at)) = taken.iter().find(|(_, at)| at.clashes(bind)) {
-            wrong(&path, format!("{bind} clashes with {other} ({at})"));
+        .chain([other("http.bind", config.http.bind), other("metrics.bind", config.metrics.bind)])
+        .chain(config.cluster.iter().map(|cluster| other("cluster.links.listen", cluster.links.listen)));
+    let mut taken: Vec<Taken> = Vec::new();
+    for socket in all {
+        let clashes = |earlier: &&Taken| {
+            // Listeners of MQTT share a port over IPv4 and IPv6.
+            let families = earlier.bind.get().is_ipv4() != socket.bind.get().is_ipv4();
+            earlier.udp == socket.udp
+                && earlier.bind.clashes(socket.bind)
+                && !(families && earlier.listener && socket.listener)
+        };
+        if let Some(earlier) = taken.iter().find(clashes) {
+            wrong(&socket.path, format!("{} clashes with {} ({})", socket.bind, earlier.path, earlier.bind));
         }
-        taken.push((path, bind));
+        taken.push(socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_names() {
+        for name in ["a", "mqtt.example.org", "*.example.org", "MQTT.example.org", "_a.b"] {
+            assert!(is_server_name(name), "{name}");
+        }
+        for name in ["", "*", "*.*.org", "a..b", "a b", "10.0.0.1:8883", "a.*.org", "mqtts://a"] {
+            assert!(!is_server_name(name), "{name}");
+        }
     }
 }

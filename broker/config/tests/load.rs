@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use raftmq_config::{
-    BindAddr, ByteSize, Config, DiscoveryStrategy, HumanDuration, ListenerType, LogFormat, LogLevel, Origin,
+    BindAddr, ByteSize, ClientAuth, Config, DiscoveryStrategy, HumanDuration, ListenerType, LogFormat, LogLevel,
+    Origin, ProxyProtocol, TlsVersion,
 };
 
 fn load(yaml: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, Vec<String>> {
@@ -30,8 +31,9 @@ fn nothing_is_a_standalone_node() {
     let config = load("", &[], &[]).unwrap();
     assert_eq!(config, Config::default());
     assert!(config.cluster.is_none());
-    assert_eq!(config.listeners.len(), 1);
-    assert_eq!(config.listeners[0].bind, BindAddr::any(1883));
+    let listeners: Vec<_> = config.listeners.iter().map(|l| (l.name.as_str(), l.type_, l.bind.port())).collect();
+    assert_eq!(listeners, [("mqtt", ListenerType::Tcp, 1883), ("ws", ListenerType::Ws, 8083)]);
+    assert_eq!(config.listeners[1].websocket.as_ref().unwrap().path, "/mqtt");
     assert_eq!(config.http.bind.port(), 18083);
     assert_eq!(config.metrics.bind.port(), 9100);
     config.validate().unwrap();
@@ -157,10 +159,10 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             "node.yaml:1:1: completely: unknown setting (known here: cluster, http, listeners",
         ),
         (
-            "listeners:\n- name: a\n  bind: ':1'\n  tls: {}\n",
+            "listeners:\n- name: a\n  bind: ':1'\n  ssl: {}\n",
             &[],
             &[],
-            "node.yaml:4:3: listeners[0].tls: unknown setting",
+            "node.yaml:4:3: listeners[0].ssl: unknown setting",
         ),
         (
             "",
@@ -244,7 +246,92 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             "listeners:\n- name: a\n  type: wss\n  bind: ':8084'\n",
             &[],
             &[],
-            "node.yaml:3:9: listeners[0].type: \"wss\" is not available yet: this version has tcp",
+            "node.yaml:2:3: listeners[0].tls: missing: a listener of type wss needs its certFile and keyFile",
+        ),
+        (
+            "listeners:\n- name: a\n  bind: ':8084'\n  tls: {certFile: /c, keyFile: /k}\n",
+            &[],
+            &[],
+            "node.yaml:4:3: listeners[0].tls: is for listeners of type tls, wss and quic, and this one is tcp",
+        ),
+        (
+            "listeners:\n- name: a\n  type: quic\n  bind: ':8084'\n  tls:\n    certFile: /c\n",
+            &[],
+            &[],
+            "node.yaml:5:3: listeners[0].tls.keyFile: missing: it has no default",
+        ),
+        (
+            "listeners:\n- name: a\n  type: tls\n  bind: ':1'\n  tls:\n    certFile: /c\n    keyFile: /k\n    clientAuth: required\n",
+            &[],
+            &[],
+            "node.yaml:5:3: listeners[0].tls.caFile: missing: clients are asked for certificates",
+        ),
+        (
+            "listeners:\n- name: a\n  type: tls\n  bind: ':1'\n  tls:\n    certFile: /c\n    keyFile: /k\n    crlFile: /l\n",
+            &[],
+            &[],
+            "node.yaml:8:14: listeners[0].tls.crlFile: checks nobody: clientAuth is none",
+        ),
+        (
+            "listeners:\n- name: a\n  type: tls\n  bind: ':1'\n  tls:\n    certFile: /c\n    keyFile: /k\n    minVersion: 1.2\n",
+            &[],
+            &[],
+            "node.yaml:8:17: listeners[0].tls.minVersion: expected one of tlsv1.2, tlsv1.3, found 1.2",
+        ),
+        (
+            "listeners:\n- name: a\n  type: tls\n  bind: ':1'\n  tls:\n    certFile: /c\n    keyFile: /k\n    certificates:\n\
+             \x20   - {certFile: /c, keyFile: /k, serverNames: [a.test, '*']}\n",
+            &[],
+            &[],
+            "listeners[0].tls.certificates[0].serverNames[1]: \"*\" is not a server name",
+        ),
+        (
+            "listeners:\n- { name: a, bind: ':1', websocket: { path: /x } }\n",
+            &[],
+            &[],
+            "listeners[0].websocket: is for listeners of type ws and wss, and this one is tcp",
+        ),
+        (
+            "listeners:\n- { name: a, bind: ':1', type: ws, websocket: { path: mqtt } }\n",
+            &[],
+            &[],
+            "listeners[0].websocket.path: \"mqtt\" is not a path, as /mqtt",
+        ),
+        (
+            "listeners:\n- { name: a, bind: ':1', type: quic, proxyProtocol: v2, tls: { certFile: /c, keyFile: /k } }\n",
+            &[],
+            &[],
+            "listeners[0].proxyProtocol: is not for listeners of type quic",
+        ),
+        (
+            "listeners:\n- { name: a, bind: ':1', proxyProtocol: v3 }\n",
+            &[],
+            &[],
+            "listeners[0].proxyProtocol: \"v3\" is not one of none, v1, v2, any",
+        ),
+        (
+            "listeners:\n- { name: a, bind: ':1', mountPoint: 'a/#/' }\n",
+            &[],
+            &[],
+            "listeners[0].mountPoint: \"a/#/\" cannot begin topics",
+        ),
+        (
+            "listeners:\n- { name: a, bind: ':1', maxPacketSize: 2MiB }\n",
+            &[],
+            &[],
+            "listeners[0].maxPacketSize: 2MiB is more than mqtt.maxPacketSize (1MiB)",
+        ),
+        (
+            "listeners:\n- { name: a, bind: ':1', connectTimeout: 1ms }\n",
+            &[],
+            &[],
+            "listeners[0].connectTimeout: 1ms is out of range: 100ms to 10m",
+        ),
+        (
+            "listeners:\n- { name: a, bind: '[::]:18083' }\n",
+            &[],
+            &[],
+            "http.bind: 0.0.0.0:18083 clashes with listeners[0].bind ([::]:18083)",
         ),
         ("mqtt: { maxKeepAlive: 1500ms }\n", &[], &[], "mqtt.maxKeepAlive: 1s500ms is not a whole number of seconds"),
         // Clusters.
@@ -352,5 +439,45 @@ fn settings_made_by_a_program_are_checked_too() {
     assert_eq!(error.problems()[0].origin, Origin::Default);
     config.workers = 1;
     config.listeners[0].type_ = ListenerType::Tls;
-    assert!(config.validate().unwrap_err().to_string().contains("listeners[0].type"));
+    assert!(config.validate().unwrap_err().to_string().contains("listeners[0].tls"));
+}
+
+#[test]
+fn listeners_of_every_type_side_by_side() {
+    let yaml = "
+listeners:
+- { name: a, bind: ':1883' }
+- { name: b, bind: '[::]:1883', proxyProtocol: any, mountPoint: plant-1/, maxPacketSize: 64KiB, connectTimeout: 3s }
+- { name: c, bind: '127.0.0.1:8883', type: tls, tls: { certFile: /c, keyFile: /k, minVersion: tlsv1.3 } }
+- { name: d, bind: '127.0.0.1:8883', type: quic, tls: { certFile: /c, keyFile: /k } }
+- { name: e, bind: '[::]:8083', type: ws }
+- name: f
+  bind: ':8084'
+  type: wss
+  maxConnections: 7
+  websocket: { path: /other }
+  tls:
+    certFile: /c
+    keyFile: /k
+    clientAuth: required
+    caFile: /ca
+    crlFile: /crl
+    certificates:
+    - { serverNames: [mqtt.example.org, '*.example.org'], certFile: /c2, keyFile: /k2 }
+    - { certFile: /c3, keyFile: /k3 }
+";
+    let config = load(
+        yaml,
+        &[("RAFTMQ__LISTENERS__2__TLS__CLIENT_AUTH", "optional"), ("RAFTMQ__LISTENERS__2__TLS__CA_FILE", "/ca")],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(load(&config.to_yaml(), &[], &[]).unwrap(), config);
+    let all = &config.listeners;
+    let dual: Vec<_> = all.iter().map(|listener| listener.takes_ipv4(all)).collect();
+    assert_eq!(dual, [true, false, true, true, true, true], "the port of b is that of a on IPv4");
+    assert_eq!(all[1].proxy_protocol, ProxyProtocol::Any);
+    assert_eq!(all[2].tls.as_ref().unwrap().client_auth, ClientAuth::Optional);
+    assert_eq!(all[2].tls.as_ref().unwrap().min_version, TlsVersion::Tls13);
+    assert_eq!(all[5].tls.as_ref().unwrap().certificates[0].server_names, ["mqtt.example.org", "*.example.org"]);
 }

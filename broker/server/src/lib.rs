@@ -13,6 +13,7 @@ mod features;
 mod files;
 pub mod http;
 mod incoming;
+mod listener_tls;
 pub mod metrics;
 mod node;
 mod ops;

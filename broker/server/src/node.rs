@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use raftmq_cluster::{Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Stage};
-use raftmq_config::{Config, TlsFiles};
+use raftmq_config::{Config, Listener, TlsFiles};
 use raftmq_links::pki::{PkiError, SecretPem, TlsMaterial, server_config};
 use raftmq_routing::SharedRoutes;
+use raftmq_session::SessionLimits;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -22,10 +23,14 @@ use crate::features::{Features, session_limits};
 use crate::http::health::{Readiness, ReadinessSource};
 use crate::http::{control, health, serve};
 use crate::incoming::Incoming;
+use crate::listener_tls::{self, CertificateError, ListenerCertificates};
 use crate::metrics::Metrics;
 use crate::ops::NodeOps;
 use crate::telemetry::{self, LogControl, TelemetryError};
-use crate::worker::{self, ClientRegistry, Clock, Inbox, ListenError, ListenerState, NodeShared, Router, WorkerHandle};
+use crate::worker::{
+    self, ClientRegistry, Clock, Inbox, ListenError, ListenerState, NodeShared, Opened, QuicServer, Router, Starting,
+    WorkerHandle,
+};
 
 /// Time for the workers to close their clients at the end; they take less.
 const WORKERS_END: Duration = Duration::from_secs(8);
@@ -53,6 +58,8 @@ enum NodeError {
     Start(#[from] raftmq_cluster::StartError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("listener {listener}: {source}")]
+    Certificates { listener: String, source: CertificateError },
     #[error("{what}: cannot listen on {address}: {source}")]
     Http { what: &'static str, address: SocketAddr, source: io::Error },
     #[error("{path}: {source}")]
@@ -114,6 +121,7 @@ struct Node {
     shared: Arc<NodeShared>,
     cluster: Option<Cluster>,
     workers: Vec<WorkerHandle>,
+    quic: Option<QuicServer>,
     closing: watch::Sender<bool>,
 }
 
@@ -122,19 +130,8 @@ impl Node {
         let started = Instant::now();
         let workers = worker_count(config);
         // Listeners first: a port in use is known before the node becomes a member.
-        let mut sockets = Vec::new();
-        for listener in &config.listeners {
-            let opened = worker::open_listener(&listener.name, listener.bind.get(), workers)?;
-            let state = ListenerState {
-                name: listener.name.clone(),
-                max_connections: listener.max_connections,
-                connections: Arc::new(AtomicU32::new(0)),
-            };
-            if let Some(address) = opened.first().and_then(|socket| socket.local_addr().ok()) {
-                tracing::info!(listener = listener.name, %address, "listening for MQTT");
-            }
-            sockets.push((opened, state));
-        }
+        let limits = session_limits(config);
+        let mut listeners = listen(config, &limits, workers)?;
         let metrics_socket = bind("metrics", config.metrics.bind.get()).await?;
         let http_socket = bind("HTTP", config.http.bind.get()).await?;
 
@@ -160,7 +157,7 @@ impl Node {
             routes: routes.clone(),
             router: cluster.clone().map_or_else(|| Router::standalone(routes.clone()), Router::Cluster),
             lease: cluster.as_ref().map_or_else(|| Arc::new(LeaseState::always()), Cluster::lease),
-            limits: Arc::new(session_limits(config)),
+            limits: Arc::new(limits),
             codec: raftmq_mqtt::Limits {
                 max_packet_size: config.mqtt.max_packet_size.as_usize(),
                 max_topic_levels: usize::from(config.mqtt.max_topic_levels),
@@ -179,19 +176,23 @@ impl Node {
         let phase = cluster.as_ref().map_or_else(|| watch::channel(Phase::Serving).1, Cluster::phase);
         let mut handles = Vec::new();
         for id in 0..workers {
-            let own = sockets
-                .iter_mut()
-                .filter_map(|(opened, state)| opened.pop().map(|socket| (socket, state.clone())))
-                .collect();
+            let own = listeners.iter_mut().map(|(opened, state)| (opened.tcp.pop(), state.clone())).collect();
             let id = u8::try_from(id).expect("at most 64 workers");
             let handle =
                 worker::start(id, Arc::clone(&shared), metrics.worker(), own, phase.clone(), closing_seen.clone())
                     .map_err(|source| NodeError::Thread { what: "a worker", source })?;
             handles.push(handle);
         }
-        let node = Self { shared, cluster, workers: handles, closing };
+        let states: Vec<ListenerState> = listeners.iter().map(|(_, state)| state.clone()).collect();
+        tokio::spawn(listener_tls::watch(states.iter().filter_map(|state| state.tls.clone()).collect()));
+        let quic = (0u16..)
+            .zip(listeners)
+            .filter_map(|(number, (opened, state))| opened.udp.map(|socket| Starting { number, socket, state }));
+        let quic = QuicServer::start(quic.collect(), &shared)
+            .map_err(|source| NodeError::Thread { what: "the listeners of QUIC", source })?;
+        let node = Self { shared, cluster, workers: handles, quic, closing };
         let readiness = node.readiness();
-        crate::sources::add(&metrics, &node.shared, node.cluster.as_ref(), Arc::clone(&readiness));
+        crate::sources::add(&metrics, &node.shared, node.cluster.as_ref(), states, Arc::clone(&readiness));
 
         let probes = health::router(Arc::clone(&metrics), Arc::clone(&readiness));
         let _metrics_server = serve::HttpServer::start(metrics_socket, None, probes, serve::Limits::default())
@@ -281,6 +282,9 @@ impl Node {
             Ok(_) => tracing::error!("a worker ended by a panic"),
             Err(_) => tracing::error!("a worker does not end"),
         }
+        if let Some(quic) = self.quic {
+            quic.stop().await;
+        }
         if let Some(cluster) = &self.cluster {
             cluster.shutdown().await;
         }
@@ -321,6 +325,25 @@ impl Node {
             }
         })
     }
+}
+
+/// Opens the sockets of all listeners and reads their certificates.
+fn listen(config: &Config, limits: &SessionLimits, workers: usize) -> Result<Vec<(Opened, ListenerState)>, NodeError> {
+    let open = |settings: &Listener| {
+        let name = &settings.name;
+        let certificates = settings.tls.as_ref().map(|tls| ListenerCertificates::load(name, tls));
+        let certificates =
+            certificates.transpose().map_err(|source| NodeError::Certificates { listener: name.clone(), source })?;
+        let opened = worker::open_listener(settings, &config.listeners, workers)?;
+        let mut state = ListenerState::new(settings, config, limits, certificates);
+        if let Some(address) = opened.address() {
+            state.port = address.port();
+            let (transport, mount_point) = (state.transport.as_str(), state.limits.mount_point.as_deref());
+            tracing::info!(listener = name, %address, transport, mount_point, "listening for MQTT");
+        }
+        Ok((opened, state))
+    };
+    config.listeners.iter().map(open).collect()
 }
 
 fn worker_count(config: &Config) -> usize {

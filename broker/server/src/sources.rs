@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use raftmq_cluster::{Cluster, ClusterCounters, Phase};
 use raftmq_meta::MemberStatus;
 
 use crate::http::health::ReadinessSource;
-use crate::metrics::sources::{self, ClusterNumbers, FeatureNumbers};
+use crate::metrics::sources::{self, CertificateNumbers, ClusterNumbers, FeatureNumbers, ListenerNumbers};
 use crate::metrics::{Encoder, Metrics, catalog};
-use crate::worker::NodeShared;
+use crate::worker::{ListenerState, NodeShared};
 
 /// Tells the metrics whom to ask.
 pub(crate) fn add(
     metrics: &Metrics,
     shared: &Arc<NodeShared>,
     cluster: Option<&Cluster>,
+    listeners: Vec<ListenerState>,
     readiness: Arc<dyn ReadinessSource>,
 ) {
+    metrics.add_source(move |out: &mut Encoder| listeners.iter().for_each(|one| sources::listener(&numbers(one), out)));
     metrics.add_source(move |out: &mut Encoder| sources::readiness(&readiness.readiness(), out));
     let features = Arc::clone(shared);
     metrics.add_source(move |out: &mut Encoder| sources::features(&feature_numbers(&features), out));
@@ -41,6 +44,21 @@ fn feature_numbers(shared: &NodeShared) -> FeatureNumbers {
         groups: groups as u64,
         members: members as u64,
         exclusive: features.exclusive().len() as u64,
+    }
+}
+
+fn numbers(listener: &ListenerState) -> ListenerNumbers {
+    let certificates = listener.tls.as_ref().map(|tls| {
+        let (reloads, failures) = tls.reloads();
+        let not_after = tls.current().not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        CertificateNumbers { not_after, reloads, failures }
+    });
+    ListenerNumbers {
+        name: listener.name.clone(),
+        transport: listener.transport.as_str(),
+        connections: u64::from(listener.connections.load(Ordering::Relaxed)),
+        max_connections: listener.max_connections.map(u64::from),
+        certificates,
     }
 }
 

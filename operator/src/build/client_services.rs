@@ -61,7 +61,7 @@ fn service(cluster: &ValidatedCluster, group: &Group<'_>) -> Service {
     let ports = group.listeners.iter().map(|listener| ServicePort {
         name: Some(listener.name.clone()),
         port: i32::from(listener.port),
-        protocol: Some("TCP".into()),
+        protocol: Some(protocol(listener).into()),
         // By number: a listener may be called as another port of the pod is.
         target_port: Some(IntOrString::Int(i32::from(listener.port))),
         node_port: listener.service.node_port.map(i32::from),
@@ -81,6 +81,11 @@ fn service(cluster: &ValidatedCluster, group: &Group<'_>) -> Service {
         }),
         ..Service::default()
     }
+}
+
+/// What is below a listener's ports.
+pub(super) fn protocol(listener: &ListenerSpec) -> &'static str {
+    if listener.type_.uses_udp() { "UDP" } else { "TCP" }
 }
 
 fn type_name(type_: ServiceType) -> &'static str {

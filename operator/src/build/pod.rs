@@ -1,6 +1,6 @@
 //! A broker's pod.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use raftmq_config::Links;
-use raftmq_crds::{NodePlacement, PodTemplate};
+use raftmq_crds::{ListenerTls, NodePlacement, PodTemplate};
 
+use super::client_services::protocol;
 use super::config_map::{FILE, config_map_name};
 use super::secrets::{AUTHORITY, CERT, KEY};
 use super::stateful_set::DATA;
@@ -88,6 +89,7 @@ fn container(cluster: &ValidatedCluster, added: &PodTemplate) -> Container {
     // A listener's name could be that of a port of ours; names of ports are at most 15 characters long, as listeners' are.
     let listeners = cluster.spec.listeners.iter().map(|listener| ContainerPort {
         name: Some(listener.name.clone()).filter(|name| !["links", "control", "metrics"].contains(&name.as_str())),
+        protocol: Some(protocol(listener).into()),
         ..port("", listener.port)
     });
     let mut ports: Vec<ContainerPort> = listeners.collect();
@@ -103,11 +105,7 @@ fn container(cluster: &ValidatedCluster, added: &PodTemplate) -> Container {
         env: Some(environment(cluster, added)),
         ports: Some(ports),
         resources: cluster.spec.resources.clone(),
-        volume_mounts: Some(vec![
-            mount(DATA, DATA_DIR, false),
-            mount("config", CONFIG_DIR, true),
-            mount("pki", PKI_DIR, true),
-        ]),
+        volume_mounts: Some(mounts(cluster)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -178,8 +176,25 @@ fn mount(volume: &str, path: &str, read_only: bool) -> VolumeMount {
     }
 }
 
+fn mounts(cluster: &ValidatedCluster) -> Vec<VolumeMount> {
+    let mut mounts = vec![mount(DATA, DATA_DIR, false), mount("config", CONFIG_DIR, true), mount("pki", PKI_DIR, true)];
+    // Whole folders: what is mounted file by file does not change with its Secret.
+    let secrets = listener_secrets(cluster);
+    mounts.extend(
+        secrets.map(|(volume, secret)| mount(&volume, &format!("{}/{secret}", NodePlacement::POD_SECRETS), true)),
+    );
+    mounts
+}
+
+/// The Secrets of the listeners' certificates, each once, with the names of their volumes: a Secret's own name may be too long.
+fn listener_secrets(cluster: &ValidatedCluster) -> impl Iterator<Item = (String, String)> {
+    let tls = cluster.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let names: BTreeSet<String> = tls.flat_map(ListenerTls::secrets).map(str::to_owned).collect();
+    names.into_iter().enumerate().map(|(index, secret)| (format!("tls-{index}"), secret))
+}
+
 fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
-    vec![
+    let own = vec![
         Volume {
             name: "config".into(),
             config_map: Some(ConfigMapVolumeSource {
@@ -198,7 +213,17 @@ fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
             }),
             ..Volume::default()
         },
-    ]
+    ];
+    let listeners = listener_secrets(cluster).map(|(name, secret)| Volume {
+        name,
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    });
+    own.into_iter().chain(listeners).collect()
 }
 
 /// Over zones and nodes of Kubernetes where there are enough, without keeping a pod from running where there are not.

@@ -59,12 +59,16 @@ catalog! {
     "Clients" {
         CONNECTIONS = Gauge "raftmq_connections" [] "Open sockets of clients, before and after their CONNECT.";
         CONNECTIONS_OPENED = Counter "raftmq_connections_opened_total" [] "Sockets of clients accepted.";
-        CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving.";
+        CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving, proxy_header, tls_handshake, websocket_upgrade.";
         CLIENTS = Gauge "raftmq_clients" [] "Clients whose CONNECT was accepted and who are connected.";
         PROTOCOL_ERRORS = Counter "raftmq_protocol_errors_total" [] "Connected clients that were disconnected because they broke the protocol.";
         SUBSCRIPTIONS = Gauge "raftmq_subscriptions" [] "Subscriptions of the clients of this node.";
         SUBSCRIBED = Counter "raftmq_subscriptions_added_total" [] "Subscriptions added, those that replaced one not counted.";
         UNSUBSCRIBED = Counter "raftmq_subscriptions_removed_total" [] "Subscriptions removed, by UNSUBSCRIBE or by the end of their session.";
+        LISTENER_CONNECTIONS = Gauge "raftmq_listener_connections" ["listener" "transport"] "Open connections of clients by listener, with what carries MQTT on it: tcp, tls, ws, wss, quic.";
+        LISTENER_MAX_CONNECTIONS = Gauge "raftmq_listener_max_connections" ["listener" "transport"] "Connections that the listener keeps at a time; 0 for no limit of its own.";
+        CERTIFICATE_END = Gauge "raftmq_listener_certificate_not_after_seconds" ["listener"] "When the first of the listener's certificates ends, in seconds since 1970.";
+        CERTIFICATE_RELOADS = Counter "raftmq_listener_certificate_reloads_total" ["listener" "result"] "Changed files of certificates that were read again, by result: ok, error (the former ones stay).";
         CLIENT_RECEIVED_BYTES = Counter "raftmq_client_received_bytes_total" [] "Bytes read from sockets of clients, of all packets.";
         CLIENT_SENT_BYTES = Counter "raftmq_client_sent_bytes_total" [] "Bytes written to sockets of clients, of all packets.";
     }

@@ -94,6 +94,45 @@ pub fn features(numbers: &FeatureNumbers, out: &mut Encoder) {
     out.gauge(&c::EXCLUSIVE, &[], numbers.exclusive);
 }
 
+/// What is known of a listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListenerNumbers {
+    /// Its name.
+    pub name: String,
+    /// What carries MQTT on it.
+    pub transport: &'static str,
+    /// Its open connections.
+    pub connections: u64,
+    /// How many it may have.
+    pub max_connections: Option<u64>,
+    /// Of its certificates, where it has some.
+    pub certificates: Option<CertificateNumbers>,
+}
+
+/// What is known of a listener's certificates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CertificateNumbers {
+    /// When the first of them ends, after 1970.
+    pub not_after: Duration,
+    /// Changed files that are in use.
+    pub reloads: u64,
+    /// Changed files that could not be used.
+    pub failures: u64,
+}
+
+/// One listener.
+pub fn listener(numbers: &ListenerNumbers, out: &mut Encoder) {
+    let name = numbers.name.as_str();
+    let labels = &[name, numbers.transport];
+    out.gauge(&c::LISTENER_CONNECTIONS, labels, numbers.connections);
+    out.gauge(&c::LISTENER_MAX_CONNECTIONS, labels, numbers.max_connections.unwrap_or(0));
+    if let Some(certificates) = &numbers.certificates {
+        out.gauge(&c::CERTIFICATE_END, &[name], certificates.not_after.as_secs());
+        out.counter(&c::CERTIFICATE_RELOADS, &[name, "ok"], certificates.reloads);
+        out.counter(&c::CERTIFICATE_RELOADS, &[name, "error"], certificates.failures);
+    }
+}
+
 /// The conditions of `/readyz`.
 pub fn readiness(readiness: &Readiness, out: &mut Encoder) {
     for (condition, state) in readiness.conditions() {

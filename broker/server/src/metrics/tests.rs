@@ -38,6 +38,10 @@ fn everything() -> Arc<Metrics> {
         sources::cluster(&sources::ClusterNumbers::default(), out);
         sources::readiness(&Readiness::default(), out);
         sources::features(&sources::FeatureNumbers { groups: 2, ..Default::default() }, out);
+        let certificates = Some(sources::CertificateNumbers { reloads: 3, ..Default::default() });
+        let listener =
+            sources::ListenerNumbers { name: "mqtts".into(), transport: "tls", connections: 5, ..Default::default() };
+        sources::listener(&sources::ListenerNumbers { certificates, ..listener }, out);
         sources::wal(&WalMetrics::default(), out);
         sources::discovery(&PeerSet::default(), out);
         for name in ["meta", "routes"] {
@@ -101,6 +105,8 @@ fn workers_are_summed() {
         "raftmq_messages_refused_total{reason=\"quota\"} 2",
         "raftmq_shared_redispatches_total 2",
         "raftmq_shared_groups 2",
+        "raftmq_listener_connections{listener=\"mqtts\",transport=\"tls\"} 5",
+        "raftmq_listener_certificate_reloads_total{listener=\"mqtts\",result=\"ok\"} 3",
         "raftmq_raft_follower_lag_entries{group=\"meta\",follower=\"2\"} 2",
         "raftmq_raft_follower_lag_entries{group=\"meta\",follower=\"3\"} 10",
         "raftmq_raft_applied_index{group=\"routes\"} 8",

@@ -151,12 +151,27 @@ pub enum RefuseReason {
     Limit,
     /// This node held no serving lease.
     NotServing,
+    /// The PROXY header in front was missing or wrong.
+    ProxyHeader,
+    /// The TLS handshake failed.
+    TlsHandshake,
+    /// What came on a WebSocket listener was no request for MQTT, or its frames were wrong.
+    WebsocketUpgrade,
 }
 
 impl RefuseReason {
     /// All reasons.
-    pub const ALL: [Self; 6] =
-        [Self::Authentication, Self::NotAuthorized, Self::Protocol, Self::Timeout, Self::Limit, Self::NotServing];
+    pub const ALL: [Self; 9] = [
+        Self::Authentication,
+        Self::NotAuthorized,
+        Self::Protocol,
+        Self::Timeout,
+        Self::Limit,
+        Self::NotServing,
+        Self::ProxyHeader,
+        Self::TlsHandshake,
+        Self::WebsocketUpgrade,
+    ];
 
     /// The name in metrics.
     #[must_use]
@@ -168,6 +183,9 @@ impl RefuseReason {
             Self::Timeout => "timeout",
             Self::Limit => "limit",
             Self::NotServing => "not_serving",
+            Self::ProxyHeader => "proxy_header",
+            Self::TlsHandshake => "tls_handshake",
+            Self::WebsocketUpgrade => "websocket_upgrade",
         }
     }
 }

@@ -81,6 +81,7 @@ impl Plan {
                 cert_file: dir.pki().join(format!("{name}.pem")),
                 key_file: dir.pki().join(format!("{name}.key")),
             };
+            placement.secrets_dir = dir.root().join("secrets");
             let config = broker_config(cluster, &placement)?;
             std::fs::create_dir_all(&folder).map_err(io)?;
             let file = folder.join("config.yaml");

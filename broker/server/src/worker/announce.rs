@@ -65,19 +65,20 @@ impl Worker {
             return;
         }
         let now = self.node.clock.now();
-        let event = make(&features.events, &event_client(conn), now.unix_ms);
+        let local_port = self.listeners.get(usize::from(conn.listener)).map_or(0, |listener| listener.port);
+        let event = make(&features.events, &event_client(conn, local_port), now.unix_ms);
         if let Some(event) = event {
             self.publish_own(&event, Reach::Cluster);
         }
     }
 }
 
-fn event_client(conn: &Conn) -> EventClient<'_> {
+fn event_client(conn: &Conn, local_port: u16) -> EventClient<'_> {
     EventClient {
         client_id: conn.session.client_id(),
         username: conn.username.as_deref(),
-        peer: conn.peer_address(),
-        local_port: conn.local_port(),
+        peer: conn.peer.address,
+        local_port,
         version: conn.session.version().unwrap_or(Version::V5),
         connected_at_ms: conn.connected_at_ms,
     }

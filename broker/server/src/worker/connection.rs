@@ -1,41 +1,53 @@
-//! What happens on one connection: bytes in, packets to the session, actions out, bytes out.
+//! What happens on one connection: from its start to its end, what its session asks for, bytes out.
 
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
-use raftmq_mqtt::{Decoded, Packet, QoS, ReasonCode, connect_version, decode};
+use raftmq_mqtt::{QoS, ReasonCode};
 use raftmq_session::{Action, CloseReason, Connection, DropReason as Lost, Flushed};
-use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
-use tokio::net::TcpStream;
+use raftmq_transport::PeerInfo;
 
-use super::outlet::Outlet;
+use super::outlet::{Layered, Outlet};
+use super::receive::wants_bytes;
+use super::socket::Socket;
 use super::task::Next;
 use super::wheel::Key;
 use super::{CLOSING_MS, Conn, Worker};
 use crate::metrics::{DropReason, PublishQos, RefuseReason};
 
-/// Reads of what a client sent after the end of its connection.
-const UNREAD_CHUNKS: usize = 16;
-
-/// A connection that goes to another worker: where to, and what was read of it.
+/// A connection that goes to another worker: where to, and all that it has besides its socket.
 pub(crate) struct Move {
     pub(crate) worker: u16,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) rest: Rest,
+}
+
+/// What a connection has besides its socket, before it has a session.
+pub(crate) struct Rest {
+    /// The listener that it came in by.
     pub(crate) listener: u16,
+    pub(crate) peer: Box<PeerInfo>,
+    pub(crate) layered: Option<Box<Layered>>,
+    /// What was read from it and not yet answered: the CONNECT packet first.
+    pub(crate) bytes: Vec<u8>,
+    /// The client has ended its stream behind it.
+    pub(crate) ended: bool,
 }
 
 impl Worker {
-    /// Takes a socket in. `bytes` were read from it already.
-    pub(super) fn add(&mut self, socket: Rc<TcpStream>, listener: u16, bytes: Vec<u8>) -> Key {
+    /// Takes a socket in.
+    pub(super) fn add(&mut self, socket: Rc<Socket>, rest: Rest) -> Key {
         let now = self.node.clock.now();
-        let session = Connection::new(Arc::clone(&self.node.limits), now, rand::random());
+        let Rest { listener, peer, layered, bytes, ended } = rest;
+        let limits = self.listeners.get(usize::from(listener)).map_or(&self.node.limits, |listener| &listener.limits);
+        let session = Connection::new(Arc::clone(limits), now, rand::random());
         let key = self.conns.insert(Conn {
             session,
             socket,
-            outlet: Outlet::default(),
+            peer,
+            outlet: Outlet::adopt(layered),
             held: !bytes.is_empty(),
+            ended,
             partial: bytes,
             waker: None,
             client: None,
@@ -51,6 +63,10 @@ impl Worker {
             exchange: None,
         });
         self.watch(key);
+        if self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty()) {
+            // The layers' answers that were not written on the worker that it comes from.
+            self.mark_dirty(key);
+        }
         key
     }
 
@@ -64,6 +80,13 @@ impl Worker {
         if self.conns.get_mut(key).is_some_and(|conn| ready(conn) && (serving || conn.client.is_none())) {
             self.parse_held(key);
         }
+        if self
+            .conns
+            .get_mut(key)
+            .is_some_and(|conn| conn.ended && !conn.held && conn.moving.is_none() && conn.closing.is_none())
+        {
+            self.hung_up(key);
+        }
         let now = self.node.clock.ms();
         let Some(conn) = self.conns.get_mut(key) else {
             return Next::End;
@@ -72,7 +95,7 @@ impl Worker {
             return Next::End;
         }
         if let Some(deadline) = conn.closing
-            && (conn.outlet.is_empty() || now >= deadline)
+            && (conn.outlet.is_done() || now >= deadline)
         {
             return Next::End;
         }
@@ -80,47 +103,16 @@ impl Worker {
             conn.waker = Some(waker.clone());
         }
         let write = conn.outlet.blocked;
-        // What is not served is not read: the client's own flow control holds it back. Before CONNECT it is read, to be refused.
-        let read = conn.closing.is_none()
-            && !conn.stalled
-            && !conn.held
-            && conn.session.can_read()
-            && conn.outlet.len() <= limit
-            && (conn.client.is_none() || serving);
-        Next::Wait { read, write }
+        Next::Wait { read: wants_bytes(conn, serving, limit), write }
     }
 
-    /// The socket has bytes.
-    pub(super) fn readable(&mut self, key: Key) {
-        let mut buffer = std::mem::take(&mut self.read_buffer);
-        let Some(conn) = self.conns.get_mut(key) else {
-            self.read_buffer = buffer;
-            return;
-        };
-        match conn.socket.try_read(&mut buffer) {
-            Ok(0) => self.lost(key),
-            Ok(count) => {
-                self.counters.bytes_in(count);
-                let mut partial = std::mem::take(&mut conn.partial);
-                if partial.is_empty() {
-                    let taken = self.parse(key, &buffer[..count]);
-                    self.keep(key, buffer[taken..count].to_vec());
-                } else {
-                    // The rest of a packet: it grows by what has come, not by what it says that will come.
-                    partial.extend_from_slice(&buffer[..count]);
-                    self.parse_kept(key, partial);
-                }
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => self.lost(key),
-        }
-        self.read_buffer = buffer;
-    }
-
-    /// The socket has room again.
+    /// The socket has room again. False: it has none after all, and says when it has.
     pub(super) fn writable(&mut self, key: Key) -> bool {
+        let waiting = |worker: &mut Self| worker.conns.get_mut(key).map_or(0, |conn| conn.outlet.len());
+        let before = waiting(self);
         self.write(key);
-        self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.blocked)
+        let has_readiness = self.conns.get_mut(key).is_none_or(|conn| conn.socket.has_readiness());
+        has_readiness || waiting(self) != before
     }
 
     /// The connection's task ends: everything of it goes, but a session that is to be kept. A connection that moves
@@ -129,9 +121,11 @@ impl Worker {
         self.announce_end(key);
         let conn = self.conns.remove(key)?;
         if let Some((worker, bytes)) = conn.moving {
-            return Some(Move { worker, bytes, listener: conn.listener });
+            let (listener, peer, ended) = (conn.listener, conn.peer, conn.ended);
+            let rest = Rest { listener, peer, layered: conn.outlet.into_layered(), bytes, ended };
+            return Some(Move { worker, rest });
         }
-        hang_up(&conn.socket, &mut self.read_buffer);
+        conn.socket.hang_up(&mut self.read_buffer);
         self.gone(conn.listener);
         if let Some(client) = conn.client {
             self.disconnected(client, conn);
@@ -147,11 +141,24 @@ impl Worker {
         self.counters.connection_closed();
     }
 
+    /// A connection was closed as soon as it was there.
+    pub(super) fn refused(&self, reason: RefuseReason) {
+        self.counters.connection_opened();
+        self.counters.refused(reason);
+        self.counters.connection_closed();
+    }
+
     /// A deadline of the connection may have passed.
     pub(super) fn on_deadline(&mut self, key: Key) {
         let now = self.node.clock.now();
         let serving = self.is_serving();
         let limit = self.answers_limit();
+        if self.conns.get_mut(key).is_some_and(|conn| !conn.socket.has_readiness() && wants_bytes(conn, serving, limit))
+        {
+            // What is there already speaks for the client; its task waits for what comes then.
+            self.readable(key, &mut Context::from_waker(Waker::noop()));
+            self.wake(key);
+        }
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
@@ -165,7 +172,7 @@ impl Worker {
             return self.watch(key);
         }
         if conn.client.is_some()
-            && (!serving || conn.stalled || (conn.outlet.len() <= limit && has_unread(&conn.socket)))
+            && (!serving || conn.stalled || (conn.outlet.len() <= limit && conn.socket.has_unread()))
         {
             // A client that is not read cannot be blamed for its silence, nor for that of this thread or of the whole
             // process. One that leaves its answers unread is.
@@ -205,7 +212,7 @@ impl Worker {
     }
 
     /// Nothing is read from the connection any more; it ends when what is left for the client is written.
-    fn finish(&mut self, key: Key) {
+    pub(super) fn finish(&mut self, key: Key) {
         let deadline = self.node.clock.ms() + CLOSING_MS;
         let Some(conn) = self.conns.get_mut(key) else {
             return;
@@ -226,86 +233,6 @@ impl Worker {
             conn.outlet.clear();
         }
         self.finish(key);
-    }
-
-    fn keep(&mut self, key: Key, rest: Vec<u8>) {
-        // What comes after a CONNECT that moves travels with it.
-        if let Some(conn) = self.conns.get_mut(key)
-            && conn.closing.is_none()
-            && conn.moving.is_none()
-        {
-            conn.partial = rest;
-        }
-    }
-
-    fn parse_held(&mut self, key: Key) {
-        let Some(conn) = self.conns.get_mut(key) else {
-            return;
-        };
-        let bytes = std::mem::take(&mut conn.partial);
-        conn.held = false;
-        self.parse_kept(key, bytes);
-    }
-
-    /// Parses bytes that were kept. What is still no whole packet stays where it is: copied at each read, a large
-    /// packet in small pieces would cost the square of its size.
-    fn parse_kept(&mut self, key: Key, mut bytes: Vec<u8>) {
-        let taken = self.parse(key, &bytes);
-        bytes.drain(..taken);
-        if bytes.is_empty() {
-            bytes = Vec::new();
-        } else if taken > 0 {
-            bytes.shrink_to_fit();
-        }
-        self.keep(key, bytes);
-    }
-
-    /// Gives the complete packets of `bytes` to the session; returns how many bytes that were.
-    fn parse(&mut self, key: Key, bytes: &[u8]) -> usize {
-        let node = Arc::clone(&self.node);
-        let now = node.clock.now();
-        // After the read and before anything is matched: what was read without a lease waits.
-        let serving = self.is_serving();
-        let limit = self.answers_limit();
-        let mut actions = std::mem::take(&mut self.actions);
-        let mut at = 0;
-        while let Some(conn) = self.conns.get_mut(key) {
-            if conn.closing.is_some() || conn.moving.is_some() || at == bytes.len() {
-                break;
-            }
-            if conn.stalled
-                || !conn.session.can_read()
-                || conn.outlet.len() > limit
-                || (conn.client.is_some() && !serving)
-            {
-                conn.held = true;
-                break;
-            }
-            let out = conn.outlet.buffer(&mut self.spares);
-            match decode(&bytes[at..], conn.session.version(), &node.codec) {
-                Ok(Decoded::Incomplete { .. }) => break,
-                Ok(Decoded::Packet { packet, consumed }) => {
-                    self.counters.packet_in(packet.packet_type());
-                    if let Packet::Publish(publish) = &packet {
-                        self.counters.message_in(count_as(publish.qos), consumed);
-                    }
-                    conn.session.on_packet(now, &mut self.origins, packet, out, &mut actions);
-                    self.act(key, &bytes[at..], &mut actions);
-                    at += consumed;
-                }
-                Err(error) => {
-                    let version = connect_version(&bytes[at..]);
-                    conn.session.on_decode_error(&error, version, out, &mut actions);
-                    self.act(key, &[], &mut actions);
-                    at = bytes.len();
-                }
-            }
-        }
-        self.actions = actions;
-        self.mark_dirty(key);
-        self.note_load(key);
-        self.resume_replays();
-        at
     }
 
     /// Carries out what the session asks for. `unread` are the bytes from the packet in hand on.
@@ -356,22 +283,24 @@ impl Worker {
         self.counters.dropped(DropReason::PacketTooLarge, u64::from(flushed.too_large));
     }
 
-    /// Writes what waits for a connection, and lets its session go on when the socket took all.
-    pub(super) fn write(&mut self, key: Key) {
+    /// Writes what waits for a connection, and lets its session go on when the socket took all. True: the connection's task has to
+    /// look again.
+    fn write(&mut self, key: Key) -> bool {
         let serving = self.is_serving();
         let limit = self.answers_limit();
         let Some(conn) = self.conns.get_mut(key) else {
-            return;
+            return false;
         };
         conn.dirty = false;
         if !serving && conn.client.is_some() && conn.closing.is_none() {
             // Nothing is acknowledged or delivered without a lease: it waits, until all look again.
             conn.outlet.blocked = false;
-            return;
+            return false;
         }
         let was_full = conn.outlet.len() > limit;
+        let closing = conn.closing.is_some();
         conn.outlet.count_packets(|packet| self.counters.packet_out(packet));
-        match conn.outlet.write(&conn.socket, &mut self.spares) {
+        match conn.outlet.write(&conn.socket, conn.waker.as_ref(), closing, &mut self.spares) {
             Ok(count) => {
                 self.counters.bytes_out(count);
                 if conn.outlet.is_empty() {
@@ -381,16 +310,16 @@ impl Worker {
                 } else if conn.outlet.len() > self.node.max_outbound {
                     conn.session.set_congested();
                 }
-                let conn = self.conns.get_mut(key);
-                if conn.is_some_and(|conn| {
+                self.conns.get_mut(key).is_some_and(|conn| {
                     conn.outlet.blocked
-                        || (conn.closing.is_some() && conn.outlet.is_empty())
+                        || (conn.closing.is_some() && conn.outlet.is_done())
                         || (was_full && conn.outlet.len() <= limit)
-                }) {
-                    self.wake(key);
-                }
+                })
             }
-            Err(_) => self.lost(key),
+            Err(_) => {
+                self.lost(key);
+                false
+            }
         }
     }
 
@@ -419,31 +348,13 @@ impl Worker {
             {
                 // Its own task waits for room.
                 conn.dirty = false;
-            } else {
-                self.write(key);
+            } else if self.write(key) {
+                self.wake(key);
             }
         }
         if self.dirty.is_empty() {
             // Its memory is used again.
             self.dirty = dirty;
-        }
-    }
-}
-
-/// Whether bytes of the client wait in the socket. Asked of the kernel: the reactor may not have run since they came.
-fn has_unread(socket: &TcpStream) -> bool {
-    let mut byte = [0u8];
-    matches!(recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
-}
-
-/// Ends the stream to the client, then drops what is left of the stream from it: a socket closed over unread bytes would
-/// reset the connection, and the client might never see the packet that says why it is closed.
-fn hang_up(socket: &TcpStream, buffer: &mut [u8]) {
-    // Errors: it is gone already.
-    let _ = shutdown(socket, Shutdown::Write);
-    for _ in 0..UNREAD_CHUNKS {
-        if !matches!(recv(socket, &mut *buffer, RecvFlags::DONTWAIT), Ok((1.., _))) {
-            break;
         }
     }
 }

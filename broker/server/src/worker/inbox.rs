@@ -6,7 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use raftmq_mqtt::Message;
 use tokio::sync::Notify;
 
+use super::connection::Rest;
 use super::sharing::Shared;
+use super::socket::Loose;
+use crate::metrics::RefuseReason;
 
 /// Something for a worker from outside its thread.
 pub(crate) enum Item {
@@ -15,20 +18,21 @@ pub(crate) enum Item {
     /// A message of a group, for a member that this worker has or has to choose.
     Shared(Box<Shared>),
     /// A connection whose session lives on this worker.
-    Adopt(Adopted),
+    Adopt(Box<Adopted>),
+    /// A new connection, of a listener whose sockets are not the workers'.
+    Accept(Box<Adopted>),
+    /// A connection that such a listener refused.
+    Refused(RefuseReason),
     /// Makes the worker panic: for the test of what becomes of the node.
     #[cfg(test)]
     Panic,
 }
 
-/// A connection on its way to the worker that holds its client's session.
+/// A connection on its way to a worker.
 pub(crate) struct Adopted {
-    /// The socket, taken out of the other worker's reactor.
-    pub(crate) socket: std::net::TcpStream,
-    /// What was read from it and not yet answered: the CONNECT packet first.
-    pub(crate) bytes: Vec<u8>,
-    /// The listener that it came in by.
-    pub(crate) listener: u16,
+    /// The socket, in no reactor.
+    pub(crate) socket: Loose,
+    pub(crate) rest: Rest,
 }
 
 /// Limits of an [`Inbox`]: a worker that hangs must not take the node's memory.
@@ -158,7 +162,8 @@ fn size_of_item(item: &Item) -> usize {
     match item {
         Item::Publish(message) => message.wire_len() + 64,
         Item::Shared(shared) => shared.message.wire_len() + 256,
-        Item::Adopt(adopted) => adopted.bytes.len() + 64,
+        Item::Adopt(adopted) | Item::Accept(adopted) => adopted.rest.bytes.len() + 4_096,
+        Item::Refused(_) => 64,
         #[cfg(test)]
         Item::Panic => 64,
     }

@@ -1,9 +1,21 @@
-//! Listening sockets: one for each worker on the same address, so that the kernel spreads connections.
+//! Listening sockets, and what is the same for all connections of a listener.
+//!
+//! Of TCP there is one socket for each worker on the same address, so that the kernel spreads connections. Of UDP there is one.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use raftmq_config::{Config, Listener, ProxyProtocol};
+use raftmq_session::SessionLimits;
+use raftmq_transport::proxy::Versions;
+use raftmq_transport::tls::TlsError;
+use raftmq_transport::ws::WsSettings;
+use raftmq_transport::{Layers, Transport};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::listener_tls::ListenerCertificates;
 
 /// Connections that may wait to be accepted, a worker. The kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -17,44 +29,170 @@ pub(crate) enum ListenError {
     Io { name: String, address: SocketAddr, source: io::Error },
 }
 
-/// Opens `workers` sockets on one address. Port 0 means any free one, the same for all.
-pub(crate) fn open(name: &str, address: SocketAddr, workers: usize) -> Result<Vec<StdListener>, ListenError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse { name: name.to_owned(), address },
-        _ => ListenError::Io { name: name.to_owned(), address, source },
-    };
-    // With SO_REUSEPORT a second process of the same user would share the address without a word: the clients
-    // would land on either. A bind without it finds such a listener.
-    let probe = socket(address).and_then(|socket| {
-        socket.bind(&address.into())?;
-        Ok(socket)
-    });
-    let address = match probe {
-        Ok(socket) => {
-            let bound = socket.local_addr().map_err(failed)?;
-            bound.as_socket().unwrap_or(address)
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    (0..workers)
-        .map(|_| {
-            let socket = socket(address)?;
-            socket.set_reuse_port(true)?;
-            socket.bind(&address.into())?;
-            socket.listen(BACKLOG)?;
-            Ok(StdListener::from(socket))
-        })
-        .collect::<io::Result<_>>()
-        .map_err(failed)
+/// One worker's view of a listener.
+#[derive(Clone)]
+pub(crate) struct ListenerState {
+    /// Its name in logs and metrics.
+    pub(crate) name: String,
+    /// The port that its clients connect to; 0 before it is opened.
+    pub(crate) port: u16,
+    /// What carries MQTT on it.
+    pub(crate) transport: Transport,
+    /// Connections that it keeps at a time, over all workers.
+    pub(crate) max_connections: Option<u32>,
+    /// How many it has.
+    pub(crate) connections: Arc<AtomicU32>,
+    /// What its clients may use.
+    pub(crate) limits: Arc<SessionLimits>,
+    /// What a packet may cost.
+    pub(crate) codec: raftmq_mqtt::Limits,
+    proxy: Option<Versions>,
+    ws: Option<Arc<WsSettings>>,
+    /// Its certificates, where it has TLS.
+    pub(crate) tls: Option<Arc<ListenerCertificates>>,
 }
 
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // After a restart old connections linger in TIME_WAIT on the port.
-    socket.set_reuse_address(true)?;
+impl ListenerState {
+    /// From its settings; `limits` and the rest are those of the node.
+    pub(crate) fn new(
+        settings: &Listener,
+        node: &Config,
+        limits: &SessionLimits,
+        tls: Option<Arc<ListenerCertificates>>,
+    ) -> Self {
+        let max_packet_size = settings.max_packet_size.unwrap_or(node.mqtt.max_packet_size);
+        let connect_timeout = settings.connect_timeout.unwrap_or(node.mqtt.connect_timeout);
+        let limits = SessionLimits {
+            max_packet_size: u32::try_from(max_packet_size.bytes()).unwrap_or(u32::MAX),
+            connect_timeout_ms: connect_timeout.as_millis(),
+            mount_point: settings.mount_point.as_deref().map(Arc::from),
+            ..limits.clone()
+        };
+        Self {
+            name: settings.name.clone(),
+            port: 0,
+            transport: transport(settings),
+            max_connections: settings.max_connections,
+            connections: Arc::new(AtomicU32::new(0)),
+            limits: Arc::new(limits),
+            codec: raftmq_mqtt::Limits {
+                max_packet_size: max_packet_size.as_usize(),
+                max_topic_levels: usize::from(node.mqtt.max_topic_levels),
+            },
+            proxy: match settings.proxy_protocol {
+                ProxyProtocol::None => None,
+                ProxyProtocol::V1 => Some(Versions::V1),
+                ProxyProtocol::V2 => Some(Versions::V2),
+                ProxyProtocol::Any => Some(Versions::Any),
+            },
+            ws: settings.type_.uses_websocket().then(|| {
+                let path = settings.websocket.clone().unwrap_or_default().path;
+                Arc::new(WsSettings { path })
+            }),
+            tls,
+        }
+    }
+
+    /// One more connection, if there is room.
+    pub(super) fn opened(&self) -> bool {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let fits = self.max_connections.is_none_or(|most| before < most);
+        if !fits {
+            self.closed();
+        }
+        fits
+    }
+
+    pub(super) fn closed(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What a new connection over TCP has between its socket and MQTT.
+    pub(super) fn layers(&self) -> Result<Option<Layers>, TlsError> {
+        let tls = self.tls.as_ref().map(|tls| Arc::clone(&tls.current().tcp));
+        Layers::new(self.proxy, tls, self.ws.clone())
+    }
+}
+
+const fn transport(settings: &Listener) -> Transport {
+    use raftmq_config::ListenerType as Type;
+    match settings.type_ {
+        Type::Tcp => Transport::Tcp,
+        Type::Tls => Transport::Tls,
+        Type::Ws => Transport::Ws,
+        Type::Wss => Transport::Wss,
+        Type::Quic => Transport::Quic,
+    }
+}
+
+/// The sockets of a listener: of TCP one for each worker, of UDP one for all.
+#[derive(Default)]
+pub(crate) struct Opened {
+    pub(crate) tcp: Vec<StdListener>,
+    pub(crate) udp: Option<UdpSocket>,
+}
+
+impl Opened {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match &self.udp {
+            Some(socket) => socket.local_addr().ok(),
+            None => self.tcp.first()?.local_addr().ok(),
+        }
+    }
+}
+
+/// Opens the sockets of a listener, for so many workers. Port 0 means any free one, the same for all.
+pub(crate) fn open(settings: &Listener, all: &[Listener], workers: usize) -> Result<Opened, ListenError> {
+    let address = settings.bind.get();
+    let kind = Kind { udp: settings.type_.uses_udp(), takes_ipv4: settings.takes_ipv4(all) };
+    open_sockets(address, kind, workers).map_err(|source| {
+        let name = settings.name.clone();
+        match source.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse { name, address },
+            _ => ListenError::Io { name, address, source },
+        }
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Kind {
+    udp: bool,
+    /// Of a socket for all IPv6 addresses: those of IPv4 as well.
+    takes_ipv4: bool,
+}
+
+fn open_sockets(address: SocketAddr, kind: Kind, workers: usize) -> io::Result<Opened> {
+    if kind.udp {
+        let socket = socket(address, kind)?;
+        socket.bind(&address.into())?;
+        return Ok(Opened { udp: Some(socket.into()), ..Opened::default() });
+    }
+    // With SO_REUSEPORT a second process of the same user would share the address without a word: the clients
+    // would land on either. A bind without it finds such a listener.
+    let probe = socket(address, kind)?;
+    probe.bind(&address.into())?;
+    let address = probe.local_addr()?.as_socket().unwrap_or(address);
+    drop(probe);
+    let sockets = (0..workers).map(|_| {
+        let socket = socket(address, kind)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(StdListener::from(socket))
+    });
+    Ok(Opened { tcp: sockets.collect::<io::Result<_>>()?, udp: None })
+}
+
+fn socket(address: SocketAddr, kind: Kind) -> io::Result<Socket> {
+    let (type_, protocol) = if kind.udp { (Type::DGRAM, Protocol::UDP) } else { (Type::STREAM, Protocol::TCP) };
+    let socket = Socket::new(Domain::for_address(address), type_, Some(protocol))?;
+    if !kind.udp {
+        // After a restart old connections linger in TIME_WAIT on the port.
+        socket.set_reuse_address(true)?;
+    }
     if address.is_ipv6() {
-        // An IPv4 listener on the same port may stand beside it.
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!kind.takes_ipv4)?;
     }
     socket.set_nonblocking(true)?;
     Ok(socket)
@@ -72,16 +210,48 @@ pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use raftmq_config::ListenerType;
+
+    fn listener(name: &str, type_: ListenerType, bind: &str) -> Listener {
+        Listener::new(name, type_, bind.parse().unwrap())
+    }
+
+    fn opened(all: &[Listener], at: usize) -> Result<Opened, ListenError> {
+        open(&all[at], all, 2)
+    }
 
     #[test]
     fn workers_share_an_address_and_a_second_node_is_refused() {
-        let first = open("default", "127.0.0.1:0".parse().unwrap(), 2).unwrap();
-        let address = first[0].local_addr().unwrap();
-        assert_eq!(first[1].local_addr().unwrap(), address);
-        let error = open("default", address, 2).unwrap_err();
+        let first = opened(&[listener("default", ListenerType::Tcp, "127.0.0.1:0")], 0).unwrap();
+        let address = first.tcp[0].local_addr().unwrap();
+        assert_eq!(first.tcp[1].local_addr().unwrap(), address);
+        let again = [listener("default", ListenerType::Tcp, &address.to_string())];
+        let error = opened(&again, 0).err().unwrap();
         assert!(matches!(error, ListenError::InUse { .. }), "{error}");
         assert!(error.to_string().contains(&address.to_string()));
+        // UDP has ports of its own.
+        let quic = [listener("quic", ListenerType::Quic, &address.to_string())];
+        let _udp = opened(&quic, 0).unwrap();
+        assert!(matches!(opened(&quic, 0), Err(ListenError::InUse { .. })));
         drop(first);
-        open("default", address, 2).unwrap();
+        opened(&again, 0).unwrap();
+    }
+
+    #[test]
+    fn all_ipv6_addresses_are_all_addresses_unless_ipv4_is_another_listeners() {
+        let both = [listener("six", ListenerType::Tcp, "[::]:0")];
+        let socket = opened(&both, 0).unwrap();
+        let port = socket.address().unwrap().port();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        std::net::TcpStream::connect(("::1", port)).unwrap();
+        drop(socket);
+        let apart = [
+            listener("six", ListenerType::Tcp, &format!("[::]:{port}")),
+            listener("four", ListenerType::Tcp, &format!("127.0.0.1:{port}")),
+        ];
+        let _six = opened(&apart, 0).unwrap();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+        let _four = opened(&apart, 1).unwrap();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     }
 }

@@ -20,12 +20,15 @@ mod messages;
 mod mount;
 mod outlet;
 mod publish;
+mod quic;
+mod receive;
 mod registry;
 mod replay;
 mod run;
 mod shared;
 mod sharing;
 mod slab;
+mod socket;
 mod subscribe;
 mod system;
 mod task;
@@ -35,7 +38,6 @@ mod wheel;
 mod wills;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -48,21 +50,23 @@ use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
 use raftmq_session::{
     Action, CloseReason, Connection, Origins, OwnedWill, SessionLimits, SessionState, SubscriptionInfo,
 };
-use tokio::net::TcpStream;
+use raftmq_transport::PeerInfo;
 use tokio::sync::Notify;
 
 use crate::authn::Exchange;
 use crate::metrics::WorkerCounters;
 use inbox::Outgoing;
 pub(crate) use inbox::{Inbox, Item};
-pub(crate) use listener::{ListenError, open as open_listener};
+pub(crate) use listener::{ListenError, ListenerState, Opened, open as open_listener};
+pub(crate) use quic::{QuicServer, Starting};
 pub(crate) use registry::ClientRegistry;
-pub(crate) use run::{ListenerState, WorkerHandle, start};
+pub(crate) use run::{WorkerHandle, start};
 pub(crate) use shared::{Clock, NodeShared, Router};
 pub(crate) use sharing::{Attempt, Shared};
 
 use outlet::{Outlet, Spares};
 use slab::Slab;
+use socket::Socket;
 use wheel::{Key, Wheel};
 
 /// Bytes that one read of a socket may bring.
@@ -78,12 +82,16 @@ const CLOSING_MS: u64 = 5_000;
 struct Conn {
     session: Connection,
     /// The connection's task has the other reference.
-    socket: Rc<TcpStream>,
+    socket: Rc<Socket>,
+    /// Who is at the other end.
+    peer: Box<PeerInfo>,
     outlet: Outlet,
     /// Bytes of a packet that is not there completely, or that must wait.
     partial: Vec<u8>,
     /// `partial` may hold a complete packet: it stopped because the session could not take it.
     held: bool,
+    /// The client has ended its stream: the connection ends when what it sent before is dealt with.
+    ended: bool,
     /// The connection's task, while it waits.
     waker: Option<Waker>,
     /// The client, once connected.
@@ -112,21 +120,7 @@ struct Conn {
 impl Conn {
     /// What placeholders of rules stand for.
     fn vars(&self) -> ClientVars<'_> {
-        ClientVars {
-            client_id: self.session.client_id(),
-            username: self.username.as_deref(),
-            peer: self.peer_address(),
-        }
-    }
-
-    /// The client's end.
-    fn peer_address(&self) -> SocketAddr {
-        self.socket.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
-    }
-
-    /// The port that the client has connected to.
-    fn local_port(&self) -> u16 {
-        self.socket.local_addr().map_or(0, |address| address.port())
+        ClientVars { client_id: self.session.client_id(), username: self.username.as_deref(), peer: self.peer.address }
     }
 }
 
@@ -196,6 +190,8 @@ pub(crate) struct Worker {
     expiries: Wheel,
     due: Vec<Key>,
     read_buffer: Vec<u8>,
+    /// What a read carried of MQTT, where layers are in between.
+    plain: Vec<u8>,
     spares: Spares,
     actions: Vec<Action>,
     matched: Vec<(u32, SubscriptionInfo)>,
@@ -211,7 +207,7 @@ pub(crate) struct Worker {
     /// Wakes the writing task.
     flush: Rc<Notify>,
     /// Connections by listener, for their limits.
-    listeners: Rc<Vec<run::ListenerState>>,
+    listeners: Rc<Vec<ListenerState>>,
     /// What a task of the worker spawns: subscriptions that wait for their barrier.
     barriers: VecDeque<subscribe::Barrier>,
     /// Wakes the task that spawns them.
@@ -231,8 +227,8 @@ pub(crate) struct Worker {
 }
 
 /// What the clients of a listener may use.
-fn limits_of<'a>(node: &'a NodeShared, _listeners: &'a [run::ListenerState], _listener: u16) -> &'a Arc<SessionLimits> {
-    &node.limits
+fn limits_of<'a>(node: &'a NodeShared, listeners: &'a [ListenerState], listener: u16) -> &'a Arc<SessionLimits> {
+    listeners.get(usize::from(listener)).map_or(&node.limits, |listener| &listener.limits)
 }
 
 impl Worker {

@@ -1,14 +1,19 @@
-//! What waits to be written to one client's socket.
+//! What waits to be written to one client's socket, and the layers between it and MQTT.
 
 use std::io;
+use std::task::Waker;
 
 use raftmq_mqtt::PacketType;
-use tokio::net::TcpStream;
+use raftmq_transport::{LayerError, Layers, PeerInfo, Received};
+
+use super::socket::Socket;
 
 /// A buffer that is kept for the next use is not larger than this.
 const KEEP: usize = 64 * 1024;
 /// Buffers kept.
 const SPARES: usize = 64;
+/// Bytes of MQTT that go through the layers at a time: with what the layers add, the buffer is one that is kept.
+const PIECE: usize = 32 * 1024;
 
 /// Encoded packets for a socket. Owns memory only while something waits.
 #[derive(Default)]
@@ -19,13 +24,95 @@ pub(crate) struct Outlet {
     counted: usize,
     /// The socket takes no more for now: its task waits for room.
     pub(crate) blocked: bool,
+    /// `None`: nothing is between the socket and MQTT.
+    layered: Option<Box<Layered>>,
+}
+
+/// Layers, and what they have for the socket.
+pub(crate) struct Layered {
+    layers: Layers,
+    wire: Vec<u8>,
+    written: usize,
+    /// Nothing more goes through the layers.
+    closed: bool,
+}
+
+impl Layered {
+    fn waits(&self) -> usize {
+        self.wire.len() - self.written
+    }
+
+    fn release(&mut self, spares: &mut Spares) {
+        if self.waits() == 0 {
+            self.written = 0;
+            spares.put(std::mem::take(&mut self.wire));
+        }
+    }
 }
 
 /// Buffers of a worker that are free, so that a busy connection does not allocate at each turn.
 #[derive(Default)]
 pub(crate) struct Spares(Vec<Vec<u8>>);
 
+impl Spares {
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn put(&mut self, mut spare: Vec<u8>) {
+        if self.0.len() < SPARES && spare.capacity() <= KEEP && spare.capacity() > 0 {
+            spare.clear();
+            self.0.push(spare);
+        }
+    }
+}
+
 impl Outlet {
+    /// Of a connection with these layers.
+    pub(crate) fn new(layers: Option<Layers>) -> Self {
+        let layered = |layers| Box::new(Layered { layers, wire: Vec::new(), written: 0, closed: false });
+        Self { layered: layers.map(layered), ..Self::default() }
+    }
+
+    /// Of a connection that comes from another worker.
+    pub(crate) fn adopt(layered: Option<Box<Layered>>) -> Self {
+        Self { layered, ..Self::default() }
+    }
+
+    /// The layers with all that they have, for another worker.
+    pub(crate) fn into_layered(self) -> Option<Box<Layered>> {
+        self.layered
+    }
+
+    /// Whether bytes of the socket go through [`Outlet::receive`].
+    pub(crate) const fn has_layers(&self) -> bool {
+        self.layered.is_some()
+    }
+
+    /// Takes bytes of the socket through the layers: `plain` gets what they carry of MQTT, also before an error; what the layers
+    /// answer waits here.
+    pub(crate) fn receive(
+        &mut self,
+        bytes: &[u8],
+        plain: &mut Vec<u8>,
+        peer: &mut PeerInfo,
+        spares: &mut Spares,
+    ) -> Result<Received, LayerError> {
+        let Some(layered) = &mut self.layered else {
+            plain.extend_from_slice(bytes);
+            return Ok(Received::Open);
+        };
+        if layered.wire.capacity() == 0 {
+            layered.wire = spares.take();
+        }
+        let received = layered.layers.receive(bytes, plain, &mut layered.wire, peer);
+        layered.release(spares);
+        if layered.layers.is_nothing() {
+            self.layered = None;
+        }
+        received
+    }
+
     /// The buffer to append to.
     pub(crate) fn buffer(&mut self, spares: &mut Spares) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0
@@ -38,7 +125,7 @@ impl Outlet {
 
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() - self.written
+        self.bytes.len() - self.written + self.layered.as_ref().map_or(0, |layered| layered.waits())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -64,24 +151,35 @@ impl Outlet {
         }
     }
 
+    /// Whether a connection that closes has nothing left to say, the layers' last words included.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_empty() && self.layered.as_ref().is_none_or(|layered| layered.closed)
+    }
+
     /// Drops what waits: the connection is gone.
     pub(crate) fn clear(&mut self) {
+        self.clear_packets();
+        self.blocked = false;
+        if let Some(layered) = &mut self.layered {
+            layered.wire = Vec::new();
+            layered.written = 0;
+            layered.closed = true;
+        }
+    }
+
+    /// Drops the packets that wait: nobody reads them any more. What the layers have to say stays.
+    pub(crate) fn clear_packets(&mut self) {
         self.bytes = Vec::new();
         self.written = 0;
         self.counted = 0;
-        self.blocked = false;
     }
 
     /// Gives the buffer back when nothing waits.
     pub(crate) fn release(&mut self, spares: &mut Spares) {
-        if self.is_empty() {
-            let mut spare = std::mem::take(&mut self.bytes);
+        if self.written == self.bytes.len() {
             self.written = 0;
             self.counted = 0;
-            if spares.0.len() < SPARES && spare.capacity() <= KEEP && spare.capacity() > 0 {
-                spare.clear();
-                spares.0.push(spare);
-            }
+            spares.put(std::mem::take(&mut self.bytes));
         }
     }
 
@@ -91,24 +189,24 @@ impl Outlet {
         self.bytes.capacity() > 0
     }
 
-    /// Writes as much as the socket takes. Returns how much that was.
-    pub(crate) fn write(&mut self, socket: &TcpStream, spares: &mut Spares) -> io::Result<usize> {
-        let before = self.written;
+    /// Writes as much as the socket takes; returns how many bytes of the socket that was. With `closing` it is the last that is
+    /// written.
+    pub(crate) fn write(
+        &mut self,
+        socket: &Socket,
+        waker: Option<&Waker>,
+        closing: bool,
+        spares: &mut Spares,
+    ) -> io::Result<usize> {
         self.blocked = false;
-        while self.written < self.bytes.len() {
-            match socket.try_write(&self.bytes[self.written..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = true;
-                    break;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let count = self.written - before;
-        if self.is_empty() {
+        let count = if self.layered.is_some() {
+            self.write_layered(socket, waker, closing, spares)?
+        } else {
+            let before = self.written;
+            self.blocked = !push(socket, waker, &self.bytes, &mut self.written)?;
+            self.written - before
+        };
+        if self.written == self.bytes.len() {
             self.release(spares);
         } else if self.written >= KEEP {
             // A slow reader must not keep what it has read.
@@ -118,6 +216,65 @@ impl Outlet {
         }
         Ok(count)
     }
+
+    fn write_layered(
+        &mut self,
+        socket: &Socket,
+        waker: Option<&Waker>,
+        closing: bool,
+        spares: &mut Spares,
+    ) -> io::Result<usize> {
+        let Some(layered) = &mut self.layered else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        loop {
+            let before = layered.written;
+            let all = push(socket, waker, &layered.wire, &mut layered.written)?;
+            count += layered.written - before;
+            if !all {
+                self.blocked = true;
+                return Ok(count);
+            }
+            layered.release(spares);
+            let open = layered.layers.is_open();
+            if closing && !open {
+                // Handshakes that are not done, or a client that has closed: nobody reads it.
+                self.written = self.bytes.len();
+            }
+            let waiting = &self.bytes[self.written..];
+            if waiting.is_empty() {
+                if !closing || layered.closed {
+                    return Ok(count);
+                }
+                layered.closed = true;
+                layered.layers.close(&mut layered.wire);
+            } else if open {
+                let piece = &waiting[..waiting.len().min(PIECE)];
+                if layered.wire.capacity() == 0 {
+                    layered.wire = spares.take();
+                }
+                layered.layers.send(piece, &mut layered.wire).map_err(io::Error::other)?;
+                self.written += piece.len();
+            } else {
+                return Ok(count);
+            }
+        }
+    }
+}
+
+/// Writes from `written` on; false when the socket takes no more for now.
+fn push(socket: &Socket, waker: Option<&Waker>, bytes: &[u8], written: &mut usize) -> io::Result<bool> {
+    while *written < bytes.len() {
+        match socket.try_write(&bytes[*written..], waker) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => *written += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,13 +15,17 @@ use raftmq_features::wills::{PendingWills, WillSettings};
 use raftmq_mqtt::ReasonCode;
 use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
 use raftmq_session::Origins;
-use tokio::net::{TcpListener, TcpStream};
+use raftmq_transport::PeerInfo;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
 
+use super::connection::Rest;
 use super::inbox::{Adopted, Item, Outgoing};
-use super::outlet::Spares;
+use super::listener::ListenerState;
+use super::outlet::{Outlet, Spares};
 use super::slab::Slab;
+use super::socket::{Loose, Socket};
 use super::system::System;
 use super::task::ConnectionTask;
 use super::wheel::Wheel;
@@ -38,32 +42,6 @@ const HAND_OVER_PAUSE: Duration = Duration::from_millis(1);
 const FENCED_PAUSE: Duration = Duration::from_millis(50);
 /// Time for the clients to read their last packets when the node shuts down.
 const DRAIN: Duration = Duration::from_secs(3);
-
-/// One worker's view of a listener.
-#[derive(Clone)]
-pub(crate) struct ListenerState {
-    /// Its name in logs.
-    pub(crate) name: String,
-    /// Connections that it keeps at a time, over all workers.
-    pub(crate) max_connections: Option<u32>,
-    /// How many it has.
-    pub(crate) connections: Arc<AtomicU32>,
-}
-
-impl ListenerState {
-    fn opened(&self) -> bool {
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        let fits = self.max_connections.is_none_or(|most| before < most);
-        if !fits {
-            self.closed();
-        }
-        fits
-    }
-
-    pub(super) fn closed(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// A running worker.
 pub(crate) struct WorkerHandle {
@@ -82,7 +60,7 @@ pub(crate) fn start(
     id: u8,
     node: Arc<NodeShared>,
     counters: WorkerCounters,
-    listeners: Vec<(StdListener, ListenerState)>,
+    listeners: Vec<(Option<StdListener>, ListenerState)>,
     phase: watch::Receiver<Phase>,
     closing: watch::Receiver<bool>,
 ) -> io::Result<WorkerHandle> {
@@ -123,7 +101,7 @@ async fn run(
     id: u8,
     node: Arc<NodeShared>,
     counters: WorkerCounters,
-    listeners: Vec<(StdListener, ListenerState)>,
+    listeners: Vec<(Option<StdListener>, ListenerState)>,
     mut phase: watch::Receiver<Phase>,
     mut closing: watch::Receiver<bool>,
 ) {
@@ -142,6 +120,7 @@ async fn run(
         expiries: Wheel::new(node.clock.ms()),
         due: Vec::new(),
         read_buffer: vec![0; READ_BUFFER],
+        plain: Vec::new(),
         spares: Spares::default(),
         actions: Vec::new(),
         matched: Vec::new(),
@@ -168,7 +147,9 @@ async fn run(
     }
     let mut accepting = Vec::new();
     for (number, socket) in (0u16..).zip(sockets) {
-        accepting.push(spawn_local(accept(Rc::clone(&worker), number, socket)));
+        if let Some(socket) = socket {
+            accepting.push(spawn_local(accept(Rc::clone(&worker), number, socket)));
+        }
     }
     spawn_local(flush(Rc::clone(&worker)));
     spawn_local(receive(Rc::clone(&worker), phase.clone()));
@@ -232,20 +213,28 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
     let mut exhausted = false;
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => {
+            Ok((socket, address)) => {
                 exhausted = false;
                 let states = Rc::clone(&worker.borrow().listeners);
                 if !states[usize::from(number)].opened() {
-                    let worker = worker.borrow();
-                    worker.counters.connection_opened();
-                    worker.counters.refused(RefuseReason::Limit);
-                    worker.counters.connection_closed();
+                    worker.borrow().refused(RefuseReason::Limit);
                     continue;
                 }
                 worker.borrow().counters.connection_opened();
                 // Small packets must not wait for each other. An error means that the client is gone already.
                 let _ = socket.set_nodelay(true);
-                take_in(&worker, socket, number, Vec::new());
+                let state = &states[usize::from(number)];
+                let layered = match state.layers() {
+                    Ok(layers) => Outlet::new(layers).into_layered(),
+                    Err(error) => {
+                        tracing::error!(listener = state.name, %error, "a connection cannot be served");
+                        worker.borrow().gone(number);
+                        continue;
+                    }
+                };
+                let peer = Box::new(PeerInfo::new(address, state.transport));
+                let rest = Rest { listener: number, peer, layered, bytes: Vec::new(), ended: false };
+                take_in(&worker, Socket::Tcp(socket), rest);
             }
             Err(error) if super::listener::is_exhaustion(&error) => {
                 // Said once for a time of want, not at every try.
@@ -262,10 +251,21 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
     }
 }
 
-fn take_in(worker: &Shared, socket: TcpStream, listener: u16, bytes: Vec<u8>) {
+fn take_in(worker: &Shared, socket: Socket, rest: Rest) {
     let socket = Rc::new(socket);
-    let key = worker.borrow_mut().add(Rc::clone(&socket), listener, bytes);
+    let key = worker.borrow_mut().add(Rc::clone(&socket), rest);
     spawn_local(ConnectionTask::new(Rc::clone(worker), key, socket));
+}
+
+/// A connection, counted already, that comes from another thread.
+fn settle(worker: &Shared, socket: Loose, rest: Rest) {
+    match Socket::settle(socket) {
+        Ok(socket) => take_in(worker, socket, rest),
+        Err(error) => {
+            tracing::warn!(%error, "a connection was lost between two workers");
+            worker.borrow().gone(rest.listener);
+        }
+    }
 }
 
 /// Writes to the clients and hands over to the other workers, after the turn in which there was something.
@@ -303,13 +303,20 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
             match item {
                 Item::Publish(message) => worker.borrow_mut().deliver(&message),
                 Item::Shared(shared) => worker.borrow_mut().receive_shared(*shared),
-                Item::Adopt(Adopted { socket, bytes, listener }) => match TcpStream::from_std(socket) {
-                    Ok(socket) => take_in(&worker, socket, listener, bytes),
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection was lost between two workers");
-                        worker.borrow().gone(listener);
+                Item::Adopt(adopted) => {
+                    let Adopted { socket, rest } = *adopted;
+                    settle(&worker, socket, rest);
+                }
+                Item::Accept(accepted) => {
+                    let Adopted { socket, rest } = *accepted;
+                    worker.borrow().counters.connection_opened();
+                    if node.closing.load(Ordering::Acquire) {
+                        worker.borrow().gone(rest.listener);
+                    } else {
+                        settle(&worker, socket, rest);
                     }
-                },
+                }
+                Item::Refused(reason) => worker.borrow().refused(reason),
                 #[cfg(test)]
                 Item::Panic => panic!("as the test wants it"),
             }

@@ -10,11 +10,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use tokio::net::TcpStream;
-
 use super::Worker;
 use super::connection::Move;
 use super::inbox::{Adopted, Item};
+use super::socket::Socket;
 use super::wheel::Key;
 
 /// Chunks that one connection may read before it lets others have their turn.
@@ -38,27 +37,27 @@ pub(crate) struct ConnectionTask {
     worker: Rc<RefCell<Worker>>,
     key: Key,
     /// `None` only when the task has ended.
-    socket: Option<Rc<TcpStream>>,
+    socket: Option<Rc<Socket>>,
 }
 
 impl ConnectionTask {
-    pub(crate) const fn new(worker: Rc<RefCell<Worker>>, key: Key, socket: Rc<TcpStream>) -> Self {
+    pub(crate) const fn new(worker: Rc<RefCell<Worker>>, key: Key, socket: Rc<Socket>) -> Self {
         Self { worker, key, socket: Some(socket) }
     }
 
     /// The connection is over here. Dropping the socket closes it, unless it moves on.
     fn end(&mut self) {
         let moved = self.worker.borrow_mut().ended(self.key);
-        let Some(Move { worker, bytes, listener }) = moved else {
+        let Some(Move { worker, rest }) = moved else {
             return;
         };
         let socket = self.socket.take().and_then(|socket| Rc::try_unwrap(socket).ok());
-        match socket.and_then(|socket| socket.into_std().ok()) {
+        match socket.and_then(|socket| socket.loosen().ok()) {
             Some(socket) => {
-                let adopted = Item::Adopt(Adopted { socket, bytes, listener });
+                let adopted = Item::Adopt(Box::new(Adopted { socket, rest }));
                 self.worker.borrow_mut().hand_over(worker, adopted);
             }
-            None => self.worker.borrow().gone(listener),
+            None => self.worker.borrow().gone(rest.listener),
         }
     }
 }
@@ -87,9 +86,8 @@ impl Future for ConnectionTask {
             }
             if read {
                 match socket.poll_read_ready(context) {
-                    Poll::Ready(_) => {
-                        this.worker.borrow_mut().readable(this.key);
-                        progress = true;
+                    Poll::Ready(()) => {
+                        progress |= this.worker.borrow_mut().readable(this.key, context);
                         chunks += 1;
                     }
                     Poll::Pending if !progress => return Poll::Pending,

@@ -5,7 +5,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use raftmq_cluster::{LeaseState, Phase};
@@ -57,12 +57,13 @@ impl Lab {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
-        let state =
-            ListenerState { name: "test".into(), max_connections: None, connections: Arc::new(AtomicU32::new(0)) };
+        let config = raftmq_config::Config::default();
+        let state = ListenerState::new(&config.listeners[0], &config, &shared.limits, None);
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (closing, closing_seen) = watch::channel(false);
         let counters = metrics.worker();
-        let worker = start(0, Arc::clone(&shared), counters, vec![(socket, state)], phase_seen, closing_seen).unwrap();
+        let worker =
+            start(0, Arc::clone(&shared), counters, vec![(Some(socket), state)], phase_seen, closing_seen).unwrap();
         Self { shared, phase, closing, worker: Some(worker), address, metrics }
     }
 

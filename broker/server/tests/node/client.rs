@@ -43,8 +43,20 @@ pub(crate) enum Got {
     Nothing,
 }
 
-pub(crate) struct Client {
-    pub(crate) socket: TcpStream,
+/// What carries the bytes of MQTT.
+pub(crate) trait Stream: Read + Write {
+    /// A read gives up after this time, by `WouldBlock` or `TimedOut`.
+    fn give_up_after(&mut self, time: Duration);
+}
+
+impl Stream for TcpStream {
+    fn give_up_after(&mut self, time: Duration) {
+        self.set_read_timeout(Some(time)).unwrap();
+    }
+}
+
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) socket: S,
     buffer: Vec<u8>,
     start: usize,
 }
@@ -54,7 +66,7 @@ impl Client {
     pub(crate) fn open(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
-        Self { socket, buffer: Vec::new(), start: 0 }
+        Self::over(socket)
     }
 
     /// Connected with a clean start and no keep-alive.
@@ -67,15 +79,29 @@ impl Client {
     /// Connected; says whether there was a session.
     pub(crate) fn connect_with(address: SocketAddr, packet: &[u8]) -> (Self, bool) {
         let mut client = Self::open(address);
-        client.send(packet);
-        match client.receive() {
-            Got::ConnAck { present, reason: ReasonCode::Success } => (client, present),
+        let present = client.start(packet);
+        (client, present)
+    }
+}
+
+impl<S: Stream> Client<S> {
+    /// A client on a stream of another kind, and nothing sent.
+    pub(crate) fn over(socket: S) -> Self {
+        Self { socket, buffer: Vec::new(), start: 0 }
+    }
+
+    /// Sends CONNECT, which must be accepted; says whether there was a session.
+    pub(crate) fn start(&mut self, packet: &[u8]) -> bool {
+        self.send(packet);
+        match self.receive() {
+            Got::ConnAck { present, reason: ReasonCode::Success } => present,
             other => panic!("CONNACK expected: {other:?}"),
         }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).unwrap();
+        self.socket.flush().unwrap();
     }
 
     pub(crate) fn subscribe(&mut self, filter: &str, qos: QoS) {
@@ -91,7 +117,7 @@ impl Client {
     }
 
     pub(crate) fn receive_within(&mut self, time: Duration) -> Got {
-        self.socket.set_read_timeout(Some(time)).unwrap();
+        self.socket.give_up_after(time);
         loop {
             if let Some(got) = self.parse() {
                 return got;
@@ -107,7 +133,9 @@ impl Client {
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     return Got::Nothing;
                 }
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Got::Closed,
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                    return Got::Closed;
+                }
                 Err(error) => panic!("{error}"),
             }
         }

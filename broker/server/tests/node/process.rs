@@ -12,9 +12,23 @@ use crate::client::PATIENCE;
 
 pub(crate) struct Node {
     child: Child,
+    /// The first of `addresses`.
     pub(crate) mqtt: SocketAddr,
+    pub(crate) addresses: [SocketAddr; 8],
     metrics: SocketAddr,
     directory: TempDir,
+}
+
+/// What a node is started with.
+#[derive(Clone, Copy)]
+struct Settings<'a> {
+    mqtt: &'a str,
+    /// Items of `listeners`; `@0`, `@1` … are free addresses, `@dir` is the node's directory.
+    listeners: &'a str,
+    /// Files in that directory.
+    files: &'a [(&'a str, &'a str)],
+    open_files: Option<u32>,
+    log: &'a str,
 }
 
 impl Node {
@@ -24,25 +38,43 @@ impl Node {
 
     /// With more settings (YAML): of `mqtt` and of the listener, and a limit of open files.
     pub(crate) fn start_with(mqtt: &str, listener: &str, open_files: Option<u32>) -> Self {
+        let listeners = format!("- {{name: mqtt, bind: '@0' {listener}}}");
+        Self::begin(Settings { mqtt, listeners: &listeners, files: &[], open_files, log: "info" })
+    }
+
+    /// With these listeners, YAML items in which `@0` to `@7` are free addresses and `@dir` is a directory with these files.
+    pub(crate) fn with_listeners(listeners: &str, files: &[(&str, &str)]) -> Self {
+        Self::begin(Settings { mqtt: "", listeners, files, open_files: None, log: "debug" })
+    }
+
+    fn begin(settings: Settings<'_>) -> Self {
         // A port that is free now may be taken a moment later: then the broker ends, and another is tried.
         for _ in 0..5 {
-            if let Some(node) = Self::try_start(mqtt, listener, open_files) {
+            if let Some(node) = Self::try_start(settings) {
                 return node;
             }
         }
         panic!("the broker does not start");
     }
 
-    fn try_start(mqtt: &str, listener: &str, open_files: Option<u32>) -> Option<Self> {
+    fn try_start(settings: Settings<'_>) -> Option<Self> {
+        let Settings { mqtt, listeners, files, open_files, log } = settings;
         let directory = TempDir::new().unwrap();
-        let [mqtt_port, metrics, http] = free_ports();
-        let settings = directory.path().join("node.yaml");
+        let [metrics, http, addresses @ ..] = free_ports::<10>();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let mut listeners = listeners.replace("@dir", &directory.path().display().to_string());
+        for (number, address) in addresses.iter().enumerate() {
+            listeners = listeners.replace(&format!("@{number}"), &address.to_string());
+        }
+        let file = directory.path().join("node.yaml");
         let mqtt = if mqtt.is_empty() { "{}" } else { mqtt };
         fs::write(
-            &settings,
+            &file,
             format!(
-                "workers: 2\nnode: {{name: test, dataDir: {data}}}\nlisteners:\n- {{name: mqtt, bind: '{mqtt_port}' {listener}}}\n\
-                 metrics: {{bind: '{metrics}'}}\nhttp: {{bind: '{http}'}}\nmqtt: {mqtt}\n",
+                "workers: 2\nnode: {{name: test, dataDir: {data}}}\nlisteners:\n{listeners}\n\
+                 metrics: {{bind: '{metrics}'}}\nhttp: {{bind: '{http}'}}\nmqtt: {mqtt}\nlog: {{level: {log}}}\n",
                 data = directory.path().join("data").display(),
             ),
         )
@@ -59,22 +91,30 @@ impl Node {
         let log = fs::File::create(directory.path().join("log")).unwrap();
         let child = command
             .args(["node", "--exit-with-stdin", "--config"])
-            .arg(&settings)
+            .arg(&file)
             .stdin(Stdio::piped())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut node = Self { child, mqtt: mqtt_port, metrics, directory };
+        let mut node = Self { child, mqtt: addresses[0], addresses, metrics, directory };
         let deadline = Instant::now() + PATIENCE;
         while node.http("/readyz").is_none_or(|answer| !answer.starts_with("HTTP/1.1 200")) {
             if node.child.try_wait().unwrap().is_some() {
+                eprintln!("{}", node.log());
                 return None;
             }
             assert!(Instant::now() < deadline, "not ready: {}", node.log());
             std::thread::sleep(Duration::from_millis(10));
         }
         Some(node)
+    }
+
+    /// Replaces a file in the node's directory as a whole.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let new = self.directory.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, self.directory.path().join(name)).unwrap();
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -150,7 +190,7 @@ impl Drop for Node {
     }
 }
 
-fn free_ports() -> [SocketAddr; 3] {
-    let sockets = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+fn free_ports<const COUNT: usize>() -> [SocketAddr; COUNT] {
+    let sockets = [0; COUNT].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
     sockets.map(|socket| socket.local_addr().unwrap())
 }
