@@ -77,6 +77,7 @@ export class Peer {
     // What comes over the wire, also while MQTT.js waits for an acknowledgement.
     const parser = mqttPacket.parser({ protocolVersion: VERSIONS[version].protocolVersion });
     parser.on("packet", (packet) => this.received.push(packet));
+    parser.on("error", (error) => (this.error ??= error));
     this.client.stream.on("data", (data) => parser.parse(data));
     this.client.on("connect", (connack) => (this.connack = connack));
     this.client.on("message", (name, payload, packet) => this.messages.push({ name, payload: payload.toString(), packet }));

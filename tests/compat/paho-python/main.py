@@ -1,5 +1,6 @@
 """paho-mqtt for Python through every scenario: `python main.py tcp|tls|ws|wss [SCENARIO…]`."""
 
+import logging
 import sys
 
 import scenarios
@@ -7,6 +8,8 @@ import scenarios_v5
 import tutorial
 from compat import TRANSPORT, Runner
 
+# The helpers of paho log that their connection is over when it is; without a handler that goes to the terminal.
+logging.getLogger("paho").addHandler(logging.NullHandler())
 runner = Runner()
 for versions, scenario in scenarios.SCENARIOS + scenarios_v5.SCENARIOS:
     for version in versions:

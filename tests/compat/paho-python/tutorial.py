@@ -43,13 +43,19 @@ def helper_arguments():
     return arguments
 
 
-def forever(mqttc):
-    """`loop_forever()`, which must end by itself: in a thread, so that there is a deadline."""
-    thread = threading.Thread(target=mqttc.loop_forever, daemon=True)
+def within_deadline(call, *arguments, **named):
+    """The result of a call that has no deadline of its own, such as `loop_forever()`, which must end by itself."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(call(*arguments, **named)), daemon=True)
     thread.start()
     thread.join(DEADLINE)
-    if thread.is_alive():
-        raise AssertionError(f"loop_forever() did not end within {DEADLINE:.0f} s")
+    if not results:
+        raise AssertionError(f"{call.__name__}() did not end within {DEADLINE:.0f} s")
+    return results[0]
+
+
+def forever(mqttc):
+    within_deadline(mqttc.loop_forever)
 
 
 def getting_started():
@@ -203,32 +209,27 @@ def whole(api):
 def helpers():
     """`publish.single()`, `publish.multiple()`, `subscribe.simple()` and `subscribe.callback()`."""
     name, arguments = topic("paho/helpers"), helper_arguments()
-    publish.single(name, "payload", qos=1, retain=True, **arguments)
-    equal("subscribe.simple", subscribe.simple(name, qos=1, **arguments).payload, b"payload")
-    publish.single(name, None, qos=1, retain=True, **arguments)
+    within_deadline(publish.single, name, "payload", qos=1, retain=True, **arguments)
+    equal("subscribe.simple", within_deadline(subscribe.simple, name, qos=1, **arguments).payload, b"payload")
+    within_deadline(publish.single, name, None, qos=1, retain=True, **arguments)
 
     def on_message_print(client, userdata, message):
         userdata.append(message.payload)
         if len(userdata) >= 2:
             client.disconnect()
 
-    seen, started = [], threading.Event()
-    with_start = dict(arguments)
-
-    def receive():
-        publish.single(f"{name}/start", "start", qos=1, retain=True, **arguments)
-        started.set()
-        subscribe.callback(on_message_print, f"{name}/#", qos=1, userdata=seen, **with_start)
-
-    thread = threading.Thread(target=receive, daemon=True)
+    seen = []
+    within_deadline(publish.single, f"{name}/start", "start", qos=1, retain=True, **arguments)
+    thread = threading.Thread(
+        target=lambda: subscribe.callback(on_message_print, f"{name}/#", qos=1, userdata=seen, **arguments), daemon=True
+    )
     thread.start()
-    started.wait(DEADLINE)
     wait_until("the retained message, so the subscription is there", lambda: seen == [b"start"])
     msgs = [{"topic": f"{name}/a", "payload": "multiple 1"}, (f"{name}/a", "multiple 2", 0, False)]
-    publish.multiple(msgs, protocol=MQTTProtocolVersion.MQTTv5, **arguments)
+    within_deadline(publish.multiple, msgs, protocol=MQTTProtocolVersion.MQTTv5, **arguments)
     thread.join(DEADLINE)
     equal("subscribe.callback", (thread.is_alive(), seen[:2]), (False, [b"start", b"multiple 1"]))
-    publish.single(f"{name}/start", None, qos=1, retain=True, **arguments)
+    within_deadline(publish.single, f"{name}/start", None, qos=1, retain=True, **arguments)
 
 
 PROGRAMS = [
