@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use kube::Client;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use crate::api::Clients;
 use crate::brokers::HttpBrokers;
 use crate::controller::{self, Context};
 use crate::http::{self, Health};
-use crate::leader::Leadership;
+use crate::leader::{Claim, Leadership};
 use crate::options::{LogFormat, Options};
 
 /// Why the operator ends.
@@ -63,22 +63,26 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     }
     log(&options)?;
     let stop = stop_on_signals()?;
-    let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;
-    let brokers = Arc::new(HttpBrokers);
-    let identity = options.identity.clone();
-    let context = Context::new(client.clone(), brokers, options.broker_image.clone(), Some(identity));
+    let clients = Clients::infer().await.map_err(|error| RunError::Client(Box::new(error)))?;
+    let claim = options
+        .lease_namespace
+        .as_ref()
+        .map(|namespace| Claim::new(clients.lease.clone(), namespace, &options.lease, &options.identity));
+    let (image, identity) = (options.broker_image.clone(), options.identity.clone());
+    let context = Context::new(clients.requests.clone(), Arc::new(HttpBrokers), image, Some(identity))
+        .with_watches(clients.watches.clone());
     let context = Arc::new(context);
     let (health, probed) = watch::channel(Health::Starting);
-    http::serve(options.listen, Arc::clone(&context.metrics), probed)
+    http::serve(options.listen, Arc::clone(&context.metrics), Arc::clone(&context.progress), probed)
         .await
         .map_err(|source| RunError::Listen { address: options.listen, source })?;
-    let version = client.apiserver_version().await.map_err(|error| RunError::Client(Box::new(error)))?;
+    let version = clients.requests.apiserver_version().await.map_err(|error| RunError::Client(Box::new(error)))?;
     health.send_replace(Health::Ready);
     tracing::info!(operator = env!("CARGO_PKG_VERSION"), kubernetes = version.git_version, "started");
-    match &options.lease_namespace {
+    match claim {
         None => act(&context, &options, stop).await,
-        Some(namespace) => {
-            let leadership = Leadership::join(client, namespace, &options.lease, &options.identity).await?;
+        Some(claim) => {
+            let leadership = Leadership::join(clients.lease, claim).await?;
             elected(&context, &options, stop, leadership).await?;
         }
     }
@@ -102,7 +106,7 @@ async fn elected(
         tokio::select! {
             () = act(context, options, stop.clone()) => {}
             // Without finishing what has begun: another one has begun as well.
-            () = leadership.lost() => return Err(RunError::Deposed),
+            () = leadership.lost(&context.progress) => return Err(RunError::Deposed),
         }
     }
     leadership.release().await;

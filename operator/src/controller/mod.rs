@@ -48,6 +48,7 @@ use crate::brokers::Brokers;
 use crate::build::{CA, Object, OwnedKind, ValidatedCluster, secret};
 use crate::certificates::{CertificateError, Certificates};
 use crate::metrics::Metrics;
+use crate::progress::Progress;
 use act::{act, next_stop};
 use apply::{Applied, ApplyError};
 use dereference::DereferenceError;
@@ -70,6 +71,8 @@ const CERTIFICATES_UNUSABLE: &str = "CertificatesUnusable";
 const LOOK: Duration = Duration::from_secs(2);
 /// For what changes in the brokers without a change in Kubernetes: the leader, members, versions.
 const STEADY: Duration = Duration::from_secs(30);
+/// For a reconciliation. Each request of it has a deadline of its own: what takes longer hangs.
+const LONGEST: Duration = Duration::from_secs(600);
 /// Longest pause between tries of what failed.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -77,12 +80,16 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 pub struct Context {
     /// The API server.
     pub client: Client,
+    /// The same, for watches.
+    watches: Client,
     /// The brokers.
     pub brokers: Arc<dyn Brokers>,
     /// Image of clusters that name none.
     pub default_image: String,
     /// Counts and times.
     pub metrics: Arc<Metrics>,
+    /// Whether it moves.
+    pub progress: Arc<Progress>,
     /// Names this process in events.
     instance: String,
     applied: Applied,
@@ -131,18 +138,26 @@ impl ReconcileError {
 }
 
 impl Context {
-    /// With nothing remembered. `instance` names this process in events.
+    /// With nothing remembered, and one client for everything. `instance` names this process in events.
     #[must_use]
     pub fn new(client: Client, brokers: Arc<dyn Brokers>, default_image: String, instance: Option<String>) -> Self {
         Self {
             instance: instance.unwrap_or_else(|| crate::FIELD_MANAGER.into()),
+            watches: client.clone(),
             client,
             brokers,
             default_image,
             metrics: Arc::default(),
+            progress: Arc::default(),
             applied: Applied::default(),
             failures: Mutex::default(),
         }
+    }
+
+    /// With a client of its own for watches, which are silent for longer than other answers take.
+    #[must_use]
+    pub fn with_watches(self, watches: Client) -> Self {
+        Self { watches, ..self }
     }
 
     /// An event is news for people; that it cannot be written is no reason to stop. Each one is written for itself: kube's recorder
@@ -193,6 +208,7 @@ pub async fn reconcile(
     let context = &scope.context;
     let started = Instant::now();
     let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let _moves = context.progress.begin(format!("the reconciliation of {}/{}", key.0, key.1), LONGEST);
     let result = match &object.0 {
         Ok(cluster) => known(cluster, &scope).await,
         Err(unreadable) => unknown(object.as_ref(), &unreadable.error, context).await,
