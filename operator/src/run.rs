@@ -1,6 +1,7 @@
 //! From start to stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +14,9 @@ use crate::controller::{self, Context};
 use crate::http::{self, Health};
 use crate::leader::{Claim, Leadership};
 use crate::options::{LogFormat, Options};
+
+/// For what has begun when the process is to stop. With the time to give the Lease back less than the half minute that Kubernetes gives it.
+const FINISH: Duration = Duration::from_secs(15);
 
 /// Why the operator ends.
 #[derive(Debug, Error)]
@@ -117,8 +121,26 @@ async fn act(context: &Arc<Context>, options: &Options, stop: watch::Receiver<bo
     let namespaces = options.namespaces();
     tracing::info!(?namespaces, "looking after clusters");
     context.metrics.set_leader(true);
-    controller::run(Arc::clone(context), &namespaces, stop).await;
+    let running = controller::run(Arc::clone(context), &namespaces, stop.clone());
+    if !until_stopped(running, stop, FINISH).await {
+        tracing::warn!("not all that had begun was finished in time; the next operator goes on from what is");
+    }
     context.metrics.set_leader(false);
+}
+
+/// Runs this to its end, but once it is to stop no longer than that. Whether it came to its end.
+async fn until_stopped(running: impl Future<Output = ()>, mut stop: watch::Receiver<bool>, finish: Duration) -> bool {
+    let late = async {
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            // Nobody is left who could ask for it.
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(finish).await;
+    };
+    tokio::select! {
+        () = running => true,
+        () = late => false,
+    }
 }
 
 fn log(options: &Options) -> Result<(), RunError> {
@@ -149,4 +171,26 @@ fn stop_on_signals() -> Result<watch::Receiver<bool>, RunError> {
         std::future::pending::<()>().await;
     });
     Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_is_left_when_the_process_is_to_stop() {
+        let (sender, stop) = watch::channel(false);
+        let hanging = tokio::spawn(until_stopped(std::future::pending(), stop.clone(), FINISH));
+        let mut stopping = stop.clone();
+        let gently = async move { stopping.wait_for(|stop| *stop).await.map(drop).unwrap() };
+        let gently = tokio::spawn(until_stopped(gently, stop, FINISH));
+        tokio::time::sleep(FINISH * 10).await;
+        assert!(!hanging.is_finished() && !gently.is_finished());
+        sender.send_replace(true);
+        let begun = tokio::time::Instant::now();
+        assert!(gently.await.unwrap());
+        assert!(!hanging.await.unwrap());
+        assert_eq!(begun.elapsed().as_secs(), FINISH.as_secs());
+    }
 }

@@ -43,6 +43,8 @@ struct Told {
     /// Names of down members.
     down: Vec<String>,
     calls: Vec<String>,
+    /// What happens while they are asked what would be lost, after so many times.
+    meanwhile: Option<(usize, Box<dyn FnOnce() + Send>)>,
 }
 
 impl FakeBrokers {
@@ -126,6 +128,10 @@ impl Brokers for FakeBrokers {
 
     fn loss<'a>(&'a self, _: &'a Access, _: &'a [Broker], node: &'a str) -> BoxFuture<'a, Result<Loss, BrokerError>> {
         let mut told = self.told();
+        match told.meanwhile.take() {
+            Some((0, happens)) => happens(),
+            later => told.meanwhile = later.map(|(times, happens)| (times - 1, happens)),
+        }
         told.calls.push(format!("loss {node}"));
         let reasons: Vec<String> = told.loss.iter().cloned().collect();
         let group = raftmq_control_api::api::GroupLoss {
@@ -469,6 +475,40 @@ async fn a_spec_that_is_no_longer_so_stops_nobody() {
         world.reconcile_of(old, stores).await.unwrap();
         assert_eq!(world.brokers.take_calls(), ["loss demo-4"], "{change}: it is asked, and nobody is told to leave");
         assert_eq!(world.api.take_writes(), Vec::<String>::new(), "{change}");
+    }
+}
+
+/// About a node that is to leave, and about a pod of a former template.
+async fn about_to_stop() -> [(World, &'static str); 2] {
+    let leaving = World::running(5).await;
+    leaving.set_spec(json!({"replicas": 3}));
+    let mut rolling = World::running(5).await;
+    rolling.set_spec(json!({"replicas": 5, "image": "image:2"}));
+    rolling.reconcile().await;
+    rolling.start_pods();
+    for world in [&leaving, &rolling] {
+        world.api.take_writes();
+        world.brokers.take_calls();
+    }
+    [(leaving, "leave demo-4"), (rolling, "DELETE pods/demo-4")]
+}
+
+/// What was done to brokers.
+fn stops(world: &World) -> Vec<String> {
+    let stops = |call: &String| call.starts_with("leave") || call.starts_with("DELETE");
+    world.brokers.take_calls().into_iter().chain(world.api.take_writes()).filter(stops).collect()
+}
+
+#[tokio::test]
+async fn what_is_taken_back_while_the_brokers_are_asked_is_not_done() {
+    for (mut world, _) in about_to_stop().await {
+        let api = world.api.clone();
+        let happens = move || api.change(MQC, |cluster| cluster["spec"] = json!({"replicas": 5}));
+        // The second time is about what was read live.
+        world.brokers.told().meanwhile = Some((1, Box::new(happens)));
+        assert_eq!(world.reconcile().await, Action::requeue(std::time::Duration::from_secs(2)));
+        assert!(world.brokers.told().meanwhile.is_none(), "they were asked twice");
+        assert_eq!(stops(&world), Vec::<String>::new());
     }
 }
 

@@ -16,6 +16,7 @@
 
 mod act;
 pub mod apply;
+mod current;
 pub mod dereference;
 pub mod draft;
 mod follow;
@@ -51,6 +52,7 @@ use crate::metrics::Metrics;
 use crate::progress::Progress;
 use act::{act, next_stop};
 use apply::{Applied, ApplyError};
+use current::is_current;
 use dereference::DereferenceError;
 use draft::{Asked, Draft};
 use plan::{Bootstrap, Plan, Roll};
@@ -308,11 +310,10 @@ async fn step(
         Some((draft, refused)) => (draft, Came { refused, problems: Vec::new() }),
         None => {
             let mut draft = Draft::new(&asked, Source::Live(&context.client), context.brokers.as_ref()).await?;
-            if !is_current(cluster, valid, context).await? {
+            let Some((plan, came)) = write(&asked, &draft, context).await? else {
                 // Its watch brings what it is by now.
                 return Ok(Action::requeue(LOOK));
-            }
-            let (plan, came) = write(&asked, &draft, context).await?;
+            };
             draft.plan = plan;
             (draft, came)
         }
@@ -326,20 +327,6 @@ async fn step(
         announce(cluster, before, &after, context).await;
     }
     Ok(Action::requeue(if plan.needs_look() || !refused.is_empty() { LOOK } else { STEADY }))
-}
-
-/// Whether the MqttCluster still says what the draft was made from: its watch lags as all others do.
-async fn is_current(
-    cluster: &MqttCluster,
-    valid: &ValidatedCluster,
-    context: &Context,
-) -> Result<bool, ReconcileError> {
-    let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &valid.namespace);
-    let live = api.get_metadata_opt(&valid.name).await.map_err(|error| ReconcileError::ReadCluster(Box::new(error)))?;
-    Ok(live.is_some_and(|live| {
-        let (live, known) = (&live.metadata, &cluster.metadata);
-        live.uid == known.uid && live.generation == known.generation && live.deletion_timestamp.is_none()
-    }))
 }
 
 /// The draft from what the watches delivered, where it would do nothing, or only what the brokers do not allow: with their reasons.
@@ -366,8 +353,12 @@ struct Came {
     problems: Vec<(&'static str, String)>,
 }
 
-/// Makes what is what was drafted, and does what was planned. It comes back with what of the plan holds now.
-async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(Plan, Came), ReconcileError> {
+/// Makes what is what was drafted, and does what was planned. It comes back with what of the plan holds now, or with nothing where the
+/// draft no longer counts: what is left of it is not done.
+async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<Option<(Plan, Came)>, ReconcileError> {
+    if !is_current(asked.cluster, context).await? {
+        return Ok(None);
+    }
     let apply = draft.apply(asked, context);
     let mut plan = draft.plan.clone();
     apply.check_owners(&draft.built).await?;
@@ -381,10 +372,12 @@ async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(P
         plan.roll = Roll::unseen();
     }
     apply.prune(&draft.built, plan.roll == Roll::Done).await?;
-    let refused = act(asked.cluster, &apply, &plan, context).await?;
+    let Some(refused) = act(asked.cluster, &apply, &plan, context).await? else {
+        return Ok(None);
+    };
     // Last: volumes that cannot grow are no reason to leave anything else undone.
     let grown = apply.grow_claims().await.map_err(|error| (update_status::NOT_GROWN, error.to_string()));
-    Ok((plan, Came { refused, problems: grown.err().into_iter().collect() }))
+    Ok(Some((plan, Came { refused, problems: grown.err().into_iter().collect() })))
 }
 
 /// Those issued now. One that serves is left as it is.
