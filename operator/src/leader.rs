@@ -92,6 +92,17 @@ impl Claim {
         Self { api, namespace: namespace.into(), name: name.into(), identity: identity.into() }
     }
 
+    /// Whether the API server says that this process holds the Lease, and that it has not ended.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub async fn is_held(&self) -> Result<bool, kube::Error> {
+        let asked = Instant::now();
+        let mut term = Term { renewed: None, until: asked };
+        let lease = self.api.get(&self.name).await?;
+        Ok(term.hear(&lease, &self.identity, asked, Timestamp::now()) && Instant::now() < term.until)
+    }
+
     /// Watches over the Lease from the moment on at which it is held. Returns when this process must not act any more: another one holds it, or
     /// for as long as it lasts nobody said that it was renewed.
     pub async fn ends(&self, progress: &Arc<Progress>) {

@@ -74,7 +74,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         .map(|namespace| Claim::new(clients.lease.clone(), namespace, &options.lease, &options.identity));
     let (image, identity) = (options.broker_image.clone(), options.identity.clone());
     let context = Context::new(clients.requests.clone(), Arc::new(HttpBrokers), image, Some(identity))
-        .with_watches(clients.watches.clone());
+        .with_watches(clients.watches.clone())
+        .with_claim(claim.clone());
     let context = Arc::new(context);
     let (health, probed) = watch::channel(Health::Starting);
     http::serve(options.listen, Arc::clone(&context.metrics), Arc::clone(&context.progress), probed)

@@ -78,10 +78,14 @@ async fn one_acts_and_the_next_when_it_is_given_back() {
     let progress: Arc<Progress> = Arc::default();
     let mut first = Leadership::join(api.client(), claim(&api, "first")).await.unwrap();
     assert!(timeout(DEADLINE, first.gained()).await.unwrap());
+    assert!(claim(&api, "first").is_held().await.unwrap());
+    assert!(!claim(&api, "second").is_held().await.unwrap());
     first.release().await;
+    assert!(!claim(&api, "first").is_held().await.unwrap());
 
     let mut second = Leadership::join(api.client(), claim(&api, "second")).await.unwrap();
     assert!(timeout(DEADLINE, second.gained()).await.unwrap());
+    assert!(claim(&api, "second").is_held().await.unwrap());
     api.put(LEASE, lease("third"));
     timeout(DEADLINE, second.lost(&progress)).await.unwrap();
 }

@@ -21,6 +21,7 @@ use raftmq_operator::brokers::{Access, Broker, BrokerError, Brokers, ClusterView
 use raftmq_operator::build::labels;
 use raftmq_operator::controller::stores::Stores;
 use raftmq_operator::controller::{Context, INITIAL_MEMBERS, Scope, reconcile, run};
+use raftmq_operator::leader::Claim;
 use serde_json::{Value, json};
 
 const MQC: &str = "/apis/raftmq.io/v1alpha1/namespaces/mq/mqttclusters/demo";
@@ -509,6 +510,44 @@ async fn what_is_taken_back_while_the_brokers_are_asked_is_not_done() {
         assert_eq!(world.reconcile().await, Action::requeue(std::time::Duration::from_secs(2)));
         assert!(world.brokers.told().meanwhile.is_none(), "they were asked twice");
         assert_eq!(stops(&world), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_hold_the_lease_writes_nothing_and_stops_nobody() {
+    const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/system/leases/operator";
+    let lease = |holder: &str, renewed: &str| {
+        let spec = json!({"holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 15});
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "operator"}, "spec": spec})
+    };
+    // By a clock that is ahead: it does not end while this test runs.
+    let now = || (k8s_openapi::jiff::Timestamp::now() + std::time::Duration::from_secs(3600)).to_string();
+    for (mut world, stop) in about_to_stop().await {
+        let brokers: Arc<dyn Brokers> = Arc::clone(&world.brokers) as _;
+        let claim = Claim::new(world.api.client(), "system", "operator", "test");
+        let context = Context::new(world.api.client(), brokers, "image:1".into(), Some("test".into()));
+        world.context = Arc::new(context.with_claim(Some(claim)));
+        for (holder, renewed) in [("other", now()), ("test", "2020-01-01T00:00:00.000000Z".into())] {
+            world.api.put(LEASE, lease(holder, &renewed));
+            world.reconcile().await;
+            assert_eq!(world.api.take_writes(), Vec::<String>::new(), "{holder}");
+            assert_eq!(stops(&world), Vec::<String>::new(), "{holder}");
+        }
+        // Lost while the brokers are asked.
+        world.api.put(LEASE, lease("test", &now()));
+        let api = world.api.clone();
+        let other = lease("other", &now());
+        world.brokers.told().meanwhile = Some((0, Box::new(move || api.put(LEASE, other))));
+        world.reconcile().await;
+        assert!(world.brokers.told().meanwhile.is_none(), "they were asked");
+        assert_eq!(stops(&world), Vec::<String>::new());
+        world.api.hide(LEASE, true);
+        assert!(world.try_reconcile().await.unwrap_err().contains("cannot read the Lease"));
+        assert_eq!(stops(&world), Vec::<String>::new());
+        world.api.hide(LEASE, false);
+        world.api.put(LEASE, lease("test", &now()));
+        world.reconcile().await;
+        assert_eq!(stops(&world), [stop]);
     }
 }
 

@@ -48,6 +48,7 @@ use thiserror::Error;
 use crate::brokers::Brokers;
 use crate::build::{CA, Object, OwnedKind, ValidatedCluster, secret};
 use crate::certificates::{CertificateError, Certificates};
+use crate::leader::Claim;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use act::{act, next_stop};
@@ -84,6 +85,8 @@ pub struct Context {
     pub client: Client,
     /// The same, for watches.
     watches: Client,
+    /// The Lease, where only its holder may act.
+    claim: Option<Claim>,
     /// The brokers.
     pub brokers: Arc<dyn Brokers>,
     /// Image of clusters that name none.
@@ -125,12 +128,15 @@ pub enum ReconcileError {
     /// The API server did not say what the MqttCluster is.
     #[error("cannot read the MqttCluster: {0}")]
     ReadCluster(Box<kube::Error>),
+    /// The API server did not say which operator acts.
+    #[error("cannot read the Lease: {0}")]
+    ReadLease(Box<kube::Error>),
 }
 
 impl ReconcileError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Dereference(_) | Self::ReadCluster(_) => "CannotRead",
+            Self::Dereference(_) | Self::ReadCluster(_) | Self::ReadLease(_) => "CannotRead",
             Self::Certificates(_) => CERTIFICATES_UNUSABLE,
             Self::Apply(ApplyError::Taken { .. }) => "NameTaken",
             Self::Apply(_) => "CannotApply",
@@ -140,13 +146,14 @@ impl ReconcileError {
 }
 
 impl Context {
-    /// With nothing remembered, and one client for everything. `instance` names this process in events.
+    /// With nothing remembered, one client for everything, and no Lease to hold. `instance` names this process in events.
     #[must_use]
     pub fn new(client: Client, brokers: Arc<dyn Brokers>, default_image: String, instance: Option<String>) -> Self {
         Self {
             instance: instance.unwrap_or_else(|| crate::FIELD_MANAGER.into()),
             watches: client.clone(),
             client,
+            claim: None,
             brokers,
             default_image,
             metrics: Arc::default(),
@@ -160,6 +167,12 @@ impl Context {
     #[must_use]
     pub fn with_watches(self, watches: Client) -> Self {
         Self { watches, ..self }
+    }
+
+    /// Acts only while this Lease is held.
+    #[must_use]
+    pub fn with_claim(self, claim: Option<Claim>) -> Self {
+        Self { claim, ..self }
     }
 
     /// An event is news for people; that it cannot be written is no reason to stop. Each one is written for itself: kube's recorder
