@@ -23,6 +23,15 @@ pub(crate) fn violations(cluster: &MqttCluster) -> Vec<(String, String)> {
                 let message = format!("{} is a setting of the broker; write it in spec.config", env.name);
                 wrong(format!("spec.podTemplate.env[{index}].name"), message);
             }
+            if env.name.starts_with("RAFTMQ_CTL_") {
+                let message =
+                    format!("{} is set by the operator, for raftmq ctl in the pod; use another name", env.name);
+                wrong(format!("spec.podTemplate.env[{index}].name"), message);
+            }
+            if let Some(first) = template.env[..index].iter().position(|other| other.name == env.name) {
+                let message = format!("{} is already the name of spec.podTemplate.env[{first}]; remove one", env.name);
+                wrong(format!("spec.podTemplate.env[{index}].name"), message);
+            }
         }
         for label in template.labels.keys().filter(|l| OWN_LABELS.contains(&l.as_str())) {
             let message = "selects the pods and belongs to the operator; use another label".to_owned();

@@ -163,7 +163,9 @@ impl ListenerTls {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.nodePort) || self.type != 'ClusterIP'")
-        .message("service.nodePort needs service.type NodePort or LoadBalancer; change the type or remove nodePort")
+        .message("service.nodePort needs service.type NodePort or LoadBalancer; change the type or remove nodePort"),
+    validation = Rule::new("self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || (has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) && (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass))")
+        .message("service.loadBalancerClass: it cannot be changed while the type is LoadBalancer; restore the former class, or change the type in between")
 )]
 pub struct ServiceSpec {
     /// How the Service is reached.

@@ -41,7 +41,12 @@ pub struct PodTemplate {
     /// Environment added to the broker's container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
-    #[x_kube(validation = Rule::new("self.all(e, !e.name.startsWith('RAFTMQ__'))")
-        .message("podTemplate.env: RAFTMQ__ variables are settings of the broker; write them in spec.config"))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new("self.all(e, !e.name.startsWith('RAFTMQ__'))")
+            .message("podTemplate.env: RAFTMQ__ variables are settings of the broker; write them in spec.config"),
+        validation = Rule::new("self.all(e, !e.name.startsWith('RAFTMQ_CTL_'))")
+            .message("podTemplate.env: RAFTMQ_CTL_ variables are set by the operator, for raftmq ctl in the pod; use other names")
+    )]
     pub env: Vec<EnvVar>,
 }

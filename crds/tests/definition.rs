@@ -125,12 +125,29 @@ fn rules_are_there_and_say_what_to_do() {
         ".spec.listeners[]: self.type != 'quic'",
         ".spec.listeners[].tls: self.clientAuth != 'none'",
         ".spec.listeners[].service: !has(self.nodePort)",
+        ".spec.listeners[].service: self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer'",
         ".spec.metrics.port: ",
         ".spec.storage: !has(self.size) || !has(oldSelf.size) || quantity(self.size)",
         ".spec.storage: has(self.storageClassName) == has(oldSelf.storageClassName)",
-        ".spec.podTemplate.env: ",
+        ".spec.podTemplate.env: self.all(e, !e.name.startsWith('RAFTMQ__'))",
+        ".spec.podTemplate.env: self.all(e, !e.name.startsWith('RAFTMQ_CTL_'))",
         ".spec.podTemplate.labels: ",
     ] {
         assert!(rules.iter().any(|r| r.starts_with(expected)), "{expected} in {rules:#?}");
+    }
+}
+
+/// The API server refuses two items of the same key, and compares an item with the one before it by its key: only so may a rule inside of it use `oldSelf`.
+#[test]
+fn lists_with_keys() {
+    let mut keys = Vec::new();
+    each(&schema(), "", &mut |path, schema| {
+        if schema.get("x-kubernetes-list-map-keys") == Some(&serde_json::json!(["name"])) {
+            assert_eq!(schema["x-kubernetes-list-type"], "map", "{path}");
+            keys.push(path.to_owned());
+        }
+    });
+    for expected in [".spec.listeners", ".spec.podTemplate.env"] {
+        assert!(keys.iter().any(|path| path == expected), "{expected} in {keys:?}");
     }
 }

@@ -210,6 +210,14 @@ fn bad_resources_are_named_by_setting_and_line() {
             "c.yaml:7:15: spec.podTemplate.env[0].name: RAFTMQ__WORKERS is a setting of the broker; write it in spec.config",
         ),
         (
+            with_spec("podTemplate:\n  env:\n  - { name: RAFTMQ_CTL_CA, value: x }"),
+            "spec.podTemplate.env[0].name: RAFTMQ_CTL_CA is set by the operator",
+        ),
+        (
+            with_spec("podTemplate:\n  env:\n  - { name: A, value: x }\n  - { name: B }\n  - { name: A }"),
+            "spec.podTemplate.env[2].name: A is already the name of spec.podTemplate.env[0]; remove one",
+        ),
+        (
             with_spec("podTemplate:\n  labels: { app.kubernetes.io/name: x }"),
             "c.yaml:6:39: spec.podTemplate.labels.app.kubernetes.io/name: selects the pods",
         ),

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
+use crate::progress::Progress;
 
 /// How the process is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,17 +27,28 @@ pub enum Health {
 #[derive(Clone)]
 struct Served {
     metrics: Arc<Metrics>,
+    progress: Arc<Progress>,
     health: watch::Receiver<Health>,
 }
 
 /// The paths.
-pub fn router(metrics: Arc<Metrics>, health: watch::Receiver<Health>) -> Router {
+pub fn router(metrics: Arc<Metrics>, progress: Arc<Progress>, health: watch::Receiver<Health>) -> Router {
     Router::new()
-        // That it answers is what is asked.
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
-        .with_state(Served { metrics, health })
+        .with_state(Served { metrics, progress, health })
+}
+
+/// An answer alone says little: what hangs may be beside it.
+async fn alive(State(served): State<Served>) -> Response {
+    match served.progress.stuck() {
+        stuck if stuck.is_empty() => (StatusCode::OK, "ok\n").into_response(),
+        stuck => {
+            tracing::error!(?stuck, "something hangs; the process is to be started again");
+            (StatusCode::SERVICE_UNAVAILABLE, stuck.join("\n") + "\n").into_response()
+        }
+    }
 }
 
 async fn ready(State(served): State<Served>) -> Response {
@@ -61,13 +73,14 @@ async fn render(State(served): State<Served>) -> Response {
 pub async fn serve(
     address: SocketAddr,
     metrics: Arc<Metrics>,
+    progress: Arc<Progress>,
     health: watch::Receiver<Health>,
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     tokio::spawn(async move {
         // It ends with the process only.
-        let _ = axum::serve(listener, router(metrics, health)).await;
+        let _ = axum::serve(listener, router(metrics, progress, health)).await;
     });
     Ok(bound)
 }
@@ -91,9 +104,16 @@ mod tests {
     async fn probes_and_metrics_answer() {
         let (sender, health) = watch::channel(Health::Starting);
         let metrics: Arc<Metrics> = Arc::default();
-        let address = serve("127.0.0.1:0".parse().unwrap(), Arc::clone(&metrics), health).await.unwrap();
+        let progress: Arc<Progress> = Arc::default();
+        let served = serve("127.0.0.1:0".parse().unwrap(), Arc::clone(&metrics), Arc::clone(&progress), health);
+        let address = served.await.unwrap();
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        let stuck = progress.begin("the loop", std::time::Duration::ZERO);
+        let answer = get(address, "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("the loop has not moved"), "{answer}");
+        drop(stuck);
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         sender.send_replace(Health::Ready);
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         metrics.add_waiting(1);

@@ -4,6 +4,7 @@
 //! the decisions (pure), [`brokers`] the calls of the brokers' control API, [`certificates`] the cluster's own authority.
 //! The binary is [`options`] and [`run`].
 
+pub mod api;
 pub mod brokers;
 pub mod build;
 pub mod certificates;
@@ -14,6 +15,7 @@ pub mod leader;
 pub mod metrics;
 pub mod options;
 pub mod probe;
+pub mod progress;
 pub mod run;
 
 /// Who writes fields in server-side apply, and what reports events.

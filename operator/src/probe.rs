@@ -76,7 +76,10 @@ mod tests {
     #[tokio::test]
     async fn an_operator_is_ready_when_it_says_so() {
         let (sender, health) = watch::channel(Health::Starting);
-        let address = serve("127.0.0.1:0".parse().unwrap(), std::sync::Arc::default(), health).await.unwrap();
+        let address =
+            serve("127.0.0.1:0".parse().unwrap(), std::sync::Arc::default(), std::sync::Arc::default(), health)
+                .await
+                .unwrap();
         let error = probe(&address.to_string()).await.unwrap_err().to_string();
         assert!(error.contains("503"), "{error}");
         sender.send_replace(Health::Ready);

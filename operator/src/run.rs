@@ -1,18 +1,22 @@
 //! From start to stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use kube::Client;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use crate::api::Clients;
 use crate::brokers::HttpBrokers;
 use crate::controller::{self, Context};
 use crate::http::{self, Health};
-use crate::leader::Leadership;
+use crate::leader::{Claim, Leadership};
 use crate::options::{LogFormat, Options};
+
+/// For what has begun when the process is to stop. With the time to give the Lease back less than the half minute that Kubernetes gives it.
+const FINISH: Duration = Duration::from_secs(15);
 
 /// Why the operator ends.
 #[derive(Debug, Error)]
@@ -63,22 +67,27 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     }
     log(&options)?;
     let stop = stop_on_signals()?;
-    let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;
-    let brokers = Arc::new(HttpBrokers);
-    let identity = options.identity.clone();
-    let context = Context::new(client.clone(), brokers, options.broker_image.clone(), Some(identity));
+    let clients = Clients::infer().await.map_err(|error| RunError::Client(Box::new(error)))?;
+    let claim = options
+        .lease_namespace
+        .as_ref()
+        .map(|namespace| Claim::new(clients.lease.clone(), namespace, &options.lease, &options.identity));
+    let (image, identity) = (options.broker_image.clone(), options.identity.clone());
+    let context = Context::new(clients.requests.clone(), Arc::new(HttpBrokers), image, Some(identity))
+        .with_watches(clients.watches.clone())
+        .with_claim(claim.clone());
     let context = Arc::new(context);
     let (health, probed) = watch::channel(Health::Starting);
-    http::serve(options.listen, Arc::clone(&context.metrics), probed)
+    http::serve(options.listen, Arc::clone(&context.metrics), Arc::clone(&context.progress), probed)
         .await
         .map_err(|source| RunError::Listen { address: options.listen, source })?;
-    let version = client.apiserver_version().await.map_err(|error| RunError::Client(Box::new(error)))?;
+    let version = clients.requests.apiserver_version().await.map_err(|error| RunError::Client(Box::new(error)))?;
     health.send_replace(Health::Ready);
     tracing::info!(operator = env!("CARGO_PKG_VERSION"), kubernetes = version.git_version, "started");
-    match &options.lease_namespace {
+    match claim {
         None => act(&context, &options, stop).await,
-        Some(namespace) => {
-            let leadership = Leadership::join(client, namespace, &options.lease, &options.identity).await?;
+        Some(claim) => {
+            let leadership = Leadership::join(clients.lease, claim).await?;
             elected(&context, &options, stop, leadership).await?;
         }
     }
@@ -102,7 +111,7 @@ async fn elected(
         tokio::select! {
             () = act(context, options, stop.clone()) => {}
             // Without finishing what has begun: another one has begun as well.
-            () = leadership.lost() => return Err(RunError::Deposed),
+            () = leadership.lost(&context.progress) => return Err(RunError::Deposed),
         }
     }
     leadership.release().await;
@@ -113,8 +122,26 @@ async fn act(context: &Arc<Context>, options: &Options, stop: watch::Receiver<bo
     let namespaces = options.namespaces();
     tracing::info!(?namespaces, "looking after clusters");
     context.metrics.set_leader(true);
-    controller::run(Arc::clone(context), &namespaces, stop).await;
+    let running = controller::run(Arc::clone(context), &namespaces, stop.clone());
+    if !until_stopped(running, stop, FINISH).await {
+        tracing::warn!("not all that had begun was finished in time; the next operator goes on from what is");
+    }
     context.metrics.set_leader(false);
+}
+
+/// Runs this to its end, but once it is to stop no longer than that. Whether it came to its end.
+async fn until_stopped(running: impl Future<Output = ()>, mut stop: watch::Receiver<bool>, finish: Duration) -> bool {
+    let late = async {
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            // Nobody is left who could ask for it.
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(finish).await;
+    };
+    tokio::select! {
+        () = running => true,
+        () = late => false,
+    }
 }
 
 fn log(options: &Options) -> Result<(), RunError> {
@@ -145,4 +172,26 @@ fn stop_on_signals() -> Result<watch::Receiver<bool>, RunError> {
         std::future::pending::<()>().await;
     });
     Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_is_left_when_the_process_is_to_stop() {
+        let (sender, stop) = watch::channel(false);
+        let hanging = tokio::spawn(until_stopped(std::future::pending(), stop.clone(), FINISH));
+        let mut stopping = stop.clone();
+        let gently = async move { stopping.wait_for(|stop| *stop).await.map(drop).unwrap() };
+        let gently = tokio::spawn(until_stopped(gently, stop, FINISH));
+        tokio::time::sleep(FINISH * 10).await;
+        assert!(!hanging.is_finished() && !gently.is_finished());
+        sender.send_replace(true);
+        let begun = tokio::time::Instant::now();
+        assert!(gently.await.unwrap());
+        assert!(!hanging.await.unwrap());
+        assert_eq!(begun.elapsed().as_secs(), FINISH.as_secs());
+    }
 }

@@ -21,6 +21,7 @@ use raftmq_operator::brokers::{Access, Broker, BrokerError, Brokers, ClusterView
 use raftmq_operator::build::labels;
 use raftmq_operator::controller::stores::Stores;
 use raftmq_operator::controller::{Context, INITIAL_MEMBERS, Scope, reconcile, run};
+use raftmq_operator::leader::Claim;
 use serde_json::{Value, json};
 
 const MQC: &str = "/apis/raftmq.io/v1alpha1/namespaces/mq/mqttclusters/demo";
@@ -43,6 +44,8 @@ struct Told {
     /// Names of down members.
     down: Vec<String>,
     calls: Vec<String>,
+    /// What happens while they are asked what would be lost, after so many times.
+    meanwhile: Option<(usize, Box<dyn FnOnce() + Send>)>,
 }
 
 impl FakeBrokers {
@@ -126,6 +129,10 @@ impl Brokers for FakeBrokers {
 
     fn loss<'a>(&'a self, _: &'a Access, _: &'a [Broker], node: &'a str) -> BoxFuture<'a, Result<Loss, BrokerError>> {
         let mut told = self.told();
+        match told.meanwhile.take() {
+            Some((0, happens)) => happens(),
+            later => told.meanwhile = later.map(|(times, happens)| (times - 1, happens)),
+        }
         told.calls.push(format!("loss {node}"));
         let reasons: Vec<String> = told.loss.iter().cloned().collect();
         let group = raftmq_control_api::api::GroupLoss {
@@ -469,6 +476,78 @@ async fn a_spec_that_is_no_longer_so_stops_nobody() {
         world.reconcile_of(old, stores).await.unwrap();
         assert_eq!(world.brokers.take_calls(), ["loss demo-4"], "{change}: it is asked, and nobody is told to leave");
         assert_eq!(world.api.take_writes(), Vec::<String>::new(), "{change}");
+    }
+}
+
+/// About a node that is to leave, and about a pod of a former template.
+async fn about_to_stop() -> [(World, &'static str); 2] {
+    let leaving = World::running(5).await;
+    leaving.set_spec(json!({"replicas": 3}));
+    let mut rolling = World::running(5).await;
+    rolling.set_spec(json!({"replicas": 5, "image": "image:2"}));
+    rolling.reconcile().await;
+    rolling.start_pods();
+    for world in [&leaving, &rolling] {
+        world.api.take_writes();
+        world.brokers.take_calls();
+    }
+    [(leaving, "leave demo-4"), (rolling, "DELETE pods/demo-4")]
+}
+
+/// What was done to brokers.
+fn stops(world: &World) -> Vec<String> {
+    let stops = |call: &String| call.starts_with("leave") || call.starts_with("DELETE");
+    world.brokers.take_calls().into_iter().chain(world.api.take_writes()).filter(stops).collect()
+}
+
+#[tokio::test]
+async fn what_is_taken_back_while_the_brokers_are_asked_is_not_done() {
+    for (mut world, _) in about_to_stop().await {
+        let api = world.api.clone();
+        let happens = move || api.change(MQC, |cluster| cluster["spec"] = json!({"replicas": 5}));
+        // The second time is about what was read live.
+        world.brokers.told().meanwhile = Some((1, Box::new(happens)));
+        assert_eq!(world.reconcile().await, Action::requeue(std::time::Duration::from_secs(2)));
+        assert!(world.brokers.told().meanwhile.is_none(), "they were asked twice");
+        assert_eq!(stops(&world), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_hold_the_lease_writes_nothing_and_stops_nobody() {
+    const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/system/leases/operator";
+    let lease = |holder: &str, renewed: &str| {
+        let spec = json!({"holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 15});
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "operator"}, "spec": spec})
+    };
+    // By a clock that is ahead: it does not end while this test runs.
+    let now = || (k8s_openapi::jiff::Timestamp::now() + std::time::Duration::from_secs(3600)).to_string();
+    for (mut world, stop) in about_to_stop().await {
+        let brokers: Arc<dyn Brokers> = Arc::clone(&world.brokers) as _;
+        let claim = Claim::new(world.api.client(), "system", "operator", "test");
+        let context = Context::new(world.api.client(), brokers, "image:1".into(), Some("test".into()));
+        world.context = Arc::new(context.with_claim(Some(claim)));
+        for (holder, renewed) in [("other", now()), ("test", "2020-01-01T00:00:00.000000Z".into())] {
+            world.api.put(LEASE, lease(holder, &renewed));
+            world.reconcile().await;
+            assert_eq!(world.api.take_writes(), Vec::<String>::new(), "{holder}");
+            assert_eq!(stops(&world), Vec::<String>::new(), "{holder}");
+        }
+        // Lost while the brokers are asked.
+        world.api.put(LEASE, lease("test", &now()));
+        let api = world.api.clone();
+        let other = lease("other", &now());
+        world.brokers.told().meanwhile = Some((0, Box::new(move || api.put(LEASE, other))));
+        world.reconcile().await;
+        assert!(world.brokers.told().meanwhile.is_none(), "they were asked");
+        assert_eq!(stops(&world), Vec::<String>::new());
+        world.api.hide(LEASE, true);
+        assert!(world.try_reconcile().await.unwrap_err().contains("cannot read the Lease"));
+        assert_eq!(stops(&world), Vec::<String>::new());
+        world.api.hide(LEASE, false);
+        world.api.put(LEASE, lease("test", &now()));
+        world.reconcile().await;
+        assert_eq!(stops(&world), [stop]);
     }
 }
 

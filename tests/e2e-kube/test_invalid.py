@@ -28,6 +28,11 @@ REFUSED = {
     "settings past the spec": (
         {"podTemplate": {"env": [{"name": "RAFTMQ__LOG__LEVEL", "value": "debug"}]}},
         "podTemplate.env: RAFTMQ__ variables are settings of the broker; write them in spec.config"),
+    "what the operator sets in the pod": (
+        {"podTemplate": {"env": [{"name": "RAFTMQ_CTL_CA", "value": "/ca.crt"}]}},
+        "podTemplate.env: RAFTMQ_CTL_ variables are set by the operator"),
+    "two variables of one name": (
+        {"podTemplate": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}}, "Duplicate value"),
     "labels that are the operator's": (
         {"podTemplate": {"labels": {"app.kubernetes.io/name": "mine"}}}, "podTemplate.labels: app.kubernetes.io/name"),
     "an unknown setting of the brokers": ({"config": {"mqtt": {"maxPacketsize": "1MiB"}}}, "spec.config.mqtt.maxPacketsize"),
@@ -62,6 +67,14 @@ def test_refused_names(where, name, message):
 def test_refused_changes(where):
     cluster = MqttCluster(where, "paused", replicas=1, storage={"size": "64Mi", "storageClassName": "none"})
     cluster.apply()
+    balanced = {**LISTENER, "service": {"type": "LoadBalancer", "loadBalancerClass": "example.com/one"}}
+    with_class = {**cluster.spec, "listeners": [balanced]}
+    apply({**cluster.resource(), "spec": with_class})
+    for other in ({"loadBalancerClass": "example.com/two"}, {}):
+        listener = {**LISTENER, "service": {"type": "LoadBalancer", **other}}
+        done = apply({**cluster.resource(), "spec": {**with_class, "listeners": [listener]}}, check=False)
+        assert done.returncode != 0 and "service.loadBalancerClass: it cannot be changed" in done.stderr, done.stderr
+    apply(cluster.resource())
     for storage, message in (
         ({"size": "32Mi", "storageClassName": "none"}, "storage.size: a volume cannot shrink"),
         ({"size": "64Mi", "storageClassName": "other"}, "storage.storageClassName: it cannot be changed"),

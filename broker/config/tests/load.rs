@@ -149,7 +149,7 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             "workers: 1\nmqtt:\n  maxPacketsSize: 1MiB\n",
             &[],
             &[],
-            "node.yaml:3:3: mqtt.maxPacketsSize: unknown setting; did you mean \"maxPacketSize\"? (known here: connectTimeout,",
+            "node.yaml:3:3: mqtt.maxPacketsSize: unknown setting; did you mean \"maxPacketSize\"? (known here: authentication,",
         ),
         ("wrokers: 1\n", &[], &[], "node.yaml:1:1: wrokers: unknown setting; did you mean \"workers\"?"),
         (

@@ -6,18 +6,19 @@ use raftmq_crds::MqttCluster;
 use serde_json::json;
 
 use super::apply::Apply;
+use super::current::is_current;
 use super::dereference::Observed;
 use super::plan::{Bootstrap, Plan, Roll, rollout, scale};
 use super::{Context, INITIAL_MEMBERS, INITIAL_MEMBERS_OF, ReconcileError};
 use crate::brokers::Broker;
 
-/// Does what was planned. What the brokers do not allow comes back as reasons.
+/// Does what was planned. What the brokers do not allow comes back as reasons; nothing comes back where the plan no longer counts.
 pub(super) async fn act(
     cluster: &MqttCluster,
     apply: &Apply<'_>,
     plan: &Plan,
     context: &Context,
-) -> Result<Vec<String>, ReconcileError> {
+) -> Result<Option<Vec<String>>, ReconcileError> {
     let mut refused = Vec::new();
     let observed = apply.observed;
     match &plan.bootstrap {
@@ -36,12 +37,19 @@ pub(super) async fn act(
         Bootstrap::Done | Bootstrap::Wait(_) | Bootstrap::Lost(_) => {}
     }
     for (pod, uid) in &plan.scale.release {
+        if !is_current(cluster, context).await? {
+            return Ok(None);
+        }
         let why = "its node left the cluster, and comes back with a new volume";
         apply.replace_pod(pod, uid, why).await?;
         context.event(cluster, EventType::Normal, "VolumeReplaced", format!("{pod} is replaced: {why}")).await;
     }
     let (stop, reasons) = next_stop(observed, plan, context).await;
     refused.extend(reasons);
+    // The brokers were asked meanwhile, which takes seconds where one of them is dead.
+    if stop.is_some() && !is_current(cluster, context).await? {
+        return Ok(None);
+    }
     match stop {
         Some(Stop::Leave(node)) => match leave(observed, node, context).await {
             Ok(()) => {
@@ -55,7 +63,7 @@ pub(super) async fn act(
         }
         None => {}
     }
-    Ok(refused)
+    Ok(Some(refused))
 }
 
 /// The one broker that is stopped now.
@@ -113,10 +121,14 @@ async fn bootstrap(observed: &Observed, members: &[String], context: &Context) -
     context.brokers.bootstrap(access, first, members).await.map_err(|error| format!("cannot form the cluster: {error}"))
 }
 
-/// The brokers, the node itself last: what is about it is better asked of others.
+/// The brokers, those first that answered a moment ago: the others may be dead, whatever Kubernetes says of them. The node itself last: what is
+/// about it is better asked of others.
 fn others(observed: &Observed, node: &str) -> Vec<Broker> {
-    let (own, mut others): (Vec<_>, Vec<_>) = observed.brokers.iter().cloned().partition(|broker| broker.name == node);
-    others.extend(own);
+    let mut others = observed.brokers.clone();
+    others.sort_by_key(|broker| {
+        let answer = observed.view.nodes.get(&broker.name).and_then(|answer| answer.as_ref().ok());
+        (broker.name == node, answer.is_none(), answer.is_none_or(|answer| !answer.status.ready))
+    });
     others
 }
 
@@ -148,4 +160,24 @@ async fn may_restart(observed: &Observed, pod: &str, context: &Context) -> Resul
     let loss = context.brokers.loss(access, &others(observed, pod), pod).await;
     let loss = loss.map_err(|error| format!("nobody says what would be lost without {pod}: {error}"))?;
     rollout::may_restart(&loss, pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::plan::tests::view;
+    use raftmq_control_api::api::JoinPhase;
+
+    #[test]
+    fn who_answered_is_asked_first_and_who_it_is_about_last() {
+        let broker = |ordinal: i32| Broker { name: format!("demo-{ordinal}"), address: String::new() };
+        let mut observed = Observed { brokers: (0..5).map(broker).collect(), ..Observed::default() };
+        observed.view = view(5, JoinPhase::Member);
+        observed.view.nodes.insert("demo-0".into(), Err("no answer".into()));
+        if let Some(Ok(node)) = observed.view.nodes.get_mut("demo-1") {
+            node.status.ready = false;
+        }
+        let order: Vec<String> = others(&observed, "demo-2").into_iter().map(|broker| broker.name).collect();
+        assert_eq!(order, ["demo-3", "demo-4", "demo-1", "demo-0", "demo-2"]);
+    }
 }

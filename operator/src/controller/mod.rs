@@ -16,6 +16,7 @@
 
 mod act;
 pub mod apply;
+mod current;
 pub mod dereference;
 pub mod draft;
 mod follow;
@@ -47,9 +48,12 @@ use thiserror::Error;
 use crate::brokers::Brokers;
 use crate::build::{CA, Object, OwnedKind, ValidatedCluster, secret};
 use crate::certificates::{CertificateError, Certificates};
+use crate::leader::Claim;
 use crate::metrics::Metrics;
+use crate::progress::Progress;
 use act::{act, next_stop};
 use apply::{Applied, ApplyError};
+use current::is_current;
 use dereference::DereferenceError;
 use draft::{Asked, Draft};
 use plan::{Bootstrap, Plan, Roll};
@@ -70,6 +74,8 @@ const CERTIFICATES_UNUSABLE: &str = "CertificatesUnusable";
 const LOOK: Duration = Duration::from_secs(2);
 /// For what changes in the brokers without a change in Kubernetes: the leader, members, versions.
 const STEADY: Duration = Duration::from_secs(30);
+/// For a reconciliation. Each request of it has a deadline of its own: what takes longer hangs.
+const LONGEST: Duration = Duration::from_secs(600);
 /// Longest pause between tries of what failed.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -77,12 +83,18 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 pub struct Context {
     /// The API server.
     pub client: Client,
+    /// The same, for watches.
+    watches: Client,
+    /// The Lease, where only its holder may act.
+    claim: Option<Claim>,
     /// The brokers.
     pub brokers: Arc<dyn Brokers>,
     /// Image of clusters that name none.
     pub default_image: String,
     /// Counts and times.
     pub metrics: Arc<Metrics>,
+    /// Whether it moves.
+    pub progress: Arc<Progress>,
     /// Names this process in events.
     instance: String,
     applied: Applied,
@@ -116,12 +128,15 @@ pub enum ReconcileError {
     /// The API server did not say what the MqttCluster is.
     #[error("cannot read the MqttCluster: {0}")]
     ReadCluster(Box<kube::Error>),
+    /// The API server did not say which operator acts.
+    #[error("cannot read the Lease: {0}")]
+    ReadLease(Box<kube::Error>),
 }
 
 impl ReconcileError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Dereference(_) | Self::ReadCluster(_) => "CannotRead",
+            Self::Dereference(_) | Self::ReadCluster(_) | Self::ReadLease(_) => "CannotRead",
             Self::Certificates(_) => CERTIFICATES_UNUSABLE,
             Self::Apply(ApplyError::Taken { .. }) => "NameTaken",
             Self::Apply(_) => "CannotApply",
@@ -131,18 +146,33 @@ impl ReconcileError {
 }
 
 impl Context {
-    /// With nothing remembered. `instance` names this process in events.
+    /// With nothing remembered, one client for everything, and no Lease to hold. `instance` names this process in events.
     #[must_use]
     pub fn new(client: Client, brokers: Arc<dyn Brokers>, default_image: String, instance: Option<String>) -> Self {
         Self {
             instance: instance.unwrap_or_else(|| crate::FIELD_MANAGER.into()),
+            watches: client.clone(),
             client,
+            claim: None,
             brokers,
             default_image,
             metrics: Arc::default(),
+            progress: Arc::default(),
             applied: Applied::default(),
             failures: Mutex::default(),
         }
+    }
+
+    /// With a client of its own for watches, which are silent for longer than other answers take.
+    #[must_use]
+    pub fn with_watches(self, watches: Client) -> Self {
+        Self { watches, ..self }
+    }
+
+    /// Acts only while this Lease is held.
+    #[must_use]
+    pub fn with_claim(self, claim: Option<Claim>) -> Self {
+        Self { claim, ..self }
     }
 
     /// An event is news for people; that it cannot be written is no reason to stop. Each one is written for itself: kube's recorder
@@ -193,6 +223,7 @@ pub async fn reconcile(
     let context = &scope.context;
     let started = Instant::now();
     let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let _moves = context.progress.begin(format!("the reconciliation of {}/{}", key.0, key.1), LONGEST);
     let result = match &object.0 {
         Ok(cluster) => known(cluster, &scope).await,
         Err(unreadable) => unknown(object.as_ref(), &unreadable.error, context).await,
@@ -292,11 +323,10 @@ async fn step(
         Some((draft, refused)) => (draft, Came { refused, problems: Vec::new() }),
         None => {
             let mut draft = Draft::new(&asked, Source::Live(&context.client), context.brokers.as_ref()).await?;
-            if !is_current(cluster, valid, context).await? {
+            let Some((plan, came)) = write(&asked, &draft, context).await? else {
                 // Its watch brings what it is by now.
                 return Ok(Action::requeue(LOOK));
-            }
-            let (plan, came) = write(&asked, &draft, context).await?;
+            };
             draft.plan = plan;
             (draft, came)
         }
@@ -310,20 +340,6 @@ async fn step(
         announce(cluster, before, &after, context).await;
     }
     Ok(Action::requeue(if plan.needs_look() || !refused.is_empty() { LOOK } else { STEADY }))
-}
-
-/// Whether the MqttCluster still says what the draft was made from: its watch lags as all others do.
-async fn is_current(
-    cluster: &MqttCluster,
-    valid: &ValidatedCluster,
-    context: &Context,
-) -> Result<bool, ReconcileError> {
-    let api: Api<MqttCluster> = Api::namespaced(context.client.clone(), &valid.namespace);
-    let live = api.get_metadata_opt(&valid.name).await.map_err(|error| ReconcileError::ReadCluster(Box::new(error)))?;
-    Ok(live.is_some_and(|live| {
-        let (live, known) = (&live.metadata, &cluster.metadata);
-        live.uid == known.uid && live.generation == known.generation && live.deletion_timestamp.is_none()
-    }))
 }
 
 /// The draft from what the watches delivered, where it would do nothing, or only what the brokers do not allow: with their reasons.
@@ -350,8 +366,12 @@ struct Came {
     problems: Vec<(&'static str, String)>,
 }
 
-/// Makes what is what was drafted, and does what was planned. It comes back with what of the plan holds now.
-async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(Plan, Came), ReconcileError> {
+/// Makes what is what was drafted, and does what was planned. It comes back with what of the plan holds now, or with nothing where the
+/// draft no longer counts: what is left of it is not done.
+async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<Option<(Plan, Came)>, ReconcileError> {
+    if !is_current(asked.cluster, context).await? {
+        return Ok(None);
+    }
     let apply = draft.apply(asked, context);
     let mut plan = draft.plan.clone();
     apply.check_owners(&draft.built).await?;
@@ -365,10 +385,12 @@ async fn write(asked: &Asked<'_>, draft: &Draft, context: &Context) -> Result<(P
         plan.roll = Roll::unseen();
     }
     apply.prune(&draft.built, plan.roll == Roll::Done).await?;
-    let refused = act(asked.cluster, &apply, &plan, context).await?;
+    let Some(refused) = act(asked.cluster, &apply, &plan, context).await? else {
+        return Ok(None);
+    };
     // Last: volumes that cannot grow are no reason to leave anything else undone.
     let grown = apply.grow_claims().await.map_err(|error| (update_status::NOT_GROWN, error.to_string()));
-    Ok((plan, Came { refused, problems: grown.err().into_iter().collect() }))
+    Ok(Some((plan, Came { refused, problems: grown.err().into_iter().collect() })))
 }
 
 /// Those issued now. One that serves is left as it is.

@@ -24,8 +24,10 @@ use tokio::task::JoinSet;
 use super::follow::{ClusterRef, Seen, clusters_of, follow};
 use super::stores::{Stores, Writers};
 use super::{Context, ReconcileError, Scope, error_policy, reconcile};
+use crate::api::WATCH_SECONDS;
 use crate::build::labels;
 use crate::metrics::Metrics;
+use crate::progress::{BEAT, SILENCE};
 
 /// Changes that come together are looked at once.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -42,7 +44,17 @@ pub async fn run(context: Arc<Context>, namespaces: &[String], stop: watch::Rece
         some => some.iter().map(|namespace| look_after(Some(namespace), &context, stop.clone())).collect(),
     };
     let mut results = pin!(select_all(streams));
-    while let Some(result) = results.next().await {
+    let moves = context.progress.begin("the loop of the watches", SILENCE);
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        let next = tokio::select! {
+            next = results.next() => next,
+            _ = beat.tick() => {
+                moves.beat();
+                continue;
+            }
+        };
+        let Some(result) = next else { return };
         match result {
             Ok((object, action)) => tracing::debug!(%object, ?action, "reconciled"),
             // One of its own resources outlived the cluster, for a moment.
@@ -64,7 +76,7 @@ fn look_after(
     context: &Arc<Context>,
     mut stop: watch::Receiver<bool>,
 ) -> BoxStream<'static, Reconciled> {
-    let mut watches = Watches::new(&context.client, namespace, &context.metrics);
+    let mut watches = Watches::new(&context.watches, namespace, &context.metrics);
     let scope = Arc::new(Scope { context: Arc::clone(context), stores: watches.stores.clone() });
     let namespace = namespace.cloned();
     let start = async move {
@@ -111,8 +123,10 @@ struct Watches {
 
 impl Watches {
     fn new(client: &Client, namespace: Option<&String>, metrics: &Arc<Metrics>) -> Self {
-        let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE));
-        let brokers = watcher::Config::default().labels(&format!(
+        // One of which the other end is gone shows when it does not end.
+        let all = watcher::Config::default().timeout(WATCH_SECONDS);
+        let ours = all.clone().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE));
+        let brokers = all.clone().labels(&format!(
             "{}={},{}={}",
             labels::NAME,
             labels::NAME_VALUE,
@@ -123,7 +137,7 @@ impl Watches {
         let writer = Writer::default();
         let clusters = writer.as_reader();
         let own = |cluster: &DeserializeGuard<MqttCluster>| vec![ObjectRef::from_obj(cluster)];
-        let source = (api(client, namespace), watcher::Config::default());
+        let source = (api(client, namespace), all);
         let mut seen = vec![follow("MqttCluster", source, writer, metrics, own)];
         for (kind, writer) in objects {
             let resource = kind.api_resource();
