@@ -80,6 +80,51 @@ mqtt:
   maxClientIdLength: 1024
   maxTopicLevels: 128
   maxSubscriptions: 10000
+  maxQos: 2
+  wildcardSubscriptions: true
+  subscriptionIdentifiers: true
+  maxTopicAliases: 32
+  maxTopicAliasesOut: 32
+  queueQos0Offline: false
+  checkPayloadFormat: false
+  responseInformation:\x20
+  overlapping: merge
+  retained:
+    enabled: true
+    maxMessages: 1000000
+    maxBytes: 1GiB
+    maxPayloadSize: 1MiB
+  sharedSubscription:
+    enabled: true
+    strategy: roundRobin
+  delayed:
+    enabled: true
+    maxDelay: 49d17h2m47s
+    maxMessages: 1000000
+    maxBytes: 256MiB
+  will:
+    maxWaiting: 1000000
+    maxBytes: 256MiB
+  exclusive:
+    enabled: true
+    maxSubscriptions: 1000000
+  rewrite: []
+  autoSubscribe: []
+  events:
+    connected: true
+    disconnected: true
+    subscribed: true
+    unsubscribed: true
+    qos: 1
+  sys:
+    enabled: true
+    interval: 1m
+    heartbeatInterval: 30s
+    mosquitto: false
+    mosquittoInterval: 10s
+    retain: true
+  authentication:
+    testMethod: false
 storage:
   walSegmentBytes: 64MiB
   ballastBytes: 16MiB
