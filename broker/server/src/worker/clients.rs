@@ -99,7 +99,7 @@ impl Worker {
         });
         let session = match old {
             Some(old) if request.clean_start => {
-                self.end_session(client, old);
+                self.end_session(client, *old);
                 self.counters.session_discarded();
                 None
             }
@@ -194,7 +194,7 @@ impl Worker {
         self.will_of_ended(client, ConnectionEnd::TakenOver { resumes: !clean_start }, state.expiry_s());
         if state.expiry_s() == 0 {
             // It would have ended with its connection.
-            self.end_session(client, state);
+            self.end_session(client, *state);
             return None;
         }
         if !clean_start {
@@ -225,7 +225,7 @@ impl Worker {
     fn park(&mut self, client: Key, state: Box<SessionState>) {
         let expiry_s = state.expiry_s();
         if expiry_s == 0 {
-            return self.forget(client, state);
+            return self.forget(client, *state);
         }
         let shared: Vec<Arc<str>> = state
             .subscriptions()
@@ -272,11 +272,11 @@ impl Worker {
         }
         let state = std::mem::take(state);
         self.counters.session_expired();
-        self.forget(client, state);
+        self.forget(client, *state);
     }
 
     /// The session ends, and nothing of the client is left.
-    fn forget(&mut self, client: Key, state: Box<SessionState>) {
+    fn forget(&mut self, client: Key, state: SessionState) {
         self.end_session(client, state);
         if let Some(entry) = self.clients.remove(client) {
             self.by_id.remove(&entry.id);
@@ -286,7 +286,7 @@ impl Worker {
     }
 
     /// A session ends: its subscriptions go, and what it had for a group goes to another member.
-    fn end_session(&mut self, client: Key, mut state: Box<SessionState>) {
+    fn end_session(&mut self, client: Key, mut state: SessionState) {
         let mut shared = false;
         let filters: Vec<Arc<str>> = state
             .subscriptions()
