@@ -108,6 +108,7 @@ impl Worker {
     /// The client is not there any more as far as MQTT goes; the layers may have last words for it.
     pub(super) fn hung_up(&mut self, key: Key) {
         if let Some(conn) = self.conns.get_mut(key) {
+            conn.reason.get_or_insert(CloseReason::Lost);
             conn.session.close(CloseReason::Lost, &mut Vec::new());
             conn.outlet.clear_packets();
         }
