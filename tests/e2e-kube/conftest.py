@@ -29,6 +29,11 @@ def kubernetes():
     done = kube.kubectl("version", check=False, timeout=30)
     if done.returncode != 0:
         pytest.exit(f"KUBECONFIG leads to no cluster: {done.stderr.strip()}", 2)
+    # The tests install, change and remove this release: one that is there already is somebody's.
+    if not kube.IN_LAB and kube.helm("status", kube.RELEASE, "-n", kube.OPERATOR_NAMESPACE, check=False).returncode == 0:
+        pytest.exit(
+            f"the release {kube.RELEASE} is in the namespace {kube.OPERATOR_NAMESPACE} of this cluster already: the tests would change and "
+            "remove it; use a cluster of their own, or uninstall it first", 2)
     yield
     kube.forwards.stop()
 

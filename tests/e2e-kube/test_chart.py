@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kube import CHART, OPERATOR_NAMESPACE, REPO, helm, kubectl, namespace
+from kube import CHART, OPERATOR_NAMESPACE, REPO, helm, kubectl, namespace, program, run
 
 RENDERINGS = {
     "defaults": [],
@@ -58,8 +58,20 @@ def test_the_lab_has_the_images_that_users_build():
     assert stages("Dockerfile") == stages("Dockerfile.binary")
 
 
-def test_notes_name_a_way_that_works(operator):
-    notes = helm("get", "notes", "raftmq-operator", "-n", OPERATOR_NAMESPACE).stdout
-    resource = re.search(r"<<EOF\n(.*?)\n  EOF", notes, re.DOTALL).group(1)
-    done = kubectl("apply", "--dry-run=server", "-f", "-", stdin=re.sub(r"^  ", "", resource, flags=re.MULTILINE))
-    assert "mqttcluster.raftmq.io/raftmq created" in done.stdout
+@pytest.mark.parametrize("values, where", [([], "default"), (["--set=namespaces={city,factory}"], "city")])
+def test_notes_name_a_way_that_works(operator, values, where, tmp_path):
+    """What people copy from them, given to a shell."""
+    done = helm("install", "notes-check", str(CHART), "-n", OPERATOR_NAMESPACE, "--dry-run=client", "--hide-notes=false", *values)
+    notes = done.stdout.partition("NOTES:")[2]
+    assert f"looks after MqttClusters in {'city, factory' if values else 'all namespaces'}." in notes
+    lines = notes.splitlines()
+    start = lines.index("kubectl apply -f - <<EOF")
+    end = next(i for i, line in enumerate(lines) if line.startswith("kubectl wait "))
+    # kubectl as a function: one that changes nothing, and for what follows only says what it was asked for.
+    script = "\n".join([
+        f'kubectl() {{ if [ "$1" = apply ]; then {program("kubectl")} "$@" --dry-run=client -o name; else echo "asked: $*"; fi; }}',
+        *lines[start:end + 1],
+    ])
+    said = run("bash", "-euc", script).stdout
+    assert "mqttcluster.raftmq.io/raftmq" in said, said
+    assert f"asked: wait mqttcluster/raftmq -n {where} --for=condition=Available" in said, said

@@ -39,6 +39,9 @@ func makeCgroup(proc, name string) error {
 		dir := root
 		for part := range strings.SplitSeq(name, "/") {
 			dir = filepath.Join(dir, part)
+			if err := delegate(filepath.Dir(dir)); err != nil {
+				return err
+			}
 			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
@@ -52,6 +55,28 @@ func makeCgroup(proc, name string) error {
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// delegate gives the groups below `dir` all the controllers that it has itself. Version 1 has nothing of the kind: there
+// every hierarchy has its controllers everywhere.
+func delegate(dir string) error {
+	has, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return nil
+	}
+	gives, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return err
+	}
+	for name := range strings.FieldsSeq(string(has)) {
+		if slices.Contains(strings.Fields(string(gives)), name) {
+			continue
+		}
+		// One by one: a controller that the kernel does not hand on (some need a group without processes) is no reason to
+		// do without the others. The kubelet names those that it misses.
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644)
 	}
 	return nil
 }

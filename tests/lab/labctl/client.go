@@ -99,10 +99,22 @@ func execTool(state, tool string, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Setenv("KUBECONFIG", kubeconfigPath(state)); err != nil {
-		return err
-	}
 	return execInside(state, append([]string{filepath.Join(r.Bin, tool)}, args...))
+}
+
+// insideEnv is what a command inside gets besides the caller's environment: where the lab is, and that nothing it
+// keeps about a cluster is kept in the user's home, where it would outlive the lab.
+func insideEnv(state string, r record) [][2]string {
+	cache := filepath.Join(state, "tmp", "cache")
+	return append(labEnv(state, r), [][2]string{
+		{"KUBECACHEDIR", filepath.Join(cache, "kube")},
+		{"HELM_CACHE_HOME", filepath.Join(cache, "helm")},
+	}...)
+}
+
+// visitorMark is in the environment of every command inside, by which `down` finds also their children.
+func visitorMark(r record) string {
+	return fmt.Sprintf("RAFTMQ_LAB_INSIDE=%s-%d-%d", r.Boot, r.Init.PID, r.Init.Start)
 }
 
 // execInside turns this process into the command, inside the lab's network and mounts. The
@@ -129,10 +141,14 @@ func execInside(state string, args []string) error {
 	if err != nil {
 		return err
 	}
-	if os.Getenv("KUBECONFIG") == "" {
-		if err := os.Setenv("KUBECONFIG", kubeconfigPath(state)); err != nil {
+	for _, v := range insideEnv(state, r) {
+		if err := os.Setenv(v[0], v[1]); err != nil {
 			return err
 		}
+	}
+	name, value, _ := strings.Cut(visitorMark(r), "=")
+	if err := os.Setenv(name, value); err != nil {
+		return err
 	}
 	full := append([]string{"nsenter", "-t", strconv.Itoa(r.Init.PID), "--net", "--mount", "--", "env", "--chdir=" + dir}, args...)
 	return syscall.Exec(nsenter, full, os.Environ())
@@ -194,7 +210,14 @@ func printEnv(state string) error {
 	if err != nil {
 		return err
 	}
-	for _, v := range [][2]string{
+	for _, v := range labEnv(state, r) {
+		fmt.Printf("export %s='%s'\n", v[0], v[1])
+	}
+	return nil
+}
+
+func labEnv(state string, r record) [][2]string {
+	return [][2]string{
 		{"KUBECONFIG", kubeconfigPath(state)},
 		{"RAFTMQ_LAB_STATE", state},
 		{"RAFTMQ_LAB_BIN", r.Bin},
@@ -202,10 +225,7 @@ func printEnv(state string) error {
 		{"RAFTMQ_LAB_API", "https://" + controlIP + ":6443"},
 		{"RAFTMQ_LAB_DNS", controlIP},
 		{"RAFTMQ_LAB_AUDIT_LOG", auditLog(state)},
-	} {
-		fmt.Printf("export %s='%s'\n", v[0], v[1])
 	}
-	return nil
 }
 
 func printLog(state string, args []string) error {

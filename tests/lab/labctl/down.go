@@ -41,13 +41,21 @@ func down(state string) error {
 	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), " "+state+"/") {
 		return fmt.Errorf("something is mounted below %s on the host: unmount it, then lab down again", state)
 	}
-	return waitFor(10*time.Second, func() error { return os.RemoveAll(state) })
+	parents, _ := os.ReadFile(madeParents(state))
+	if err := waitFor(10*time.Second, func() error { return os.RemoveAll(state) }); err != nil {
+		return err
+	}
+	for _, dir := range slices.Backward(strings.Fields(string(parents))) {
+		// One that others use by now is not empty and stays.
+		_ = os.Remove(dir)
+	}
+	return nil
 }
 
 // endProcesses kills the init, and with it every process of the lab. Commands that `lab exec` runs
 // are no children of it: they are known by being in its namespaces.
 func endProcesses(state string, r record) error {
-	visitors := recordedVisitors(state)
+	visitors := append(recordedVisitors(state), marked(visitorMark(r))...)
 	if r.alive() {
 		visitors = append(visitors, inNamespacesOf(r.Init.PID)...)
 		if err := r.Init.kill(); err != nil {
@@ -63,6 +71,13 @@ func endProcesses(state string, r record) error {
 		}
 	}
 	return waitFor(30*time.Second, func() error {
+		// What they started meanwhile is theirs too.
+		for _, v := range marked(visitorMark(r)) {
+			if err := v.kill(); err != nil {
+				return err
+			}
+			visitors = append(visitors, v)
+		}
 		for _, v := range append(visitors, r.Init) {
 			if v.alive() {
 				return fmt.Errorf("process %d still runs", v.PID)
@@ -70,6 +85,28 @@ func endProcesses(state string, r record) error {
 		}
 		return nil
 	})
+}
+
+// marked lists the processes that have the mark in their environment: what `lab exec` started, and what that started.
+func marked(mark string) []identity {
+	var found []identity
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		pid, err := strconv.Atoi(filepath.Base(p))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		// The identity first: were the process another one by the time of its kill, it would not be hit.
+		id, err := identify(pid)
+		if err != nil {
+			continue
+		}
+		environ, _ := os.ReadFile(p + "/environ")
+		if slices.Contains(strings.Split(string(environ), "\x00"), mark) {
+			found = append(found, id)
+		}
+	}
+	return found
 }
 
 // inNamespacesOf lists the processes that share both the network and the mount namespace.

@@ -73,6 +73,10 @@ func (l *lab) prepare() error {
 	if err := os.Setenv("TMPDIR", filepath.Join(l.state, "tmp")); err != nil {
 		return err
 	}
+	// kubectl's; else it would be in the home of who started the lab.
+	if err := os.Setenv("KUBECACHEDIR", filepath.Join(l.state, "tmp", "cache", "kube")); err != nil {
+		return err
+	}
 	// No pod without it: it is the first image of every node.
 	if err := copyFile(l.tool("pause.tar"), filepath.Join(l.state, "images", "pause.tar")); err != nil {
 		return err

@@ -148,9 +148,12 @@ func (l *lab) powerOn(n *node) error {
 
 // awaitReady waits until the API says, newer than `began`, that the node is Ready.
 func (l *lab) awaitReady(n *node, began time.Time) error {
+	ended := false
 	err := waitFor(180*time.Second, func() error {
 		if !n.running() {
-			return errors.New("its init ended")
+			// That does not get better by waiting.
+			ended = true
+			return nil
 		}
 		var text string
 		if err := l.kubectl(&text, "get", "node", n.name, "-o", "json"); err != nil {
@@ -176,11 +179,14 @@ func (l *lab) awaitReady(n *node, began time.Time) error {
 		}
 		return errors.New("no condition Ready yet")
 	})
+	if ended {
+		err = errors.New("its first process ended")
+	}
 	if err == nil {
 		return nil
 	}
 	report := []string{n.name + ": " + err.Error()}
-	for _, part := range []string{"node", "containerd", "kubelet"} {
+	for _, part := range []string{"node", "containerd", "kubelet", "kube-proxy", "volumes"} {
 		file := filepath.Join(n.dir, "log", part+".log")
 		report = append(report, "--- end of "+file, tail(file))
 	}

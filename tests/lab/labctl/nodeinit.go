@@ -43,7 +43,9 @@ func nodeInit(args []string) error {
 	logs := filepath.Join(n.dir, "log")
 	containerd := start(logs, "containerd", nil, "containerd", "--config", filepath.Join(n.dir, "containerd.toml"))
 	if err := containerd.await(60*time.Second, func() error {
-		return command(context.Background(), "ctr", "--connect-timeout", "2s", "version")
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return command(ctx, "ctr", "--connect-timeout", "2s", "version")
 	}); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func stateDir() (string, error) {
 		}
 		dir = filepath.Join(base, "raftmq-lab")
 	}
-	dir, err := filepath.Abs(dir)
+	dir, err := realPath(dir)
 	if err != nil {
 		return "", err
 	}
@@ -40,6 +40,20 @@ func stateDir() (string, error) {
 		return "", fmt.Errorf("RAFTMQ_LAB_STATE: %s is too long for the sockets below it (at most 60 bytes)", dir)
 	}
 	return dir, nil
+}
+
+// realPath is the path as the kernel names it, in lists of mounts and loop devices. What is not there yet has no links.
+func realPath(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) && path != "/" {
+		parent, err := realPath(filepath.Dir(path))
+		return filepath.Join(parent, filepath.Base(path)), err
+	}
+	return real, err
 }
 
 func socketPath(state string) string     { return filepath.Join(state, "control.sock") }
@@ -58,6 +72,22 @@ type record struct {
 	Bin  string   `json:"bin"`  // where the binaries are
 	// The loop devices that were there before: those that came with the lab go with it.
 	Loops []string `json:"loops"`
+}
+
+// madeParents is where `up` writes down the directories above the state that it made, the highest first: they go with
+// the lab if nothing else is in them by then.
+func madeParents(state string) string { return filepath.Join(state, "parents") }
+
+// missingParents are the directories above `path` that are not there, the highest first.
+func missingParents(path string) []string {
+	var missing []string
+	for dir := filepath.Dir(path); dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Lstat(dir); err == nil {
+			break
+		}
+		missing = append([]string{dir}, missing...)
+	}
+	return missing
 }
 
 var errNoLab = errors.New("no lab is up: lab up")

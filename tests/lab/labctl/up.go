@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -30,6 +31,7 @@ func up(state string, args []string) error {
 	if bin == "" {
 		return errors.New("RAFTMQ_LAB_BIN is not set: call tests/lab/lab, which builds the binaries first")
 	}
+	parents := missingParents(state)
 	if err := os.MkdirAll(filepath.Dir(state), 0o755); err != nil {
 		return err
 	}
@@ -40,6 +42,9 @@ func up(state string, args []string) error {
 		}
 		return fmt.Errorf("%s is left from a lab that ended without `down`: lab down", state)
 	} else if err != nil {
+		return err
+	}
+	if err := os.WriteFile(madeParents(state), []byte(strings.Join(parents, "\n")), 0o600); err != nil {
 		return err
 	}
 	began := time.Now()
