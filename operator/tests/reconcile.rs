@@ -1077,7 +1077,7 @@ async fn what_is_left_of_a_cluster_of_the_same_name_is_not_used() {
 async fn an_error_shows_in_the_condition_and_passes() {
     let mut world = World::new(json!({}));
     world.api.refuse(SET, 403);
-    assert!(world.try_reconcile().await.unwrap_err().contains("cannot apply StatefulSet demo"));
+    assert_eq!(world.try_reconcile().await.unwrap_err(), "cannot apply StatefulSet demo: refused by the test");
     assert_eq!(world.condition("Degraded").1, "CannotApply");
     assert!(world.api.take_writes().contains(&"EVENT CannotApply".to_owned()));
     world.try_reconcile().await.unwrap_err();
