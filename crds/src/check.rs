@@ -17,6 +17,14 @@ pub(crate) fn violations(cluster: &MqttCluster) -> Vec<(String, String)> {
     if spec.storage.bytes().is_none() {
         wrong("spec.storage.size".into(), format!("{:?} is not a size, as 8Gi", spec.storage.size));
     }
+    if let Some(resources) = &spec.resources {
+        for (list, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+            for (name, quantity) in quantities.iter().flatten().filter(|(_, quantity)| !is_quantity(&quantity.0)) {
+                let message = format!("{:?} is not a quantity, as 500m or 1Gi", quantity.0);
+                wrong(format!("spec.resources.{list}.{name}"), message);
+            }
+        }
+    }
     if let Some(template) = &spec.pod_template {
         for (index, env) in template.env.iter().enumerate() {
             if env.name.starts_with("RAFTMQ__") {
@@ -42,6 +50,17 @@ pub(crate) fn violations(cluster: &MqttCluster) -> Vec<(String, String)> {
         found.extend(settings(cluster));
     }
     found
+}
+
+/// Whether the API server takes it as an amount of a resource: a number, and a unit or an exponent.
+fn is_quantity(text: &str) -> bool {
+    const UNITS: [&str; 15] = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi"];
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_number = number.bytes().any(|b| b.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let exponent = unit.strip_prefix(['e', 'E']).map(|power| power.strip_prefix(['+', '-']).unwrap_or(power));
+    is_number && (UNITS.contains(&unit) || unit == "Ei" || exponent.is_some_and(digits))
 }
 
 const RESERVED: [u16; 2] = [18083, raftmq_config::Links::DEFAULT_PORT];

@@ -259,3 +259,16 @@ fn bad_resources_are_named_by_setting_and_line() {
     }
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
+
+#[test]
+fn amounts_of_resources_are_quantities() {
+    let with = |quantity: &str| with_spec(&format!("resources:\n  limits: {{ memory: {quantity:?} }}"));
+    for good in ["1", "500m", "1.5Gi", "1e3", "2E", "1Ei", "12E-3", ".5", "1."] {
+        assert!(MqttCluster::from_yaml(&with(good), "c.yaml").is_ok(), "{good}");
+    }
+    for bad in ["1G1", "Gi", "1 Gi", "1gb", "1.2.3", "-1", "1e", "."] {
+        let found = messages(&with(bad)).join("; ");
+        let expected = format!("spec.resources.limits.memory: {bad:?} is not a quantity, as 500m or 1Gi");
+        assert!(found.contains(&expected), "{bad}: {found}");
+    }
+}

@@ -62,6 +62,16 @@ fn client(config: &Config, answer: Duration, piece: Duration) -> Result<Client, 
     Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(answer)).build())
 }
 
+/// What went wrong in the API server's own words, where they are its; kube adds how its types look inside.
+#[must_use]
+pub fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        kube::Error::Api(status) => format!("{} {}", status.code, status.reason).trim_end().to_owned(),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

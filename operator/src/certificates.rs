@@ -28,8 +28,9 @@ const NODES: &str = "nodes";
 pub enum CertificateError {
     /// The authority is gone, and what it issued is in use.
     #[error(
-        "the Secret {name}-ca is gone while {name}-nodes, issued by it, is there: put it back, or delete {name}-nodes and \
-         {name}-control as well for a new authority, which interrupts the cluster while its pods are replaced"
+        "the Secret {name}-ca is gone while {name}-nodes, issued by it, is there: put it back; or, for a new authority, which \
+         interrupts the cluster, first kubectl delete secret {name}-nodes {name}-control --ignore-not-found, and once they are \
+         there again {replace}", replace = replace_all(name)
     )]
     Half {
         /// Name of the cluster.
@@ -51,6 +52,13 @@ pub enum CertificateError {
         /// Why.
         source: PkiError,
     },
+}
+
+/// The command that replaces all pods of a cluster at once. Nobody is asked what would be lost: brokers with certificates of a former authority
+/// take no question from an operator with a new one.
+#[must_use]
+pub fn replace_all(cluster: &str) -> String {
+    format!("kubectl delete pods -l app.kubernetes.io/instance={cluster}")
 }
 
 /// Who the certificates are for.

@@ -43,6 +43,8 @@ struct Told {
     left: Vec<i32>,
     /// Names of down members.
     down: Vec<String>,
+    /// Whether the permission to form the cluster is not taken yet.
+    busy: bool,
     calls: Vec<String>,
     /// What happens while they are asked what would be lost, after so many times.
     meanwhile: Option<(usize, Box<dyn FnOnce() + Send>)>,
@@ -122,6 +124,9 @@ impl Brokers for FakeBrokers {
         members: &'a [String],
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         let mut told = self.told();
+        if told.busy {
+            return async { Err(BrokerError("demo-0 answers 503: it is starting".into())) }.boxed();
+        }
         told.calls.push(format!("bootstrap {} {}", broker.name, members.join(",")));
         told.members = Some((0..i32::try_from(members.len()).unwrap()).collect());
         async { Ok(()) }.boxed()
@@ -1074,10 +1079,57 @@ async fn what_is_left_of_a_cluster_of_the_same_name_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_birth_for_which_the_brokers_are_not_ready_yet_is_no_fault() {
+    let mut world = World::new(json!({"replicas": 1}));
+    world.brokers.told().busy = true;
+    let started = |world: &World, ago: i64| {
+        let then = k8s_openapi::jiff::Timestamp::now().as_second() - ago;
+        let then = k8s_openapi::jiff::Timestamp::from_second(then).unwrap().to_string();
+        world.api.change(&pod(0), |pod| {
+            pod["status"]["containerStatuses"][0]["state"] = json!({"running": {"startedAt": then}});
+            pod["status"]["conditions"][0]["status"] = json!("False");
+        });
+    };
+    world.reconcile().await;
+    world.start_pods();
+    started(&world, 0);
+    for _ in 0..3 {
+        assert_eq!(world.reconcile().await, Action::requeue(std::time::Duration::from_secs(2)));
+    }
+    assert_eq!(world.condition("Degraded").0, "False");
+    assert!(world.condition("Progressing").2.contains("503"), "{:?}", world.condition("Progressing"));
+    let events = |world: &World| -> Vec<String> {
+        world.api.take_writes().into_iter().filter(|write| write.starts_with("EVENT")).collect()
+    };
+    assert_eq!(events(&world), Vec::<String>::new());
+    // For ever it is one.
+    started(&world, 100);
+    world.reconcile().await;
+    assert_eq!(events(&world), ["EVENT Refused"]);
+    world.brokers.told().busy = false;
+    world.reconcile().await;
+    world.reconcile().await;
+    assert_eq!(world.condition("Degraded").0, "False");
+}
+
+#[tokio::test]
+async fn a_node_whose_pod_is_gone_for_a_moment_is_no_fault_and_nothing_is_written_twice() {
+    let mut world = World::running(3).await;
+    world.api.remove(&pod(1));
+    world.brokers.told().down = vec!["demo-1".into()];
+    world.reconcile().await;
+    assert_eq!(world.condition("Degraded").0, "False");
+    assert_eq!(world.condition("Progressing").2, "demo-1 is not there yet");
+    assert_eq!(world.api.take_writes(), ["PATCH mqttclusters/demo/status"]);
+    world.reconcile().await;
+    assert_eq!(world.api.take_writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn an_error_shows_in_the_condition_and_passes() {
     let mut world = World::new(json!({}));
     world.api.refuse(SET, 403);
-    assert!(world.try_reconcile().await.unwrap_err().contains("cannot apply StatefulSet demo"));
+    assert_eq!(world.try_reconcile().await.unwrap_err(), "cannot apply StatefulSet demo: refused by the test");
     assert_eq!(world.condition("Degraded").1, "CannotApply");
     assert!(world.api.take_writes().contains(&"EVENT CannotApply".to_owned()));
     world.try_reconcile().await.unwrap_err();

@@ -11,6 +11,7 @@ use super::dereference::Observed;
 use super::plan::{Bootstrap, Plan, Roll, rollout, scale};
 use super::{Context, INITIAL_MEMBERS, INITIAL_MEMBERS_OF, ReconcileError};
 use crate::brokers::Broker;
+use crate::certificates::replace_all;
 
 /// Does what was planned. What the brokers do not allow comes back as reasons; nothing comes back where the plan no longer counts.
 pub(super) async fn act(
@@ -158,8 +159,25 @@ async fn may_restart(observed: &Observed, pod: &str, context: &Context) -> Resul
         return Ok(());
     }
     let loss = context.brokers.loss(access, &others(observed, pod), pod).await;
-    let loss = loss.map_err(|error| format!("nobody says what would be lost without {pod}: {error}"))?;
+    let loss = loss.map_err(|error| {
+        let refused = format!("nobody says what would be lost without {pod}: {error}");
+        match foreign_certificates(observed) {
+            true => format!(
+                "{refused}; no broker's certificate is of the present authority: {}",
+                replace_all(&access.cluster)
+            ),
+            false => refused,
+        }
+    })?;
     rollout::may_restart(&loss, pod)
+}
+
+/// Whether no broker answers and some have certificates of another authority than the operator's, or take its own for one.
+fn foreign_certificates(observed: &Observed) -> bool {
+    const SIGNS: [&str; 4] = ["invalid peer certificate", "BadSignature", "UnknownCA", "DecryptError"];
+    let foreign = |error: &String| SIGNS.iter().any(|sign| error.contains(sign));
+    let mut silent = observed.view.nodes.values().map(|answer| answer.as_ref().err());
+    silent.clone().all(|error| error.is_some()) && silent.any(|error| error.is_some_and(foreign))
 }
 
 #[cfg(test)]
@@ -167,6 +185,21 @@ mod tests {
     use super::*;
     use crate::controller::plan::tests::view;
     use raftmq_control_api::api::JoinPhase;
+
+    #[test]
+    fn brokers_of_a_former_authority_are_known_by_their_errors() {
+        let mut observed = Observed { view: view(3, JoinPhase::Member), ..Observed::default() };
+        assert!(!foreign_certificates(&observed));
+        for error in ["connection refused", "invalid peer certificate: BadSignature"] {
+            observed.view.nodes.insert("demo-0".into(), Err(error.into()));
+            assert!(!foreign_certificates(&observed), "others answer");
+        }
+        observed.view.nodes.retain(|_, answer| answer.is_err());
+        assert!(foreign_certificates(&observed));
+        observed.view.nodes.insert("demo-0".into(), Err("connection refused".into()));
+        assert!(!foreign_certificates(&observed));
+        assert!(!foreign_certificates(&Observed::default()));
+    }
 
     #[test]
     fn who_answered_is_asked_first_and_who_it_is_about_last() {

@@ -20,6 +20,7 @@ use super::dereference::{LEFT, Observed};
 use super::owners;
 use super::plan::{Plan, Roll};
 use crate::FIELD_MANAGER;
+use crate::api::plain;
 use crate::build::{Object, OwnedKind, ValidatedCluster};
 use crate::fingerprint;
 
@@ -37,7 +38,7 @@ pub enum ApplyError {
         owner: String,
     },
     /// The API server refused, or did not answer.
-    #[error("cannot {verb} {kind} {name}: {source}")]
+    #[error("cannot {verb} {kind} {name}: {}", plain(source))]
     Api {
         /// What was tried.
         verb: &'static str,

@@ -12,8 +12,9 @@ use serde_json::Value as Json;
 use thiserror::Error;
 
 use super::plan::{ClaimFacts, SetFacts};
-use super::pods::PodFacts;
+use super::pods::{PodFacts, UNSCHEDULABLE};
 use super::source::{Found, Source};
+use crate::api::plain;
 use crate::brokers::{Access, Broker, Brokers, ClusterView};
 use crate::build::{AUTHORITY, CERT, DATA, KEY, OwnedKind, ordinal};
 use crate::certificates::Existing;
@@ -25,7 +26,7 @@ pub const LEFT: &str = "raftmq.io/left";
 #[derive(Debug, Error)]
 pub enum DereferenceError {
     /// The API server did not say.
-    #[error("cannot read {what}: {source}")]
+    #[error("cannot read {what}: {}", plain(source))]
     Read {
         /// What was asked for.
         what: &'static str,
@@ -123,9 +124,30 @@ fn observed(name: &str, found: Found) -> Result<Observed, DereferenceError> {
             observed.claims.insert(at, claim);
         }
     }
+    for pod in &mut observed.pods {
+        let claim = observed.claims.get(&pod.ordinal);
+        if let Some(((reason, message), claim)) = pod.trouble.as_mut().zip(claim)
+            && reason == UNSCHEDULABLE
+        {
+            message.extend(unbound(message, claim));
+        }
+    }
     observed.access = observed.secrets.control.as_ref().and_then(|secret| access(name, secret));
     observed.brokers = askable(&observed.pods);
     Ok(observed)
+}
+
+/// What a pod waits for whose volume is not there, in the scheduler's words: it names neither the claim nor its class.
+fn unbound(said: &str, claim: &PersistentVolumeClaim) -> Option<String> {
+    let said = said.to_lowercase();
+    let of_volume = ["persistentvolumeclaim", "storageclass", "volume"].iter().any(|word| said.contains(word));
+    let pending = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending");
+    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).filter(|name| !name.is_empty());
+    let class = match class {
+        Some(class) => format!("its storage class {class} may be missing, or give none"),
+        None => "it names no storage class, and there may be no default one".to_owned(),
+    };
+    (of_volume && pending).then(|| format!(" (the claim {} has no volume: {class})", claim.name_any()))
 }
 
 /// With a certificate that serves; else there is none, and a new one is issued.
@@ -176,5 +198,26 @@ impl Observed {
             counts.then_some(ClaimFacts { ordinal: *ordinal, left, former })
         };
         self.claims.iter().filter_map(facts).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_volume_that_is_not_there_is_named_with_its_class() {
+        let claim = |spec: &str, phase: &str| -> PersistentVolumeClaim {
+            let yaml = format!("metadata: {{ name: data-demo-0 }}\nspec: {{ {spec} }}\nstatus: {{ phase: {phase} }}");
+            serde_saphyr::from_str(&yaml).unwrap()
+        };
+        let said = "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims";
+        let fast = claim("storageClassName: fast", "Pending");
+        let expected = " (the claim data-demo-0 has no volume: its storage class fast may be missing, or give none)";
+        assert_eq!(unbound(said, &fast).as_deref(), Some(expected));
+        assert!(unbound(said, &claim("", "Pending")).unwrap().contains("no storage class"));
+        assert_eq!(unbound("0/3 nodes are available: 3 Insufficient cpu", &fast), None);
+        assert_eq!(unbound(said, &claim("storageClassName: fast", "Bound")), None);
     }
 }

@@ -29,7 +29,7 @@ pub mod update_status;
 pub mod validate;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,7 @@ use kube::{Client, Resource, ResourceExt};
 use raftmq_crds::{MqttCluster, MqttClusterStatus};
 use thiserror::Error;
 
+use crate::api::plain;
 use crate::brokers::Brokers;
 use crate::build::{CA, Object, OwnedKind, ValidatedCluster, secret};
 use crate::certificates::{CertificateError, Certificates};
@@ -54,7 +55,7 @@ use crate::progress::Progress;
 use act::{act, next_stop};
 use apply::{Applied, ApplyError};
 use current::is_current;
-use dereference::DereferenceError;
+use dereference::{DereferenceError, Observed};
 use draft::{Asked, Draft};
 use plan::{Bootstrap, Plan, Roll};
 use source::Source;
@@ -100,6 +101,8 @@ pub struct Context {
     applied: Applied,
     /// Tries that failed in a row, by namespace and name.
     failures: Mutex<HashMap<(String, String), u32>>,
+    /// Since when pods that there should be are not there, by the cluster's namespace and name, and theirs.
+    missing: Mutex<HashMap<(String, String), BTreeMap<String, Timestamp>>>,
 }
 
 /// What the reconciliations of one set of watches share: those of a namespace, or of all.
@@ -126,10 +129,10 @@ pub enum ReconcileError {
     #[error(transparent)]
     Status(#[from] StatusError),
     /// The API server did not say what the MqttCluster is.
-    #[error("cannot read the MqttCluster: {0}")]
+    #[error("cannot read the MqttCluster: {}", plain(.0))]
     ReadCluster(Box<kube::Error>),
     /// The API server did not say which operator acts.
-    #[error("cannot read the Lease: {0}")]
+    #[error("cannot read the Lease: {}", plain(.0))]
     ReadLease(Box<kube::Error>),
 }
 
@@ -160,6 +163,7 @@ impl Context {
             progress: Arc::default(),
             applied: Applied::default(),
             failures: Mutex::default(),
+            missing: Mutex::default(),
         }
     }
 
@@ -205,10 +209,24 @@ impl Context {
         }
     }
 
+    /// Since when pods are not there, with those that are not there now.
+    fn missing(&self, cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> BTreeMap<String, Timestamp> {
+        let is_there = |name: &String| observed.pods.iter().any(|pod| pod.name == *name);
+        let nodes = (0..cluster.replicas()).map(|ordinal| cluster.node(ordinal));
+        let mut all = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = all.entry((cluster.namespace.clone(), cluster.name.clone())).or_default();
+        let known = std::mem::take(since);
+        let first = |node: String| (known.get(&node).copied().unwrap_or(now), node);
+        *since = nodes.filter(|node| !is_there(node)).map(first).map(|(since, node)| (node, since)).collect();
+        since.clone()
+    }
+
     /// Forgets a cluster that is gone.
     fn forget(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
         self.applied.forget(namespace, name);
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&(namespace.to_owned(), name.to_owned()));
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 }
 
@@ -333,8 +351,9 @@ async fn step(
     };
     let Draft { observed, plan, issued, .. } = &draft;
     problems.extend(issued.problem.iter().map(|error| (CERTIFICATES_UNUSABLE, error.to_string())));
-    let report =
-        Report { cluster: valid, observed, plan, refused: &refused, problems: &problems, ca_ends: issued.ca_ends };
+    let missing = &context.missing(valid, observed, now);
+    let (refused, problems, ca_ends) = (&refused[..], &problems[..], issued.ca_ends);
+    let report = Report { cluster: valid, observed, plan, refused, problems, missing, ca_ends };
     let after = update_status::status(&report, before, now);
     if update_status::update(&context.client, &cluster.metadata, before, &after).await? {
         announce(cluster, before, &after, context).await;

@@ -1,6 +1,6 @@
 //! What counts of a pod.
 
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
 use crate::build::ordinal;
 
@@ -23,23 +23,32 @@ pub struct PodFacts {
     pub unready_since: Option<i64>,
     /// Whether the broker's process runs.
     pub running: bool,
+    /// Since when it runs, or where it does not, the pod is there, in seconds of Unix time, where that is known.
+    pub since: Option<i64>,
     /// Whether it is being deleted.
     pub terminating: bool,
-    /// Why it cannot start, where it is known: a word for programs, a sentence for people.
+    /// Why it cannot start, or does not stay up, where it is known: a word for programs, a sentence for people.
     pub trouble: Option<(String, String)>,
 }
 
 /// Reasons of a waiting container that do not pass by waiting.
-const TROUBLES: [&str; 8] = [
+const TROUBLES: [&str; 7] = [
     "ImagePullBackOff",
     "ErrImagePull",
     "InvalidImageName",
     "ErrImageNeverPull",
-    "CrashLoopBackOff",
     "CreateContainerConfigError",
     "CreateContainerError",
     "RunContainerError",
 ];
+
+/// The reason of a pod that no node takes.
+pub(super) const UNSCHEDULABLE: &str = "Unschedulable";
+/// The reason of a pod whose broker ends again and again.
+const CRASHES: &str = "CrashLoopBackOff";
+
+/// A broker that lost its readiness so many seconds after its start has had it: the kubelet writes the end of the one before a little late.
+const LATE: i64 = 3;
 
 impl PodFacts {
     /// Of a pod of this cluster; `None` where its name is none of its StatefulSet's.
@@ -48,23 +57,30 @@ impl PodFacts {
         let name = pod.metadata.name.clone()?;
         let status = pod.status.as_ref();
         let condition = |type_: &str| status?.conditions.as_ref()?.iter().find(|c| c.type_ == type_);
-        let state = || -> Option<&ContainerState> {
-            status?.container_statuses.as_ref()?.iter().find(|c| c.name == "broker")?.state.as_ref()
-        };
+        let broker = || status?.container_statuses.as_ref()?.iter().find(|c| c.name == "broker");
+        let running = broker().and_then(|b| b.state.as_ref()?.running.as_ref());
+        let started = running.and_then(|running| running.started_at.as_ref());
+        let since = if running.is_some() { started } else { pod.metadata.creation_timestamp.as_ref() };
+        let since = since.map(|time| time.0.as_second());
         let labels = pod.metadata.labels.as_ref();
+        let ready = condition("Ready").is_some_and(|c| c.status == "True");
+        let unready_since = condition("Ready")
+            .filter(|c| c.status != "True")
+            .and_then(|c| c.last_transition_time.as_ref())
+            .map(|time| time.0.as_second());
+        let was_ready = running.is_some() && unready_since.zip(since).is_some_and(|(lost, start)| lost > start + LATE);
+        let crash = broker().filter(|_| !ready && !was_ready).and_then(|broker| crash(&name, broker));
         Some(Self {
             ordinal: ordinal(cluster, &name)?,
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             revision: labels.and_then(|l| l.get("controller-revision-hash")).cloned().unwrap_or_default(),
             ip: status.and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty()),
-            ready: condition("Ready").is_some_and(|c| c.status == "True"),
-            unready_since: condition("Ready")
-                .filter(|c| c.status != "True")
-                .and_then(|c| c.last_transition_time.as_ref())
-                .map(|time| time.0.as_second()),
-            running: state().is_some_and(|s| s.running.is_some()),
+            ready,
+            unready_since,
+            running: running.is_some(),
+            since,
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            trouble: trouble(pod, state()),
+            trouble: crash.or_else(|| trouble(pod, broker().and_then(|b| b.state.as_ref()))),
             name,
         })
     }
@@ -76,6 +92,28 @@ impl PodFacts {
         let host = if ip.contains(':') { format!("[{ip}]") } else { ip.clone() };
         Some(format!("{host}:{}", crate::build::CONTROL_PORT))
     }
+}
+
+/// How the broker ended the last time. The same sentence while it is down, waits to be started and runs again, until it is ready.
+fn crash(pod: &str, broker: &ContainerStatus) -> Option<(String, String)> {
+    let ended = |state: &Option<ContainerState>| state.as_ref()?.terminated.clone();
+    let waits = || broker.state.as_ref()?.waiting.as_ref()?.reason.clone();
+    // What keeps it from starting now counts more.
+    if waits().is_some_and(|reason| TROUBLES.contains(&reason.as_str())) {
+        return None;
+    }
+    let Some(last) = ended(&broker.state).or_else(|| ended(&broker.last_state)) else {
+        let looping = waits().is_some_and(|reason| reason == CRASHES);
+        return looping
+            .then(|| (CRASHES.into(), format!("pod {pod} crashes or cannot start: its broker ends again and again")));
+    };
+    let reason = last.reason.as_deref().filter(|reason| !reason.is_empty()).unwrap_or("Error");
+    let mut message = format!("pod {pod} crashes or cannot start: {reason}, exit code {}", last.exit_code);
+    let words = last.message.as_deref().and_then(|text| text.lines().rev().find(|line| !line.trim().is_empty()));
+    if let Some(line) = words {
+        message = format!("{message}: {}", line.trim().chars().take(500).collect::<String>());
+    }
+    Some((CRASHES.into(), message))
 }
 
 fn trouble(pod: &Pod, state: Option<&ContainerState>) -> Option<(String, String)> {
@@ -90,7 +128,7 @@ fn trouble(pod: &Pod, state: Option<&ContainerState>) -> Option<(String, String)
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
     let why = scheduled.message.as_deref().unwrap_or("no message");
-    Some(("Unschedulable".into(), format!("pod {name} cannot be scheduled: {why}")))
+    Some((UNSCHEDULABLE.into(), format!("pod {name} cannot be scheduled: {why}")))
 }
 
 #[cfg(test)]
@@ -160,6 +198,32 @@ status:
 ",
         );
         assert_eq!(pending.unwrap().trouble.unwrap().0, "Unschedulable");
+    }
+
+    #[test]
+    fn a_pod_that_crashes_says_the_same_while_it_tries_again() {
+        let trouble = |unready: u32, state: &str, last: &str| {
+            let condition =
+                format!("{{ type: Ready, status: 'False', lastTransitionTime: '1970-01-01T00:00:{unready:02}Z' }}");
+            let broker = format!(
+                "name: broker, image: i, imageID: i, ready: false, restartCount: 1, state: {{ {state} }}, lastState: {{ {last} }}"
+            );
+            let status = format!("{{ conditions: [{condition}], containerStatuses: [{{ {broker} }}] }}");
+            facts(&format!("metadata: {{ name: demo-1 }}\nstatus: {status}")).unwrap().trouble
+        };
+        let ended = r#"terminated: { exitCode: 1, reason: Error, message: "first\nno such key: x\n" }"#;
+        let started = "running: { startedAt: '1970-01-01T00:00:20Z' }";
+        let expected = Some((
+            "CrashLoopBackOff".to_owned(),
+            "pod demo-1 crashes or cannot start: Error, exit code 1: no such key: x".to_owned(),
+        ));
+        assert_eq!(trouble(10, ended, ""), expected);
+        assert_eq!(trouble(10, "waiting: { reason: CrashLoopBackOff, message: back-off 10s }", ended), expected);
+        assert_eq!(trouble(10, started, ended), expected);
+        assert_eq!(trouble(30, started, ended), None, "it was ready since");
+        assert_eq!(trouble(10, started, ""), None, "it starts for the first time");
+        let killed = trouble(10, started, "terminated: { exitCode: 137, reason: OOMKilled }").unwrap().1;
+        assert_eq!(killed, "pod demo-1 crashes or cannot start: OOMKilled, exit code 137");
     }
 
     #[test]

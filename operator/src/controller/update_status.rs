@@ -1,5 +1,7 @@
 //! The status: what is known of a cluster, as a pure function, and its way to the API server.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -15,11 +17,13 @@ use super::dereference::Observed;
 use super::plan::{Bootstrap, Plan, Roll};
 use super::pods::PodFacts;
 use crate::FIELD_MANAGER;
+use crate::api::plain;
 use crate::build::{ValidatedCluster, endpoints, selector_text};
+use crate::certificates::replace_all;
 
 /// The status could not be written.
 #[derive(Debug, Error)]
-#[error("cannot write the status: {0}")]
+#[error("cannot write the status: {}", plain(.0))]
 pub struct StatusError(#[source] pub Box<kube::Error>);
 
 /// Reason of an invalid resource.
@@ -31,6 +35,8 @@ const CA_WARNING: i64 = 400 * 24 * 3600;
 
 /// A node that is not ready for so many seconds needs attention; before that it may be starting.
 const PATIENCE: i64 = 60;
+/// A node that is ready has caught up with the others so many seconds after its start, and they have heard of it.
+const SETTLING: i64 = 30;
 
 /// What a reconciliation came to.
 pub struct Report<'a> {
@@ -44,6 +50,8 @@ pub struct Report<'a> {
     pub refused: &'a [String],
     /// What failed and is tried again: a reason and a message each.
     pub problems: &'a [(&'static str, String)],
+    /// Since when pods that there should be are not there, by name.
+    pub missing: &'a BTreeMap<String, Timestamp>,
     /// When the authority ends.
     pub ca_ends: Timestamp,
 }
@@ -66,7 +74,7 @@ pub fn status(report: &Report<'_>, before: &MqttClusterStatus, now: Timestamp) -
     let Report { cluster, observed, .. } = report;
     let ready = observed.pods.iter().filter(|pod| pod.ready).count();
     let conditions =
-        [available(report, ready), progressing(report), degraded(report, now), bootstrapped(report, before)];
+        [available(report, ready), progressing(report, now), degraded(report, now), bootstrapped(report, before)];
     let mut conditions: Vec<Condition> =
         conditions.into_iter().map(|said| condition(said, cluster.generation, before, now)).collect();
     let warning = warning_condition(&cluster.spec, cluster.generation, Time(now));
@@ -142,12 +150,43 @@ fn available(report: &Report<'_>, ready: usize) -> Said {
     }
 }
 
-fn progressing(report: &Report<'_>) -> Said {
+/// Whether the pod has just come, and nothing is wrong with it so far. What the brokers refuse and who is down passes by itself then.
+fn is_starting(pod: &PodFacts, now: Timestamp) -> bool {
+    let young = pod.since.is_some_and(|since| now.as_second() - since <= PATIENCE);
+    young && pod.trouble.is_none() && !pod.terminating
+}
+
+/// Why the brokers do not allow what is planned, while that is no wonder: some of them are only starting.
+fn awaited(report: &Report<'_>, now: Timestamp) -> Option<String> {
+    let settles = |pod: &PodFacts| !pod.ready || pod.since.is_some_and(|since| now.as_second() - since <= SETTLING);
+    let starting = report.observed.pods.iter().any(|pod| is_starting(pod, now) && settles(pod));
+    (starting && !report.refused.is_empty()).then(|| report.refused.join("; "))
+}
+
+/// Whether a node is down because its pod is on its way: it stops, is not there for a moment, or has just started.
+fn is_replaced(report: &Report<'_>, node: &str, now: Timestamp) -> bool {
+    let recent = |since: i64| now.as_second() - since <= PATIENCE;
+    match report.observed.pods.iter().find(|pod| pod.name == node) {
+        // One on a machine that is off stops for ever.
+        Some(pod) if pod.terminating => pod.unready_since.is_none_or(recent),
+        Some(pod) => is_starting(pod, now),
+        None => report.missing.get(node).is_some_and(|since| recent(since.as_second())),
+    }
+}
+
+fn progressing(report: &Report<'_>, now: Timestamp) -> Said {
     let on = |reason, message: String| said(PROGRESSING, true, reason, message);
+    let awaited = awaited(report, now);
     match &report.plan.bootstrap {
         Bootstrap::Wait(why) => return on("WaitingForNodes", why.clone()),
-        Bootstrap::Intend(_) | Bootstrap::Call(_) => return on("FormingCluster", "the cluster is being formed".into()),
+        Bootstrap::Intend(_) | Bootstrap::Call(_) => {
+            let why = awaited.map(|why| format!(": {why}")).unwrap_or_default();
+            return on("FormingCluster", format!("the cluster is being formed{why}"));
+        }
         Bootstrap::Done | Bootstrap::Lost(_) => {}
+    }
+    if let Some(why) = awaited {
+        return on("WaitingForPods", format!("a node is starting first; {why}"));
     }
     let scale = &report.plan.scale;
     if let Some(node) = &scale.leave {
@@ -181,7 +220,7 @@ fn degraded(report: &Report<'_>, now: Timestamp) -> Said {
         add("DataLost", why.clone());
     }
     let pods = &report.observed.pods;
-    if !report.refused.is_empty() {
+    if !report.refused.is_empty() && awaited(report, now).is_none() {
         add("Refused", report.refused.join("; "));
     }
     for (reason, message) in pods.iter().filter_map(|pod| pod.trouble.as_ref()) {
@@ -190,7 +229,11 @@ fn degraded(report: &Report<'_>, now: Timestamp) -> Said {
     for (reason, message) in report.problems {
         add(reason, message.clone());
     }
-    let down = |member: &&Member| !member.up && member.state == MemberState::Active;
+    let says_itself = |node: &str| pods.iter().any(|pod| pod.name == node && pod.trouble.is_some());
+    let down = |member: &&Member| {
+        let excused = || says_itself(&member.name) || is_replaced(report, &member.name, now);
+        !member.up && member.state == MemberState::Active && !excused()
+    };
     let down: Vec<_> = report.observed.view.members.iter().flatten().filter(down).map(|m| m.name.as_str()).collect();
     if !down.is_empty() {
         add("NodesDown", format!("down: {}", down.join(", ")));
@@ -240,9 +283,10 @@ fn bootstrapped(report: &Report<'_>, before: &MqttClusterStatus) -> Said {
 fn with_authority(mut warning: Condition, report: &Report<'_>, now: Timestamp) -> Condition {
     if report.ca_ends.as_second() - now.as_second() < CA_WARNING {
         let message = format!(
-            "the cluster's authority ends on {}: delete the Secrets {name}-ca, {name}-nodes and {name}-control for a new one, \
-             which interrupts the cluster while its pods are replaced",
+            "the cluster's authority ends on {}: for a new one, which interrupts the cluster, delete the Secrets {name}-ca, \
+             {name}-nodes and {name}-control, and once they are there again {replace}",
             report.ca_ends,
+            replace = replace_all(&report.cluster.name),
             name = report.cluster.name
         );
         if warning.status != "True" {

@@ -13,7 +13,9 @@ fn status_of(case: &Case, refused: &[String], before: &MqttClusterStatus, second
     let observed = Observed { pods: case.pods.clone(), view: case.view.clone(), ..Observed::default() };
     let plan = case.plan();
     let ca_ends = at(10 * 365 * 86_400);
-    let report = Report { cluster: &case.cluster, observed: &observed, plan: &plan, refused, problems: &[], ca_ends };
+    let missing = BTreeMap::from([("demo-9".to_owned(), at(100))]);
+    let (cluster, observed, plan, missing) = (&case.cluster, &observed, &plan, &missing);
+    let report = Report { cluster, observed, plan, refused, problems: &[], missing, ca_ends };
     status(&report, before, at(second))
 }
 
@@ -129,6 +131,55 @@ fn what_needs_attention() {
 }
 
 #[test]
+fn a_node_whose_pod_is_on_its_way_is_no_trouble_for_a_minute() {
+    let mut case = Case::running(3);
+    case.view.members.as_mut().unwrap()[1].up = false;
+    let none = MqttClusterStatus::default();
+    let degraded = |case: &Case, second: i64| condition_of(&status_of(case, &[], &none, second), DEGRADED).1;
+    // It stops, and was ready or is not since a moment.
+    case.pods[1].terminating = true;
+    assert_eq!(degraded(&case, 100), "AsExpected");
+    case.pods[1] = PodFacts { ready: false, unready_since: Some(100), ..case.pods[1].clone() };
+    assert_eq!((degraded(&case, 160).as_str(), degraded(&case, 161).as_str()), ("AsExpected", "NodesDown"));
+    // It has just started.
+    case.pods[1] = PodFacts { terminating: false, unready_since: None, since: Some(200), ..case.pods[1].clone() };
+    assert_eq!((degraded(&case, 260).as_str(), degraded(&case, 261).as_str()), ("AsExpected", "NodesDown"));
+    // What crashes starts as well, and says more than that it is down.
+    case.pods[1].trouble = Some(("CrashLoopBackOff".into(), "pod demo-1 crashes: Error, exit code 1".into()));
+    let status = status_of(&case, &[], &none, 210);
+    assert_eq!(condition_of(&status, DEGRADED).2, "pod demo-1 crashes: Error, exit code 1");
+    // It is not there.
+    case.pods.remove(1);
+    assert_eq!(degraded(&case, 100), "NodesDown");
+    case.view.members.as_mut().unwrap()[1].name = "demo-9".into();
+    assert_eq!((degraded(&case, 160).as_str(), degraded(&case, 161).as_str()), ("AsExpected", "NodesDown"));
+}
+
+#[test]
+fn what_is_refused_while_a_node_starts_is_waited_for() {
+    let mut case = Case::running(3);
+    case.pods[1].since = Some(100);
+    let refused = ["demo-2 is not replaced now: meta loses its quorum".to_owned()];
+    let status = |case: &Case, second: i64| status_of(case, &refused, &MqttClusterStatus::default(), second);
+    let early = status(&case, 130);
+    assert_eq!(condition_of(&early, DEGRADED).0, "False");
+    let message = "a node is starting first; demo-2 is not replaced now: meta loses its quorum";
+    assert_eq!(condition_of(&early, PROGRESSING).2, message);
+    assert_eq!(condition_of(&status(&case, 131), DEGRADED).1, "Refused");
+    case.pods[1].ready = false;
+    assert_eq!(condition_of(&status(&case, 160), DEGRADED).0, "False", "it takes longer");
+    assert_eq!(condition_of(&status(&case, 161), DEGRADED).1, "Refused");
+    case.pods[1].ready = true;
+    // The birth as well.
+    case.bootstrapped = false;
+    case.view = crate::controller::plan::tests::view(3, JoinPhase::WaitingForBootstrap);
+    case.intent = Some(vec!["demo-0".into()]);
+    assert_eq!(condition_of(&status(&case, 130), DEGRADED).0, "False");
+    assert_eq!(condition_of(&status(&case, 130), PROGRESSING).1, "FormingCluster");
+    assert_eq!(condition_of(&status(&case, 131), DEGRADED).1, "Refused");
+}
+
+#[test]
 fn changes_under_way() {
     let mut case = Case::running(5);
     case.cluster.spec.replicas = 3;
@@ -207,7 +258,8 @@ fn an_authority_that_ends_is_announced() {
     let plan = case.plan();
     let ca_ends = at(399 * 86_400);
     let (cluster, observed, plan) = (&case.cluster, &observed, &plan);
-    let report = Report { cluster, observed, plan, refused: &[], problems: &[], ca_ends };
+    let missing = &BTreeMap::new();
+    let report = Report { cluster, observed, plan, refused: &[], problems: &[], missing, ca_ends };
     let (value, reason, message) = condition_of(&status(&report, &MqttClusterStatus::default(), at(0)), "Warning");
     assert_eq!((value.as_str(), reason.as_str()), ("True", "AuthorityEnds"));
     assert!(message.contains("1971-02-04") && message.contains("demo-ca"), "{message}");
