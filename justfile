@@ -39,6 +39,14 @@ kube *ARGS:
 versions:
     tests/run versions
 
+# Real MQTT clients against a broker of this source; ARGS go to pytest
+compat *ARGS:
+    RAFTMQ_COMPAT_ARGS="{{ARGS}}" tests/run compat
+
+# Which normative statements of MQTT are implemented and proved, and which are missing
+coverage *ARGS:
+    tests/conformance/coverage {{ARGS}}
+
 # Fuzz the codec, seconds a target
 fuzz SECONDS="300":
     FUZZ_SECONDS={{SECONDS}} tests/run fuzz

@@ -55,7 +55,7 @@ def test_refused_while_it_would_lose_the_quorum_and_done_when_it_would_not(clust
         def refused():
             status, reason, message = cluster.condition("Degraded")
             return status == "True" and f"{cluster.pod_name(2)} cannot leave now" in message and f"{cluster.pod_name(1)}" in message
-        wait_until("the condition says why not", refused, 60, 0.5)
+        wait_until("the condition says why not", refused, 100, 0.5)
         print(cluster.condition("Degraded")[2])
         assert cluster.pod_name(2) in active(cluster) and cluster.pod(2)
         assert cluster.try_message(0, 2)
