@@ -81,17 +81,26 @@ class Peer:
             self.paho.will_set(**will)
         self.port, self.connect_properties = port(transport), connect
         self.lock = threading.Condition()
-        self.messages, self.granted, self.unsubscribed = [], {}, {}
+        self.messages, self.granted, self.unsubscribed, self.aliases = [], {}, {}, {}
         self.flags = self.connack = self.connack_properties = None
         self.end = None
         self.paho.on_connect = self._on_connect
         self.paho.on_disconnect = self._on_disconnect
-        self.paho.on_message = lambda _c, _u, message: self.messages.append(message)
+        self.paho.on_message = self._on_message
         self.paho.on_subscribe = lambda _c, _u, mid, codes, _p: self.granted.__setitem__(mid, [c.value for c in codes])
         self.paho.on_unsubscribe = lambda _c, _u, mid, codes, _p: self.unsubscribed.__setitem__(mid, [c.value for c in codes])
 
     def _on_connect(self, _client, _userdata, flags, code, connack_properties):
         self.flags, self.connack, self.connack_properties = flags, code, connack_properties
+
+    def _on_message(self, _client, _userdata, message):
+        # What a topic alias stands for is left to the user of paho (MQTT 5, 3.3.2.3.4).
+        alias = getattr(message.properties, "TopicAlias", None)
+        if alias is not None and message.topic:
+            self.aliases[alias] = message.topic
+        elif alias is not None:
+            message.topic = self.aliases[alias].encode()
+        self.messages.append(message)
 
     def _on_disconnect(self, _client, _userdata, flags, code, disconnect_properties):
         self.end = self.end or (flags.is_disconnect_packet_from_server, code, disconnect_properties)

@@ -178,7 +178,16 @@ impl Worker {
         let now = self.node.clock.now();
         let entry = self.clients.get_mut(client)?;
         let older = match &mut entry.state {
-            ClientState::Offline { state, .. } => return Some(std::mem::take(state)),
+            ClientState::Offline { state, expires_ms } => {
+                let state = std::mem::take(state);
+                if expires_ms.is_some_and(|end| end <= now.ms) {
+                    // Its end has come, only the wheel has not got there yet (MQTT 5, 3.1.2.11.2).
+                    self.counters.session_expired();
+                    self.end_session(client, *state);
+                    return None;
+                }
+                return Some(state);
+            }
             ClientState::Online(older) => *older,
         };
         self.close(older, CloseReason::Server(ReasonCode::SessionTakenOver));
