@@ -207,6 +207,32 @@ fn the_server_says_that_it_closes() {
 }
 
 #[test]
+fn what_comes_before_the_end_counts() {
+    let ca = Ca::new("ca");
+    for wrong in [false, true] {
+        let mut pair = Pair::new(&material(&ca), client(&ca, "localhost", None, false));
+        pair.run(100).unwrap();
+        pair.client.writer().write_all(b"last").unwrap();
+        if !wrong {
+            pair.client.send_close_notify();
+        }
+        let mut sent = Vec::new();
+        while pair.client.wants_write() {
+            pair.client.write_tls(&mut sent).unwrap();
+        }
+        if wrong {
+            sent.extend(b"\x17\x03\x03\0\x20what nobody can decrypt, 32 bytes");
+        }
+        let mut out = Vec::new();
+        let result = pair.server.receive(&sent, &mut pair.got, &mut out, &mut pair.peer);
+        assert_eq!(pair.got, b"last");
+        assert_eq!(result.is_err(), wrong);
+        assert!(wrong || matches!(result, Ok(true)));
+        assert_eq!(out.is_empty(), !wrong, "an alert says what is wrong");
+    }
+}
+
+#[test]
 fn a_changed_key_is_answered() {
     let ca = Ca::new("ca");
     let mut pair = Pair::new(&material(&ca), client(&ca, "localhost", None, false));
