@@ -1,5 +1,7 @@
 //! Messages to the clients of this worker.
 
+use std::collections::VecDeque;
+
 use raftmq_mqtt::{Message, QoS};
 use raftmq_session::{Delivery, Forms, Matched, Now, SubscriptionInfo};
 
@@ -79,6 +81,37 @@ impl Worker {
             }
             Delivery::Sent(_) | Delivery::Queued => None,
         }
+    }
+
+    /// Takes what is in the inbox.
+    pub(super) fn take_arrived(&mut self) {
+        let inbox = &self.node.inboxes[usize::from(self.id)];
+        if self.arrived.is_empty() {
+            inbox.take(&mut self.arrived);
+        } else {
+            let mut later = VecDeque::new();
+            inbox.take(&mut later);
+            self.arrived.append(&mut later);
+        }
+    }
+
+    /// Delivers what other workers have handed over until now. For a subscription that begins now: what was acknowledged to its
+    /// publisher before must not reach it.
+    pub(super) fn catch_up(&mut self) {
+        self.take_arrived();
+        if self.arrived.is_empty() {
+            return;
+        }
+        let mut others = VecDeque::new();
+        while let Some(item) = self.arrived.pop_front() {
+            match item {
+                Item::Publish(message) => self.deliver(&message),
+                Item::Shared(shared) => self.receive_shared(*shared),
+                other => others.push_back(other),
+            }
+        }
+        // Connections have to wait for the task that makes theirs; it was woken for them.
+        self.arrived = others;
     }
 
     /// An item for another worker.

@@ -220,6 +220,8 @@ pub(crate) struct Worker {
     wills: PendingWills<wills::WaitingWill>,
     /// Messages taken out of a store on their way to clients; kept for its memory.
     due_messages: Vec<Message>,
+    /// Taken out of the inbox and not looked at yet.
+    arrived: VecDeque<Item>,
     /// The `$SYS` tree: the first worker's.
     system: Option<Box<system::System>>,
     /// When the messages in sessions are counted again.

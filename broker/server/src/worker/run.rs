@@ -137,6 +137,7 @@ async fn run(
         replay_ready: Rc::new(Notify::new()),
         wills: PendingWills::new(wills_of_a_worker(&node.features.wills, workers)),
         due_messages: Vec::new(),
+        arrived: VecDeque::new(),
         system: None,
         next_stored_ms: 0,
         node,
@@ -276,8 +277,10 @@ async fn flush(worker: Shared) {
         loop {
             let all = {
                 let mut worker = worker.borrow_mut();
+                // First handed over, then acknowledged: who subscribes after the acknowledgement finds nothing older on its way.
+                let all = worker.flush_outgoing();
                 worker.flush_all();
-                worker.flush_outgoing()
+                all
             };
             if all {
                 break;
@@ -293,13 +296,15 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
         let worker = worker.borrow();
         (Arc::clone(&worker.node), usize::from(worker.id))
     };
-    let mut items = VecDeque::new();
     loop {
         node.inboxes[id].ready().await;
         may_deliver(&node, &mut phase).await;
-        node.inboxes[id].take(&mut items);
+        worker.borrow_mut().take_arrived();
         let mut budget = 0;
-        while let Some(item) = items.pop_front() {
+        loop {
+            let Some(item) = worker.borrow_mut().arrived.pop_front() else {
+                break;
+            };
             match item {
                 Item::Publish(message) => worker.borrow_mut().deliver(&message),
                 Item::Shared(shared) => worker.borrow_mut().receive_shared(*shared),

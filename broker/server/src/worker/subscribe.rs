@@ -48,6 +48,7 @@ impl Worker {
         let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
             return;
         };
+        self.catch_up();
         let mut filters = Vec::with_capacity(items.len());
         let mut again = Vec::new();
         let mut refused = Vec::new();
