@@ -59,10 +59,9 @@ def test_an_image_that_cannot_start_and_the_old_spec_again(cluster, what):
 
         def said():
             steady.tick()
-            status, reason, _ = cluster.condition("Degraded")
-            return status == "True" and reason in reasons
-        wait_until("the condition says so", said, 120, 0.3)
-        status, reason, message = cluster.condition("Degraded")
+            status, reason, message = cluster.condition("Degraded")
+            return status == "True" and reason in reasons and message
+        message = wait_until("the condition says so", said, 120, 0.3)
         print(message)
         assert "cannot start" in message
         changed = [n for n, pod in cluster.pods().items() if pod["metadata"]["uid"] != before[n]["metadata"]["uid"]]

@@ -69,7 +69,9 @@ impl PodFacts {
             .and_then(|c| c.last_transition_time.as_ref())
             .map(|time| time.0.as_second());
         let was_ready = running.is_some() && unready_since.zip(since).is_some_and(|(lost, start)| lost > start + LATE);
-        let crash = broker().filter(|_| !ready && !was_ready).and_then(|broker| crash(&name, broker));
+        let terminating = pod.metadata.deletion_timestamp.is_some();
+        // One that is told to stop ends because of that.
+        let crash = broker().filter(|_| !ready && !was_ready && !terminating).and_then(|broker| crash(&name, broker));
         Some(Self {
             ordinal: ordinal(cluster, &name)?,
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -79,7 +81,7 @@ impl PodFacts {
             unready_since,
             running: running.is_some(),
             since,
-            terminating: pod.metadata.deletion_timestamp.is_some(),
+            terminating,
             trouble: crash.or_else(|| trouble(pod, broker().and_then(|b| b.state.as_ref()))),
             name,
         })
@@ -224,6 +226,10 @@ status:
         assert_eq!(trouble(10, started, ""), None, "it starts for the first time");
         let killed = trouble(10, started, "terminated: { exitCode: 137, reason: OOMKilled }").unwrap().1;
         assert_eq!(killed, "pod demo-1 crashes or cannot start: OOMKilled, exit code 137");
+        let stopping = "metadata: { name: demo-1, deletionTimestamp: '1970-01-01T00:00:40Z' }
+status: { containerStatuses: [{ name: broker, image: i, imageID: i, ready: false, restartCount: 0, \
+            state: { terminated: { exitCode: 0, reason: Completed } } }] }";
+        assert_eq!(facts(stopping).unwrap().trouble, None, "it was told to stop");
     }
 
     #[test]
