@@ -119,6 +119,22 @@ impl Inbox {
         }
     }
 
+    /// Hands over all of `outgoing`, in order, whatever room there is: its publishers wait when it is long, so that it is bounded by
+    /// what one turn adds.
+    pub(crate) fn push_all(&self, outgoing: &mut Outgoing) {
+        if outgoing.is_empty() {
+            return;
+        }
+        let mut queue = self.lock();
+        let wake = queue.items.is_empty();
+        queue.bytes += std::mem::take(&mut outgoing.bytes);
+        queue.items.append(&mut outgoing.items);
+        drop(queue);
+        if wake {
+            self.ready.notify_one();
+        }
+    }
+
     /// Hands over one item; false, and the item is gone, when the queue is full.
     pub(crate) fn push_one(&self, item: Item) -> bool {
         let size = size_of_item(&item);

@@ -99,6 +99,11 @@ impl Worker {
     /// publisher before must not reach it.
     pub(super) fn catch_up(&mut self) {
         self.take_arrived();
+        self.deliver_arrived();
+    }
+
+    /// Delivers what was taken from the inbox.
+    pub(super) fn deliver_arrived(&mut self) {
         if self.arrived.is_empty() {
             return;
         }

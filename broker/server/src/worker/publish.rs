@@ -3,6 +3,8 @@
 //! `rewrite → $delayed/ → retained → routes`. A message without RETAIN on a topic that does not begin with `$`, on a node without
 //! rules for topics, passes the first three by with one comparison.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use raftmq_features::delayed::{self, Pushed};
 use raftmq_features::{ServerMessage, with_topic};
@@ -143,17 +145,27 @@ impl Worker {
         if tell { Err(reason) } else { Ok(Routed { matched: true, stalled: false }) }
     }
 
-    /// Keeps the message if it is to be retained, and routes it. Kept first: whoever reads what is retained after it got the message
-    /// finds nothing older.
+    /// Keeps the message if it is to be retained, and routes it.
+    ///
+    /// Under one lock with the handing over to the other workers, which take what is handed over and read what is retained under it: so
+    /// each topic's messages reach each of them in the order in which they are retained, and nobody gets an older one after a newer.
     fn publish_now(&mut self, message: &Message, now: Now, tell: bool, reach: Reach) -> Result<Routed, ReasonCode> {
-        let features = &self.node.features;
-        if message.retain() && features.retain && features.retained_mut().set(message, now.unix_ms).is_refused() {
+        let node = Arc::clone(&self.node);
+        if !message.retain() || !node.features.retain {
+            return Ok(self.route(message, reach));
+        }
+        let mut retained = node.features.retained_mut();
+        if retained.set(message, now.unix_ms).is_refused() {
             self.counters.publish_refused(PublishRefusal::Quota);
             if tell && message.qos() > raftmq_mqtt::QoS::AtMostOnce {
                 return Err(ReasonCode::QuotaExceeded);
             }
         }
-        Ok(self.route(message, reach))
+        let routed = self.route(message, reach);
+        for (inbox, outgoing) in node.inboxes.iter().zip(&mut self.outgoing) {
+            inbox.push_all(outgoing);
+        }
+        Ok(routed)
     }
 
     /// Publishes what the server itself has to say.

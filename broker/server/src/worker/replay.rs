@@ -1,8 +1,9 @@
 //! Retained messages for new subscriptions (MQTT 5, 3.3.1.3): in portions, between what else the worker has to do, and no faster than
 //! the client takes them.
 //!
-//! A portion is read and delivered in one turn of the worker. A message is kept before it is routed, so what a client has got of a topic
-//! is never newer than what is read here: nothing older overtakes.
+//! A portion is read and delivered in one turn of the worker. A message is kept and handed over to the workers under one lock, under which
+//! this worker takes what was handed over and reads what is retained. The one is delivered, then the other: what a client gets of a topic
+//! is never older than what it has got.
 
 use std::sync::Arc;
 
@@ -109,11 +110,15 @@ impl Worker {
         let now = self.node.clock.now();
         let mut found: Vec<Message> = std::mem::take(&mut self.due_messages);
         let lookup = {
-            let retained = self.node.features.retained();
+            let node = Arc::clone(&self.node);
+            let retained = node.features.retained();
+            // Retained before what is read here.
+            self.take_arrived();
             retained.matches(&replay.filter, &mut replay.cursor, limit, now.unix_ms, |message| {
                 found.push(message.clone());
             })
         };
+        self.deliver_arrived();
         for message in found.drain(..) {
             let mut forms = Forms::new(message, now);
             if let Some(reason) = self.deliver_to(replay.client.slot, &replay.matched, &mut forms, now) {

@@ -1,6 +1,7 @@
 //! Retained messages, from one worker to the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use raftmq_mqtt::{QoS, ReasonCode, RetainHandling, SubOptions};
 
@@ -133,4 +134,50 @@ fn what_is_over_the_limits_is_refused() {
     assert_eq!(keep(&mut publisher, "a", b"2"), ReasonCode::NoMatchingSubscribers, "a topic that has one");
     assert_eq!(node.metric("raftmq_retained_messages"), 2);
     assert_eq!(node.metric("raftmq_messages_refused_total{reason=\"quota\"}"), 2);
+}
+
+/// [MQTT-3.3.1-5]: what a subscription begins with is not older than what it gets afterwards, nor newer than what follows.
+#[test]
+fn nobody_gets_an_older_message_after_a_newer_one() {
+    const SUBSCRIBERS: usize = 400;
+    let node = Node::start();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // On both workers, each with a topic of its own.
+        for number in 0..4 {
+            let (node, stop) = (&node, &stop);
+            scope.spawn(move || {
+                let mut publisher = Client::connect(node.mqtt, &format!("p{number}"));
+                let mut value = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    // Many in one write.
+                    let mut packets = Vec::new();
+                    for _ in 0..20 {
+                        value += 1;
+                        let payload = value.to_be_bytes();
+                        packets.extend(publish_with(&format!("v/{number}"), &payload, QoS::AtMostOnce, true, 0));
+                    }
+                    publisher.send(&packets);
+                    publisher.ping();
+                }
+            });
+        }
+        let check = std::panic::catch_unwind(|| {
+            for at in 0..SUBSCRIBERS {
+                let mut client = Client::connect(node.mqtt, &format!("s{at}"));
+                client.subscribe("v/+", QoS::AtMostOnce);
+                let mut last: HashMap<String, u64> = HashMap::new();
+                for _ in 0..100 {
+                    let (topic, payload, retained) = message(&mut client);
+                    let value = u64::from_be_bytes(payload.try_into().unwrap());
+                    let before = last.insert(topic.clone(), value).unwrap_or(0);
+                    assert!(value >= before, "subscriber {at}: {topic}: {value} (retained: {retained}) after {before}");
+                }
+            }
+        });
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = check {
+            std::panic::resume_unwind(panic);
+        }
+    });
 }
