@@ -18,7 +18,22 @@ use crate::status::{ClusterCounters, ClusterStatus, Stage};
 
 /// Gets the frames that other nodes forward: the Raft id of the sender and the frame. Called on a task of the links, in
 /// the sender's order; must not block, and while it runs, the sender's queue fills.
-pub type ForwardHandler = Arc<dyn Fn(u64, Bytes) + Send + Sync>;
+pub type ForwardHandler = Arc<dyn Fn(Forwarded) + Send + Sync>;
+
+/// A frame of [`Cluster::forward`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forwarded {
+    /// The node of this Raft id sent it here.
+    From(u64, Bytes),
+    /// One of this node's, for groups (`$share/…`) that another node was chosen for, came back: that node has died, or left. What it
+    /// carries for plain subscribers is not for others.
+    Back {
+        /// The frame.
+        frame: Bytes,
+        /// The node may have handled it before.
+        handled: bool,
+    },
+}
 
 /// One node's part in the cluster. Cheap to clone.
 #[derive(Clone)]
@@ -114,6 +129,16 @@ impl Cluster {
     /// lives. Returns how many took it; the others are counted as dropped.
     pub fn forward(&self, nodes: &[u64], frame: &Bytes) -> usize {
         self.node.forward(nodes, frame)
+    }
+
+    /// Whether any other node cannot be reached now. Cheap.
+    pub fn any_unreachable(&self) -> bool {
+        self.node.net.any_unreachable()
+    }
+
+    /// Whether frames for a node wait because the connection to it broke.
+    pub fn is_unreachable(&self, node: u64) -> bool {
+        self.node.net.is_unreachable(node)
     }
 
     /// The operations of the control API.

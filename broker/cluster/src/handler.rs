@@ -7,6 +7,7 @@ use bytes::Bytes;
 use raftmq_links::{Handler, HandlerFuture, PeerHello};
 use raftmq_meta::{MemberStatus, MetaCommand, MetaResponse, Refusal};
 
+use crate::cluster::Forwarded;
 use crate::identity::{BootVerdict, KnownMembers};
 use crate::member::propose;
 use crate::node::{CALL, Node, Running};
@@ -57,7 +58,14 @@ impl Handler for LinkHandler {
         let Ok(node) = self.node() else { return };
         if kind == kind::FORWARD {
             ClusterCounters::add(&node.counters.forwards_in);
-            (node.on_forward)(peer.hello.raft_id, payload);
+            (node.on_forward)(Forwarded::From(peer.hello.raft_id, payload));
+        }
+    }
+
+    fn on_undelivered(&self, kind: u16, payload: Bytes, handled: bool) {
+        let Ok(node) = self.node() else { return };
+        if kind == kind::FORWARD && raftmq_routing::frame_has_groups(&payload) {
+            (node.on_forward)(Forwarded::Back { frame: payload, handled });
         }
     }
 }

@@ -49,7 +49,7 @@ mod wire;
 
 pub use barrier::BarrierError;
 pub use clock::boottime;
-pub use cluster::{Cluster, ForwardHandler};
+pub use cluster::{Cluster, ForwardHandler, Forwarded};
 pub use config::{ClusterConfig, ConfigError};
 pub use control::{Control, ControlError, GroupInfo, MemberInfo, MemberRole};
 pub use error::{Fatal, StartError};

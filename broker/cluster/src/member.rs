@@ -1,6 +1,6 @@
 //! What a member does all the time: its groups, the addresses and boots of the others, its own boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use raftmq_meta::{FEATURE_LEVEL, Lease, MetaCommand, MetaResponse, Refusal};
 use raftmq_raft::{Group, GroupStatus, Groups, Persistence, Role};
 use raftmq_routing::RoutesMachine;
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
+use crate::cluster::Forwarded;
 use crate::control::GroupInfo;
 use crate::error::Fatal;
 use crate::identity::{KnownMembers, Membership};
@@ -99,6 +100,7 @@ async fn watch_members(node: Arc<Node>) {
     let mut state = node.meta.subscribe();
     let mut status = running.meta.status();
     let mut seen: BTreeMap<u64, (String, u64)> = BTreeMap::new();
+    let mut down: BTreeSet<u64> = BTreeSet::new();
     let mut failed: Option<String> = None;
     loop {
         let now = Arc::clone(&state.borrow_and_update());
@@ -115,6 +117,19 @@ async fn watch_members(node: Arc<Node>) {
                     links.expect(&member.addresses.link, member.incarnation, member.boot);
                 }
             }
+            let dead: BTreeSet<u64> =
+                now.members.values().filter(|m| m.id != running.id && !m.up).map(|m| m.id).collect();
+            for member in dead.difference(&down).filter_map(|id| now.members.get(id)) {
+                // Its clients are gone: others of their groups get what waits for it.
+                let taken = node.net.take_back(&member.addresses.link);
+                if !taken.is_empty() {
+                    info!(node = member.name, messages = taken.len(), "messages of groups go to others than this node");
+                }
+                for (frame, handled) in taken {
+                    (node.on_forward)(Forwarded::Back { frame, handled });
+                }
+            }
+            down = dead;
             seen.retain(|id, (address, _)| {
                 let stays = now.members.contains_key(id);
                 if !stays && !addresses.values().any(|a| a == address) {

@@ -126,6 +126,31 @@ impl Net {
         self.call(&address, request, deadline).await
     }
 
+    /// Whether forwarded publishes wait for any peer, because the connection to it broke.
+    pub(crate) fn any_unreachable(&self) -> bool {
+        self.links.get().is_some_and(Links::any_lost)
+    }
+
+    /// Whether forwarded publishes wait for this peer.
+    pub(crate) fn is_unreachable(&self, node: u64) -> bool {
+        let Some(links) = self.links.get() else { return false };
+        self.addresses.load().get(&node).is_some_and(|address| links.is_lost(address))
+    }
+
+    /// Takes the messages of groups back from what a peer has not acknowledged.
+    pub(crate) fn take_back(&self, address: &str) -> Vec<(Bytes, bool)> {
+        let mut taken = Vec::new();
+        if let Some(links) = self.links.get() {
+            links.revise(address, |kind, frame, handled| {
+                let rest =
+                    (kind == kind::FORWARD).then(|| raftmq_routing::frame_without_groups(frame)).flatten()?.into();
+                taken.push((frame.clone(), handled));
+                Some(rest)
+            });
+        }
+        taken
+    }
+
     /// Hands over a forwarded publish.
     pub(crate) fn send(&self, node: u64, frame: Bytes) -> Result<(), CallError> {
         if self.is_isolated() {

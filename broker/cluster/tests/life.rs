@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{LEASE, Lab, Process, eventually, members, serving};
 use raftmq_cluster::{BarrierError, Fatal, Phase, Stage};
+use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
+use raftmq_routing::{ForwardFrame, SharedForward, Tried};
 
 const NAMES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -260,4 +262,51 @@ fn copy_dir(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Messages of groups that a node was chosen for, and not those for its plain subscribers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn messages_of_groups_come_back_from_a_node_that_dies() {
+    let lab = Lab::new();
+    let mut all = lab.form(&NAMES).await;
+    let to = all[2].cluster.status().raft_id.unwrap();
+    all[0].cluster.forward(&[to], &Bytes::from_static(b"first"));
+    eventually("a connection for messages is there", || !all[2].received.lock().unwrap().is_empty()).await;
+    all.remove(2).kill().await;
+    eventually("it cannot be reached", || all[0].cluster.is_unreachable(to)).await;
+    let message = message("t", b"x");
+    let group = SharedForward { key: "$share/g/t".into(), tried: Tried::new() };
+    let mut frame = Vec::new();
+    ForwardFrame { message: message.clone(), plain: true, shared: vec![group.clone()] }.encode(&mut frame).unwrap();
+    let mut plain = Vec::new();
+    message.to_wire(&mut plain);
+    for frame in [&frame, &plain] {
+        assert_eq!(all[0].cluster.forward(&[to], &Bytes::from(frame.clone())), 1);
+    }
+    eventually("it came back", || !all[0].returned.lock().unwrap().is_empty()).await;
+    assert_eq!(*all[0].returned.lock().unwrap(), [(Bytes::from(frame), false)]);
+    // The plain subscribers of its next boot get theirs.
+    let back = lab.start("n3", &NAMES).await;
+    eventually("the rest arrives", || back.received.lock().unwrap().len() == 2).await;
+    for (_, frame) in back.received.lock().unwrap().iter() {
+        let frame = ForwardFrame::decode(frame).unwrap();
+        assert!(frame.plain && frame.shared.is_empty());
+    }
+    all.push(back);
+    for p in all {
+        p.kill().await;
+    }
+}
+
+fn message(topic: &str, payload: &[u8]) -> Message {
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic,
+        packet_id: None,
+        properties: Properties::default(),
+        payload,
+    };
+    Message::new(&publish, Origin { node: 1, sequence: 1 }, "c", 0, None).unwrap()
 }

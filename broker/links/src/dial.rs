@@ -18,7 +18,7 @@ use crate::handshake::{self, HandshakeError, Known};
 use crate::io::{FrameBuffer, write_loop};
 use crate::metrics::DropReason;
 use crate::options::Class;
-use crate::outbox::Opened;
+use crate::outbox::{Frames, Opened};
 use crate::peer::{Peer, Work};
 use crate::pki::NODE_DOMAIN;
 use crate::shared::Shared;
@@ -56,7 +56,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
                 }
                 let mut progressed = false;
                 let reason = converse(&shared, &peer, class, stream, known, &mut progressed).await;
-                peer.failed(class, reason.clone(), false);
+                peer.failed(&shared, class, reason.clone(), false);
                 fail(&shared, &peer, class, true, &LinkError::Disconnected(reason));
                 if progressed {
                     pause = options.backoff_min;
@@ -67,7 +67,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
                     DialError::Refused(reason) => (reason, true),
                     DialError::Unreachable(reason) => (reason, false),
                 };
-                peer.failed(class, reason.clone(), refused);
+                peer.failed(&shared, class, reason.clone(), refused);
                 let error = if refused {
                     pause = options.backoff_max;
                     LinkError::Refused(reason)
@@ -135,7 +135,7 @@ async fn dial_one(
         Ok((stream, known))
     };
     let (mut stream, mut known) = handshake.await.inspect_err(|error| handshake::count_refused(shared, error))?;
-    if !peer.connected(class, &known.peer) {
+    if !peer.connected(shared, class, &known.peer) {
         let boot = known.peer.hello.boot;
         return Err(DialError::Unreachable(format!("boot {boot} of the peer is over")));
     }
@@ -150,7 +150,7 @@ async fn open(shared: &Shared, peer: &Peer, stream: &mut Stream, known: &mut Kno
     let hello = &known.peer.hello;
     let dropped =
         with_outbox(shared, peer, |outbox| outbox.connected((hello.incarnation, hello.boot), shared.random()))?;
-    count_restart(shared, peer, dropped);
+    restarted(shared, peer, dropped);
     loop {
         let (epoch, resumed) = with_outbox(shared, peer, |outbox| outbox.opening())?;
         let last = handshake::open_stream(stream, &mut known.buffer, epoch, resumed).await?;
@@ -158,7 +158,7 @@ async fn open(shared: &Shared, peer: &Peer, stream: &mut Stream, known: &mut Kno
             .map_err(|e| DialError::Unreachable(e.to_string()))?;
         match opened {
             Opened::Ready => return Ok(()),
-            Opened::Again { dropped } => count_restart(shared, peer, dropped),
+            Opened::Again { dropped } => restarted(shared, peer, dropped),
         }
     }
 }
@@ -174,10 +174,18 @@ fn with_outbox<R>(
     })
 }
 
-fn count_restart(shared: &Shared, peer: &Peer, dropped: u64) {
-    if dropped > 0 {
-        tracing::warn!(address = peer.address, dropped, "dropped frames sent to an earlier boot of the peer");
-        shared.metrics.count_dropped(DropReason::PeerRestarted, dropped);
+fn restarted(shared: &Shared, peer: &Peer, dropped: Frames) {
+    if dropped.is_empty() {
+        return;
+    }
+    tracing::warn!(
+        address = peer.address,
+        dropped = dropped.len(),
+        "dropped frames sent to an earlier boot of the peer"
+    );
+    shared.metrics.count_dropped(DropReason::PeerRestarted, dropped.len() as u64);
+    for (kind, payload) in dropped {
+        shared.handler.on_undelivered(kind, payload, true);
     }
 }
 

@@ -25,4 +25,10 @@ pub trait Handler: Send + Sync + 'static {
     /// A one-way frame: in the sender's order, at most once. Runs on the connection's own task and must not block; while it
     /// runs, the sender's queue fills.
     fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes);
+
+    /// A one-way frame is dropped: it was written to an earlier boot of the peer, which may have `handled` it, or the peer was
+    /// forgotten. Must not block.
+    fn on_undelivered(&self, kind: u16, payload: Bytes, handled: bool) {
+        let _ = (kind, payload, handled);
+    }
 }

@@ -81,6 +81,24 @@ impl Links {
         }
     }
 
+    /// Whether one-way frames to any peer wait for a connection that broke or could not be made. Cheap.
+    pub fn any_lost(&self) -> bool {
+        self.inner.shared.lost.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether one-way frames to this peer wait for a connection that broke or could not be made. False for one that was never used.
+    pub fn is_lost(&self, address: &str) -> bool {
+        self.any_lost() && self.known(address).is_some_and(|peer| peer.is_lost())
+    }
+
+    /// Shows each one-way frame to a peer that was not acknowledged, in order, with its kind and whether the peer may have handled it, and
+    /// sends what `revise` gives in its place. `revise` is called under the lock of the peer's queue: it must be quick and not call back.
+    pub fn revise(&self, address: &str, revise: impl FnMut(u16, &Bytes, bool) -> Option<Bytes>) {
+        if let Some(peer) = self.known(address) {
+            peer.revise(&self.inner.shared, revise);
+        }
+    }
+
     /// Ends all connections to a peer; what waits for it is dropped and counted. Unknown addresses are ignored.
     pub fn forget(&self, address: &str) {
         let shared = &self.inner.shared;
@@ -89,7 +107,10 @@ impl Links {
             peers.remove(address)
         };
         if let Some(peer) = peer {
-            peer.close(shared);
+            let (_, undelivered) = peer.close(shared);
+            for (kind, payload, handled) in undelivered {
+                shared.handler.on_undelivered(kind, payload, handled);
+            }
         }
     }
 
@@ -193,7 +214,7 @@ impl Inner {
         };
         let mut tasks = Vec::new();
         for peer in peers.values() {
-            tasks.extend(peer.close(shared));
+            tasks.extend(peer.close(shared).0);
         }
         if let Some(acceptor) = lock(&self.acceptor).take() {
             acceptor.abort();

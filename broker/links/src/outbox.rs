@@ -21,13 +21,16 @@ pub(crate) enum OutboxError {
     NeverWritten { acknowledged: u64, written: u64 },
 }
 
+/// Frames with their kind.
+pub(crate) type Frames = Vec<(u16, Bytes)>;
+
 /// The answer to an acknowledged opening.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Opened {
     /// Go on.
     Ready,
-    /// The peer does not know the epoch any more: so many frames were dropped, open again.
-    Again { dropped: u64 },
+    /// The peer does not know the epoch any more: these frames were dropped, open again.
+    Again { dropped: Frames },
 }
 
 #[derive(Debug)]
@@ -84,12 +87,12 @@ impl Outbox {
         true
     }
 
-    /// A connection to this boot of the peer is there. Returns how many frames were dropped because they were for
-    /// another one.
-    pub(crate) fn connected(&mut self, identity: (u128, u64), fresh_epoch: u64) -> u64 {
+    /// A connection to this boot of the peer is there. Returns the frames that were dropped because they were for
+    /// another one, which may have handled them.
+    pub(crate) fn connected(&mut self, identity: (u128, u64), fresh_epoch: u64) -> Frames {
         self.written = 0;
         if self.identity == Some(identity) {
-            return 0;
+            return Frames::new();
         }
         self.identity = Some(identity);
         self.restart(fresh_epoch)
@@ -130,23 +133,34 @@ impl Outbox {
         self.ever_written = self.ever_written.max(self.written);
     }
 
-    /// Drops everything.
-    pub(crate) fn clear(&mut self) -> u64 {
-        let dropped = self.entries.len() as u64;
-        *self = Outbox { identity: self.identity, ..Outbox::new(self.max_bytes) };
-        dropped
+    /// Shows each frame that was not acknowledged, with whether the peer may have handled it, and sends what it gives in the
+    /// frame's place.
+    pub(crate) fn revise(&mut self, mut revise: impl FnMut(u16, &Bytes, bool) -> Option<Bytes>) {
+        for (at, (kind, payload)) in self.entries.iter_mut().enumerate() {
+            if let Some(new) = revise(*kind, payload, at < self.ever_written) {
+                self.bytes = self.bytes - payload.len() + new.len();
+                *payload = new;
+            }
+        }
     }
 
-    fn restart(&mut self, fresh_epoch: u64) -> u64 {
-        let dropped = self.ever_written;
-        for (_, payload) in self.entries.drain(..dropped) {
+    /// Drops everything; gives the frames, and how many of the first of them the peer may have handled.
+    pub(crate) fn clear(&mut self) -> (Frames, usize) {
+        let written = self.ever_written;
+        let cleared = Outbox { identity: self.identity, ..Outbox::new(self.max_bytes) };
+        (std::mem::replace(self, cleared).entries.into(), written)
+    }
+
+    fn restart(&mut self, fresh_epoch: u64) -> Frames {
+        let dropped: Frames = self.entries.drain(..self.ever_written).collect();
+        for (_, payload) in &dropped {
             self.bytes -= payload.len() + ENTRY_BYTES;
         }
         self.epoch = fresh_epoch;
         self.first = 1;
         self.written = 0;
         self.ever_written = 0;
-        dropped as u64
+        dropped
     }
 
     fn take_off(&mut self, last: u64, written: usize) -> Result<(), OutboxError> {
@@ -233,7 +247,7 @@ mod tests {
             self.peer.kinds.clear();
             self.peer.acks.clear();
             self.epoch += 1;
-            self.dropped += self.outbox.connected((7, self.peer.boot), self.epoch);
+            self.dropped += self.outbox.connected((7, self.peer.boot), self.epoch).len() as u64;
             loop {
                 let (epoch, resumed) = self.outbox.opening();
                 let claim = self.peer.inbox.open((1, 1), epoch, resumed).unwrap();
@@ -247,7 +261,7 @@ mod tests {
                     }
                     Opened::Again { dropped } => {
                         assert!(!claim.known);
-                        self.dropped += dropped;
+                        self.dropped += dropped.len() as u64;
                     }
                 }
             }
@@ -345,6 +359,34 @@ mod tests {
                 prop_assert!(missing <= world.dropped, "{} missing, {} counted", missing, world.dropped);
             }
         }
+    }
+
+    #[test]
+    fn revised_frames_keep_their_numbers() {
+        let mut outbox = Outbox::new(1000);
+        outbox.connected((1, 1), 5);
+        assert_eq!(outbox.opened(Some(0), 6), Ok(Opened::Ready));
+        for payload in [&b"aa"[..], b"bb"] {
+            assert!(outbox.push(1, Bytes::from_static(payload)));
+        }
+        outbox.fill(&mut Batch::default());
+        assert!(outbox.push(1, Bytes::from_static(b"ccc")));
+        let mut seen = Vec::new();
+        outbox.revise(|_, payload, handled| {
+            seen.push((payload.clone(), handled));
+            (payload == "bb").then(|| Bytes::from_static(b"b"))
+        });
+        assert_eq!(
+            seen,
+            [(Bytes::from_static(b"aa"), true), (Bytes::from_static(b"bb"), true), (Bytes::from_static(b"ccc"), false)]
+        );
+        assert_eq!(outbox.bytes(), 3 * ENTRY_BYTES + 2 + 1 + 3);
+        assert_eq!(outbox.acknowledged(2), Ok(()));
+        // Another boot: the third was never written and is for it.
+        assert_eq!(outbox.connected((1, 2), 7), []);
+        let (left, written) = outbox.clear();
+        assert_eq!((left, written), (vec![(1, Bytes::from_static(b"ccc"))], 0));
+        assert_eq!(outbox.bytes(), 0);
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub(crate) struct Peer {
     state: Mutex<State>,
     /// Microseconds; 0: none measured.
     rtt: AtomicU64,
+    /// What is handed over to it waits: the connection for one-way frames broke, or could not be made.
+    lost: AtomicBool,
 }
 
 impl Peer {
@@ -110,6 +112,7 @@ impl Peer {
             ],
             state: Mutex::default(),
             rtt: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
         }
     }
 
@@ -207,9 +210,33 @@ impl Peer {
         }
     }
 
-    /// Ends all streams; what waits is dropped and counted.
-    pub(crate) fn close(&self, shared: &Shared) -> Vec<JoinHandle<()>> {
+    /// Whether one-way frames wait for a connection that broke, or could not be made.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether one-way frames get through; `shared` counts the peers for which they do not.
+    fn set_lost(&self, shared: &Shared, lost: bool) {
+        if self.lost.swap(lost, Ordering::Relaxed) != lost {
+            let change = if lost { 1 } else { usize::MAX };
+            shared.lost.fetch_add(change, Ordering::Relaxed);
+        }
+    }
+
+    /// Shows each one-way frame that was not acknowledged, and sends what `revise` gives in its place.
+    pub(crate) fn revise(&self, shared: &Shared, revise: impl FnMut(u16, &Bytes, bool) -> Option<Bytes>) {
+        self.with(shared, Class::Data, |work| {
+            if let Work::Outbox(outbox) = work {
+                outbox.revise(revise);
+            }
+        });
+    }
+
+    /// Ends all streams; the one-way frames that wait are dropped and counted, and given with whether the peer may have handled them.
+    pub(crate) fn close(&self, shared: &Shared) -> (Vec<JoinHandle<()>>, Vec<(u16, Bytes, bool)>) {
         let mut tasks = Vec::new();
+        let mut undelivered = Vec::new();
+        self.set_lost(shared, false);
         for class in Class::ALL {
             self.with(shared, class, |work| {
                 match work {
@@ -218,8 +245,10 @@ impl Peer {
                         requests.fail_written(&LinkError::Shutdown);
                     }
                     Work::Outbox(outbox) => {
-                        let dropped = outbox.clear();
-                        shared.metrics.count_dropped(DropReason::Forgotten, dropped);
+                        let (dropped, written) = outbox.clear();
+                        shared.metrics.count_dropped(DropReason::Forgotten, dropped.len() as u64);
+                        let frames = dropped.into_iter().enumerate();
+                        undelivered.extend(frames.map(|(at, (kind, payload))| (kind, payload, at < written)));
                     }
                     Work::Closed => {}
                 }
@@ -230,7 +259,7 @@ impl Peer {
                 tasks.push(task);
             }
         }
-        tasks
+        (tasks, undelivered)
     }
 
     pub(crate) fn is_drained(&self) -> bool {
@@ -293,7 +322,7 @@ impl Peer {
 
     /// A connection is there; false when it is to a boot that is over. Who answers counts for more than what was expected, but
     /// for an earlier boot of the same data directory.
-    pub(crate) fn connected(&self, class: Class, peer: &PeerHello) -> bool {
+    pub(crate) fn connected(&self, shared: &Shared, class: Class, peer: &PeerHello) -> bool {
         let hello = &peer.hello;
         let mut state = lock(&self.state);
         match state.expected {
@@ -316,6 +345,9 @@ impl Peer {
         state.errors[class.index()] = None;
         state.hello = Some(hello.clone());
         drop(state);
+        if class == Class::Data {
+            self.set_lost(shared, false);
+        }
         if newer {
             self.poke();
         }
@@ -327,7 +359,11 @@ impl Peer {
     }
 
     /// A stream is not connected, and why.
-    pub(crate) fn failed(&self, class: Class, reason: String, refused: bool) {
+    pub(crate) fn failed(&self, shared: &Shared, class: Class, reason: String, refused: bool) {
+        // Closed meanwhile: its work is not counted any more.
+        if class == Class::Data && !matches!(*lock(&self.lane(class).work), Work::Closed) {
+            self.set_lost(shared, true);
+        }
         let mut state = lock(&self.state);
         state.connected[class.index()] = false;
         let error = Some((reason, refused));

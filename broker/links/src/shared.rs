@@ -1,7 +1,7 @@
 //! What all connections of a node share.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) tls: RwLock<TlsConfigs>,
     pub(crate) metrics: Arc<LinkMetrics>,
     pub(crate) peers: RwLock<AHashMap<String, Arc<Peer>>>,
+    /// Peers for which one-way frames wait.
+    pub(crate) lost: AtomicUsize,
     pub(crate) inbox: Mutex<Inbox>,
     pub(crate) gates: [Gate; 4],
     pub(crate) closed: AtomicBool,
@@ -91,6 +93,7 @@ impl Shared {
             tls: RwLock::new(tls),
             metrics: Arc::default(),
             peers: RwLock::default(),
+            lost: AtomicUsize::new(0),
             inbox: Mutex::default(),
             closed: AtomicBool::new(false),
             runtime: Handle::current(),

@@ -121,6 +121,32 @@ impl ForwardFrame {
     }
 }
 
+/// Whether a frame is for groups. It may still be malformed.
+#[must_use]
+pub fn frame_has_groups(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|first| *first >= FRAMES)
+}
+
+/// What is left of a frame without its groups: the message for plain subscribers, or a frame for nobody. `None` if it has no groups, or is
+/// malformed.
+#[must_use]
+pub fn frame_without_groups(frame: &[u8]) -> Option<Vec<u8>> {
+    if !frame_has_groups(frame) {
+        return None;
+    }
+    let ForwardFrame { message, plain, shared } = ForwardFrame::decode(frame).ok()?;
+    if shared.is_empty() {
+        return None;
+    }
+    let mut rest = Vec::with_capacity(frame.len());
+    if plain {
+        message.to_wire(&mut rest);
+    } else {
+        encode(&message, false, &[], &mut rest).ok()?;
+    }
+    Some(rest)
+}
+
 fn take_group(rest: &mut &[u8]) -> Result<SharedForward, ForwardError> {
     let length = u32::from_le_bytes(take(rest)?) as usize;
     if length > MAX_KEY {
@@ -259,6 +285,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use raftmq_mqtt::{Origin, Properties, Publish, QoS};
+
+    #[test]
+    fn a_frame_without_its_groups() {
+        let group = SharedForward { key: "$share/g/t".into(), tried: Tried::new() };
+        let frame = |plain, shared: &[SharedForward]| {
+            let mut out = Vec::new();
+            encode(&message(), plain, shared, &mut out).unwrap();
+            out
+        };
+        for plain in [true, false] {
+            let rest = frame_without_groups(&frame(plain, std::slice::from_ref(&group))).unwrap();
+            let expected = ForwardFrame { message: message(), plain, shared: Vec::new() };
+            assert_eq!(ForwardFrame::decode(&rest).unwrap(), expected);
+            assert_eq!(frame_without_groups(&rest), None);
+        }
+        assert!(!frame_has_groups(&frame(true, &[])));
+        assert_eq!(frame_without_groups(&[129, 0, 1]), None);
+    }
 
     fn message() -> Message {
         let publish = Publish {

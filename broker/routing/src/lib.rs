@@ -28,7 +28,9 @@ mod table;
 mod trie;
 
 pub use cache::TopicCache;
-pub use forward::{ForwardError, ForwardFrame, Forwards, MAX_GROUPS, SharedForward};
+pub use forward::{
+    ForwardError, ForwardFrame, Forwards, MAX_GROUPS, SharedForward, frame_has_groups, frame_without_groups,
+};
 pub use groups::{Ask, Choice, Chosen, GroupStrategy, Joined, MemberId, NodeGroups, Tried, TriedNode};
 pub use hash::{ROUTE_HASH_VERSION, route_hash};
 pub use index::{Inserted, Removed, SubscriptionIndex};

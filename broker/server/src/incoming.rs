@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use raftmq_cluster::Forwarded;
+use raftmq_mqtt::{Message, QoS};
 use raftmq_routing::{ForwardFrame, SharedForward, SharedRoutes, Targets};
 
 use crate::worker::{Attempt, Inbox, Item, Shared};
@@ -20,6 +22,40 @@ impl Incoming {
         Self { routes, inboxes, lost }
     }
 
+    /// Takes a frame of another node, or one that comes back from it.
+    pub(crate) fn take(&self, forwarded: Forwarded) {
+        match forwarded {
+            Forwarded::From(_, frame) => self.frame(&frame),
+            Forwarded::Back { frame, handled } => self.back(&frame, handled),
+        }
+    }
+
+    /// Messages of groups that a node was chosen for which has died: for others of the groups. What may have come to a member with
+    /// QoS 2 goes to no other `[MQTT-4.8.2-5]`.
+    fn back(&self, frame: &[u8], handled: bool) {
+        let Ok(ForwardFrame { message, shared, .. }) = ForwardFrame::decode(frame) else {
+            return;
+        };
+        for SharedForward { key, tried } in shared {
+            if handled && message.qos() == QoS::ExactlyOnce {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let attempt = Attempt { tried, ..Attempt::default() };
+            self.push_shared(&message, key, attempt);
+        }
+    }
+
+    /// To a worker that has members of the group, which chooses; it need not be its own member, so that the turn goes over all of the node.
+    fn push_shared(&self, message: &Message, group: Arc<str>, attempt: Attempt) {
+        let mut targets = Targets::default();
+        self.routes.lookup(message.topic(), &mut targets);
+        let target = targets.shared().iter().find(|target| target.key == group);
+        let worker = target.map_or(0, |target| target.workers.trailing_zeros() % 64);
+        let shared = Shared { message: message.clone(), group, chosen: None, attempt };
+        self.push(u8::try_from(worker).unwrap_or(0), Item::Shared(Box::new(shared)));
+    }
+
     /// Takes a frame.
     pub(crate) fn frame(&self, frame: &[u8]) {
         let ForwardFrame { message, plain, shared } = match ForwardFrame::decode(frame) {
@@ -32,12 +68,7 @@ impl Incoming {
             self.push(worker, Item::Publish(message.clone()));
         }
         for SharedForward { key, tried } in shared {
-            // A worker that has members of the group chooses; it need not be its own member, so that the turn goes over all of the node.
-            let target = targets.shared().iter().find(|target| target.key == key);
-            let worker = target.map_or(0, |target| target.workers.trailing_zeros() % 64);
-            let attempt = Attempt { forwarded: true, tried, ..Attempt::default() };
-            let shared = Shared { message: message.clone(), group: key, chosen: None, attempt };
-            self.push(u8::try_from(worker).unwrap_or(0), Item::Shared(Box::new(shared)));
+            self.push_shared(&message, key, Attempt { forwarded: true, tried, ..Attempt::default() });
         }
     }
 
@@ -58,7 +89,7 @@ impl Incoming {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
+    use raftmq_mqtt::{Origin, Properties, Publish};
     use raftmq_routing::{LocalRoutes, LocalRoutesOptions, Tried};
 
     fn message(payload: &[u8]) -> Message {

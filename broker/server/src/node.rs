@@ -146,7 +146,10 @@ impl Node {
                     settings.control = control_address(bound, &settings.advertise);
                 }
                 let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes), Arc::clone(&forwards_lost));
-                Some(Cluster::start(settings, routes.clone(), Arc::new(move |_, frame| receive.frame(&frame))).await?)
+                Some(
+                    Cluster::start(settings, routes.clone(), Arc::new(move |forwarded| receive.take(forwarded)))
+                        .await?,
+                )
             }
             None => None,
         };

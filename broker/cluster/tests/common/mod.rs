@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftmq_cluster::{Cluster, ClusterConfig, LeaseParams, StartError};
+use raftmq_cluster::{Cluster, ClusterConfig, Forwarded, LeaseParams, StartError};
 use raftmq_discovery::{DiscoverySettings, Strategy};
 use raftmq_links::pki::{ClusterCa, TlsMaterial};
 use raftmq_links::{LinkConfig, LinkOptions};
@@ -33,6 +33,8 @@ pub struct Process {
     pub cluster: Cluster,
     pub routes: SharedRoutes,
     pub received: Arc<Mutex<Vec<(u64, Bytes)>>>,
+    /// Frames for groups that came back.
+    pub returned: Arc<Mutex<Vec<(Bytes, bool)>>>,
 }
 
 impl Lab {
@@ -114,9 +116,14 @@ impl Lab {
         let routes = SharedRoutes::new();
         let received: Arc<Mutex<Vec<(u64, Bytes)>>> = Arc::default();
         let sink = Arc::clone(&received);
-        let handler = Arc::new(move |from, frame| sink.lock().unwrap().push((from, frame)));
+        let returned: Arc<Mutex<Vec<(Bytes, bool)>>> = Arc::default();
+        let back = Arc::clone(&returned);
+        let handler = Arc::new(move |forwarded| match forwarded {
+            Forwarded::From(from, frame) => sink.lock().unwrap().push((from, frame)),
+            Forwarded::Back { frame, handled } => back.lock().unwrap().push((frame, handled)),
+        });
         let cluster = Cluster::start(self.config(name, peers), routes.clone(), handler).await?;
-        Ok(Process { name: name.to_owned(), cluster, routes, received })
+        Ok(Process { name: name.to_owned(), cluster, routes, received, returned })
     }
 
     pub async fn start_all(&self, names: &[&str]) -> Vec<Process> {

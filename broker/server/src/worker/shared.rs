@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use raftmq_cluster::{BarrierError, Cluster, LeaseState};
 use raftmq_meta::MemberStatus;
-use raftmq_routing::{LocalRoutes, LocalRoutesOptions, SharedRoutes};
+use raftmq_routing::{GroupNode, LocalRoutes, LocalRoutesOptions, SharedRoutes};
 use raftmq_session::{Now, SessionLimits};
 
 use super::inbox::Inbox;
@@ -132,6 +132,19 @@ impl Router {
         let status = cluster.status();
         let serving = status.meta.members.values().filter(|member| member.status == MemberStatus::Active && member.up);
         Some(serving.map(|member| member.name.clone()).collect())
+    }
+
+    /// The nodes of a group that can be reached; `None`: all.
+    pub(crate) fn reachable(&self, nodes: &[GroupNode]) -> Option<Vec<GroupNode>> {
+        let Self::Cluster(cluster) = self else {
+            return None;
+        };
+        // Asked for every message of a group: in a cluster where all is well that is one comparison.
+        if !cluster.any_unreachable() {
+            return None;
+        }
+        let reachable: Vec<_> = nodes.iter().copied().filter(|place| !cluster.is_unreachable(place.node)).collect();
+        (reachable.len() < nodes.len()).then_some(reachable)
     }
 
     /// One frame for each node; returns how many took it.

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use raftmq_mqtt::Message;
 use raftmq_routing::{
-    Ask, Choice, ForwardFrame, Forwards, GroupNode, GroupStrategy, MemberId, SharedForward, Targets, Tried, TriedNode,
-    group_key,
+    Ask, Choice, Chosen, ForwardFrame, Forwards, GroupNode, GroupStrategy, MemberId, SharedForward, Targets, Tried,
+    TriedNode, group_key,
 };
 use raftmq_session::{Forms, Matched, SubscriptionInfo};
 use smallvec::SmallVec;
@@ -75,7 +75,18 @@ impl Worker {
                 excluded: &attempt.excluded,
             };
             let in_flight = |_, member: &crate::features::Member| member.load.load(Ordering::Relaxed);
-            match self.node.features.groups.choose(group, nodes, &ask, in_flight) {
+            let groups = &self.node.features.groups;
+            // Who is on a node that just died has to wait for its return or for its end; others need not.
+            let choice = match self.node.router.reachable(nodes) {
+                Some(reachable) => match groups.choose(group, &reachable, &ask, in_flight) {
+                    Choice::Nobody | Choice::Member(Chosen { online: false, .. }) => {
+                        groups.choose(group, nodes, &ask, in_flight)
+                    }
+                    choice => choice,
+                },
+                None => groups.choose(group, nodes, &ask, in_flight),
+            };
+            match choice {
                 Choice::Member(chosen) => {
                     self.counters.shared_dispatched();
                     if self.node.features.strategy == GroupStrategy::LeastInFlight {
