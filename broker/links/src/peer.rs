@@ -19,6 +19,9 @@ use crate::outbox::Outbox;
 use crate::requests::Requests;
 use crate::shared::{Shared, lock};
 
+/// A one-way frame that was dropped: its kind, it, and whether the peer may have handled it.
+pub(crate) type Undelivered = (u16, Bytes, bool);
+
 /// What a stream carries.
 pub(crate) enum Work {
     Requests(Requests),
@@ -233,7 +236,7 @@ impl Peer {
     }
 
     /// Ends all streams; the one-way frames that wait are dropped and counted, and given with whether the peer may have handled them.
-    pub(crate) fn close(&self, shared: &Shared) -> (Vec<JoinHandle<()>>, Vec<(u16, Bytes, bool)>) {
+    pub(crate) fn close(&self, shared: &Shared) -> (Vec<JoinHandle<()>>, Vec<Undelivered>) {
         let mut tasks = Vec::new();
         let mut undelivered = Vec::new();
         self.set_lost(shared, false);
