@@ -182,16 +182,26 @@ impl SessionState {
         }
     }
 
-    /// Adds, or replaces `[MQTT-3.8.4-3]` `[MQTT311-3.8.4-3]`; says whether it is new.
-    pub(crate) fn subscribe(&mut self, filter: &Arc<str>, info: SubscriptionInfo) -> bool {
+    /// Adds, or replaces `[MQTT-3.8.4-3]` `[MQTT311-3.8.4-3]`; gives what was there.
+    pub(crate) fn subscribe(&mut self, filter: &Arc<str>, info: SubscriptionInfo) -> Option<SubscriptionInfo> {
         match self.position(filter) {
-            Ok(at) => {
-                self.subscriptions[at].info = info;
-                false
-            }
+            Ok(at) => Some(std::mem::replace(&mut self.subscriptions[at].info, info)),
             Err(at) => {
                 self.subscriptions.insert(at, SubscriptionEntry { filter: filter.clone(), info });
-                true
+                None
+            }
+        }
+    }
+
+    /// Takes [`SessionState::subscribe`] back, unless the subscription was ended or changed since.
+    pub(crate) fn take_back(&mut self, filter: &str, info: SubscriptionInfo, replaced: Option<SubscriptionInfo>) {
+        let Some(at) = self.position(filter).ok().filter(|at| self.subscriptions[*at].info == info) else {
+            return;
+        };
+        match replaced {
+            Some(replaced) => self.subscriptions[at].info = replaced,
+            None => {
+                self.subscriptions.remove(at);
             }
         }
     }
