@@ -148,7 +148,7 @@ impl Worker {
             (None, None) => None,
         };
         let new = renamed.unwrap_or_else(|| Arc::clone(filter));
-        if let Some(old) = old.filter(|old| *old != new) {
+        if let Some(old) = old.filter(|old| *old != new && !self.effective_subscription(client, old)) {
             // A client's user name or address has changed, and with it what its filter stands for.
             self.remove_effective(client, &[old]);
         }
@@ -173,11 +173,11 @@ impl Worker {
                 None => return false,
             },
         };
-        has_filter(session, filter)
-            || entry
-                .renamed
-                .as_ref()
-                .is_some_and(|names| names.iter().any(|(own, new)| **new == *filter && has_filter(session, own)))
+        let Some(names) = &entry.renamed else {
+            return has_filter(session, filter);
+        };
+        (has_filter(session, filter) && !names.contains_key(filter))
+            || names.iter().any(|(own, new)| **new == *filter && has_filter(session, own))
     }
 
     /// The answer to a SUBSCRIBE, then the retained messages.
@@ -285,11 +285,13 @@ impl Worker {
             return;
         };
         if let Some(names) = &mut entry.renamed {
-            let effective: Vec<Arc<str>> =
+            let mut effective: Vec<Arc<str>> =
                 filters.iter().map(|filter| names.remove(filter).unwrap_or_else(|| Arc::clone(filter))).collect();
             if names.is_empty() {
                 entry.renamed = None;
             }
+            // A rule may have made one of several filters, some of which the session still has.
+            effective.retain(|filter| !self.effective_subscription(client, filter));
             self.remove_effective(client, &effective);
         } else {
             self.remove_effective(client, filters);
