@@ -26,13 +26,16 @@ fn exactly_once_from_worker_to_worker() {
         assert!(matches!(publisher.receive(), Got::Other(text) if text.starts_with("PubComp")));
     }
     for reader in &mut readers {
+        let mut ids = Vec::new();
         for number in 1..=20u16 {
             let Got::Publish { payload, qos: QoS::ExactlyOnce, packet_id: Some(id), .. } = reader.receive() else {
                 panic!("PUBLISH expected");
             };
             assert_eq!(payload, number.to_le_bytes());
-            reader.send(&pubrec(id));
+            ids.push(id);
         }
+        // Not before: PUBREL would come among the messages that are still on their way from worker to worker.
+        reader.send(&ids.into_iter().flat_map(pubrec).collect::<Vec<u8>>());
         for id in 1..=20u16 {
             assert!(matches!(reader.receive(), Got::Other(text) if text.starts_with("PubRel")));
             reader.send(&pubcomp(NonZeroU16::new(id).unwrap()));
