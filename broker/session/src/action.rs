@@ -4,7 +4,7 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{Message, SubOptions};
 
-use crate::{AuthRequest, CloseReason, OpenRequest};
+use crate::{AuthRequest, CloseReason, OpenRequest, SubscriptionInfo};
 
 /// What the server has to do. The worker keeps one list, hands it to each call and empties it.
 #[derive(Debug)]
@@ -62,8 +62,22 @@ pub struct SubscribeItem {
     pub options: SubOptions,
     /// The subscription identifier; 0 for none.
     pub sub_id: u32,
-    /// The session did not have it before.
-    pub new: bool,
+    /// What the session had by this filter before: it has that again if the server refuses.
+    pub replaced: Option<SubscriptionInfo>,
+}
+
+impl SubscribeItem {
+    /// Whether the session did not have the subscription before.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.replaced.is_none()
+    }
+
+    /// What the session has by it.
+    #[must_use]
+    pub fn info(&self) -> SubscriptionInfo {
+        SubscriptionInfo { options: self.options, sub_id: self.sub_id }
+    }
 }
 
 /// What became of messages that waited.

@@ -107,11 +107,17 @@ impl Connection {
     /// client identifier: `None` if the client was never connected.
     ///
     /// Whether it is to be kept says [`SessionState::expiry_s`]; in any case its subscriptions are still in the
-    /// server's index.
+    /// server's index. Messages with QoS 0 that waited for the socket are dropped as those that come from now on, unless the limits
+    /// want them kept: [`SessionState::take_dropped_qos0`] says how many.
     #[must_use]
-    pub fn into_state(self) -> Option<(Arc<str>, Box<SessionState>)> {
+    pub fn into_state(mut self) -> Option<(Arc<str>, Box<SessionState>)> {
         match self.phase {
-            Phase::Open | Phase::Closed { opened: true } => Some((self.client_id, Box::new(self.state))),
+            Phase::Open | Phase::Closed { opened: true } => {
+                if !self.limits.queue_qos0_offline {
+                    self.state.drop_qos0();
+                }
+                Some((self.client_id, Box::new(self.state)))
+            }
             Phase::Connect { .. } | Phase::Opening(_) | Phase::Closed { opened: false } => None,
         }
     }

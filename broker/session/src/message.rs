@@ -61,6 +61,10 @@ impl OutMessage {
         self.message.is_expired(now.unix_ms)
     }
 
+    pub(crate) fn expires_at_ms(&self) -> Option<u64> {
+        self.message.expires_at_ms()
+    }
+
     /// What it counts in a queue, in bytes.
     pub(crate) fn cost(&self) -> usize {
         self.message.wire_len() + size_of::<Self>()

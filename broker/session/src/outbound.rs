@@ -5,7 +5,7 @@ use std::{collections::VecDeque, num::NonZeroU16, sync::Arc};
 use raftmq_mqtt::{Ack, Message, Packet, QoS};
 
 use crate::{
-    Flushed, SessionLimits,
+    Flushed, Now, SessionLimits,
     connection::put,
     message::{Line, OutMessage},
 };
@@ -86,6 +86,10 @@ pub(crate) struct Outbound {
     /// In the order of their arrival `[MQTT-4.6.0-5]` `[MQTT-4.6.0-6]` `[MQTT311-4.6.0-5]` `[MQTT311-4.6.0-6]`.
     queue: VecDeque<OutMessage>,
     queue_bytes: usize,
+    /// No message of the queue expires before this Unix time in milliseconds; 0 if none of them does at all.
+    first_expiry_ms: u64,
+    /// Messages that expired in the queue and made room for others: the next [`Flushed`] has them.
+    expired: u32,
     /// Messages with QoS 0 in the queue: while there are any, a new one must not overtake them.
     queued_qos0: u32,
     /// Everything in flight before this place was sent on this connection.
@@ -138,16 +142,51 @@ impl Outbound {
         self.counted < window && self.flight.len() < MAX_FLIGHT
     }
 
-    /// Adds a message to the queue; `false`, and it is lost, if the limits are reached.
-    pub(crate) fn enqueue(&mut self, limits: &SessionLimits, message: OutMessage) -> bool {
+    /// Adds a message to the queue; `false`, and it is lost, if the limits are reached. What has expired there takes no room from it
+    /// `[MQTT-3.3.2-5]`.
+    pub(crate) fn enqueue(&mut self, limits: &SessionLimits, now: Now, message: OutMessage) -> bool {
         let cost = message.cost();
-        if self.queue.len() >= limits.max_queued_messages || self.queue_bytes + cost > limits.max_queued_bytes {
-            return false;
+        let full = |outbound: &Self| {
+            outbound.queue.len() >= limits.max_queued_messages
+                || outbound.queue_bytes.saturating_add(cost) > limits.max_queued_bytes
+        };
+        if full(self) {
+            self.drop_expired(now);
+            if full(self) {
+                return false;
+            }
         }
         self.queue_bytes += cost;
+        if let Some(at) = message.expires_at_ms() {
+            self.first_expiry_ms = if self.first_expiry_ms == 0 { at } else { self.first_expiry_ms.min(at) };
+        }
         self.queued_qos0 += u32::from(message.is_qos0());
         self.queue.push_back(message);
         true
+    }
+
+    /// Drops what has expired in the queue. Looks at nothing while nothing can have.
+    fn drop_expired(&mut self, now: Now) {
+        if self.first_expiry_ms == 0 || self.first_expiry_ms > now.unix_ms {
+            return;
+        }
+        let dropped = self.drop_queued(|message| message.is_expired(now));
+        self.expired = self.expired.saturating_add(dropped);
+        self.first_expiry_ms = self.queue.iter().filter_map(OutMessage::expires_at_ms).min().unwrap_or(0);
+    }
+
+    /// Drops the messages with QoS 0 of the queue; says how many.
+    pub(crate) fn drop_qos0(&mut self) -> u32 {
+        if self.queued_qos0 == 0 { 0 } else { self.drop_queued(OutMessage::is_qos0) }
+    }
+
+    fn drop_queued(&mut self, is_dropped: impl Fn(&OutMessage) -> bool) -> u32 {
+        let before = self.queue.len();
+        self.queue.retain(|message| !is_dropped(message));
+        self.queue_bytes = self.queue.iter().map(OutMessage::cost).sum();
+        self.queued_qos0 = self.queue.iter().map(|message| u32::from(message.is_qos0())).sum();
+        self.tidy_queue();
+        u32::try_from(before - self.queue.len()).unwrap_or(u32::MAX)
     }
 
     /// Puts a message above QoS 0 in flight as sent now, and gives its packet identifier. Everything else in flight was sent.
@@ -220,7 +259,7 @@ impl Outbound {
     /// Sends again what an earlier connection left, then what waits, as far as the window goes. Says whether it did, or
     /// stopped because it wrote `bytes` or more.
     pub(crate) fn pump(&mut self, line: &mut Line<'_>, bytes: usize) -> (Flushed, bool) {
-        let mut flushed = Flushed::default();
+        let mut flushed = Flushed { expired: std::mem::take(&mut self.expired), ..Flushed::default() };
         let full = line.out.len().saturating_add(bytes);
         let complete = self.resume(line, full, &mut flushed) && self.drain(line, full, &mut flushed);
         (flushed, complete)
@@ -326,10 +365,17 @@ impl Outbound {
         let message = self.queue.pop_front()?;
         self.queue_bytes -= message.cost();
         self.queued_qos0 -= u32::from(message.is_qos0());
-        if self.queue.is_empty() && self.queue.capacity() > 64 {
-            self.queue = VecDeque::new();
-        }
+        self.tidy_queue();
         Some(message)
+    }
+
+    fn tidy_queue(&mut self) {
+        if self.queue.is_empty() {
+            self.first_expiry_ms = 0;
+            if self.queue.capacity() > 64 {
+                self.queue = VecDeque::new();
+            }
+        }
     }
 
     /// The next identifier that is not in flight `[MQTT-2.2.1-4]` `[MQTT311-2.3.1-4]` `[MQTT-4.3.2-1]` `[MQTT-4.3.3-1]`. There is

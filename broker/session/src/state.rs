@@ -42,6 +42,8 @@ pub struct SessionState {
     /// Most clients publish nothing with QoS 2.
     received: Option<Box<Received>>,
     pub(crate) expiry_s: u32,
+    /// Messages with QoS 0 dropped at the end of a connection and not counted by the server yet.
+    dropped_qos0: u32,
 }
 
 impl SessionState {
@@ -87,7 +89,20 @@ impl SessionState {
         if out.is_qos0() && !limits.queue_qos0_offline {
             return Delivery::Dropped(DropReason::Offline);
         }
-        if self.outbound.enqueue(limits, out) { Delivery::Queued } else { Delivery::Dropped(DropReason::QueueFull) }
+        if self.outbound.enqueue(limits, now, out) {
+            Delivery::Queued
+        } else {
+            Delivery::Dropped(DropReason::QueueFull)
+        }
+    }
+
+    pub(crate) fn drop_qos0(&mut self) {
+        self.dropped_qos0 = self.dropped_qos0.saturating_add(self.outbound.drop_qos0());
+    }
+
+    /// How many messages with QoS 0 were dropped because the connection ended ([`DropReason::Offline`]), since this was asked last.
+    pub fn take_dropped_qos0(&mut self) -> u32 {
+        std::mem::take(&mut self.dropped_qos0)
     }
 
     /// Why a message does not go to the client, if it does not.
@@ -167,16 +182,26 @@ impl SessionState {
         }
     }
 
-    /// Adds, or replaces `[MQTT-3.8.4-3]` `[MQTT311-3.8.4-3]`; says whether it is new.
-    pub(crate) fn subscribe(&mut self, filter: &Arc<str>, info: SubscriptionInfo) -> bool {
+    /// Adds, or replaces `[MQTT-3.8.4-3]` `[MQTT311-3.8.4-3]`; gives what was there.
+    pub(crate) fn subscribe(&mut self, filter: &Arc<str>, info: SubscriptionInfo) -> Option<SubscriptionInfo> {
         match self.position(filter) {
-            Ok(at) => {
-                self.subscriptions[at].info = info;
-                false
-            }
+            Ok(at) => Some(std::mem::replace(&mut self.subscriptions[at].info, info)),
             Err(at) => {
                 self.subscriptions.insert(at, SubscriptionEntry { filter: filter.clone(), info });
-                true
+                None
+            }
+        }
+    }
+
+    /// Takes [`SessionState::subscribe`] back, unless the subscription was ended or changed since.
+    pub(crate) fn take_back(&mut self, filter: &str, info: SubscriptionInfo, replaced: Option<SubscriptionInfo>) {
+        let Some(at) = self.position(filter).ok().filter(|at| self.subscriptions[*at].info == info) else {
+            return;
+        };
+        match replaced {
+            Some(replaced) => self.subscriptions[at].info = replaced,
+            None => {
+                self.subscriptions.remove(at);
             }
         }
     }

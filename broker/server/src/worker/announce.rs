@@ -31,7 +31,7 @@ impl Worker {
         let filter = self.as_written(key, &item.filter);
         let sub_id = Some(item.sub_id).filter(|id| *id != 0);
         self.announce(key, "/subscribed", |events, client, now| {
-            events.subscribed(client, &filter, item.options, sub_id, item.new, now)
+            events.subscribed(client, &filter, item.options, sub_id, item.is_new(), now)
         });
     }
 

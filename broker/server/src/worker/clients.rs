@@ -15,6 +15,7 @@ use super::wheel::Key;
 use super::wills::connection_end;
 use super::{Client, ClientState, Conn, Worker};
 use crate::authn::Step;
+use crate::metrics::DropReason;
 
 impl Worker {
     /// A step of enhanced authentication. A method that is not known is refused `[MQTT-4.12.0-1]`.
@@ -199,7 +200,8 @@ impl Worker {
         // What stays behind only writes the last packet.
         let mut rest = Connection::new(Arc::clone(&self.node.limits), now, [0; 16]);
         rest.close(CloseReason::Lost, &mut Vec::new());
-        let (_, state) = std::mem::replace(&mut conn.session, rest).into_state()?;
+        let (_, mut state) = std::mem::replace(&mut conn.session, rest).into_state()?;
+        self.counters.dropped(DropReason::Disconnected, u64::from(state.take_dropped_qos0()));
         self.will_of_ended(client, ConnectionEnd::TakenOver { resumes: !clean_start }, state.expiry_s());
         if state.expiry_s() == 0 {
             // It would have ended with its connection.
@@ -216,7 +218,8 @@ impl Worker {
     pub(super) fn disconnected(&mut self, client: Key, conn: Conn) {
         self.counters.client_disconnected();
         let reason = conn.reason.unwrap_or(CloseReason::Lost);
-        if let Some((_, state)) = conn.session.into_state() {
+        if let Some((_, mut state)) = conn.session.into_state() {
+            self.counters.dropped(DropReason::Disconnected, u64::from(state.take_dropped_qos0()));
             self.will_of_ended(client, connection_end(reason), state.expiry_s());
             self.park(client, state);
         }

@@ -18,6 +18,7 @@ impl Worker {
     pub(super) fn deliver(&mut self, message: &Message) {
         let mut matched = std::mem::take(&mut self.matched);
         self.index.matches(message.topic(), |client, info| matched.push((client & !EXCLUSIVE, *info)));
+        self.leave_out_own(message, &mut matched);
         if !matched.is_empty() {
             let now = self.node.clock.now();
             let mut forms = Forms::new(message.clone(), now);
@@ -29,6 +30,22 @@ impl Worker {
             matched.clear();
         }
         self.matched = matched;
+    }
+
+    /// What a client published itself does not match its subscriptions with No Local `[MQTT-3.8.3-3]`: neither their QoS nor their identifiers
+    /// count where another subscription brings the message.
+    fn leave_out_own(&mut self, message: &Message, matched: &mut Vec<(u32, SubscriptionInfo)>) {
+        if !matched.iter().any(|(_, info)| info.options.no_local) {
+            return;
+        }
+        let Some(slot) = self.by_id.get(message.publisher()).map(|own| own.slot) else {
+            return;
+        };
+        let before = matched.len();
+        matched.retain(|(client, info)| *client != slot || !info.options.no_local);
+        if matched.len() < before && !matched.iter().any(|(client, _)| *client == slot) {
+            self.counters.not_local();
+        }
     }
 
     /// Gives a message to a client; the reason if it is lost to it.

@@ -45,7 +45,7 @@ impl Worker {
     pub(super) fn replay_retained(&mut self, key: Key, item: &SubscribeItem) {
         let wanted = match item.options.retain_handling {
             RetainHandling::SendAtSubscribe => true,
-            RetainHandling::SendIfNew => item.new,
+            RetainHandling::SendIfNew => item.is_new(),
             RetainHandling::DoNotSend => false,
         };
         let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client).filter(|_| wanted) else {

@@ -148,7 +148,7 @@ impl Worker {
             (None, None) => None,
         };
         let new = renamed.unwrap_or_else(|| Arc::clone(filter));
-        if let Some(old) = old.filter(|old| *old != new) {
+        if let Some(old) = old.filter(|old| *old != new && !self.effective_subscription(client, old)) {
             // A client's user name or address has changed, and with it what its filter stands for.
             self.remove_effective(client, &[old]);
         }
@@ -173,11 +173,11 @@ impl Worker {
                 None => return false,
             },
         };
-        has_filter(session, filter)
-            || entry
-                .renamed
-                .as_ref()
-                .is_some_and(|names| names.iter().any(|(own, new)| **new == *filter && has_filter(session, own)))
+        let Some(names) = &entry.renamed else {
+            return has_filter(session, filter);
+        };
+        (has_filter(session, filter) && !names.contains_key(filter))
+            || names.iter().any(|(own, new)| **new == *filter && has_filter(session, own))
     }
 
     /// The answer to a SUBSCRIBE, then the retained messages.
@@ -193,8 +193,8 @@ impl Worker {
                 conn.session.on_subscribed(packet_id, &refused, out, actions);
             }
             None => {
-                for item in refused.iter().filter_map(|(at, _)| items.get(*at)).filter(|item| item.new) {
-                    conn.session.withdraw(&item.filter);
+                for item in refused.iter().filter_map(|(at, _)| items.get(*at)) {
+                    conn.session.withdraw(item);
                 }
             }
         }
@@ -202,12 +202,32 @@ impl Worker {
             let left = filters_of(&conn.session);
             let gone: Vec<Arc<str>> = before.into_iter().filter(|filter| !left.contains(filter)).collect();
             self.remove_from_index(client, &gone);
+            self.put_back(key, client, refused.iter().filter_map(|(at, _)| items.get(*at)));
         }
         self.mark_dirty(key);
         for (at, item) in items.iter().enumerate() {
             if !refused.iter().any(|(refused, _)| *refused == at) {
                 self.announce_subscribed(key, item);
                 self.replay_retained(key, item);
+            }
+        }
+    }
+
+    /// Refused subscriptions that the session had before: messages find them with the options that they have there.
+    fn put_back<'a>(&mut self, key: Key, client: Key, refused: impl Iterator<Item = &'a SubscribeItem>) {
+        for item in refused {
+            let Some(conn) = self.conns.get_mut(key) else {
+                return;
+            };
+            let entries = conn.session.session().subscriptions();
+            let Ok(at) = entries.binary_search_by(|entry| entry.filter.cmp(&item.filter)) else {
+                continue;
+            };
+            let info = entries[at].info;
+            let old = SubscribeItem { options: info.options, sub_id: info.sub_id, ..item.clone() };
+            if let Ok((filter, true)) = self.add_subscription(key, client, &old) {
+                // It was not there: its route is needed, which nobody waits for.
+                drop(self.node.router.subscribe(self.id, &[filter]));
             }
         }
     }
@@ -265,11 +285,13 @@ impl Worker {
             return;
         };
         if let Some(names) = &mut entry.renamed {
-            let effective: Vec<Arc<str>> =
+            let mut effective: Vec<Arc<str>> =
                 filters.iter().map(|filter| names.remove(filter).unwrap_or_else(|| Arc::clone(filter))).collect();
             if names.is_empty() {
                 entry.renamed = None;
             }
+            // A rule may have made one of several filters, some of which the session still has.
+            effective.retain(|filter| !self.effective_subscription(client, filter));
             self.remove_effective(client, &effective);
         } else {
             self.remove_effective(client, filters);

@@ -26,13 +26,16 @@ fn exactly_once_from_worker_to_worker() {
         assert!(matches!(publisher.receive(), Got::Other(text) if text.starts_with("PubComp")));
     }
     for reader in &mut readers {
+        let mut ids = Vec::new();
         for number in 1..=20u16 {
             let Got::Publish { payload, qos: QoS::ExactlyOnce, packet_id: Some(id), .. } = reader.receive() else {
                 panic!("PUBLISH expected");
             };
             assert_eq!(payload, number.to_le_bytes());
-            reader.send(&pubrec(id));
+            ids.push(id);
         }
+        // Not before: PUBREL would come among the messages that are still on their way from worker to worker.
+        reader.send(&ids.into_iter().flat_map(pubrec).collect::<Vec<u8>>());
         for id in 1..=20u16 {
             assert!(matches!(reader.receive(), Got::Other(text) if text.starts_with("PubRel")));
             reader.send(&pubcomp(NonZeroU16::new(id).unwrap()));
@@ -112,6 +115,39 @@ fn topics_and_filters_are_rewritten() {
     assert_eq!(publisher.receive(), Got::PubAck { packet_id: 1, reason: ReasonCode::NoMatchingSubscribers });
     drop(reader);
     node.wait_metric("raftmq_subscriptions", 0);
+}
+
+/// Two filters of a client that a rule makes one: what it still has goes on.
+#[test]
+fn a_filter_ends_with_the_last_one_that_stands_for_it() {
+    let node = Node::start_with("{rewrite: [{source: 'x/#', regex: '^x/(.+)$', destination: 'y/$1'}]}", "", None);
+    let mut reader = Client::connect(node.mqtt, "reader");
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    for (first, last) in [("x/1", "y/1"), ("y/1", "x/1")] {
+        reader.subscribe("x/1", QoS::AtLeastOnce);
+        reader.subscribe("y/1", QoS::AtLeastOnce);
+        reader.send(&unsubscribe(3, first));
+        assert!(matches!(reader.receive(), Got::Other(_)));
+        publisher.send(&publish("y/1", b"m", Some(1)));
+        assert_eq!(publisher.receive(), Got::PubAck { packet_id: 1, reason: ReasonCode::Success }, "{first} ended");
+        assert_eq!(message(&mut reader).0, "y/1");
+        reader.send(&unsubscribe(3, last));
+        assert!(matches!(reader.receive(), Got::Other(_)));
+        publisher.send(&publish("y/1", b"m", Some(1)));
+        assert_eq!(publisher.receive(), Got::PubAck { packet_id: 1, reason: ReasonCode::NoMatchingSubscribers });
+    }
+    node.wait_metric("raftmq_subscriptions", 0);
+    drop((reader, publisher, node));
+    // A filter that is written like another one's, and stands for a third.
+    let rules = "{rewrite: [{source: 'y/#', regex: '^y/(.+)$', destination: 'z/$1'}, \
+                 {source: 'x/#', regex: '^x/(.+)$', destination: 'y/$1'}]}";
+    let node = Node::start_with(rules, "", None);
+    let mut reader = Client::connect(node.mqtt, "reader");
+    reader.subscribe("x/1", QoS::AtLeastOnce);
+    reader.subscribe("y/1", QoS::AtLeastOnce);
+    reader.send(&unsubscribe(3, "x/1"));
+    assert!(matches!(reader.receive(), Got::Other(_)));
+    node.wait_metric("raftmq_subscriptions", 1);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod options;
 mod publish;
 mod shared;
 mod subscribe;
+mod unasked;
 
 use std::{num::NonZeroU16, sync::Arc};
 

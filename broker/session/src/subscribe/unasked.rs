@@ -1,7 +1,5 @@
 //! Subscriptions that the server makes for a client without a SUBSCRIBE.
 
-use std::sync::Arc;
-
 use raftmq_mqtt::{ReasonCode, SubOptions, Subscription};
 
 use crate::{Connection, SubscribeItem, SubscriptionInfo};
@@ -15,12 +13,13 @@ impl Connection {
     pub fn subscribe_unasked(&mut self, filter: &str, options: SubOptions) -> Result<SubscribeItem, ReasonCode> {
         let (filter, qos) = self.check_subscription(&Subscription { filter, options })?;
         let options = SubOptions { qos, ..options };
-        let new = self.state.subscribe(&filter, SubscriptionInfo { options, sub_id: 0 });
-        Ok(SubscribeItem { filter, options, sub_id: 0, new })
+        let replaced = self.state.subscribe(&filter, SubscriptionInfo { options, sub_id: 0 });
+        Ok(SubscribeItem { filter, options, sub_id: 0, replaced })
     }
 
-    /// Takes a new subscription of [`Connection::subscribe_unasked`] back: the server cannot make it.
-    pub fn withdraw(&mut self, filter: &Arc<str>) {
-        self.state.unsubscribe(filter);
+    /// Takes a subscription of [`Connection::subscribe_unasked`] back, since the server cannot make it: the session has what it had
+    /// before.
+    pub fn withdraw(&mut self, item: &SubscribeItem) {
+        self.state.take_back(&item.filter, item.info(), item.replaced);
     }
 }

@@ -196,3 +196,71 @@ fn the_queue_is_bounded_by_bytes() {
         assert_eq!(peer.deliveries().len(), 2);
     }
 }
+
+/// [MQTT-3.3.2-5]: a session that was away for long is not closed to new messages by those that have expired.
+#[test]
+fn what_has_expired_takes_no_room_in_the_queue() {
+    let expiring = |payload: &str, qos, at_ms| {
+        let publish = Publish { payload: payload.as_bytes(), ..publish("t", qos, 0) };
+        Message::new(&publish, Origin { node: 1, sequence: 1 }, "p", 0, Some(at_ms)).unwrap()
+    };
+    let (q0, q1) = (QoS::AtMostOnce, QoS::AtLeastOnce);
+    for by_bytes in [false, true] {
+        let mut limits = SessionLimits { max_queued_messages: 4, queue_qos0_offline: true, ..SessionLimits::default() };
+        if by_bytes {
+            let cost = crate::message::OutMessage::new(&message("1", q1), &at(q1)).cost();
+            (limits.max_queued_messages, limits.max_queued_bytes) = (100, 4 * cost);
+        }
+        let mut session = Peer::open(V5, limits.clone(), &PropertiesBuf::new(), None).lose();
+        let mut give =
+            |ms, message: &Message| session.deliver_offline(Now { ms, unix_ms: ms }, &limits, "c", message, &at(q1));
+        let full = Delivery::Dropped(DropReason::QueueFull);
+        assert_eq!(give(0, &expiring("1", q1, 10)), Delivery::Queued);
+        assert_eq!(give(0, &expiring("2", q0, 20)), Delivery::Queued);
+        assert_eq!(give(0, &message("3", q1)), Delivery::Queued);
+        assert_eq!(give(0, &expiring("4", q1, 30)), Delivery::Queued);
+        assert_eq!(give(9, &message("x", q1)), full);
+        // The first two have expired.
+        assert_eq!(give(20, &message("5", q1)), Delivery::Queued, "by bytes: {by_bytes}");
+        assert_eq!(give(20, &message("6", q1)), Delivery::Queued);
+        assert_eq!(give(29, &message("x", q1)), full);
+        assert_eq!(give(30, &message("7", q1)), Delivery::Queued);
+        assert_eq!(give(1_000, &message("x", q1)), full);
+        let mut peer = Peer::connecting(V5, limits);
+        peer.opened(OpenResult::Accepted { session: Some(session) });
+        let said: u32 = peer
+            .actions
+            .iter()
+            .map(|action| if let Action::Flushed(flushed) = action { flushed.expired } else { 0 })
+            .sum();
+        assert_eq!(said, 3, "they are counted");
+        let sent: Vec<String> = peer.deliveries().into_iter().map(|(payload, _, _)| payload).collect();
+        assert_eq!(sent, ["3", "5", "6", "7"]);
+    }
+}
+
+/// QoS 0 for a client that is away is a setting, whether it comes before or after the connection's end.
+#[test]
+fn what_waits_with_qos_0_ends_with_the_connection() {
+    let (q0, q1) = (QoS::AtMostOnce, QoS::AtLeastOnce);
+    for kept in [false, true] {
+        let limits = SessionLimits { queue_qos0_offline: kept, ..SessionLimits::default() };
+        let mut peer = Peer::connecting(V5, limits.clone());
+        peer.opened(OpenResult::Accepted { session: None });
+        peer.connection.set_congested();
+        for (payload, qos) in [("a", q0), ("b", q1), ("c", q0), ("d", q1)] {
+            assert_eq!(peer.deliver(&message(payload, qos), &at(q1)), Delivery::Queued);
+        }
+        let mut session = peer.lose();
+        let (waiting, dropped) = if kept { (4, 0) } else { (2, 2) };
+        assert_eq!((session.messages(), session.take_dropped_qos0()), ((0, waiting), dropped));
+        assert_eq!(session.take_dropped_qos0(), 0);
+        let mut peer = Peer::connecting(V5, limits);
+        peer.opened(OpenResult::Accepted { session: Some(session) });
+        let sent: Vec<String> = peer.deliveries().into_iter().map(|(payload, _, _)| payload).collect();
+        assert_eq!(sent.concat(), if kept { "abcd" } else { "bd" });
+        // Nothing of what is gone holds up what comes now.
+        assert_eq!(peer.deliver(&message("e", q0), &at(q1)), Delivery::Sent(q0));
+        assert_eq!(peer.deliver(&message("f", q1), &at(q1)), Delivery::Sent(q1));
+    }
+}

@@ -49,7 +49,7 @@ fn suback_comes_when_the_server_says_so() {
         let mut peer = Peer::simple(version);
         subscribe(&mut peer, 7, &MIXED);
         let Some(Action::Subscribe { packet_id, items }) = peer.actions.pop() else { panic!() };
-        let asked: Vec<_> = items.iter().map(|item| (&*item.filter, item.options.qos, item.new)).collect();
+        let asked: Vec<_> = items.iter().map(|item| (&*item.filter, item.options.qos, item.is_new())).collect();
         assert_eq!(
             asked,
             [("b/+", QoS::ExactlyOnce, true), ("a", QoS::AtMostOnce, true), ("c/#", QoS::AtLeastOnce, true)]
@@ -139,7 +139,7 @@ fn a_repeated_subscription_is_replaced() {
     let mut peer = Peer::simple(V4);
     subscribe(&mut peer, 1, &[("a", QoS::AtMostOnce), ("a", QoS::AtLeastOnce)]);
     let Some(Action::Subscribe { items, .. }) = peer.actions.pop() else { panic!() };
-    assert_eq!(items.iter().map(|item| item.new).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(items.iter().map(|item| item.is_new()).collect::<Vec<_>>(), [true, false]);
     assert_eq!(peer.connection.session().subscriptions()[0].info.options.qos, QoS::AtLeastOnce);
 }
 
@@ -183,4 +183,73 @@ fn limits() {
     peer.actions.clear();
     subscribe(&mut peer, 2, &[("b", QoS::AtLeastOnce)]);
     assert!(matches!(peer.actions.as_slice(), [Action::Subscribe { .. }]), "what is there may be replaced");
+}
+
+fn qos_of(peer: &Peer, filter: &str) -> Option<QoS> {
+    let all = peer.connection.session().subscriptions();
+    all.iter().find(|entry| &*entry.filter == filter).map(|entry| entry.info.options.qos)
+}
+
+/// What SUBACK refuses leaves the subscription as it was [MQTT-3.8.4-3].
+#[test]
+fn a_refused_subscription_changes_nothing() {
+    let (q0, q1, q2) = (QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce);
+    let no = ReasonCode::QuotaExceeded;
+    let with = |filters: &[(&str, QoS)]| {
+        let mut peer = Peer::simple(V5);
+        subscribe(&mut peer, 1, &[("a", q0)]);
+        subscribed(&mut peer, 1, &[]);
+        subscribe(&mut peer, 2, filters);
+        peer
+    };
+    let mut peer = with(&[("b", q1), ("a", q2)]);
+    subscribed(&mut peer, 2, &[(1, no)]);
+    assert_eq!((qos_of(&peer, "a"), qos_of(&peer, "b")), (Some(q0), Some(q1)));
+    // Twice in a packet, in whatever order the server names them.
+    for refused in [[(0, no), (1, no)], [(1, no), (0, no)]] {
+        let mut peer = with(&[("a", q1), ("a", q2)]);
+        subscribed(&mut peer, 2, &refused);
+        assert_eq!(qos_of(&peer, "a"), Some(q0));
+        let mut peer = with(&[("b", q1), ("b", q2)]);
+        subscribed(&mut peer, 2, &refused);
+        assert_eq!(qos_of(&peer, "b"), None);
+    }
+    // Ended meanwhile: it does not come back.
+    let mut peer = with(&[("a", q1)]);
+    unsubscribe(&mut peer, 3, &["a"]);
+    subscribed(&mut peer, 2, &[(0, no)]);
+    assert_eq!(qos_of(&peer, "a"), None);
+}
+
+/// Two SUBSCRIBE packets of one filter wait, and the first is refused: the second one's answer is true all the same.
+#[test]
+fn a_refused_subscription_takes_no_later_one_with_it() {
+    let (q0, q1) = (QoS::AtMostOnce, QoS::AtLeastOnce);
+    for (old, first_refused, second_refused, expected) in [
+        (None, true, false, Some(q1)),
+        (None, true, true, None),
+        (None, false, true, Some(q1)),
+        (Some(q0), true, false, Some(q1)),
+        (Some(q0), true, true, Some(q0)),
+    ] {
+        for order in [[2, 3], [3, 2]] {
+            let mut peer = Peer::simple(V5);
+            if let Some(qos) = old {
+                subscribe(&mut peer, 1, &[("a", qos)]);
+                subscribed(&mut peer, 1, &[]);
+            }
+            subscribe(&mut peer, 2, &[("a", q1)]);
+            subscribe(&mut peer, 3, &[("a", q1)]);
+            for id in order {
+                let refused = if id == 2 { first_refused } else { second_refused };
+                let reasons: &[_] = if refused { &[(0, ReasonCode::UnspecifiedError)] } else { &[] };
+                subscribed(&mut peer, id, reasons);
+            }
+            // Granted second before the first was refused: only equal subscriptions are hard to tell apart.
+            if order == [3, 2] && first_refused && !second_refused {
+                continue;
+            }
+            assert_eq!(qos_of(&peer, "a"), expected, "{old:?} {first_refused} {second_refused} {order:?}");
+        }
+    }
 }
