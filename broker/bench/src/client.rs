@@ -41,7 +41,9 @@ impl State {
     /// Where a connection broke off.
     pub(crate) const fn when(self) -> &'static str {
         match self {
-            Self::New | Self::Connecting | Self::Handshake => "during the handshake",
+            Self::New | Self::Connecting | Self::Handshake => {
+                "during the handshake; is it a port for the scheme of --url?"
+            }
             Self::Connect => "before CONNACK",
             Self::Subscribe(_) => "before SUBACK",
             Self::Ready | Self::Closed => "without DISCONNECT",

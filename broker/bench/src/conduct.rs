@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::counters::Outcome;
 use crate::engine;
 use crate::plan::Kind;
@@ -26,7 +28,7 @@ pub(crate) enum Ended {
     Duration,
     /// All messages were sent.
     Messages,
-    /// Ctrl-C.
+    /// Ctrl-C, or SIGTERM.
     Interrupted,
     /// All publishers, or all subscribers, were gone.
     ConnectionsLost,
@@ -108,12 +110,27 @@ struct Conductor<'a> {
 impl<'a> Conductor<'a> {
     fn new(shared: &'a Shared, began: u64) -> Self {
         let (sender, interrupts) = tokio::sync::mpsc::channel(1);
-        tokio::spawn(async move { while tokio::signal::ctrl_c().await.is_ok() && sender.send(()).await.is_ok() {} });
+        tokio::spawn(async move {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            loop {
+                let seen = tokio::select! {
+                    seen = interrupt.recv() => seen,
+                    seen = terminate.recv() => seen,
+                };
+                if seen.is_none() || sender.send(()).await.is_err() {
+                    return;
+                }
+            }
+        });
         let progress = shared.plan.options.progress.unwrap_or_else(|| std::io::stderr().is_terminal());
         Self { shared, progress, began, shown: began, last: [0; 3], interrupts }
     }
 
-    /// True: Ctrl-C.
+    /// True: Ctrl-C, or SIGTERM.
     async fn look(&mut self, until: u64) -> bool {
         let wait = LOOK.min(Duration::from_nanos(until.saturating_sub(now())));
         let interrupted = tokio::select! {

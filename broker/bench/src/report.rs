@@ -280,9 +280,9 @@ impl fmt::Display for Report {
             }
         }
         row("connections", text)?;
-        if settings.command != "conn" {
+        if settings.command != "conn" && self.ended != Ended::NotConnected {
             row("messages", self.messages.line(settings.publishers > 0))?;
-            row(&format!("in {:.1} s", self.seconds.measured), self.measured.line(settings))?;
+            row(&format!("in {:.3} s", self.seconds.measured), self.measured.line(settings))?;
         }
         self.latency_us.write(f)?;
         let per_million =

@@ -149,9 +149,10 @@ impl<'a> Frame<'a> {
         Ok((qos, id, rest))
     }
 
-    /// The identifier of an acknowledgement that says nothing but success in the shortest form; `None` for any other packet.
+    /// The identifier of an acknowledgement that says nothing but success, or that there are no subscribers (0x10); `None` for any
+    /// other packet.
     pub(crate) fn plain_ack(&self) -> Option<NonZeroU16> {
-        let [high, low] = self.body else { return None };
+        let ([high, low] | [high, low, 0x00 | 0x10]) = self.body else { return None };
         NonZeroU16::new(u16::from_be_bytes([*high, *low]))
     }
 }
@@ -199,7 +200,7 @@ mod tests {
                     assert_eq!((read.packet(), read.length), (Some(PacketType::Publish), out.len() - 1));
                     assert_eq!(read.publish(version), Ok((qos, id, &payload[..])));
                     // A byte too few is asked for.
-                    assert!(matches!(frame(&out[1..out.len() - 1]), Ok(Err(need)) if need <= out.len() - 1));
+                    assert!(matches!(frame(&out[1..out.len() - 1]), Ok(Err(need)) if need < out.len()));
                 }
             }
         }
@@ -241,6 +242,19 @@ mod tests {
                 let read = frame(&its).unwrap().unwrap();
                 assert_eq!((read.packet(), read.plain_ack()), (Some(packet_type), Some(id)));
             }
+        }
+    }
+
+    #[test]
+    fn acknowledgements_with_a_reason() {
+        let id = NonZeroU16::new(7).unwrap();
+        for (reason, plain) in
+            [(raftmq_mqtt::ReasonCode::NoMatchingSubscribers, Some(id)), (raftmq_mqtt::ReasonCode::NotAuthorized, None)]
+        {
+            let ack = Ack { packet_id: id, reason, properties: Properties::EMPTY };
+            let mut bytes = Vec::new();
+            encode(&Packet::PubAck(ack), Version::V5, &mut bytes).unwrap();
+            assert_eq!(frame(&bytes).unwrap().unwrap().plain_ack(), plain);
         }
     }
 
