@@ -135,8 +135,8 @@ impl<'a> Context<'a> {
         }
         match arrival {
             Arrival::New { skipped } => {
-                // What was passed over will hardly come: nobody waits for it.
-                for missing in number - skipped..=number {
+                // What was passed over will hardly come: nobody waits for it. More than a window is not in flight.
+                for missing in number - skipped.min(u64::from(self.shared.plan.window))..=number {
                     self.open_window(publisher, missing);
                 }
             }

@@ -1,6 +1,6 @@
 //! One thread: its clients, one epoll, turn after turn.
 //!
-//! `wait → read what came → publish what is due → write what there is, one write a client → show the counts`. Level-triggered: one read takes
+//! `wait → read what came → publish what is due → write what else there is → show the counts`, with one read and one write a client. Level-triggered: one read takes
 //! what is there, and what is left says so again. All clients share the buffers; one that is quiet has none.
 
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use crate::flight::Flight;
 use crate::link::Link;
 use crate::pace::{Pace, Turn, share_of};
 use crate::plan::{Kind, Side};
-use crate::process::{SECOND, now};
+use crate::process::{self, SECOND, now};
 use crate::protocol;
 use crate::shared::{Phase, Schedule, Shared};
 use crate::wire::{self, PublishForm};
@@ -104,12 +104,12 @@ impl<'a> Engine<'a> {
 
     fn turn(&mut self) -> Result<(), String> {
         self.wait()?;
-        let now = now();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
-            self.event(&event, now);
+            self.event(&event);
         }
         self.events = events;
+        let now = now();
         self.by_schedule(now);
         self.connect_some(now);
         self.publish(now);
@@ -167,7 +167,7 @@ impl<'a> Engine<'a> {
         until.saturating_sub(now)
     }
 
-    fn event(&mut self, event: &Event, now: u64) {
+    fn event(&mut self, event: &Event) {
         // The structure is packed: its fields are copied out.
         let (data, flags) = ({ event.data }.u64(), { event.flags });
         if data == WAKE {
@@ -187,11 +187,7 @@ impl<'a> Engine<'a> {
             if writable {
                 self.mark(slot);
             }
-            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-                self.read(slot, now)
-            } else {
-                Ok(())
-            }
+            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) { self.read(slot) } else { Ok(()) }
         };
         if let Err(failure) = result {
             self.fail(slot, &failure);
@@ -222,7 +218,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    fn read(&mut self, slot: usize, now: u64) -> Result<(), Failure> {
+    fn read(&mut self, slot: usize) -> Result<(), Failure> {
         let client = &mut self.clients[slot];
         let Some(link) = &mut client.link else { return Ok(()) };
         self.plain.clear();
@@ -231,6 +227,8 @@ impl<'a> Engine<'a> {
         if link.read(&mut self.plain, &mut self.scratch)? == 0 {
             return Err(Failure::Closed(client.state.when()));
         }
+        // Not the turn's: what is read last has waited for all the others.
+        let now = now();
         self.context.counts.bytes_received += (self.plain.len() - before) as u64;
         if client.state == State::Handshake {
             self.handshake(slot)?;
@@ -400,11 +398,13 @@ impl<'a> Engine<'a> {
             let client = &mut self.clients[slot];
             let waiting = client.waiting();
             let Some(publisher) = client.publisher.as_mut().filter(|_| client.state == State::Ready) else { continue };
+            // Those before it took their time: what it sends is not older than this.
+            let now = process::now();
             self.context.publish(publisher, client.index, &mut client.out, waiting, now);
-            if !client.out.is_empty() {
-                self.mark(slot);
-            }
+            self.flush_one(slot, now);
         }
+        // Those that may go on in the next turn.
+        runnable.append(&mut self.context.runnable);
         self.context.runnable = runnable;
     }
 
@@ -424,48 +424,52 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// What is left to be written.
     fn flush(&mut self, now: u64) {
         let mut dirty = std::mem::take(&mut self.context.dirty);
         for slot in dirty.drain(..) {
-            let slot = slot as usize;
-            let client = &mut self.clients[slot];
-            client.dirty = false;
-            if client.state == State::Connecting {
-                continue;
-            }
-            let Some(link) = &mut client.link else { continue };
-            self.context.counts.bytes_sent += client.out.len() as u64;
-            client.sent_at = now;
-            let result = link.flush(&mut client.out);
-            match result {
-                Ok(true) => {
-                    if let Some(publisher) =
-                        client.publisher.as_mut().filter(|publisher| publisher.more && !publisher.runnable)
-                    {
-                        publisher.runnable = true;
-                        self.context.runnable.push(slot as u32);
-                    }
-                    if std::mem::take(&mut client.blocked) {
-                        self.blocked -= 1;
-                        self.interest(slot, EventFlags::IN);
-                    }
-                    if self.clients[slot].state == State::Ready {
-                        self.quiet(slot);
-                    }
-                }
-                Ok(false) if client.waiting() > MAX_WAITING.max(2 * self.context.shared.plan.payload) => {
-                    self.fail(slot, &Failure::Clogged);
-                }
-                Ok(false) => {
-                    if !std::mem::replace(&mut client.blocked, true) {
-                        self.blocked += 1;
-                        self.interest(slot, EventFlags::IN | EventFlags::OUT);
-                    }
-                }
-                Err(failure) => self.fail(slot, &failure),
-            }
+            self.clients[slot as usize].dirty = false;
+            self.flush_one(slot as usize, now);
         }
         self.context.dirty = dirty;
+    }
+
+    fn flush_one(&mut self, slot: usize, now: u64) {
+        let client = &mut self.clients[slot];
+        let Some(link) = client.link.as_mut().filter(|_| client.state != State::Connecting) else { return };
+        if client.out.is_empty() && !link.has_answer() && !client.blocked {
+            return;
+        }
+        self.context.counts.bytes_sent += client.out.len() as u64;
+        client.sent_at = now;
+        let result = link.flush(&mut client.out);
+        match result {
+            Ok(true) => {
+                if let Some(publisher) =
+                    client.publisher.as_mut().filter(|publisher| publisher.more && !publisher.runnable)
+                {
+                    publisher.runnable = true;
+                    self.context.runnable.push(slot as u32);
+                }
+                if std::mem::take(&mut client.blocked) {
+                    self.blocked -= 1;
+                    self.interest(slot, EventFlags::IN);
+                }
+                if self.clients[slot].state == State::Ready {
+                    self.quiet(slot);
+                }
+            }
+            Ok(false) if client.waiting() > MAX_WAITING.max(2 * self.context.shared.plan.payload) => {
+                self.fail(slot, &Failure::Clogged);
+            }
+            Ok(false) => {
+                if !std::mem::replace(&mut client.blocked, true) {
+                    self.blocked += 1;
+                    self.interest(slot, EventFlags::IN | EventFlags::OUT);
+                }
+            }
+            Err(failure) => self.fail(slot, &failure),
+        }
     }
 
     fn interest(&self, slot: usize, flags: EventFlags) {
