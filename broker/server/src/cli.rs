@@ -14,7 +14,7 @@ use crate::{certs, ctl, doctor, up};
     name = "raftmq",
     version,
     propagate_version = true,
-    after_help = "Examples:\n  raftmq up                      three brokers on this machine, one cluster\n  raftmq node                    one broker alone, MQTT on port 1883\n  raftmq ctl members             who is in the local cluster\n\nDocumentation: docs/ in the source, and `raftmq COMMAND --help`."
+    after_help = "Examples:\n  raftmq up                      three brokers on this machine, one cluster\n  raftmq node                    one broker alone, MQTT on port 1883\n  raftmq ctl members             who is in the local cluster\n  raftmq bench pair -c 200       measure a broker\n\nDocumentation: docs/ in the source, and `raftmq COMMAND --help`."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -33,6 +33,7 @@ enum Command {
     Ctl(ctl::CtlOptions),
     Certs(certs::CertsOptions),
     Doctor(doctor::DoctorOptions),
+    Bench(raftmq_bench::BenchOptions),
 }
 
 #[derive(clap::Args)]
@@ -71,6 +72,7 @@ pub fn run() -> ExitCode {
         Command::Ctl(options) => in_runtime(ctl::run(options)),
         Command::Certs(options) => finish(certs::run(&options)),
         Command::Doctor(options) => in_runtime(doctor::run(options)),
+        Command::Bench(options) => in_runtime(raftmq_bench::run(options)),
     }
 }
 
@@ -91,5 +93,16 @@ fn finish<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
             eprintln!("raftmq: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// No flag of a command is that of another one, `--version` and its letter included.
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
     }
 }

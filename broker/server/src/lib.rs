@@ -1,7 +1,7 @@
 //! The RaftMQ broker: the modules of the binary `raftmq`.
 //!
 //! [`cli`] is what the process does by its arguments: `up` (a local cluster of processes), `node` (one broker), `ctl`
-//! (the control API's client), `certs`, `doctor`. A broker is a node with its workers; [`http`], [`metrics`] and
+//! (the control API's client), `certs`, `doctor`, `bench` (a crate of its own). A broker is a node with its workers; [`http`], [`metrics`] and
 //! [`telemetry`] are how people and programs look at it.
 
 mod authn;
