@@ -127,3 +127,39 @@ def test_a_node_that_hangs_keeps_no_message_of_a_group():
             assert not again
         finally:
             os.kill(three.pid, signal.SIGCONT)
+
+
+def _shares(strategy, publish, members=((0, "m0"), (1, "m1"), (1, "m1b"), (2, "m2"))):
+    """How many messages each member of a group gets, its members on all nodes; `publish(publishers)` gives their number."""
+    with LocalCluster(config={"mqtt": {"sharedSubscription": {"strategy": strategy}}}) as cluster:
+        cluster.start()
+        clients = {name: Client(cluster.nodes[node].mqtt, client_id=name) for node, name in members}
+        for client in clients.values():
+            client.subscribe("$share/g/s/#", qos=1)
+        publishers = [Client(node.mqtt, client_id=f"p{at}") for at, node in enumerate(cluster.nodes)]
+        count = publish(publishers)
+        wait_until("each message came once", lambda: sum(len(c.messages) for c in clients.values()) == count)
+        return {name: collections.Counter(topic for topic, _, _ in c.messages) for name, c in clients.items()}
+
+
+def test_the_local_strategy_stays_on_the_node_of_the_publisher():
+    def publish(publishers):
+        for number in range(60):
+            publishers[number % 3].publish(f"s/{number % 3}", "x")
+        return 60
+
+    shares = _shares("local", publish)
+    assert shares["m0"] == {"s/0": 20} and shares["m2"] == {"s/2": 20}
+    assert shares["m1"] == shares["m1b"] == {"s/1": 10}
+
+
+def test_hash_by_topic_is_the_same_from_every_node():
+    def publish(publishers):
+        for publisher in publishers:
+            for topic in range(30):
+                publisher.publish(f"s/{topic}", "x")
+        return 90
+
+    shares = _shares("hashTopic", publish)
+    assert all(count == 3 for member in shares.values() for count in member.values()), shares
+    assert sum(1 for member in shares.values() if member) > 1
