@@ -133,6 +133,14 @@ impl Worker {
         None
     }
 
+    /// Every connection ends, whatever is left for its client.
+    pub(super) fn end_all(&mut self) {
+        for key in self.conns.keys() {
+            // One that was to move has no session yet, and nowhere to go.
+            drop(self.ended(key));
+        }
+    }
+
     /// A socket that was counted is closed.
     pub(super) fn gone(&self, listener: u16) {
         if let Some(listener) = self.listeners.get(usize::from(listener)) {
