@@ -270,6 +270,10 @@ impl Worker {
         match reason {
             CloseReason::ConnectTimeout => self.counters.refused(RefuseReason::Timeout),
             CloseReason::Refused(ReasonCode::ServerUnavailable) => self.counters.refused(RefuseReason::NotServing),
+            CloseReason::Refused(ReasonCode::BadAuthenticationMethod | ReasonCode::BadUserNameOrPassword) => {
+                self.counters.refused(RefuseReason::Authentication);
+            }
+            CloseReason::Refused(ReasonCode::NotAuthorized) => self.counters.refused(RefuseReason::NotAuthorized),
             CloseReason::Refused(_) => self.counters.refused(RefuseReason::Protocol),
             CloseReason::Fault(reason) => {
                 self.counters.protocol_error();

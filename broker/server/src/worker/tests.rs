@@ -251,6 +251,28 @@ fn at_the_end_of_the_node_who_does_not_read_is_closed_like_the_others() {
     assert_eq!(lab.metric("raftmq_wills_published_total"), 1);
 }
 
+#[test]
+fn refusals_are_counted_by_what_they_are() {
+    let lab = Lab::new(LeaseState::always());
+    let counts = || {
+        ["authentication", "not_authorized", "protocol"]
+            .map(|reason| lab.metric(&format!("raftmq_connections_refused_total{{reason=\"{reason}\"}}")))
+    };
+    let mut client = Client::open(lab.address);
+    // CONNECT with the authentication method `x`.
+    client.send(b"\x10\x11\x00\x04MQTT\x05\x02\x00\x00\x04\x15\x00\x01x\x00\x00");
+    assert_eq!(client.last_words(), Got::ConnAck { present: false, reason: ReasonCode::BadAuthenticationMethod });
+    assert_eq!(counts(), [1, 0, 0]);
+    let mut client = Client::open(lab.address);
+    client.send(&connect_with_will("c", "$SYS/a"));
+    assert_eq!(client.last_words(), Got::ConnAck { present: false, reason: ReasonCode::NotAuthorized });
+    assert_eq!(counts(), [1, 1, 0]);
+    let mut client = Client::open(lab.address);
+    client.send(&PINGREQ);
+    assert_eq!(client.last_words(), Got::Closed);
+    assert_eq!(counts(), [1, 1, 1]);
+}
+
 fn connect_with_will(id: &str, topic: &str) -> Vec<u8> {
     let will = Will { qos: QoS::AtMostOnce, retain: false, topic, payload: b"w", properties: Properties::EMPTY };
     let connect = Connect {
