@@ -150,9 +150,11 @@ fn check_listener(listener: &Listener, max_packet_size: ByteSize, wrong: &mut im
         wrong("maxPacketSize", format!("{size} is more than mqtt.maxPacketSize ({max_packet_size}), which is for all"));
     }
     if let Some(mount_point) = &listener.mount_point
-        && (mount_point.contains(['+', '#', '\0']) || mount_point.starts_with('$'))
+        && (mount_point.contains(['+', '#', '\0']) || mount_point.starts_with('$') || !mount_point.ends_with('/'))
     {
-        wrong("mountPoint", format!("{mount_point:?} cannot begin topics: no +, no #, no $ in front, as plant-1/"));
+        // Without / at the end, `plant-1` would be in front of `plant-12` too.
+        let why = "cannot begin topics: no +, no #, no $ in front, and / at the end, as plant-1/";
+        wrong("mountPoint", format!("{mount_point:?} {why}"));
     }
     if listener.type_.uses_udp() && !listener.proxy_protocol.is_none() {
         wrong("proxyProtocol", "is not for listeners of type quic: the header is one of TCP".into());

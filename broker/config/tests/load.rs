@@ -316,6 +316,12 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             "listeners[0].mountPoint: \"a/#/\" cannot begin topics",
         ),
         (
+            "listeners:\n- { name: a, bind: ':1', mountPoint: plant-1 }\n",
+            &[],
+            &[],
+            "listeners[0].mountPoint: \"plant-1\" cannot begin topics: no +, no #, no $ in front, and / at the end, as plant-1/",
+        ),
+        (
             "listeners:\n- { name: a, bind: ':1', maxPacketSize: 2MiB }\n",
             &[],
             &[],

@@ -121,9 +121,13 @@ impl SessionState {
             // [MQTT-3.3.2-5]
             return Some(Delivery::Dropped(DropReason::Expired));
         }
-        let mount = limits.mount_point.as_deref()?;
+        let mount = limits.mount_point.as_deref().filter(|mount| !mount.is_empty())?;
         let own = mount_length(Some(mount), message.topic_bytes());
-        if own == 0 || message.topic_bytes()[own] != b'$' {
+        if own == 0 {
+            // `m/#` matches `m` too, which is nobody's behind the mount point `m/`.
+            return Some(Delivery::Skipped);
+        }
+        if message.topic_bytes()[own] != b'$' {
             return None;
         }
         let shown = self.subscriptions.iter().any(|entry| shows_hidden(&entry.filter, mount, message.topic()));

@@ -78,7 +78,7 @@ counters! {
         published "messages/publish",
         /// Messages that matched no subscription.
         dropped_no_subscribers "messages/dropped/no_subscribers",
-        /// Messages that expired before they were routed.
+        /// Delayed messages that expired before their time came.
         dropped_expired "messages/dropped/expired",
         /// Messages handed to other nodes.
         forwarded "messages/forward",
@@ -108,24 +108,8 @@ counters! {
         publish_errors "packets/publish/error",
         /// PUBLISH packets refused because the client may not.
         publish_auth_errors "packets/publish/auth_error",
-        /// PUBLISH packets of QoS 2 refused because too many wait for their PUBREL.
-        publish_dropped "packets/publish/dropped",
-        /// PUBLISH packets refused because their packet identifier was in use.
-        publish_inuse "packets/publish/inuse",
-        /// PUBACK packets with an identifier that nothing waited for.
-        puback_missed "packets/puback/missed",
-        /// PUBREC packets with an identifier that nothing waited for.
-        pubrec_missed "packets/pubrec/missed",
-        /// PUBREL packets with an identifier that nothing waited for.
-        pubrel_missed "packets/pubrel/missed",
-        /// PUBCOMP packets with an identifier that nothing waited for.
-        pubcomp_missed "packets/pubcomp/missed",
         /// Filters in SUBSCRIBE refused.
         subscribe_errors "packets/subscribe/error",
-        /// Filters in SUBSCRIBE refused because the client may not.
-        subscribe_auth_errors "packets/subscribe/auth_error",
-        /// Filters in UNSUBSCRIBE that there was no subscription for.
-        unsubscribe_errors "packets/unsubscribe/error",
         /// Clients whose CONNECT was accepted.
         clients_connected "client/connected",
         /// Connected clients whose connection ended.
@@ -168,7 +152,7 @@ pub struct SysGauges {
     pub delayed: u64,
     /// Messages that wait in sessions, sent and not acknowledged ones included, and retained messages.
     pub stored_messages: u64,
-    /// The bytes of those.
+    /// The bytes of the retained ones.
     pub stored_bytes: u64,
 }
 

@@ -13,7 +13,7 @@ use super::announce::disconnect_reason;
 use super::sharing::is_shared;
 use super::wheel::Key;
 use super::wills::connection_end;
-use super::{Client, ClientState, Conn, Worker};
+use super::{Client, ClientState, Conn, Worker, limits_of};
 use crate::authn::Step;
 use crate::metrics::DropReason;
 
@@ -91,7 +91,8 @@ impl Worker {
         }
         let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);
         let known = self.by_id.get(&request.client_id).copied();
-        let old = known.and_then(|client| self.detach(client, request.clean_start));
+        let fresh = request.clean_start || known.is_some_and(|client| self.is_foreign(client, listener));
+        let old = known.and_then(|client| self.detach(client, fresh));
         let client = known.unwrap_or_else(|| {
             let id = Arc::clone(&request.client_id);
             let client = self.clients.insert(Client::new(Arc::clone(&id), key, listener));
@@ -99,7 +100,7 @@ impl Worker {
             client
         });
         let session = match old {
-            Some(old) if request.clean_start => {
+            Some(old) if fresh => {
                 self.end_session(client, *old);
                 self.counters.session_discarded();
                 None
@@ -139,6 +140,13 @@ impl Worker {
         };
         self.announce_connected(key, with);
         self.subscribe_unasked(key, &request, actions);
+    }
+
+    /// Whether a client's session was made behind another mount point than that of a listener: what is in it is not for who comes
+    /// in there, nor do its filters mean the same.
+    fn is_foreign(&mut self, client: Key, listener: u16) -> bool {
+        let mount = |listener| limits_of(&self.node, &self.listeners, listener).mount_point.as_deref().unwrap_or("");
+        self.clients.get_mut(client).is_some_and(|client| mount(client.listener) != mount(listener))
     }
 
     /// The subscriptions that clients get without asking.

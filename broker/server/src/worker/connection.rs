@@ -133,6 +133,14 @@ impl Worker {
         None
     }
 
+    /// Every connection ends, whatever is left for its client.
+    pub(super) fn end_all(&mut self) {
+        for key in self.conns.keys() {
+            // One that was to move has no session yet, and nowhere to go.
+            drop(self.ended(key));
+        }
+    }
+
     /// A socket that was counted is closed.
     pub(super) fn gone(&self, listener: u16) {
         if let Some(listener) = self.listeners.get(usize::from(listener)) {
@@ -262,6 +270,10 @@ impl Worker {
         match reason {
             CloseReason::ConnectTimeout => self.counters.refused(RefuseReason::Timeout),
             CloseReason::Refused(ReasonCode::ServerUnavailable) => self.counters.refused(RefuseReason::NotServing),
+            CloseReason::Refused(ReasonCode::BadAuthenticationMethod | ReasonCode::BadUserNameOrPassword) => {
+                self.counters.refused(RefuseReason::Authentication);
+            }
+            CloseReason::Refused(ReasonCode::NotAuthorized) => self.counters.refused(RefuseReason::NotAuthorized),
             CloseReason::Refused(_) => self.counters.refused(RefuseReason::Protocol),
             CloseReason::Fault(reason) => {
                 self.counters.protocol_error();

@@ -163,6 +163,24 @@ impl Inbox {
         self.lock().items.is_empty()
     }
 
+    /// Nobody hands over or takes anything while this is held.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.lock()
+    }
+
+    /// Hands over one item without waking the worker.
+    #[cfg(test)]
+    pub(crate) fn push_unseen(&self, item: Item) {
+        let size = size_of_item(&item);
+        self.lock().add(item, size);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn wake(&self) {
+        self.ready.notify_one();
+    }
+
     /// Waits until something may have come.
     pub(crate) async fn ready(&self) {
         self.ready.notified().await;

@@ -48,6 +48,14 @@ impl Layered {
             spares.put(std::mem::take(&mut self.wire));
         }
     }
+
+    /// A client that never takes all, and makes the layers answer, must not keep what it has read.
+    fn forget_written(&mut self) {
+        if self.written >= KEEP {
+            self.wire.drain(..self.written);
+            self.written = 0;
+        }
+    }
 }
 
 /// Buffers of a worker that are free, so that a busy connection does not allocate at each turn.
@@ -234,6 +242,7 @@ impl Outlet {
             count += layered.written - before;
             if !all {
                 self.blocked = true;
+                layered.forget_written();
                 return Ok(count);
             }
             layered.release(spares);
@@ -279,6 +288,7 @@ fn push(socket: &Socket, waker: Option<&Waker>, bytes: &[u8], written: &mut usiz
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -293,6 +303,47 @@ mod tests {
         outlet.buffer(&mut spares).push(1);
         outlet.release(&mut spares);
         assert_eq!(outlet.len(), 1, "what waits stays");
+    }
+
+    /// Pings are answered while the answers before them wait.
+    #[tokio::test]
+    async fn a_client_that_never_takes_all_keeps_nothing_that_it_has_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let (server, peer) = listener.accept().await.unwrap();
+        // So that the socket never takes all that waits.
+        socket2::SockRef::from(&server).set_send_buffer_size(16 * 1024).unwrap();
+        socket2::SockRef::from(&client).set_recv_buffer_size(16 * 1024).unwrap();
+        let socket = Socket::Tcp(server);
+        let reader = std::thread::spawn(move || {
+            let mut chunk = vec![0; 16 * 1024];
+            while matches!(std::io::Read::read(&mut client, &mut chunk), Ok(1..)) {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        });
+        let mut peer = PeerInfo::new(peer, raftmq_transport::Transport::Ws);
+        let settings = std::sync::Arc::new(raftmq_transport::ws::WsSettings { path: "/mqtt".into() });
+        let mut outlet = Outlet::new(Layers::new(None, None, Some(settings)).unwrap());
+        let (mut plain, mut spares) = (Vec::new(), Spares::default());
+        let request = b"GET /mqtt HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
+        outlet.receive(request, &mut plain, &mut peer, &mut spares).unwrap();
+        // A masked ping of 125 bytes, 500 times: 63,500 bytes of answers.
+        let pings = [&[0x89, 0xFD, 0, 0, 0, 0][..], &[7; 125]].concat().repeat(500);
+        let (mut largest, mut written) = (0, 0);
+        while written < 2 << 20 {
+            while outlet.len() < 256 * 1024 {
+                outlet.receive(&pings, &mut plain, &mut peer, &mut spares).unwrap();
+            }
+            written += outlet.write(&socket, None, false, &mut spares).unwrap();
+            assert!(outlet.blocked, "the client was to be slow");
+            socket.writable().await;
+            largest = largest.max(outlet.layered.as_ref().unwrap().wire.capacity());
+        }
+        drop(socket);
+        reader.join().unwrap();
+        assert!(largest < 1 << 20, "{largest} bytes are kept");
     }
 
     #[test]

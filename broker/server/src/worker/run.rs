@@ -182,6 +182,8 @@ async fn run(
     };
     let _ = tokio::time::timeout(DRAIN, drained).await;
     let mut worker = worker.borrow_mut();
+    // Who did not read to the end is gone like the others: its session is kept or ends, and its will counts.
+    worker.end_all();
     if worker.node.lease.is_serving() {
         // The node's sessions end with it [MQTT-3.1.2-8], and what was for others of a group goes to them.
         worker.publish_due_wills(u64::MAX);

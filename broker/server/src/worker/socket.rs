@@ -81,6 +81,12 @@ impl Socket {
         }
     }
 
+    /// Waits for room.
+    #[cfg(test)]
+    pub(crate) async fn writable(&self) {
+        std::future::poll_fn(|context| self.poll_write_ready(context)).await;
+    }
+
     /// Whether bytes of the client wait in the socket. Asked of the kernel: the reactor may not have run since they came.
     pub(crate) fn has_unread(&self) -> bool {
         let mut byte = [0u8];

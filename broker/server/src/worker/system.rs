@@ -94,6 +94,7 @@ impl Worker {
         snapshot.gauges.stored_bytes += retained.bytes as u64;
         snapshot.counters.retained = retained.stored;
         snapshot.counters.delayed = delays.accepted;
+        snapshot.counters.dropped_expired = delays.expired;
         if with_nodes {
             snapshot.nodes = node.router.serving_nodes().unwrap_or_else(|| vec![node.name.clone()]);
         }

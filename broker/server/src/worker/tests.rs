@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use raftmq_cluster::{LeaseState, Phase};
 use raftmq_config::Config;
-use raftmq_mqtt::{QoS, ReasonCode};
+use raftmq_mqtt::{Connect, Packet, Properties, QoS, ReasonCode, Version, Will, encode};
 use raftmq_routing::SharedRoutes;
 use raftmq_session::SessionLimits;
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::client::{Client, Got, PINGREQ, connect, publish};
 use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, NodeShared, Router, WorkerHandle, start};
 use crate::features::Features;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RefuseReason};
 
 /// Long enough to see that nothing comes.
 const SILENCE: Duration = Duration::from_millis(400);
@@ -35,11 +35,16 @@ struct Lab {
 
 impl Lab {
     fn new(lease: LeaseState) -> Self {
+        Self::with_inboxes(lease, 1)
+    }
+
+    /// The first of so many workers; the test is the others.
+    fn with_inboxes(lease: LeaseState, inboxes: usize) -> Self {
         let routes = SharedRoutes::new();
         let metrics = Metrics::new();
         let shared = Arc::new(NodeShared {
             registry: ClientRegistry::new(),
-            inboxes: Arc::new(vec![Inbox::new()]),
+            inboxes: Arc::new((0..inboxes).map(|_| Inbox::new()).collect()),
             routes: routes.clone(),
             router: Router::standalone(routes),
             lease: Arc::new(lease),
@@ -73,6 +78,14 @@ impl Lab {
         self.phase.send_replace(if serving { Phase::Serving } else { Phase::Fenced });
     }
 
+    fn stop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.closing.send_replace(true);
+        if let Some(worker) = self.worker.take() {
+            worker.join();
+        }
+    }
+
     fn metric(&self, name: &str) -> u64 {
         let text = self.metrics.render();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -90,11 +103,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Release);
-        self.closing.send_replace(true);
-        if let Some(worker) = self.worker.take() {
-            worker.join();
-        }
+        self.stop();
     }
 }
 
@@ -184,6 +193,101 @@ fn what_comes_from_others_waits_for_the_lease() {
         assert!(Instant::now() < deadline, "not taken");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn a_message_is_handed_over_before_it_is_acknowledged() {
+    let lab = Lab::with_inboxes(LeaseState::always(), 2);
+    assert!(lab.shared.router.subscribe(1, &["t".into()]).is_none());
+    let mut client = Client::connect(lab.address, "c");
+    let held = lab.shared.inboxes[1].hold();
+    client.send(&publish("t", b"1", Some(1)));
+    assert_eq!(client.receive_within(SILENCE), Got::Nothing, "acknowledged before it was handed over");
+    drop(held);
+    assert_eq!(client.receive(), Got::PubAck { packet_id: 1, reason: ReasonCode::Success });
+    assert!(!lab.shared.inboxes[1].is_empty());
+}
+
+#[test]
+fn a_subscription_begins_behind_what_was_handed_over() {
+    let lab = Lab::new(LeaseState::always());
+    let inbox = &lab.shared.inboxes[0];
+    let mut before = Client::connect(lab.address, "before");
+    before.subscribe("t", QoS::AtLeastOnce);
+    let mut client = Client::connect(lab.address, "c");
+    inbox.push_unseen(super::inbox::tests::message(1, b"1"));
+    // What is no message stays for the task that it is for.
+    inbox.push_unseen(Item::Refused(RefuseReason::Limit));
+    inbox.push_unseen(super::inbox::tests::message(2, b"2"));
+    client.subscribe("t", QoS::AtLeastOnce);
+    assert_eq!(before.messages(2), [b"1", b"2"]);
+    assert_eq!(lab.metric("raftmq_connections_refused_total{reason=\"limit\"}"), 0);
+    inbox.push_unseen(super::inbox::tests::message(3, b"3"));
+    inbox.wake();
+    assert_eq!(client.messages(1), [b"3"]);
+    assert_eq!(before.messages(1), [b"3"]);
+    lab.wait_metric("raftmq_connections_refused_total{reason=\"limit\"}", 1);
+    client.ping();
+}
+
+/// The node ends before such a client is given up.
+#[test]
+fn at_the_end_of_the_node_who_does_not_read_is_closed_like_the_others() {
+    let mut lab = Lab::new(LeaseState::always());
+    let mut slow = Client::open(lab.address);
+    slow.start(&connect_with_will("slow", "will"));
+    slow.subscribe("t", QoS::AtMostOnce);
+    let mut publisher = Client::connect(lab.address, "p");
+    let dropped = "raftmq_messages_dropped_total{reason=\"slow_consumer\"}";
+    let payload = vec![0; 100_000];
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while lab.metric(dropped) == 0 {
+        assert!(Instant::now() < deadline, "it takes everything");
+        publisher.send(&publish("t", &payload, None));
+        publisher.ping();
+    }
+    lab.stop();
+    assert_eq!(lab.metric("raftmq_clients"), 0);
+    assert_eq!(lab.metric("raftmq_wills_published_total"), 1);
+}
+
+#[test]
+fn refusals_are_counted_by_what_they_are() {
+    let lab = Lab::new(LeaseState::always());
+    let counts = || {
+        ["authentication", "not_authorized", "protocol"]
+            .map(|reason| lab.metric(&format!("raftmq_connections_refused_total{{reason=\"{reason}\"}}")))
+    };
+    let mut client = Client::open(lab.address);
+    // CONNECT with the authentication method `x`.
+    client.send(b"\x10\x11\x00\x04MQTT\x05\x02\x00\x00\x04\x15\x00\x01x\x00\x00");
+    assert_eq!(client.last_words(), Got::ConnAck { present: false, reason: ReasonCode::BadAuthenticationMethod });
+    assert_eq!(counts(), [1, 0, 0]);
+    let mut client = Client::open(lab.address);
+    client.send(&connect_with_will("c", "$SYS/a"));
+    assert_eq!(client.last_words(), Got::ConnAck { present: false, reason: ReasonCode::NotAuthorized });
+    assert_eq!(counts(), [1, 1, 0]);
+    let mut client = Client::open(lab.address);
+    client.send(&PINGREQ);
+    assert_eq!(client.last_words(), Got::Closed);
+    assert_eq!(counts(), [1, 1, 1]);
+}
+
+fn connect_with_will(id: &str, topic: &str) -> Vec<u8> {
+    let will = Will { qos: QoS::AtMostOnce, retain: false, topic, payload: b"w", properties: Properties::EMPTY };
+    let connect = Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive: 0,
+        client_id: id,
+        will: Some(will),
+        username: None,
+        password: None,
+        properties: Properties::EMPTY,
+    };
+    let mut out = Vec::new();
+    encode(&Packet::Connect(Box::new(connect)), Version::V5, &mut out).unwrap();
+    out
 }
 
 /// From a client through the worker to another one, and over a reconnect of each in the middle.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use raftmq_mqtt::{QoS, ReasonCode};
 
-use crate::client::{Client, Got, publish};
+use crate::client::{Client, Got, connect, publish};
 use crate::process::Node;
 
 #[test]
@@ -71,4 +71,45 @@ fn limits_are_each_listeners_own() {
     assert_eq!(Client::open(node.addresses[1]).receive(), Got::Closed);
     assert!((Duration::from_millis(500)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
     Client::connect(node.addresses[0], "again").ping();
+}
+
+const MOUNTED: &str = "- {name: all, bind: '@0'}\n- {name: plant, bind: '@1', mountPoint: plant/}";
+
+#[test]
+fn behind_a_mount_point_there_is_nothing_else() {
+    let node = Node::with_listeners(MOUNTED, &[]);
+    let mut inside = Client::connect(node.addresses[1], "inside");
+    inside.subscribe("#", QoS::AtLeastOnce);
+    let mut outside = Client::connect(node.addresses[0], "outside");
+    // `plant/#` matches the first two.
+    for topic in ["plant", "plant/", "plant/a", "plan", "a"] {
+        outside.send(&publish(topic, topic.as_bytes(), None));
+    }
+    outside.ping();
+    assert_eq!(inside.messages(1), [b"plant/a"]);
+    inside.ping();
+}
+
+/// A client identifier is all that it takes to come to a session.
+#[test]
+fn a_session_is_not_continued_behind_another_mount_point() {
+    let node = Node::with_listeners(MOUNTED, &[]);
+    let mut outside = Client::connect(node.addresses[0], "outside");
+    for (from, to) in [(0, 1), (1, 0)] {
+        let (mut first, _) = Client::connect_with(node.addresses[from], &connect("c", true, 0, 600));
+        first.subscribe("plant/#", QoS::AtLeastOnce);
+        first.subscribe("plan", QoS::AtLeastOnce);
+        drop(first);
+        node.wait_metric("raftmq_clients", 1);
+        outside.send(&publish("plan", b"for the first", None));
+        outside.send(&publish("plant/plan", b"for the first", None));
+        outside.ping();
+        let (mut second, present) = Client::connect_with(node.addresses[to], &connect("c", false, 0, 600));
+        assert!(!present, "from listener {from} to {to}");
+        second.ping();
+        assert_eq!(node.metric("raftmq_subscriptions"), 0);
+    }
+    // Behind the same one it is.
+    let (_, present) = Client::connect_with(node.addresses[0], &connect("c", false, 0, 600));
+    assert!(present);
 }

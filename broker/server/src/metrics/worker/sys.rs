@@ -60,7 +60,10 @@ pub(in crate::metrics) fn sys(workers: &[Arc<Shared>]) -> SysSnapshot {
         sessions_taken_over: counted(Count::SessionTakenOver),
         sessions_discarded: counted(Count::SessionDiscarded),
         sessions_terminated: counted(Count::SessionEnded),
-        ..SysCounters::default()
+        // Not the workers': filled in by who knows.
+        dropped_expired: 0,
+        retained: 0,
+        delayed: 0,
     };
     snapshot.mosquitto = MosquittoCounters {
         sockets_opened: sum(&|worker| &worker.opened),
