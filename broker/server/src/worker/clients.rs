@@ -15,6 +15,7 @@ use super::wheel::Key;
 use super::wills::connection_end;
 use super::{Client, ClientState, Conn, Worker};
 use crate::authn::Step;
+use crate::metrics::EndReason;
 
 impl Worker {
     /// A step of enhanced authentication. A method that is not known is refused `[MQTT-4.12.0-1]`.
@@ -195,7 +196,7 @@ impl Worker {
         self.announce_disconnected(older, reason);
         let conn = self.conns.get_mut(older)?;
         conn.client = None;
-        self.counters.client_disconnected();
+        self.counters.client_disconnected(EndReason::TakenOver);
         // What stays behind only writes the last packet.
         let mut rest = Connection::new(Arc::clone(&self.node.limits), now, [0; 16]);
         rest.close(CloseReason::Lost, &mut Vec::new());
@@ -214,8 +215,8 @@ impl Worker {
 
     /// A connection has ended.
     pub(super) fn disconnected(&mut self, client: Key, conn: Conn) {
-        self.counters.client_disconnected();
         let reason = conn.reason.unwrap_or(CloseReason::Lost);
+        self.counters.client_disconnected(reason.into());
         if let Some((_, state)) = conn.session.into_state() {
             self.will_of_ended(client, connection_end(reason), state.expiry_s());
             self.park(client, state);
