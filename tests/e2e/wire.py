@@ -4,12 +4,14 @@ import socket
 import struct
 
 
-def _text(value):
+def text(value):
+    """A UTF-8 string of MQTT."""
     data = value.encode()
     return struct.pack(">H", len(data)) + data
 
 
-def _packet(first, body):
+def packet(first, body):
+    """A control packet: first byte, remaining length, body."""
     length, remaining = b"", len(body)
     while True:
         digit, remaining = remaining % 128, remaining // 128
@@ -28,19 +30,19 @@ class Wire:
         self.next_id = 0
         self.waiting = []
         flags = 2 if clean else 0
-        self._send(0x10, _text("MQTT") + bytes([4, flags]) + struct.pack(">H", keep_alive) + _text(client_id))
+        self._send(0x10, text("MQTT") + bytes([4, flags]) + struct.pack(">H", keep_alive) + text(client_id))
         first, body = self._read()
         assert first == 0x20 and body[1] == 0, f"CONNACK {first:#x} {body!r}"
         self.session_present = bool(body[0])
 
     def _send(self, first, body):
-        self.socket.sendall(_packet(first, body))
+        self.socket.sendall(packet(first, body))
 
     def _read(self):
         while True:
-            packet = self._parse()
-            if packet is not None:
-                return packet
+            found = self._parse()
+            if found is not None:
+                return found
             data = self.socket.recv(65536)
             if not data:
                 raise ConnectionError("closed by the broker")
@@ -55,9 +57,9 @@ class Wire:
                 end = at + 1 + value
                 if len(self.buffer) < end:
                     return None
-                packet = self.buffer[0], self.buffer[at + 1:end]
+                found = self.buffer[0], self.buffer[at + 1:end]
                 self.buffer = self.buffer[end:]
-                return packet
+                return found
         return None
 
     def _identifier(self):
@@ -83,13 +85,13 @@ class Wire:
 
     def subscribe(self, topic_filter, qos=1):
         identifier = self._identifier()
-        self._send(0x82, identifier + _text(topic_filter) + bytes([qos]))
+        self._send(0x82, identifier + text(topic_filter) + bytes([qos]))
         body = self._answer(9)
         assert body[:2] == identifier and body[2] == qos, f"SUBACK {body!r}"
 
     def subscribe_later(self, topic_filter, qos=1):
         """Sends SUBSCRIBE without waiting for its SUBACK."""
-        self._send(0x82, self._identifier() + _text(topic_filter) + bytes([qos]))
+        self._send(0x82, self._identifier() + text(topic_filter) + bytes([qos]))
 
     def subscribed(self, count):
         """Waits for so many SUBACKs."""
@@ -99,15 +101,15 @@ class Wire:
 
     def unsubscribe(self, topic_filter):
         identifier = self._identifier()
-        self._send(0xA2, identifier + _text(topic_filter))
+        self._send(0xA2, identifier + text(topic_filter))
         assert self._answer(11)[:2] == identifier
 
     def publish(self, topic, payload, qos=1):
         if qos == 0:
-            self._send(0x30, _text(topic) + payload)
+            self._send(0x30, text(topic) + payload)
             return
         identifier = self._identifier()
-        self._send(0x32, _text(topic) + identifier + payload)
+        self._send(0x32, text(topic) + identifier + payload)
         body = self._answer(4)
         assert body[:2] == identifier
 

@@ -43,9 +43,7 @@ impl TopicCache {
     /// Where messages of a topic must go, as [`SharedRoutes::lookup`] says.
     pub fn lookup(&mut self, topic: &str) -> &Targets {
         if topic.len() > LONGEST {
-            self.misses += 1;
-            self.routes.lookup(topic, &mut self.uncached);
-            return &self.uncached;
+            return self.lookup_once(topic);
         }
         if self.places.is_empty() {
             // No topic name is empty, so that an unused place matches none.
@@ -68,6 +66,13 @@ impl TopicCache {
             place.topic.push_str(topic);
         }
         &place.targets
+    }
+
+    /// As [`TopicCache::lookup`], of a topic that hardly comes again: it takes no other one's place.
+    pub fn lookup_once(&mut self, topic: &str) -> &Targets {
+        self.misses += 1;
+        self.routes.lookup(topic, &mut self.uncached);
+        &self.uncached
     }
 
     /// Lookups answered from the cache and lookups that were not.
@@ -96,6 +101,12 @@ mod tests {
         }
         assert_eq!(cache.lookup("a").nodes.as_slice(), [3]);
         assert_eq!(cache.hits_and_misses().0, 1);
+        for i in 0..100 {
+            assert!(cache.lookup_once(&format!("c{i}")).is_empty());
+        }
+        assert_eq!(cache.lookup_once("a").nodes.as_slice(), [3]);
+        assert_eq!(cache.lookup("a").nodes.as_slice(), [3]);
+        assert_eq!(cache.hits_and_misses().0, 2, "what is looked up once leaves the others where they are");
         let long = "x".repeat(1000);
         assert!(cache.lookup(&long).is_empty());
     }

@@ -136,6 +136,7 @@ impl Node {
         let http_socket = bind("HTTP", config.http.bind.get()).await?;
 
         let metrics = Metrics::new();
+        metrics.add_runtime("control", tokio::runtime::Handle::current().metrics());
         let routes = SharedRoutes::new();
         let inboxes: Arc<Vec<Inbox>> = Arc::new((0..workers).map(|_| Inbox::new()).collect());
         let forwards_lost = Arc::new(AtomicU64::new(0));

@@ -37,6 +37,7 @@ fn feature_numbers(shared: &NodeShared) -> FeatureNumbers {
     let (delayed, delayed_bytes, delayed_counts) = features.delayed.counts();
     let (groups, members) = features.groups.counts();
     FeatureNumbers {
+        sessions: shared.registry.len() as u64,
         retained,
         delayed: delayed as u64,
         delayed_bytes: delayed_bytes as u64,

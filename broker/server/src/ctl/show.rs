@@ -124,11 +124,13 @@ pub(crate) fn loss(node: &str, answer: &Loss) -> String {
     }
     let mut text = table.to_string();
     if answer.nothing {
-        let _ = writeln!(text, "nothing would be lost if {node} stopped now");
+        let _ = writeln!(text, "no group would lose its quorum if {node} stopped now");
     }
     for reason in &answer.reasons {
         let _ = writeln!(text, "{reason}");
     }
+    // Not replicated yet: it goes with the node whatever the groups keep.
+    let _ = writeln!(text, "what {node} keeps in its memory ends with it: sessions and their messages, retained and delayed messages");
     text
 }
 
@@ -222,6 +224,7 @@ mod tests {
         };
         let shown = loss("raftmq-0", &answer);
         assert!(shown.contains("lost") && shown.ends_with("group meta loses its quorum\n"));
-        assert!(!shown.contains("nothing would be lost"));
+        assert!(!shown.contains("no group would lose"));
+        assert!(shown.contains("what raftmq-0 keeps in its memory ends with it"));
     }
 }

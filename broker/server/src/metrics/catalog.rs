@@ -61,6 +61,8 @@ catalog! {
         CONNECTIONS_OPENED = Counter "raftmq_connections_opened_total" [] "Sockets of clients accepted.";
         CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving, proxy_header, tls_handshake, websocket_upgrade.";
         CLIENTS = Gauge "raftmq_clients" [] "Clients whose CONNECT was accepted and who are connected.";
+        SESSIONS = Gauge "raftmq_sessions" [] "Sessions of this node, of clients that are connected and of those that may come back.";
+        DISCONNECTED = Counter "raftmq_clients_disconnected_total" ["reason"] "Clients whose CONNECT had been accepted and who are gone, by reason: disconnect (their own DISCONNECT), closed (the socket, without one), keep_alive, malformed_packet, packet_too_large, protocol_error, taken_over, server.";
         PROTOCOL_ERRORS = Counter "raftmq_protocol_errors_total" [] "Connected clients that were disconnected because they broke the protocol.";
         SUBSCRIPTIONS = Gauge "raftmq_subscriptions" [] "Subscriptions of the clients of this node.";
         SUBSCRIBED = Counter "raftmq_subscriptions_added_total" [] "Subscriptions added, those that replaced one not counted.";
@@ -159,6 +161,7 @@ catalog! {
         PROCESS_RESIDENT = Gauge "raftmq_process_resident_memory_bytes" [] "Memory in use.";
         PROCESS_VIRTUAL = Gauge "raftmq_process_virtual_memory_bytes" [] "Address space in use.";
         PROCESS_THREADS = Gauge "raftmq_process_threads" [] "Threads.";
+        TASKS = Gauge "raftmq_tasks" ["runtime"] "Tasks that are alive, by runtime: workers (one for each connection, and some of their own), control (HTTP, cluster), quic.";
         PROCESS_START = Gauge "raftmq_process_start_time_seconds" [] "When the process started, in seconds since 1970.";
         PROCESS_OPEN_FDS = Gauge "raftmq_process_open_fds" [] "Open file descriptors.";
         PROCESS_MAX_FDS = Gauge "raftmq_process_max_fds" [] "Limit of open file descriptors.";

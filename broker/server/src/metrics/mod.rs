@@ -10,16 +10,18 @@ pub mod catalog;
 mod encoder;
 pub mod process;
 pub mod sources;
+mod tasks;
 mod worker;
 
 pub use catalog::{Kind, Metric, reference_markdown};
 pub use encoder::Encoder;
-pub use worker::{DropReason, PublishQos, PublishRefusal, RefuseReason, WorkerCounters};
+pub use worker::{DropReason, EndReason, PublishQos, PublishRefusal, RefuseReason, WorkerCounters};
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use raftmq_features::sys::SysSnapshot;
+use tokio::runtime::RuntimeMetrics;
 use worker::Shared;
 
 /// Something that can be asked for its numbers. Called at every scrape: it must not block for long.
@@ -38,6 +40,7 @@ impl<F: Fn(&mut Encoder) + Send + Sync> MetricsSource for F {
 pub struct Metrics {
     started: Instant,
     workers: Mutex<Vec<Arc<Shared>>>,
+    tasks: tasks::Tasks,
     sources: RwLock<Vec<Box<dyn MetricsSource>>>,
 }
 
@@ -54,6 +57,7 @@ impl Metrics {
         Arc::new(Self {
             started: Instant::now(),
             workers: Mutex::default(),
+            tasks: tasks::Tasks::default(),
             sources: RwLock::new(vec![Box::new(process::ProcessSource)]),
         })
     }
@@ -66,6 +70,11 @@ impl Metrics {
         WorkerCounters::new(shared)
     }
 
+    /// Counts the tasks of one more runtime from now on, with those of others of that name.
+    pub fn add_runtime(&self, name: &'static str, runtime: RuntimeMetrics) {
+        self.tasks.add(name, runtime);
+    }
+
     /// Asks this source at every scrape from now on.
     pub fn add_source(&self, source: impl MetricsSource + 'static) {
         self.sources.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(source));
@@ -76,6 +85,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut out = Encoder::default();
         worker::collect(&self.lock_workers(), &mut out);
+        self.tasks.collect(&mut out);
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
         for source in sources.iter() {
             source.collect(&mut out);

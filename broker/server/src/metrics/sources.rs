@@ -49,6 +49,8 @@ pub fn cluster(numbers: &ClusterNumbers, out: &mut Encoder) {
 /// What a node has besides publish and subscribe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FeatureNumbers {
+    /// Sessions of clients, connected or not.
+    pub sessions: u64,
     /// Retained messages.
     pub retained: RetainedCounters,
     /// Messages that wait for their time.
@@ -65,8 +67,9 @@ pub struct FeatureNumbers {
     pub exclusive: u64,
 }
 
-/// Retained and delayed messages, groups, exclusive subscriptions.
+/// Sessions, retained and delayed messages, groups, exclusive subscriptions.
 pub fn features(numbers: &FeatureNumbers, out: &mut Encoder) {
+    out.gauge(&c::SESSIONS, &[], numbers.sessions);
     let retained = &numbers.retained;
     out.gauge(&c::RETAINED, &[], retained.messages as u64);
     out.gauge(&c::RETAINED_BYTES, &[], retained.bytes as u64);

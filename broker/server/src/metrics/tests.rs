@@ -33,7 +33,12 @@ fn everything() -> Arc<Metrics> {
         worker.shared_redispatched();
     }
     two.connection_closed();
-    two.client_disconnected();
+    two.client_disconnected(EndReason::KeepAlive);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    drop(runtime.spawn(std::future::pending::<()>()));
+    for name in ["workers", "workers", "control"] {
+        metrics.add_runtime(name, runtime.metrics());
+    }
     metrics.add_source(|out: &mut Encoder| {
         sources::cluster(&sources::ClusterNumbers::default(), out);
         sources::readiness(&Readiness::default(), out);
@@ -95,6 +100,7 @@ fn workers_are_summed() {
         "raftmq_connections 1",
         "raftmq_connections_opened_total 2",
         "raftmq_clients 1",
+        "raftmq_clients_disconnected_total{reason=\"keep_alive\"} 1",
         "raftmq_subscriptions 4",
         "raftmq_messages_received_total{qos=\"1\"} 2",
         "raftmq_messages_received_bytes_total{qos=\"1\"} 200",

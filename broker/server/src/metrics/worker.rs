@@ -4,6 +4,7 @@
 //! without the locked instruction that an increment by several writers needs. That there is one writer is
 //! kept by the type: [`WorkerCounters`] can be sent to the worker's thread but not shared.
 
+mod end;
 mod sys;
 
 use std::cell::Cell;
@@ -16,6 +17,7 @@ use raftmq_mqtt::PacketType;
 
 use super::Encoder;
 use super::catalog as c;
+pub use end::EndReason;
 pub(super) use sys::sys;
 
 /// The QoS of a PUBLISH, as an index.
@@ -201,6 +203,7 @@ pub(super) struct Shared {
     closed: AtomicU64,
     clients: AtomicU64,
     refused: [AtomicU64; RefuseReason::ALL.len()],
+    ended: [AtomicU64; EndReason::ALL.len()],
     protocol_errors: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -229,6 +232,7 @@ impl Shared {
             closed: zero(),
             clients: zero(),
             refused: std::array::from_fn(|_| zero()),
+            ended: std::array::from_fn(|_| zero()),
             protocol_errors: zero(),
             bytes_in: zero(),
             bytes_out: zero(),
@@ -303,8 +307,9 @@ impl WorkerCounters {
     }
 
     /// A client whose CONNECT had been accepted is gone.
-    pub fn client_disconnected(&self) {
+    pub fn client_disconnected(&self, reason: EndReason) {
         subtract(&self.shared.clients, 1);
+        add(&self.shared.ended[reason as usize], 1);
         self.count(Count::ClientDisconnected, 1);
     }
 
@@ -503,6 +508,9 @@ pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
     out.counter(&c::SHARED_REDISPATCHES, &[], counted(Count::SharedRedispatched));
     out.counter(&c::WILLS_PUBLISHED, &[], counted(Count::WillPublished));
     out.gauge(&c::WILLS_WAITING, &[], counted(Count::WillsWaiting));
+    for (at, reason) in EndReason::ALL.iter().enumerate() {
+        out.counter(&c::DISCONNECTED, &[reason.name()], each(at, |worker| &worker.ended));
+    }
     for (at, reason) in RefuseReason::ALL.iter().enumerate() {
         out.counter(&c::CONNECTIONS_REFUSED, &[reason.name()], each(at, |worker| &worker.refused));
     }

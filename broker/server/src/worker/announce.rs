@@ -61,7 +61,8 @@ impl Worker {
             return;
         };
         let topic = [&features.event_prefix, &*topic_level(conn.session.client_id()), name].concat();
-        if self.cache.lookup(&topic).is_empty() {
+        // Each client has topics of its own: remembered, they would drive out those of messages.
+        if self.cache.lookup_once(&topic).is_empty() {
             return;
         }
         let now = self.node.clock.now();

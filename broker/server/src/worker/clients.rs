@@ -15,7 +15,7 @@ use super::wheel::Key;
 use super::wills::connection_end;
 use super::{Client, ClientState, Conn, Worker, limits_of};
 use crate::authn::Step;
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, EndReason};
 
 impl Worker {
     /// A step of enhanced authentication. A method that is not known is refused `[MQTT-4.12.0-1]`.
@@ -204,7 +204,7 @@ impl Worker {
         self.announce_disconnected(older, reason);
         let conn = self.conns.get_mut(older)?;
         conn.client = None;
-        self.counters.client_disconnected();
+        self.counters.client_disconnected(EndReason::TakenOver);
         // What stays behind only writes the last packet.
         let mut rest = Connection::new(Arc::clone(&self.node.limits), now, [0; 16]);
         rest.close(CloseReason::Lost, &mut Vec::new());
@@ -224,8 +224,8 @@ impl Worker {
 
     /// A connection has ended.
     pub(super) fn disconnected(&mut self, client: Key, conn: Conn) {
-        self.counters.client_disconnected();
         let reason = conn.reason.unwrap_or(CloseReason::Lost);
+        self.counters.client_disconnected(reason.into());
         if let Some((_, mut state)) = conn.session.into_state() {
             self.counters.dropped(DropReason::Disconnected, u64::from(state.take_dropped_qos0()));
             self.will_of_ended(client, connection_end(reason), state.expiry_s());

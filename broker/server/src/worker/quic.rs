@@ -87,6 +87,7 @@ impl QuicServer {
             .thread_name("quic")
             .enable_all()
             .build()?;
+        node.metrics.add_runtime("quic", runtime.metrics());
         let mut endpoints = Vec::new();
         for Starting { number, socket, state } in listeners {
             let configs = Configs::new(&state)?;

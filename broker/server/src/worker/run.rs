@@ -17,8 +17,9 @@ use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
 use raftmq_session::Origins;
 use raftmq_transport::PeerInfo;
 use tokio::net::TcpListener;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 use super::connection::Rest;
 use super::inbox::{Adopted, Item, Outgoing};
@@ -66,15 +67,16 @@ pub(crate) fn start(
 ) -> io::Result<WorkerHandle> {
     end_on_panic();
     let thread = std::thread::Builder::new().name(format!("{THREAD}{id}")).spawn(move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(worker = id, %error, "cannot start the worker's event loop");
                 std::process::exit(1);
             }
         };
-        let local = LocalSet::new();
-        local.block_on(&runtime, run(id, node, counters, listeners, phase, closing));
+        node.metrics.add_runtime("workers", runtime.metrics());
+        runtime.block_on(run(id, node, counters, listeners, phase, closing));
     })?;
     Ok(WorkerHandle { thread })
 }

@@ -1,0 +1,70 @@
+//! Why connected clients are gone.
+
+use raftmq_mqtt::ReasonCode;
+use raftmq_session::CloseReason;
+
+/// Why a client whose CONNECT had been accepted is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// It said so, by DISCONNECT.
+    Disconnect,
+    /// It, or the network, closed the socket without a word.
+    Closed,
+    /// Nothing came for one and a half times its Keep Alive.
+    KeepAlive,
+    /// What it sent is no packet.
+    MalformedPacket,
+    /// It announced a packet beyond the limit.
+    PacketTooLarge,
+    /// It broke another rule of the protocol.
+    ProtocolError,
+    /// Another connection came with its client identifier.
+    TakenOver,
+    /// The server ended it for reasons of its own.
+    Server,
+}
+
+impl EndReason {
+    /// All reasons.
+    pub const ALL: [Self; 8] = [
+        Self::Disconnect,
+        Self::Closed,
+        Self::KeepAlive,
+        Self::MalformedPacket,
+        Self::PacketTooLarge,
+        Self::ProtocolError,
+        Self::TakenOver,
+        Self::Server,
+    ];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disconnect => "disconnect",
+            Self::Closed => "closed",
+            Self::KeepAlive => "keep_alive",
+            Self::MalformedPacket => "malformed_packet",
+            Self::PacketTooLarge => "packet_too_large",
+            Self::ProtocolError => "protocol_error",
+            Self::TakenOver => "taken_over",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl From<CloseReason> for EndReason {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Client(_) => Self::Disconnect,
+            CloseReason::Lost => Self::Closed,
+            CloseReason::Fault(ReasonCode::KeepAliveTimeout) => Self::KeepAlive,
+            CloseReason::Fault(ReasonCode::MalformedPacket) => Self::MalformedPacket,
+            CloseReason::Fault(ReasonCode::PacketTooLarge) => Self::PacketTooLarge,
+            CloseReason::Fault(_) => Self::ProtocolError,
+            CloseReason::Server(ReasonCode::SessionTakenOver) => Self::TakenOver,
+            // The first two end before a client is connected.
+            CloseReason::ConnectTimeout | CloseReason::Refused(_) | CloseReason::Server(_) => Self::Server,
+        }
+    }
+}
