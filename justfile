@@ -47,6 +47,6 @@ compat *ARGS:
 coverage *ARGS:
     tests/conformance/coverage {{ARGS}}
 
-# Fuzz the codec, seconds a target
+# Fuzz the codec, the session machine and the layers below them, seconds a target; FUZZ_TARGETS and FUZZ_MERGE: tests/run
 fuzz SECONDS="300":
     FUZZ_SECONDS={{SECONDS}} tests/run fuzz

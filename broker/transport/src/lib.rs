@@ -9,6 +9,8 @@
 //! - [`Layers`]: those of them that a listener has, one on the other. A connection without any has none.
 //! - [`PeerInfo`]: who is at the other end, as far as the layers know.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod layers;
 mod peer;
 pub mod proxy;

@@ -1,4 +1,4 @@
-//! The fuzz targets' bodies with random input, a bounded number of times.
+//! The fuzz targets' bodies with random input, a bounded number of times, and with the inputs that are kept.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -57,21 +57,26 @@ proptest! {
 }
 
 #[test]
-fn seeds_of_every_target() {
-    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
-    let mut folders: Vec<String> = std::fs::read_dir(&seeds)
-        .expect("the seeds are in the repository")
-        .map(|entry| entry.expect("readable").file_name().into_string().expect("named in ASCII"))
-        .collect();
-    folders.sort();
-    let mut targets: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
-    targets.sort_unstable();
-    assert_eq!(folders, targets);
-    for target in targets {
-        let files: Vec<_> = std::fs::read_dir(seeds.join(target)).expect("a folder").collect();
-        assert!(!files.is_empty(), "{target} has seeds");
-        for file in files {
-            run(target, &std::fs::read(file.expect("readable").path()).expect("readable"));
+fn kept_inputs_of_every_target() {
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    for folder in ["seeds", "corpus"] {
+        let mut found: Vec<String> = std::fs::read_dir(fuzz.join(folder))
+            .expect("it is in the repository")
+            .map(|entry| entry.expect("readable").file_name().into_string().expect("named in ASCII"))
+            .collect();
+        found.sort();
+        let mut targets: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+        targets.sort_unstable();
+        assert_eq!(found, targets, "{folder}");
+        for target in targets {
+            let files: Vec<_> = std::fs::read_dir(fuzz.join(folder).join(target)).expect("a folder").collect();
+            assert!(!files.is_empty(), "{target} has {folder}");
+            for file in files {
+                let path = file.expect("readable").path();
+                // Printed when it fails.
+                println!("{}", path.display());
+                run(target, &std::fs::read(path).expect("readable"));
+            }
         }
     }
 }

@@ -199,8 +199,18 @@ impl Worker {
             }
             ClientState::Online(older) => *older,
         };
-        self.close(older, CloseReason::Server(ReasonCode::SessionTakenOver));
-        let reason = if clean_start { DisconnectReason::Discarded } else { DisconnectReason::TakenOver };
+        // The client may have ended it: its DISCONNECT, or the rest of its connection, waits behind what came by another way.
+        self.read_last(older);
+        let own_end = self.conns.get_mut(older).filter(|conn| conn.closing.is_some()).map(|conn| conn.reason);
+        let own_end = own_end.map(|reason| reason.unwrap_or(CloseReason::Lost));
+        let (reason, end) = match own_end {
+            Some(reason) => (disconnect_reason(reason), connection_end(reason)),
+            None => {
+                self.close(older, CloseReason::Server(ReasonCode::SessionTakenOver));
+                let reason = if clean_start { DisconnectReason::Discarded } else { DisconnectReason::TakenOver };
+                (reason, ConnectionEnd::TakenOver { resumes: !clean_start })
+            }
+        };
         self.announce_disconnected(older, reason);
         let conn = self.conns.get_mut(older)?;
         conn.client = None;
@@ -210,13 +220,13 @@ impl Worker {
         rest.close(CloseReason::Lost, &mut Vec::new());
         let (_, mut state) = std::mem::replace(&mut conn.session, rest).into_state()?;
         self.counters.dropped(DropReason::Disconnected, u64::from(state.take_dropped_qos0()));
-        self.will_of_ended(client, ConnectionEnd::TakenOver { resumes: !clean_start }, state.expiry_s());
+        self.will_of_ended(client, end, state.expiry_s());
         if state.expiry_s() == 0 {
             // It would have ended with its connection.
             self.end_session(client, *state);
             return None;
         }
-        if !clean_start {
+        if !clean_start && own_end.is_none() {
             self.counters.session_taken_over();
         }
         Some(state)

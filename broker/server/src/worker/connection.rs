@@ -329,6 +329,8 @@ impl Worker {
                 })
             }
             Err(_) => {
+                // It takes nothing any more; it may have said that it leaves.
+                self.read_last(key);
                 self.lost(key);
                 false
             }

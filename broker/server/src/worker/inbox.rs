@@ -26,6 +26,9 @@ pub(crate) enum Item {
     /// Makes the worker panic: for the test of what becomes of the node.
     #[cfg(test)]
     Panic,
+    /// The worker stands still until the other end says or is gone: for tests of what comes in the meantime.
+    #[cfg(test)]
+    Hold(std::sync::mpsc::Receiver<()>),
 }
 
 /// A connection on its way to a worker.
@@ -199,7 +202,7 @@ fn size_of_item(item: &Item) -> usize {
         Item::Adopt(adopted) | Item::Accept(adopted) => adopted.rest.bytes.len() + 4_096,
         Item::Refused(_) => 64,
         #[cfg(test)]
-        Item::Panic => 64,
+        Item::Panic | Item::Hold(_) => 64,
     }
 }
 

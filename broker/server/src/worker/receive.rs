@@ -13,6 +13,11 @@ use super::wheel::Key;
 use super::{Conn, READ_BUFFER, Worker};
 use crate::metrics::RefuseReason;
 
+/// What is read at once of a client whose connection is about to end, on the stack: the worker's buffer may be in use.
+const LAST_BUFFER: usize = 8 * 1024;
+/// How often: with [`LAST_BUFFER`] as much as a client may have in flight that was not read for a moment.
+const LAST_READS: usize = 32;
+
 impl Worker {
     /// The socket has bytes. False: it has none after all, and says when it has.
     pub(super) fn readable(&mut self, key: Key, context: &mut Context<'_>) -> bool {
@@ -24,14 +29,7 @@ impl Worker {
         let mut progress = true;
         match conn.socket.try_read(context, &mut buffer) {
             Ok(0) => self.lost(key),
-            Ok(count) => {
-                self.counters.bytes_in(count);
-                if conn.outlet.has_layers() {
-                    self.received_layered(key, &buffer[..count]);
-                } else {
-                    self.received(key, &buffer[..count]);
-                }
-            }
+            Ok(count) => self.take_bytes(key, &buffer[..count]),
             // A reactor has to be asked again, to wake the task.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => progress = conn.socket.has_readiness(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -39,6 +37,35 @@ impl Worker {
         }
         self.read_buffer = buffer;
         progress
+    }
+
+    /// Reads what the client has sent until now, before its connection ends for a reason of its own: a DISCONNECT that waits in
+    /// the socket says how the client ended it. Of a client that is not read at this time nothing is, nor more than a few buffers.
+    pub(super) fn read_last(&mut self, key: Key) {
+        let mut buffer = [0; LAST_BUFFER];
+        for _ in 0..LAST_READS {
+            let serving = self.is_serving();
+            let limit = self.answers_limit();
+            let Some(conn) = self.conns.get_mut(key).filter(|conn| wants_bytes(conn, serving, limit)) else {
+                break;
+            };
+            match conn.socket.read_now(&mut buffer) {
+                Ok(count @ 1..) => self.take_bytes(key, &buffer[..count]),
+                // The end of its stream, or an error: it ends as it would have.
+                _ => break,
+            }
+        }
+        // What has no reactor has forgotten whom to wake.
+        self.wake(key);
+    }
+
+    fn take_bytes(&mut self, key: Key, bytes: &[u8]) {
+        self.counters.bytes_in(bytes.len());
+        if self.conns.get_mut(key).is_some_and(|conn| conn.outlet.has_layers()) {
+            self.received_layered(key, bytes);
+        } else {
+            self.received(key, bytes);
+        }
     }
 
     /// Bytes of MQTT have come.

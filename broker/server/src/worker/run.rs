@@ -328,6 +328,8 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
                 Item::Refused(reason) => worker.borrow().refused(reason),
                 #[cfg(test)]
                 Item::Panic => panic!("as the test wants it"),
+                #[cfg(test)]
+                Item::Hold(until) => drop(until.recv()),
             }
             budget += 1;
             if budget % 256 == 0 {

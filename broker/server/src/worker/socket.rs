@@ -69,6 +69,14 @@ impl Socket {
         }
     }
 
+    /// Reads what is there. Asked of the kernel: the reactor may not have run since it came.
+    pub(crate) fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => Ok(recv(socket, &mut *buffer, RecvFlags::DONTWAIT)?.1),
+            Self::Quic(_) => self.try_read(&mut Context::from_waker(Waker::noop()), buffer),
+        }
+    }
+
     /// Writes without waiting. A stream of QUIC that has no room wakes `waker` when that changes.
     pub(crate) fn try_write(&self, bytes: &[u8], waker: Option<&Waker>) -> io::Result<usize> {
         match self {

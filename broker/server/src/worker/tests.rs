@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,9 +14,13 @@ use raftmq_config::Config;
 use raftmq_mqtt::{Connect, Packet, Properties, QoS, ReasonCode, Version, Will, encode};
 use raftmq_routing::SharedRoutes;
 use raftmq_session::SessionLimits;
+use raftmq_transport::{PeerInfo, Transport};
 use tokio::sync::watch;
 
-use super::client::{Client, Got, PINGREQ, connect, publish};
+use super::client::{Client, Got, PINGREQ, connect, disconnect, publish};
+use super::connection::Rest;
+use super::inbox::{Adopted, Outgoing};
+use super::socket::Loose;
 use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, NodeShared, Router, WorkerHandle, start};
 use crate::features::Features;
 use crate::metrics::{Metrics, RefuseReason};
@@ -291,6 +296,87 @@ fn connect_with_will(id: &str, topic: &str) -> Vec<u8> {
 }
 
 /// From a client through the worker to another one, and over a reconnect of each in the middle.
+/// CONNECT of the client `c` with a will.
+fn connect_with_will() -> Vec<u8> {
+    let will =
+        Will { qos: QoS::AtMostOnce, retain: false, topic: "will", payload: b"gone", properties: Properties::EMPTY };
+    let mut bytes = Vec::new();
+    let packet = Packet::Connect(Box::new(Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive: 0,
+        client_id: "c",
+        will: Some(will),
+        username: None,
+        password: None,
+        properties: Properties::EMPTY,
+    }));
+    encode(&packet, Version::V5, &mut bytes).unwrap();
+    bytes
+}
+
+/// A connection that comes from another worker, its CONNECT read there; and the client's end of it.
+fn from_another_worker(packet: Vec<u8>) -> (Item, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (socket, address) = listener.accept().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let peer = Box::new(PeerInfo::new(address, Transport::Tcp));
+    let rest = Rest { listener: 0, peer, layered: None, bytes: packet, ended: false };
+    (Item::Adopt(Box::new(Adopted { socket: Loose::Tcp(socket), rest })), client)
+}
+
+/// [MQTT-3.14.4-3], [MQTT-3.1.2-10]: the will of a client that said DISCONNECT is not published, although its next connection came by
+/// way of another worker and is looked at first.
+#[test]
+fn a_disconnect_counts_that_waits_while_the_client_connects_again() {
+    let lab = Lab::new(LeaseState::always());
+    let (mut observer, _) = Client::connect_with(lab.address, &connect("observer", true, 0, 0));
+    observer.subscribe("will", QoS::AtMostOnce);
+    for (said, wills) in [(&disconnect()[..], 0), (&PINGREQ[..], 1)] {
+        let (mut first, _) = Client::connect_with(lab.address, &connect_with_will());
+        let (release, held) = std::sync::mpsc::channel();
+        let (second, mut socket) = from_another_worker(connect("c", true, 0, 0));
+        let mut items = Outgoing::default();
+        items.push(Item::Hold(held));
+        items.push(second);
+        lab.shared.inboxes[0].push(&mut items);
+        first.send(said);
+        release.send(()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut greeting = [0; 4];
+        socket.read_exact(&mut greeting).unwrap();
+        assert_eq!((greeting[0], greeting[3]), (0x20, 0), "CONNACK with success");
+        assert_eq!(lab.metric("raftmq_wills_published_total"), wills);
+        if wills == 1 {
+            // A connection that is only silent is taken over, and its client told so.
+            assert_eq!(first.receive(), Got::PingResp);
+            assert_eq!(first.receive(), Got::Disconnect(ReasonCode::SessionTakenOver));
+        }
+    }
+    assert_eq!(observer.messages(1), [b"gone"]);
+}
+
+/// [MQTT-3.14.4-3]: it says DISCONNECT and is gone, while messages for it are on their way.
+#[test]
+fn a_disconnect_counts_behind_which_nothing_can_be_written() {
+    let lab = Lab::new(LeaseState::always());
+    let (mut client, _) = Client::connect_with(lab.address, &connect_with_will());
+    client.subscribe("t", QoS::AtMostOnce);
+    let (release, held) = std::sync::mpsc::channel();
+    let mut items = Outgoing::default();
+    items.push(Item::Hold(held));
+    items.push(super::inbox::tests::message(1, b"1"));
+    lab.shared.inboxes[0].push(&mut items);
+    client.send(&disconnect());
+    // Reset: the first write fails.
+    socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    release.send(()).unwrap();
+    lab.wait_metric("raftmq_connections", 0);
+    assert_eq!(lab.metric("raftmq_wills_published_total"), 0);
+}
+
 #[test]
 fn qos_2_both_ways() {
     // PUBLISH with QoS 2 and packet identifier 7, and its PUBREL.

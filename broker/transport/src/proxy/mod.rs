@@ -84,6 +84,9 @@ pub enum Parsed {
 /// # Errors
 /// As soon as the bytes cannot be the beginning of one.
 pub fn parse(bytes: &[u8], versions: Versions) -> Result<Parsed, ProxyError> {
+    if bytes.is_empty() {
+        return Ok(Parsed::Incomplete);
+    }
     if begins(bytes, v2::SIGNATURE) {
         if !versions.v2() {
             return Err(ProxyError::OtherVersion);

@@ -111,6 +111,13 @@ fn only_the_versions_asked_for_are_taken() {
 }
 
 #[test]
+fn nothing_is_the_beginning_of_every_version() {
+    for versions in [Versions::V1, Versions::V2, Versions::Any] {
+        assert_eq!(ProxyDecoder::new(versions).receive(b""), Ok(None), "{versions:?}");
+    }
+}
+
+#[test]
 fn what_is_no_header_is_refused_as_soon_as_that_is_known() {
     let line = |text: &str| (text.as_bytes().to_vec(), ProxyError::Line);
     let binary = |bytes: Vec<u8>| (bytes, ProxyError::Binary);
