@@ -1,4 +1,7 @@
-"""Real clients against a broker: one test for each client and transport, and every scenario of it a line of output."""
+"""Real clients against a broker: one test for each client and transport, and every scenario of it a line of output.
+
+They know nothing of this broker: what they do together is what the specification has [MQTT311-7.0.0-2].
+"""
 
 import contextlib
 import os

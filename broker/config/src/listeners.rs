@@ -67,7 +67,7 @@ impl Listener {
         }
     }
 
-    /// Those of a node without settings: MQTT on 1883, and WebSocket on 8083.
+    /// Those of a node without settings: MQTT over TCP on 1883 `[MQTT-4.2.0-1]` `[MQTT311-7.1.1-1]`, and WebSocket on 8083.
     #[must_use]
     pub fn defaults() -> Vec<Self> {
         vec![

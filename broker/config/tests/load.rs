@@ -26,6 +26,7 @@ cluster:
     tls: { caFile: /pki/ca.pem, certFile: /pki/node.pem, keyFile: /pki/node.key }
 ";
 
+/// MQTT over TCP is there without a word [MQTT-4.2.0-1] [MQTT311-7.1.1-1].
 #[test]
 fn nothing_is_a_standalone_node() {
     let config = load("", &[], &[]).unwrap();

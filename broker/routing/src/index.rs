@@ -75,7 +75,8 @@ impl<O> SubscriptionIndex<O> {
         }
     }
 
-    /// Calls `found` with every subscription that matches a topic name [MQTT5 4.7], in no order.
+    /// Calls `found` with every subscription that matches a topic name [MQTT5 4.7], and with no other one
+    /// `[MQTT-3.3.2-3]` `[MQTT311-3.3.2-3]`, in no order.
     pub fn matches(&self, topic: &str, mut found: impl FnMut(u32, &O)) {
         if let Some(subscribers) = self.exact.get(topic) {
             subscribers.for_each(&mut found);
@@ -177,6 +178,7 @@ mod tests {
     }
 
     proptest! {
+        /// All that match and nothing else [MQTT-3.3.2-3] [MQTT311-3.3.2-3].
         #[test]
         fn equals_a_list_of_filters(
             steps in prop::collection::vec((filter(), 0_u32..4, any::<Option<u8>>()), 1..120),

@@ -100,7 +100,8 @@ pub enum Lookup {
     More,
 }
 
-/// The retained messages of a node. Times are milliseconds since the Unix epoch.
+/// The retained messages of a node, of no session: none of them goes with its publisher's `[MQTT311-3.1.2-7]`. Times are milliseconds since
+/// the Unix epoch.
 #[derive(Default)]
 pub struct RetainedStore {
     limits: RetainedLimits,

@@ -184,6 +184,7 @@ fn open_sockets(address: SocketAddr, kind: Kind, workers: usize) -> io::Result<O
     Ok(Opened { tcp: sockets.collect::<io::Result<_>>()?, udp: None })
 }
 
+/// Of TCP: an ordered, lossless stream of bytes both ways `[MQTT-4.2.0-1]` `[MQTT311-7.1.1-1]`. Of UDP: what QUIC makes one of.
 fn socket(address: SocketAddr, kind: Kind) -> io::Result<Socket> {
     let (type_, protocol) = if kind.udp { (Type::DGRAM, Protocol::UDP) } else { (Type::STREAM, Protocol::TCP) };
     let socket = Socket::new(Domain::for_address(address), type_, Some(protocol))?;

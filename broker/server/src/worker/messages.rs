@@ -14,7 +14,8 @@ use crate::metrics::DropReason;
 pub(super) const EXCLUSIVE: u32 = 1 << 31;
 
 impl Worker {
-    /// Gives a message to the subscribers of this worker.
+    /// Gives a message to the subscribers of this worker: those with a filter that its topic name matches `[MQTT-3.3.2-3]`
+    /// `[MQTT311-3.3.2-3]`.
     pub(super) fn deliver(&mut self, message: &Message) {
         let mut matched = std::mem::take(&mut self.matched);
         self.index.matches(message.topic(), |client, info| matched.push((client & !EXCLUSIVE, *info)));

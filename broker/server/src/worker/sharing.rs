@@ -199,7 +199,8 @@ impl Worker {
         }
     }
 
-    /// Whether the client still has the subscription.
+    /// Whether the client still has the subscription: it gets no message that was on its way to it when it unsubscribed
+    /// `[MQTT-3.10.4-2]` `[MQTT311-3.10.4-2]`.
     fn is_member(&mut self, chosen: &ChosenMember) -> bool {
         let key = client_of(chosen.member);
         self.effective_subscription(key, &chosen.filter)

@@ -253,7 +253,8 @@ impl Worker {
         self.mark_dirty(key);
     }
 
-    /// Ends subscriptions.
+    /// Ends subscriptions. From here on no message finds them, also none that other workers and nodes have sent already
+    /// `[MQTT-3.10.4-2]` `[MQTT311-3.10.4-2]`; UNSUBACK comes behind what was found before.
     pub(super) fn unsubscribe(
         &mut self,
         key: Key,

@@ -33,7 +33,7 @@ impl CloseCode {
 /// What is wrong with a client's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A text frame [MQTT-6.0.0-1].
+    /// A text frame [MQTT-6.0.0-1] [MQTT311-6.0.0-1].
     #[error("a text frame: MQTT is sent in binary frames")]
     Text,
     /// Every frame of a client is masked (section 5.1).
@@ -133,7 +133,8 @@ impl Decoder {
     }
 
     /// Goes on by a header or a piece of payload. Reads `bytes` at `from`, which is before the end; what they carry of a
-    /// message is moved to `to`, which never overtakes.
+    /// message is moved to `to`, which never overtakes: the payloads of frames become one stream, wherever packets begin in it
+    /// `[MQTT-6.0.0-2]` `[MQTT311-6.0.0-2]`.
     pub(super) fn step(&mut self, bytes: &mut [u8], from: &mut usize, to: &mut usize) -> Result<Step, FrameError> {
         if self.kind == Kind::None {
             return self.header(bytes, from);

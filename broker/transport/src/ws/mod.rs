@@ -122,7 +122,7 @@ impl Ws {
         result
     }
 
-    /// Appends the header of one binary frame [MQTT-6.0.0-1] with so many bytes, which must follow.
+    /// Appends the header of one binary frame [MQTT-6.0.0-1] [MQTT311-6.0.0-1] with so many bytes, which must follow.
     pub fn frame(&self, length: usize, out: &mut Vec<u8>) {
         frame_header(length, out);
     }

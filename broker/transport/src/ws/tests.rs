@@ -83,7 +83,7 @@ fn the_answer_is_that_of_the_specification() {
     );
 }
 
-/// [MQTT-6.0.0-3] [MQTT-6.0.0-4]
+/// [MQTT-6.0.0-3] [MQTT-6.0.0-4] [MQTT311-6.0.0-4]
 #[test]
 fn the_subprotocol_is_mqtt() {
     for (offered, chosen) in [
@@ -159,7 +159,7 @@ fn requests_that_are_refused() {
     }
 }
 
-/// [MQTT-6.0.0-2]: frames and packets have nothing to do with each other.
+/// [MQTT-6.0.0-2] [MQTT311-6.0.0-2]: frames and packets have nothing to do with each other.
 #[test]
 fn frames_are_one_stream() {
     let (short, long, longest) = (vec![1_u8; 3], vec![2_u8; 300], vec![3_u8; 70_000]);
@@ -207,7 +207,7 @@ fn a_close_frame_is_answered_and_what_came_before_counts() {
     assert_eq!(feed(&mut ws, [&frame(0x88, b"\x03\xE9")[..]].into_iter()).out, b"");
 }
 
-/// [MQTT-6.0.0-1] and what RFC 6455 demands of frames.
+/// [MQTT-6.0.0-1] [MQTT311-6.0.0-1] and what RFC 6455 demands of frames.
 #[test]
 fn wrong_frames_end_the_connection_with_the_reason() {
     let length = |first: u8, bytes: &[u8]| [&[0x82, first][..], bytes].concat();

@@ -18,7 +18,7 @@ const LONGEST: usize = 16 * 1024;
 const FIELDS: usize = 64;
 /// What the server's proof is made with (section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// Subprotocols by preference: MQTT's own [MQTT-6.0.0-4], and the one of the clients of MQTT 3.1.
+/// Subprotocols by preference: MQTT's own [MQTT-6.0.0-4] [MQTT311-6.0.0-4], and the one of the clients of MQTT 3.1.
 const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
 /// Why a request is not answered with an upgrade. The client is told by an HTTP status.
