@@ -130,7 +130,10 @@ pub(crate) fn loss(node: &str, answer: &Loss) -> String {
         let _ = writeln!(text, "{reason}");
     }
     // Not replicated yet: it goes with the node whatever the groups keep.
-    let _ = writeln!(text, "what {node} keeps in its memory ends with it: sessions and their messages, retained and delayed messages");
+    let _ = writeln!(
+        text,
+        "what {node} keeps in its memory ends with it: sessions and their messages, retained and delayed messages"
+    );
     text
 }
 

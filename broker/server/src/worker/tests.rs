@@ -295,26 +295,6 @@ fn connect_with_will(id: &str, topic: &str) -> Vec<u8> {
     out
 }
 
-/// From a client through the worker to another one, and over a reconnect of each in the middle.
-/// CONNECT of the client `c` with a will.
-fn connect_with_will() -> Vec<u8> {
-    let will =
-        Will { qos: QoS::AtMostOnce, retain: false, topic: "will", payload: b"gone", properties: Properties::EMPTY };
-    let mut bytes = Vec::new();
-    let packet = Packet::Connect(Box::new(Connect {
-        version: Version::V5,
-        clean_start: true,
-        keep_alive: 0,
-        client_id: "c",
-        will: Some(will),
-        username: None,
-        password: None,
-        properties: Properties::EMPTY,
-    }));
-    encode(&packet, Version::V5, &mut bytes).unwrap();
-    bytes
-}
-
 /// A connection that comes from another worker, its CONNECT read there; and the client's end of it.
 fn from_another_worker(packet: Vec<u8>) -> (Item, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -334,7 +314,7 @@ fn a_disconnect_counts_that_waits_while_the_client_connects_again() {
     let (mut observer, _) = Client::connect_with(lab.address, &connect("observer", true, 0, 0));
     observer.subscribe("will", QoS::AtMostOnce);
     for (said, wills) in [(&disconnect()[..], 0), (&PINGREQ[..], 1)] {
-        let (mut first, _) = Client::connect_with(lab.address, &connect_with_will());
+        let (mut first, _) = Client::connect_with(lab.address, &connect_with_will("c", "will"));
         let (release, held) = std::sync::mpsc::channel();
         let (second, mut socket) = from_another_worker(connect("c", true, 0, 0));
         let mut items = Outgoing::default();
@@ -354,14 +334,14 @@ fn a_disconnect_counts_that_waits_while_the_client_connects_again() {
             assert_eq!(first.receive(), Got::Disconnect(ReasonCode::SessionTakenOver));
         }
     }
-    assert_eq!(observer.messages(1), [b"gone"]);
+    assert_eq!(observer.messages(1), [b"w"]);
 }
 
 /// [MQTT-3.14.4-3]: it says DISCONNECT and is gone, while messages for it are on their way.
 #[test]
 fn a_disconnect_counts_behind_which_nothing_can_be_written() {
     let lab = Lab::new(LeaseState::always());
-    let (mut client, _) = Client::connect_with(lab.address, &connect_with_will());
+    let (mut client, _) = Client::connect_with(lab.address, &connect_with_will("c", "will"));
     client.subscribe("t", QoS::AtMostOnce);
     let (release, held) = std::sync::mpsc::channel();
     let mut items = Outgoing::default();
@@ -377,6 +357,7 @@ fn a_disconnect_counts_behind_which_nothing_can_be_written() {
     assert_eq!(lab.metric("raftmq_wills_published_total"), 0);
 }
 
+/// From a client through the worker to another one, and over a reconnect of each in the middle.
 #[test]
 fn qos_2_both_ways() {
     // PUBLISH with QoS 2 and packet identifier 7, and its PUBREL.
