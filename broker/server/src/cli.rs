@@ -33,7 +33,7 @@ enum Command {
     Ctl(ctl::CtlOptions),
     Certs(certs::CertsOptions),
     Doctor(doctor::DoctorOptions),
-    Bench(raftmq_bench::BenchOptions),
+    Bench(Box<raftmq_bench::BenchOptions>),
 }
 
 #[derive(clap::Args)]
@@ -72,7 +72,7 @@ pub fn run() -> ExitCode {
         Command::Ctl(options) => in_runtime(ctl::run(options)),
         Command::Certs(options) => finish(certs::run(&options)),
         Command::Doctor(options) => in_runtime(doctor::run(options)),
-        Command::Bench(options) => in_runtime(raftmq_bench::run(options)),
+        Command::Bench(options) => in_runtime(raftmq_bench::run(*options)),
     }
 }
 
