@@ -23,8 +23,9 @@ use crate::protocol;
 use crate::shared::{Phase, Schedule, Shared};
 use crate::wire::{self, PublishForm};
 
-/// Connections that come up at the same time, of one thread.
-const MAX_CONNECTING: usize = 128;
+/// Connections that come up at the same time, of one thread. More than a listener's backlog (100 of many brokers) would lose SYNs, and each
+/// waits a second until it is sent again.
+const MAX_CONNECTING: usize = 64;
 /// Events of one wait.
 const EVENTS: usize = 1_024;
 /// What may wait for a server that reads nothing.
