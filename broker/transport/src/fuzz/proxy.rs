@@ -12,19 +12,13 @@ const PREFIX_LIMIT: usize = 300;
 /// Any bytes as the beginning of a connection; or as what is told in a header, which then says that.
 pub(super) fn any_header(data: &[u8]) {
     let mut source = Source::new(data);
-    match source.below(5) {
-        0 => {
-            check(&mut source, |source| source.rest().to_vec());
-        }
-        1 => {
-            check(&mut source, |source| [b"PROXY ", source.rest()].concat());
-        }
-        2 => {
-            check(&mut source, |source| [SIGNATURE, &[0x21], source.rest()].concat());
-        }
+    let _ = match source.below(5) {
+        0 => check(&mut source, |source| source.rest().to_vec()),
+        1 => check(&mut source, |source| [b"PROXY ", source.rest()].concat()),
+        2 => check(&mut source, |source| [SIGNATURE, &[0x21], source.rest()].concat()),
         3 => line(&mut source),
         _ => binary(&mut source),
-    }
+    };
 }
 
 /// What all bytes have in common: the same result however they are split, at the earliest byte, and for ever.
@@ -76,7 +70,7 @@ fn check(source: &mut Source<'_>, bytes: impl FnOnce(&mut Source<'_>) -> Vec<u8>
 }
 
 /// A line of version 1 with these addresses.
-fn line(source: &mut Source<'_>) {
+fn line(source: &mut Source<'_>) -> Result<Parsed, ProxyError> {
     let (from, to): (SocketAddr, SocketAddr) = addresses(source);
     let kind = if from.is_ipv4() { "TCP4" } else { "TCP6" };
     let line = format!("PROXY {kind} {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port());
@@ -85,10 +79,10 @@ fn line(source: &mut Source<'_>) {
     let header = Header { source: Some(from), ..Header::default() };
     assert_eq!(parse(&bytes, Versions::Any), Ok(Parsed::Header(header, line.len())));
     let (at, change) = (source.below(line.len()), source.byte());
-    let _ = check(source, |_| {
+    check(source, |_| {
         bytes[at] = bytes[at].wrapping_add(change);
         bytes
-    });
+    })
 }
 
 fn addresses(source: &mut Source<'_>) -> (SocketAddr, SocketAddr) {
@@ -105,7 +99,7 @@ fn addresses(source: &mut Source<'_>) -> (SocketAddr, SocketAddr) {
 }
 
 /// A header of version 2 with these addresses and values.
-fn binary(source: &mut Source<'_>) {
+fn binary(source: &mut Source<'_>) -> Result<Parsed, ProxyError> {
     let (from, to) = addresses(source);
     let mut rest = Vec::new();
     for address in [from, to] {
@@ -162,6 +156,7 @@ fn binary(source: &mut Source<'_>) {
     if checksum.is_some() && change != 0 && addresses.contains(&at) {
         assert!(!matches!(damaged, Ok(Parsed::Header(..))), "an address that the checksum does not cover: {damaged:?}");
     }
+    damaged
 }
 
 fn tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) {

@@ -41,9 +41,4 @@ impl<'a> Source<'a> {
     pub(super) fn choose<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len())]
     }
-
-    /// How a stream of bytes is split: a piece's length, again and again.
-    pub(super) fn pieces<'b>(&mut self, bytes: &'b [u8]) -> std::slice::Chunks<'b, u8> {
-        bytes.chunks(self.below(64) + 1)
-    }
 }
