@@ -51,9 +51,13 @@ def build_node(source, target):
 
 def build_cargo(source, target):
     cargo = os.environ.get("CARGO") or need("cargo", "cargo")
-    run([cargo, "build", "--quiet", "--locked", "--target-dir", target / "build"], source, CARGO_PROFILE_DEV_DEBUG="0")
-    shutil.copy(target / "build" / "debug" / "raftmq-compat-rumqttc", target / "program")
-    shutil.rmtree(target / "build")
+    # With the directory of the other crates' builds what is built there is found again when the program changes.
+    shared = os.environ.get("CARGO_TARGET_DIR")
+    build = pathlib.Path(shared).absolute() if shared else target / "build"
+    run([cargo, "build", "--quiet", "--locked", "--target-dir", build], source, CARGO_PROFILE_DEV_DEBUG="0")
+    shutil.copy(build / "debug" / "raftmq-compat-rumqttc", target / "program")
+    if not shared:
+        shutil.rmtree(build)
 
 
 def build_go(source, target):
