@@ -47,6 +47,10 @@ compat *ARGS:
 coverage *ARGS:
     tests/conformance/coverage {{ARGS}}
 
+# Places of the code at random that cite a statement, to be broken by hand; ARGS such as -n 20 --seed 1
+mutants *ARGS:
+    tests/conformance/mutants {{ARGS}}
+
 # Fuzz the codec, seconds a target
 fuzz SECONDS="300":
     FUZZ_SECONDS={{SECONDS}} tests/run fuzz
