@@ -47,6 +47,10 @@ compat *ARGS:
 coverage *ARGS:
     tests/conformance/coverage {{ARGS}}
 
+# Places of the code at random that cite a statement, to be broken by hand; ARGS such as -n 20 --seed 1
+mutants *ARGS:
+    tests/conformance/mutants {{ARGS}}
+
 # Fuzz the codec, the session machine and the layers below them, seconds a target; FUZZ_TARGETS and FUZZ_MERGE: tests/run
 fuzz SECONDS="300":
     FUZZ_SECONDS={{SECONDS}} tests/run fuzz

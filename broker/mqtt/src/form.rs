@@ -17,7 +17,7 @@ const ALIAS_BYTES: usize = 3;
 /// A topic alias in a PUBLISH (MQTT 5, 3.3.2.3.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alias {
-    /// Never 0 (`[MQTT-3.3.2-8]`), at most the receiver's Topic Alias Maximum (`[MQTT-3.1.2-26]`).
+    /// Never 0 (`[MQTT-3.3.2-8]`). That it is at most the receiver's Topic Alias Maximum is for the caller to see to.
     pub number: NonZeroU16,
     /// The receiver does not know it yet: the topic name goes with it.
     pub introduce: bool,

@@ -139,8 +139,8 @@ impl Worker {
         self.send_frames(message, forwards);
     }
 
-    /// What a session that ends, or a subscription that ended, has not delivered: others of the groups get it `[MQTT-4.8.2-4]`
-    /// `[MQTT-4.8.2-5]`.
+    /// What a session that ends, or a subscription that ended, has not delivered: others of the groups get it. A QoS 2 delivery that has
+    /// begun is not among it.
     pub(super) fn redispatch_all(&mut self, client: Key, left: Vec<(Arc<str>, Message)>) {
         for (filter, message) in left {
             if let Some(group) = group_key(&filter) {

@@ -11,16 +11,14 @@ use std::time::{Duration, Instant};
 
 use raftmq_cluster::{LeaseState, Phase};
 use raftmq_config::Config;
-use raftmq_mqtt::{Connect, Packet, Properties, QoS, ReasonCode, Version, Will, encode};
-use raftmq_routing::SharedRoutes;
+use raftmq_mqtt::{Connect, Message, Origin, Packet, Properties, Publish, QoS, ReasonCode, Version, Will, encode};
+use raftmq_routing::{Ask, Choice, SharedRoutes, group_key};
 use raftmq_session::SessionLimits;
 use raftmq_transport::{PeerInfo, Transport};
 use tokio::sync::watch;
 
-use super::client::{Client, Got, PINGREQ, connect, disconnect, publish};
-use super::connection::Rest;
-use super::inbox::{Adopted, Outgoing};
-use super::socket::Loose;
+use raftmq_mqtt::{Connect, Message, Origin, Packet, Properties, Publish, QoS, ReasonCode, Version, Will, encode};
+use raftmq_routing::{Ask, Choice, SharedRoutes, group_key};
 use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, NodeShared, Router, WorkerHandle, start};
 use crate::features::Features;
 use crate::metrics::{Metrics, RefuseReason};
@@ -421,4 +419,65 @@ fn a_worker_that_panics_ends_the_process() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.signal(), Some(6), "SIGABRT expected: {} {said}", output.status);
     assert!(said.contains("as the test wants it"), "{said}");
+}
+
+fn message(payload: &[u8]) -> Message {
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: "t",
+        packet_id: None,
+        properties: Properties::EMPTY,
+        payload,
+    };
+    Message::new(&publish, Origin { node: 1, sequence: 1 }, "elsewhere", 0, None).unwrap()
+}
+
+/// The member that a message of the group would be given to.
+fn member_of(lab: &Lab, filter: &str) -> ChosenMember {
+    let features = &lab.shared.features;
+    let ask = Ask {
+        strategy: features.strategy,
+        own: 1,
+        client: "elsewhere",
+        topic: "t",
+        random: 0,
+        forwarded: false,
+        tried: &[],
+        excluded: &[],
+    };
+    let Choice::Member(chosen) = features.groups.choose(&group_key(filter).unwrap(), &[], &ask, |_, _| 0) else {
+        panic!("{filter} has no member");
+    };
+    ChosenMember { member: chosen.member, filter: chosen.filter, info: chosen.options.info }
+}
+
+/// [MQTT-3.10.4-2] [MQTT311-3.10.4-2]: also of what was on its way when the client unsubscribed.
+#[test]
+fn who_has_unsubscribed_gets_nothing_that_others_have_sent_before() {
+    let lab = Lab::new(LeaseState::always());
+    let mut left = Client::connect(lab.address, "left");
+    left.subscribe("t", QoS::AtMostOnce);
+    left.subscribe("$share/g/t", QoS::AtMostOnce);
+    let chosen = member_of(&lab, "$share/g/t");
+    for filter in ["t", "$share/g/t"] {
+        let length = filter.len() as u8;
+        left.send(&[&[0xA2, 5 + length, 0, 9, 0, 0, length], filter.as_bytes()].concat());
+        assert!(matches!(left.receive(), Got::Other(_)), "UNSUBACK");
+    }
+    let mut member = Client::connect(lab.address, "member");
+    member.subscribe("$share/g/t", QoS::AtMostOnce);
+    let shared = Shared {
+        message: message(b"for one of the group"),
+        group: group_key("$share/g/t").unwrap(),
+        chosen: Some(chosen),
+        attempt: Attempt::default(),
+    };
+    let inbox = &lab.shared.inboxes[0];
+    assert!(inbox.push_one(Item::Publish(message(b"for all"))));
+    assert!(inbox.push_one(Item::Shared(Box::new(shared))));
+    // Another member takes what was meant for who has left.
+    assert_eq!(member.messages(1), [b"for one of the group"]);
+    left.ping();
 }

@@ -122,6 +122,11 @@ fn an_error_ends_the_exchange() {
     let tokens = peer.tokens();
     peer.published(tokens[0], ReasonCode::NoMatchingSubscribers);
     assert_eq!((peer.trace(), peer.connection.session().unreleased()), (vec!["PUBREC 7 0x10".to_owned()], 1));
+    // What is no reason of PUBREC is none.
+    peer.publish("t", QoS::ExactlyOnce, 8);
+    let tokens = peer.tokens();
+    peer.published(tokens[0], ReasonCode::ServerBusy);
+    assert_eq!(peer.trace(), ["PUBREC 8 0x80"]);
     // An MQTT 3 client is closed, and may send it again.
     let mut peer = Peer::simple(V4);
     peer.publish("t", QoS::ExactlyOnce, 7);
