@@ -17,8 +17,11 @@ use raftmq_session::SessionLimits;
 use raftmq_transport::{PeerInfo, Transport};
 use tokio::sync::watch;
 
-use raftmq_mqtt::{Connect, Message, Origin, Packet, Properties, Publish, QoS, ReasonCode, Version, Will, encode};
-use raftmq_routing::{Ask, Choice, SharedRoutes, group_key};
+use super::client::{Client, Got, PINGREQ, connect, disconnect, publish};
+use super::connection::Rest;
+use super::inbox::{Adopted, Outgoing};
+use super::sharing::{Attempt, ChosenMember, Shared};
+use super::socket::Loose;
 use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, NodeShared, Router, WorkerHandle, start};
 use crate::features::Features;
 use crate::metrics::{Metrics, RefuseReason};
