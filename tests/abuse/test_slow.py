@@ -73,7 +73,7 @@ def trickle(all_of_them, until):
 
 
 def test_a_connect_that_comes_byte_by_byte_ends_at_its_time_limit(broker):
-    with served(broker, f"{SLOW} slow CONNECTs"):
+    with served(broker, f"{SLOW} slow connections"):
         counted = Counted(broker)
         # Of each what a good client sends, longer than the time allows for at this pace.
         hello, connect = client_hello(), packets.connect("slow-" + "x" * 200)
@@ -98,7 +98,7 @@ def test_a_connect_that_comes_byte_by_byte_ends_at_its_time_limit(broker):
         for one in slow:
             one.socket.close()
         broker.wait_metric(2, "connections")
-    print(f"  {SLOW} slow CONNECTs closed after {ages[0]:.2f} to {ages[-1]:.2f} s")
+    print(f"  {SLOW} slow connections closed after {ages[0]:.2f} to {ages[-1]:.2f} s")
 
 
 def test_a_packet_that_comes_byte_by_byte_is_no_sign_of_life(broker):
