@@ -1,11 +1,11 @@
 //! A load generator for MQTT brokers: `raftmq bench`.
 //!
-//! `flags → plan → threads → report`. A [`plan`] says who connects to what; each thread of the [`engine`] has its part of the clients and one
-//! epoll, [`conduct`] says when they connect, publish and end, and [`report`] what came of it.
+//! `flags → plan → threads → report`. A `plan` says who connects to what; each thread of the `engine` has its part of the clients and one
+//! epoll, `conduct` says when they connect, publish and end, and `report` what came of it.
 //!
 //! It must itself be cheap, since it shares the machine with what it measures: no allocation a message, one read and one write a client
-//! and turn, the bytes of a PUBLISH are made once a publisher. A message carries a [`stamp`]: of whom it is, which one, and when it was due
-//! by the [`pace`]; so the subscriber knows how long it took, and the [`track`] whether each came once and in order.
+//! and turn, the bytes of a PUBLISH are made once a publisher. A message carries a `stamp`: of whom it is, which one, and when it was due
+//! by the `pace`; so the subscriber knows how long it took, and the `track` whether each came once and in order.
 
 mod client;
 mod conduct;
