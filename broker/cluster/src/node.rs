@@ -34,6 +34,9 @@ pub(crate) const RETRY: Duration = Duration::from_millis(200);
 /// For one call to a peer.
 pub(crate) const CALL: Duration = Duration::from_secs(1);
 
+/// Time for the other nodes to take the last messages of this one's clients when it ends. Who is gone does not take them.
+const LAST_FRAMES: Duration = Duration::from_secs(1);
+
 /// What all parts of the node share.
 pub(crate) struct Node {
     pub(crate) config: ClusterConfig,
@@ -320,6 +323,18 @@ impl Node {
     pub(crate) async fn shutdown(&self) {
         self.lease.set(0);
         self.phase.send_replace(Phase::Closed);
+        // Wills among them, and what sessions had for groups.
+        let last_frames = async {
+            if let Some(links) = self.net.try_links() {
+                links.drain(LAST_FRAMES).await;
+            }
+        };
+        tokio::join!(self.hand_over_groups(), last_frames);
+        self.stop().await;
+    }
+
+    /// Gives back the lease and leads no group any more.
+    async fn hand_over_groups(&self) {
         if let Some(running) = self.running() {
             crate::lease::release(self, running).await;
             for group in [&running.meta, &running.routes] {
@@ -334,7 +349,6 @@ impl Node {
                 }
             }
         }
-        self.stop().await;
     }
 
     pub(crate) async fn kill(&self) {
