@@ -1,6 +1,7 @@
 //! Clients and their sessions: who is connected, who comes back, who is gone.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use raftmq_features::events::{ConnectedWith, DisconnectReason};
 use raftmq_features::wills::ConnectionEnd;
@@ -111,9 +112,7 @@ impl Worker {
         if let Some(session) = &session {
             self.cancel_will(&request.client_id);
             self.counters.session_resumed();
-            let subscriptions = session.subscriptions().iter();
-            shared
-                .extend(subscriptions.filter(|entry| is_shared(&entry.filter)).map(|entry| Arc::clone(&entry.filter)));
+            shared = shared_filters(session);
         } else {
             self.will_of_session(&request.client_id);
             self.counters.session_created();
@@ -257,12 +256,7 @@ impl Worker {
         if expiry_s == 0 {
             return self.forget(client, *state);
         }
-        let shared: Vec<Arc<str>> = state
-            .subscriptions()
-            .iter()
-            .filter(|entry| is_shared(&entry.filter))
-            .map(|entry| Arc::clone(&entry.filter))
-            .collect();
+        let shared = shared_filters(&state);
         let expires_ms =
             (expiry_s != u32::MAX).then(|| self.node.clock.ms().saturating_add(u64::from(expiry_s) * 1000));
         if let Some(entry) = self.clients.get_mut(client) {
@@ -343,22 +337,35 @@ impl Worker {
         }
     }
 
-    /// Closes every connection: the node shuts down, or may not serve any more.
-    pub(super) fn close_all(&mut self, reason: ReasonCode) {
-        for key in self.conns.keys() {
-            self.close(key, CloseReason::Server(reason));
+    /// The node shuts down. From here on none of this worker's members is chosen for a group, and whoever was is given to its worker:
+    /// when all workers are here, what they have is in their inboxes.
+    pub(super) fn begin_end(&mut self) {
+        for client in self.clients.keys() {
+            let shared = match self.clients.get_mut(client).map(|entry| &entry.state) {
+                Some(ClientState::Online(conn)) => {
+                    let conn = *conn;
+                    self.conns.get_mut(conn).map_or_else(Vec::new, |conn| shared_filters(conn.session.session()))
+                }
+                _ => Vec::new(),
+            };
+            self.set_members_online(client, &shared, false);
         }
+        self.hand_over_all();
+        self.node.leaving.fetch_add(1, Ordering::AcqRel);
+        self.close_all(ReasonCode::ServerShuttingDown, self.node.lease.is_serving());
     }
 
-    /// The node lost its right to serve long ago: who is connected must go elsewhere. What was not written before the lease
-    /// ran out is not written at all.
-    pub(super) fn close_unserved(&mut self) {
+    /// Closes every connection: the node shuts down, or may not serve any more. Without a lease, what was not written before it ran out is
+    /// not written at all.
+    pub(super) fn close_all(&mut self, reason: ReasonCode, leased: bool) {
         for key in self.conns.keys() {
-            match self.conns.get_mut(key) {
-                Some(conn) if conn.client.is_some() && conn.closing.is_none() && !conn.outlet.is_empty() => {
-                    self.lost(key)
-                }
-                _ => self.close(key, CloseReason::Server(ReasonCode::UseAnotherServer)),
+            let held_back = self.conns.get_mut(key).is_some_and(|conn| {
+                !leased && conn.client.is_some() && conn.closing.is_none() && !conn.outlet.is_empty()
+            });
+            if held_back {
+                self.lost(key);
+            } else {
+                self.close(key, CloseReason::Server(reason));
             }
         }
     }
@@ -367,4 +374,10 @@ impl Worker {
     pub(super) fn connections(&self) -> usize {
         self.conns.len()
     }
+}
+
+/// The subscriptions of a session by which it is a member of groups.
+fn shared_filters(session: &SessionState) -> Vec<Arc<str>> {
+    let subscriptions = session.subscriptions().iter();
+    subscriptions.filter(|entry| is_shared(&entry.filter)).map(|entry| Arc::clone(&entry.filter)).collect()
 }

@@ -166,7 +166,7 @@ async fn run(
                 let now = *phase.borrow_and_update();
                 let mut worker = worker.borrow_mut();
                 if now == Phase::Closed {
-                    worker.close_unserved();
+                    worker.close_all(ReasonCode::UseAnotherServer, false);
                 }
                 worker.wake_all();
             }
@@ -176,21 +176,26 @@ async fn run(
     for task in accepting {
         task.abort();
     }
-    worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown);
+    worker.borrow_mut().begin_end();
+    let node = Arc::clone(&worker.borrow().node);
     let drained = async {
-        while worker.borrow().connections() > 0 {
+        while worker.borrow().connections() > 0 || !node.all_leaving() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let _ = tokio::time::timeout(DRAIN, drained).await;
     let mut worker = worker.borrow_mut();
+    if worker.node.lease.is_serving() {
+        // What another worker chose one of its members for before that one was known to leave.
+        worker.catch_up();
+    }
     // Who did not read to the end is gone like the others: its session is kept or ends, and its will counts.
     worker.end_all();
     if worker.node.lease.is_serving() {
         // The node's sessions end with it [MQTT-3.1.2-8], and what was for others of a group goes to them.
         worker.publish_due_wills(u64::MAX);
         worker.leave_shared();
-        worker.flush_outgoing();
+        worker.hand_over_all();
     }
 }
 
