@@ -54,6 +54,7 @@ impl Worker {
             listener,
             dirty: false,
             stalled: false,
+            sent: 0,
             closing: None,
             watched: None,
             moving: None,
@@ -307,6 +308,13 @@ impl Worker {
         if !serving && conn.client.is_some() && conn.closing.is_none() {
             // Nothing is acknowledged or delivered without a lease: it waits, until all look again.
             conn.outlet.blocked = false;
+            return false;
+        }
+        if conn.sent > self.handed_over {
+            // Handed over before it is acknowledged: the writing task comes back when it has. In the meantime what waits is bounded like
+            // that of a client that does not read.
+            conn.outlet.blocked = false;
+            self.mark_dirty(key);
             return false;
         }
         let was_full = conn.outlet.len() > limit;

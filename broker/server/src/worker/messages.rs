@@ -162,6 +162,7 @@ impl Worker {
             }
         }
         if all {
+            self.handed_over = self.sent;
             for key in std::mem::take(&mut self.stalled) {
                 if let Some(conn) = self.conns.get_mut(key) {
                     conn.stalled = false;

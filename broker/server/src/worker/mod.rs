@@ -101,6 +101,8 @@ struct Conn {
     dirty: bool,
     /// Its messages wait for another worker: it is not read.
     stalled: bool,
+    /// What `sent` of the worker was when it published something for another worker: nothing is written to it before that is handed over.
+    sent: u64,
     /// Write what is left, then end; at this time in any case.
     closing: Option<u64>,
     /// The deadline of its entry in the wheel.
@@ -200,6 +202,9 @@ pub(crate) struct Worker {
     dirty: Vec<Key>,
     /// For the other workers, by number.
     outgoing: Vec<Outgoing>,
+    /// How many messages that were until now, and so many of them at least are handed over.
+    sent: u64,
+    handed_over: u64,
     /// Publishers that wait until `outgoing` is handed over.
     stalled: Vec<Key>,
     /// A connection was not served for want of a lease: all look again when there is one.

@@ -49,11 +49,15 @@ impl Worker {
         actions: &mut Vec<Action>,
     ) {
         let features = &self.node.features;
+        let sent = self.sent;
         let plain = message.topic_bytes().first() != Some(&b'$') && !message.retain() && !features.rewriter.publishes();
         let result = if plain { Ok(self.route(&message, Reach::Cluster)) } else { self.publish_other(key, message) };
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
+        if self.sent != sent {
+            conn.sent = self.sent;
+        }
         let reason = match result {
             Ok(routed) => {
                 if routed.stalled && !conn.stalled {
@@ -238,6 +242,7 @@ impl Worker {
             self.flush.notify_one();
         }
         outgoing.push(item);
+        self.sent += 1;
         outgoing.is_long()
     }
 

@@ -129,6 +129,8 @@ async fn run(
         targets: Targets::default(),
         dirty: Vec::new(),
         outgoing: (0..workers).map(|_| Outgoing::default()).collect(),
+        sent: 0,
+        handed_over: 0,
         stalled: Vec::new(),
         unserved: false,
         flush: Rc::new(Notify::new()),
@@ -286,7 +288,8 @@ async fn flush(worker: Shared) {
         loop {
             let all = {
                 let mut worker = worker.borrow_mut();
-                // First handed over, then acknowledged: who subscribes after the acknowledgement finds nothing older on its way.
+                // First handed over, then acknowledged: who subscribes after the acknowledgement finds nothing older on its way. Who
+                // published what is still here is not written to.
                 let all = worker.flush_outgoing();
                 worker.flush_all();
                 all

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ending;
+mod handing;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
