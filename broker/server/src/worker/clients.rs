@@ -128,6 +128,7 @@ impl Worker {
             conn.connected_at_ms = unix_ms;
         }
         self.set_members_online(client, &shared, true);
+        self.resume_replays(Some(client));
         self.counters.client_connected();
         tracing::debug!(client = %request.client_id, version = ?request.version, resumed = session.is_some(), "connected");
         self.answer(key, OpenResult::Accepted { session }, actions);
@@ -240,6 +241,7 @@ impl Worker {
             self.will_of_ended(client, connection_end(reason), state.expiry_s());
             self.park(client, state);
         }
+        self.resume_replays(Some(client));
     }
 
     /// Says that the client of a connection is about to be gone.

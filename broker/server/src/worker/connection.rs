@@ -330,11 +330,15 @@ impl Worker {
                 } else if conn.outlet.len() > self.node.max_outbound {
                     conn.session.set_congested();
                 }
-                self.conns.get_mut(key).is_some_and(|conn| {
-                    conn.outlet.blocked
-                        || (conn.closing.is_some() && conn.outlet.is_done())
-                        || (was_full && conn.outlet.len() <= limit)
-                })
+                let Some(conn) = self.conns.get_mut(key) else {
+                    return false;
+                };
+                let look_again = conn.outlet.blocked
+                    || (conn.closing.is_some() && conn.outlet.is_done())
+                    || (was_full && conn.outlet.len() <= limit);
+                let client = conn.client;
+                self.resume_replays(client);
+                look_again
             }
             Err(_) => {
                 // It takes nothing any more; it may have said that it leaves.
@@ -356,7 +360,6 @@ impl Worker {
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.note_load(key);
-        self.resume_replays();
         // Also without anything new: then the buffer goes back.
         self.mark_dirty(key);
     }

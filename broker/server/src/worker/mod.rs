@@ -218,7 +218,7 @@ pub(crate) struct Worker {
     /// Wakes the task that spawns them.
     barrier_ready: Rc<Notify>,
     /// Subscriptions that are not through the retained messages.
-    replays: VecDeque<replay::Replay>,
+    replays: replay::Replays,
     /// Wakes the task that gives them their turns.
     replay_ready: Rc<Notify>,
     /// Wills that wait for their delay.
@@ -276,6 +276,7 @@ impl Worker {
 
     /// All look again whether they may read and write.
     fn wake_all(&mut self) {
+        self.resume_all_replays();
         for key in self.conns.keys() {
             if self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty()) {
                 self.mark_dirty(key);

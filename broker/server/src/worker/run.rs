@@ -25,6 +25,7 @@ use super::connection::Rest;
 use super::inbox::{Adopted, Item, Outgoing};
 use super::listener::ListenerState;
 use super::outlet::{Outlet, Spares};
+use super::replay::Replays;
 use super::slab::Slab;
 use super::socket::{Loose, Socket};
 use super::system::System;
@@ -137,7 +138,7 @@ async fn run(
         listeners: Rc::new(states),
         barriers: VecDeque::new(),
         barrier_ready: Rc::new(Notify::new()),
-        replays: VecDeque::new(),
+        replays: Replays::default(),
         replay_ready: Rc::new(Notify::new()),
         wills: PendingWills::new(wills_of_a_worker(&node.features.wills, workers)),
         due_messages: Vec::new(),
