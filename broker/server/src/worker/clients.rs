@@ -274,8 +274,7 @@ impl Worker {
             && let ClientState::Offline { expires_ms: Some(deadline), .. } = entry.state
             && entry.watched.is_none_or(|watched| deadline < watched)
         {
-            entry.watched = Some(deadline);
-            self.expiries.insert(client, deadline);
+            entry.watched = Some(self.expiries.insert(client, deadline));
         }
     }
 
@@ -293,7 +292,7 @@ impl Worker {
             return;
         };
         if *expires_ms > now {
-            // It was connected in between; this was the end of an earlier absence.
+            // It was connected in between and this was the end of an earlier absence; or it is further than the wheel goes.
             return self.watch_expiry(client);
         }
         let state = std::mem::take(state);

@@ -176,6 +176,10 @@ impl Worker {
             return;
         }
         conn.watched = None;
+        if conn.closing.is_none() && conn.session.next_deadline().is_none_or(|deadline| deadline > now.ms) {
+            // It has moved, or was further than the wheel goes.
+            return self.watch(key);
+        }
         if conn.closing.is_some() {
             self.wake(key);
             return self.watch(key);
@@ -204,8 +208,7 @@ impl Worker {
         if let Some(deadline) = conn.closing.or_else(|| conn.session.next_deadline())
             && conn.watched.is_none_or(|watched| deadline < watched)
         {
-            conn.watched = Some(deadline);
-            self.wheel.insert(key, deadline);
+            conn.watched = Some(self.wheel.insert(key, deadline));
         }
     }
 

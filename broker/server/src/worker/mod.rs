@@ -105,7 +105,7 @@ struct Conn {
     sent: u64,
     /// Write what is left, then end; at this time in any case.
     closing: Option<u64>,
-    /// The deadline of its entry in the wheel.
+    /// When its entry in the wheel fires.
     watched: Option<u64>,
     /// To be moved to the worker that has its client's session, with these bytes.
     moving: Option<(u16, Vec<u8>)>,
@@ -130,7 +130,7 @@ impl Conn {
 struct Client {
     id: Arc<str>,
     state: ClientState,
-    /// The deadline of its entry in the wheel of expiries; it stays there while the client is connected.
+    /// When its entry in the wheel of expiries fires; it stays there while the client is connected.
     watched: Option<u64>,
     /// The listener of its last connection, whose limits are the session's.
     listener: u16,
