@@ -1,5 +1,6 @@
 //! Clients and their sessions: who is connected, who comes back, who is gone.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,10 +23,14 @@ impl Worker {
     /// A step of enhanced authentication. A method that is not known is refused `[MQTT-4.12.0-1]`.
     pub(super) fn authenticate(&mut self, key: Key, request: &AuthRequest, unread: &[u8], actions: &mut Vec<Action>) {
         if request.kind == AuthKind::Connect {
-            // What follows is said on one connection: it goes to its session's worker first.
-            let home = self.node.registry.holder(&request.client_id);
-            if let Some(home) = home.filter(|home| *home != u16::from(self.id)) {
+            // What follows is said on one connection: it goes to its session's worker first, or makes this one that.
+            let home = self.node.registry.reserve(&request.client_id, u16::from(self.id));
+            if home != u16::from(self.id) {
                 return self.move_to(home, key, unread);
+            }
+            if let Some(conn) = self.conns.get_mut(key) {
+                conn.reserves = true;
+                *self.authenticating.entry(Arc::clone(&request.client_id)).or_default() += 1;
             }
         }
         let now = self.node.clock.now();
@@ -53,6 +58,32 @@ impl Worker {
         self.watch(key);
     }
 
+    /// The connection needs its client identifier no more than its session does.
+    pub(super) fn end_reservation(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.reserves) else {
+            return;
+        };
+        conn.reserves = false;
+        let id = Arc::clone(conn.session.client_id());
+        if let Entry::Occupied(mut entry) = self.authenticating.entry(Arc::clone(&id)) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+        self.release(&id);
+    }
+
+    /// Lets a client identifier go where there is neither a session nor who authenticates itself for one.
+    fn release(&self, id: &Arc<str>) {
+        let own = u16::from(self.id);
+        match (self.by_id.contains_key(id), self.authenticating.contains_key(id)) {
+            (true, _) => {}
+            (false, true) => self.node.registry.keep_reserved(id, own),
+            (false, false) => self.node.registry.release(id, own),
+        }
+    }
+
     /// The session is another worker's: the connection goes there, and the CONNECT is read again.
     fn move_to(&mut self, worker: u16, key: Key, unread: &[u8]) {
         if let Some(conn) = self.conns.get_mut(key) {
@@ -62,7 +93,12 @@ impl Worker {
     }
 
     /// Decides about a CONNECT.
-    pub(super) fn open(&mut self, key: Key, mut request: Box<OpenRequest>, unread: &[u8], actions: &mut Vec<Action>) {
+    pub(super) fn open(&mut self, key: Key, request: Box<OpenRequest>, unread: &[u8], actions: &mut Vec<Action>) {
+        self.decide(key, request, unread, actions);
+        self.end_reservation(key);
+    }
+
+    fn decide(&mut self, key: Key, mut request: Box<OpenRequest>, unread: &[u8], actions: &mut Vec<Action>) {
         if !self.node.is_serving() {
             return self.answer(key, OpenResult::Refused(ReasonCode::ServerUnavailable), actions);
         }
@@ -75,7 +111,7 @@ impl Worker {
             let home = self.node.registry.claim(&request.client_id, own);
             if home != own {
                 if request.auth_method.is_some() {
-                    // Somebody else was faster while this one authenticated itself, which is not to be done twice.
+                    // Not reached, since it is reserved: what was said is not to be said again elsewhere.
                     return self.answer(key, OpenResult::Refused(ReasonCode::ServerBusy), actions);
                 }
                 return self.move_to(home, key, unread);
@@ -86,7 +122,7 @@ impl Worker {
             && let Err(reason) = self.check_will(key, will)
         {
             if !known_here {
-                self.node.registry.release(&request.client_id, own);
+                self.release(&request.client_id);
             }
             return self.answer(key, OpenResult::Refused(reason), actions);
         }
@@ -305,7 +341,7 @@ impl Worker {
         self.end_session(client, state);
         if let Some(entry) = self.clients.remove(client) {
             self.by_id.remove(&entry.id);
-            self.node.registry.release(&entry.id, u16::from(self.id));
+            self.release(&entry.id);
             self.will_of_session(&entry.id);
         }
     }

@@ -62,6 +62,7 @@ impl Worker {
             username: None,
             connected_at_ms: 0,
             exchange: None,
+            reserves: false,
         });
         self.watch(key);
         if self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty()) {
@@ -120,6 +121,7 @@ impl Worker {
     /// stays counted.
     pub(super) fn ended(&mut self, key: Key) -> Option<Move> {
         self.announce_end(key);
+        self.end_reservation(key);
         let conn = self.conns.remove(key)?;
         if let Some((worker, bytes)) = conn.moving {
             let (listener, peer, ended) = (conn.listener, conn.peer, conn.ended);

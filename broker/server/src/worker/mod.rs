@@ -117,6 +117,8 @@ struct Conn {
     connected_at_ms: u64,
     /// While the client authenticates itself.
     exchange: Option<Box<dyn Exchange>>,
+    /// It is counted in `authenticating`.
+    reserves: bool,
 }
 
 impl Conn {
@@ -183,6 +185,8 @@ pub(crate) struct Worker {
     conns: Slab<Conn>,
     clients: Slab<Client>,
     by_id: HashMap<Arc<str>, Key, ahash::RandomState>,
+    /// Client identifiers of connections that began to authenticate themselves here, and how many.
+    authenticating: HashMap<Arc<str>, u32, ahash::RandomState>,
     /// Filters → clients, by slot.
     index: SubscriptionIndex<SubscriptionInfo>,
     cache: TopicCache,

@@ -117,6 +117,7 @@ async fn run(
         conns: Slab::new(),
         clients: Slab::new(),
         by_id: HashMap::default(),
+        authenticating: HashMap::default(),
         index: SubscriptionIndex::new(),
         cache: TopicCache::new(node.routes.clone(), CACHED_TOPICS),
         wheel: Wheel::new(node.clock.ms()),
