@@ -269,6 +269,7 @@ impl Worker {
         let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
             return;
         };
+        self.counters.unsubscribed_by_client(filters.len() as u64);
         self.remove_from_index(client, filters);
         let Some(conn) = self.conns.get_mut(key) else {
             return;

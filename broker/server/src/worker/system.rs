@@ -91,7 +91,6 @@ impl Worker {
         snapshot.gauges.delayed = delayed as u64;
         snapshot.gauges.stored_messages += retained.messages as u64;
         snapshot.gauges.stored_bytes += retained.bytes as u64;
-        snapshot.counters.retained = retained.stored;
         snapshot.counters.delayed = delays.accepted;
         snapshot.counters.dropped_expired = delays.expired;
         if with_nodes {
