@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftmq_discovery::Discovery;
@@ -34,8 +34,10 @@ pub(crate) const RETRY: Duration = Duration::from_millis(200);
 /// For one call to a peer.
 pub(crate) const CALL: Duration = Duration::from_secs(1);
 
-/// Time for the other nodes to take the last messages of this one's clients when it ends. Who is gone does not take them.
+/// Time for the other nodes to take something of the last messages of this one's clients when it ends. Who is gone takes nothing …
 const LAST_FRAMES: Duration = Duration::from_secs(1);
+/// … and who is slow may take so long in all.
+const LAST_FRAMES_MOST: Duration = Duration::from_secs(5);
 
 /// What all parts of the node share.
 pub(crate) struct Node {
@@ -326,7 +328,7 @@ impl Node {
         // Wills among them, and what sessions had for groups.
         let last_frames = async {
             if let Some(links) = self.net.try_links() {
-                links.drain(LAST_FRAMES).await;
+                drain(links).await;
             }
         };
         tokio::join!(self.hand_over_groups(), last_frames);
@@ -373,6 +375,22 @@ impl Node {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!("closing the log: {error}"),
             Err(_) => warn!("closing the log was interrupted"),
+        }
+    }
+}
+
+/// Waits until the other nodes have what was sent to them, while they take it.
+async fn drain(links: &Links) {
+    let waiting = || links.peers().iter().map(|peer| peer.queue_bytes as u64).sum::<u64>();
+    let begun = Instant::now();
+    let (mut least, mut moved) = (waiting(), begun);
+    while !links.drain(RETRY).await {
+        let now = waiting();
+        if now < least {
+            (least, moved) = (now, Instant::now());
+        }
+        if moved.elapsed() >= LAST_FRAMES || begun.elapsed() >= LAST_FRAMES_MOST {
+            return;
         }
     }
 }
