@@ -129,6 +129,45 @@ def test_a_node_that_hangs_keeps_no_message_of_a_group():
             os.kill(three.pid, signal.SIGCONT)
 
 
+def test_a_node_that_stops_hands_over_what_its_clients_leave():
+    count, wills = 800, 50
+    with LocalCluster() as cluster:
+        cluster.start()
+        one, two, three = cluster.nodes
+        # On both of its workers; they acknowledge nothing.
+        lazy = [Wire(one.mqtt, f"lazy{at}") for at in range(8)]
+        for member in lazy:
+            member.subscribe("$share/workers/tasks", qos=1)
+        publisher = Wire(two.mqtt, "publisher")
+        for number in range(count):
+            publisher.publish("tasks", str(number).encode().ljust(8_000))
+        wait_until("all are with members there", lambda: _sent(one) >= count)
+        # Enough of them that their queues hold it all.
+        heirs = [Client(three.mqtt, client_id=f"heir{at}") for at in range(4)]
+        for heir in heirs:
+            heir.subscribe("$share/workers/tasks", qos=1)
+        watcher = Client(two.mqtt, client_id="watcher")
+        watcher.subscribe("will/#", qos=1)
+        mortal = []
+        for at in range(wills):
+            client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"mortal{at}")
+            client.will_set(f"will/{at}", "w" * 60_000, qos=1)
+            client.connect("127.0.0.1", one.mqtt)
+            # So that it does not connect again when the node is back.
+            client.on_disconnect = lambda client, *_: client.disconnect()
+            client.loop_start()
+            mortal.append(client)
+        wait_until("they are there", lambda: all(client.is_connected() for client in mortal))
+        os.kill(one.pid, signal.SIGTERM)
+        wait_until("all wills", lambda: len({topic for topic, _, _ in watcher.messages}) == wills)
+        wanted = collections.Counter(str(number) for number in range(count))
+        got = lambda: collections.Counter(payload.strip() for payload in _numbers(heirs, "tasks").elements())
+        wait_until("each message of the group once", lambda: got() == wanted)
+        for client in mortal:
+            client.disconnect()
+            client.loop_stop()
+
+
 def _shares(strategy, publish, members=((0, "m0"), (1, "m1"), (1, "m1b"), (2, "m2"))):
     """How many messages each member of a group gets, its members on all nodes; `publish(publishers)` gives their number."""
     with LocalCluster(config={"mqtt": {"sharedSubscription": {"strategy": strategy}}}) as cluster:

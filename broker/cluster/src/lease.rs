@@ -37,7 +37,8 @@ impl LeaseState {
         self.deadline.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set(&self, deadline: Nanos) {
+    /// Changes it: only the node's part in the cluster does, and tests of what is done under a lease.
+    pub fn set(&self, deadline: Nanos) {
         self.deadline.store(deadline, Ordering::Release);
     }
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftmq_discovery::Discovery;
@@ -33,6 +33,11 @@ use crate::{META, ROUTES, clock, handler, join, member, permission};
 pub(crate) const RETRY: Duration = Duration::from_millis(200);
 /// For one call to a peer.
 pub(crate) const CALL: Duration = Duration::from_secs(1);
+
+/// Time for the other nodes to take something of the last messages of this one's clients when it ends. Who is gone takes nothing …
+const LAST_FRAMES: Duration = Duration::from_secs(1);
+/// … and who is slow may take so long in all.
+const LAST_FRAMES_MOST: Duration = Duration::from_secs(5);
 
 /// What all parts of the node share.
 pub(crate) struct Node {
@@ -320,6 +325,18 @@ impl Node {
     pub(crate) async fn shutdown(&self) {
         self.lease.set(0);
         self.phase.send_replace(Phase::Closed);
+        // Wills among them, and what sessions had for groups.
+        let last_frames = async {
+            if let Some(links) = self.net.try_links() {
+                drain(links).await;
+            }
+        };
+        tokio::join!(self.hand_over_groups(), last_frames);
+        self.stop().await;
+    }
+
+    /// Gives back the lease and leads no group any more.
+    async fn hand_over_groups(&self) {
         if let Some(running) = self.running() {
             crate::lease::release(self, running).await;
             for group in [&running.meta, &running.routes] {
@@ -334,7 +351,6 @@ impl Node {
                 }
             }
         }
-        self.stop().await;
     }
 
     pub(crate) async fn kill(&self) {
@@ -359,6 +375,22 @@ impl Node {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!("closing the log: {error}"),
             Err(_) => warn!("closing the log was interrupted"),
+        }
+    }
+}
+
+/// Waits until the other nodes have what was sent to them, while they take it.
+async fn drain(links: &Links) {
+    let waiting = || links.peers().iter().map(|peer| peer.queue_bytes as u64).sum::<u64>();
+    let begun = Instant::now();
+    let (mut least, mut moved) = (waiting(), begun);
+    while !links.drain(RETRY).await {
+        let now = waiting();
+        if now < least {
+            (least, moved) = (now, Instant::now());
+        }
+        if moved.elapsed() >= LAST_FRAMES || begun.elapsed() >= LAST_FRAMES_MOST {
+            return;
         }
     }
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -46,6 +47,46 @@ async fn one_restarts_then_all() {
         assert_eq!(members(p), before);
     }
     assert_eq!(all[1].cluster.status().boot, 3);
+}
+
+/// The wills of its clients, and what they had for groups.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_node_forwards_before_it_ends_arrives() {
+    let lab = Lab::new();
+    let all = lab.form(&NAMES).await;
+    let [from, to] = [all[0].cluster.status().raft_id.unwrap(), all[1].cluster.status().raft_id.unwrap()];
+    let frame = Bytes::from(vec![7; 64 * 1024]);
+    let sent: usize = (0..200).map(|_| all[0].cluster.forward(&[to], &frame)).sum();
+    assert!(sent > 10, "{sent}");
+    // The other one takes its time, longer than all else that a node does at its end.
+    let slow = Arc::clone(&all[1].received);
+    let slow = std::thread::spawn(move || {
+        let taken = slow.lock().unwrap();
+        std::thread::sleep(Duration::from_millis(600));
+        drop(taken);
+    });
+    all[0].cluster.shutdown().await;
+    slow.join().unwrap();
+    eventually("all is there", || all[1].received.lock().unwrap().iter().filter(|(id, _)| *id == from).count() == sent)
+        .await;
+    for p in all {
+        p.kill().await;
+    }
+}
+
+/// The wait for the others is bounded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_does_not_take_the_last_frames_does_not_hold_up_the_end() {
+    let lab = Lab::new();
+    let mut all = lab.form(&NAMES).await;
+    let gone = all.remove(2);
+    let to = gone.id();
+    gone.kill().await;
+    assert_eq!(all[0].cluster.forward(&[to], &Bytes::from_static(b"frame")), 1);
+    let begun = Instant::now();
+    all[0].cluster.shutdown().await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

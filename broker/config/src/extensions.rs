@@ -11,8 +11,8 @@ use crate::{ByteSize, HumanDuration};
 pub struct Retained {
     /// Whether messages may be retained. MQTT 5 clients are told (Retain Available).
     pub enabled: bool,
-    /// Retained messages of a node. For a further topic a PUBLISH is answered with Quota exceeded (0x97); an MQTT 3 client's is delivered and
-    /// not kept.
+    /// Retained messages of a node. For a further topic a PUBLISH of an MQTT 5 client with QoS 1 or 2 is answered with Quota exceeded (0x97)
+    /// and not delivered; one with QoS 0, or of an MQTT 3 client, which cannot be told, is delivered and not kept.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub max_messages: u32,
     /// Bytes of the retained messages of a node; beyond, as beyond `maxMessages`.

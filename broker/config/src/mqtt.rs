@@ -64,7 +64,8 @@ pub struct Mqtt {
     pub max_topic_aliases_out: u16,
     /// Whether QoS 0 messages are kept for a client that is not connected, in the queue of the others.
     pub queue_qos0_offline: bool,
-    /// Whether a payload that says to be UTF-8 (Payload Format Indicator 1) is checked; one that is not is refused with 0x99.
+    /// Whether a payload that says to be UTF-8 (Payload Format Indicator 1) is checked. One that is
+    /// not is refused with 0x99: in PUBACK or PUBREC; with QoS 0, which has no answer, in DISCONNECT; as a will in CONNACK.
     pub check_payload_format: bool,
     /// What MQTT 5 clients that ask for it get as Response Information. Empty: nothing.
     #[schemars(length(max = 65535))]

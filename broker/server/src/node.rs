@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use raftmq_cluster::{Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Stage};
@@ -169,6 +169,7 @@ impl Node {
             max_outbound: config.mqtt.max_outbound_bytes.as_usize(),
             raft_id: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            leaving: AtomicUsize::new(0),
             forwards_lost,
             clock: Clock::new(),
             name: config.node.name.clone(),

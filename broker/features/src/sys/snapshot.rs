@@ -116,7 +116,7 @@ counters! {
         clients_disconnected "client/disconnected",
         /// Filters subscribed to.
         client_subscribes "client/subscribe",
-        /// Filters unsubscribed from.
+        /// Filters that clients unsubscribed from; not those that ended with their session.
         client_unsubscribes "client/unsubscribe",
         /// Sessions made.
         sessions_created "session/created",

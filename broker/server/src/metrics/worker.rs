@@ -116,6 +116,8 @@ impl PublishRefusal {
 enum Count {
     Routed,
     Unmatched,
+    Retained,
+    Unsubscribed,
     Forwarded,
     SharedDispatched,
     SharedRedispatched,
@@ -381,7 +383,17 @@ impl WorkerCounters {
         add(&self.shared.packets_out[packet as usize], 1);
     }
 
-    /// A message was handed to the routes; somebody had subscribed to it or not.
+    /// Clients ended so many subscriptions themselves.
+    pub fn unsubscribed_by_client(&self, filters: u64) {
+        self.count(Count::Unsubscribed, filters);
+    }
+
+    /// A message, none of the node's own, was kept for later subscribers.
+    pub fn retained(&self) {
+        self.count(Count::Retained, 1);
+    }
+
+    /// A message, none of the node's own, was handed to the routes; somebody had subscribed to it or not.
     pub fn routed(&self, matched: bool) {
         self.count(Count::Routed, 1);
         self.count(Count::Unmatched, u64::from(!matched));

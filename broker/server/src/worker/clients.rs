@@ -1,6 +1,8 @@
 //! Clients and their sessions: who is connected, who comes back, who is gone.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use raftmq_features::events::{ConnectedWith, DisconnectReason};
 use raftmq_features::wills::ConnectionEnd;
@@ -21,10 +23,14 @@ impl Worker {
     /// A step of enhanced authentication. A method that is not known is refused `[MQTT-4.12.0-1]`.
     pub(super) fn authenticate(&mut self, key: Key, request: &AuthRequest, unread: &[u8], actions: &mut Vec<Action>) {
         if request.kind == AuthKind::Connect {
-            // What follows is said on one connection: it goes to its session's worker first.
-            let home = self.node.registry.holder(&request.client_id);
-            if let Some(home) = home.filter(|home| *home != u16::from(self.id)) {
+            // What follows is said on one connection: it goes to its session's worker first, or makes this one that.
+            let home = self.node.registry.reserve(&request.client_id, u16::from(self.id));
+            if home != u16::from(self.id) {
                 return self.move_to(home, key, unread);
+            }
+            if let Some(conn) = self.conns.get_mut(key) {
+                conn.reserves = true;
+                *self.authenticating.entry(Arc::clone(&request.client_id)).or_default() += 1;
             }
         }
         let now = self.node.clock.now();
@@ -52,6 +58,32 @@ impl Worker {
         self.watch(key);
     }
 
+    /// The connection needs its client identifier no more than its session does.
+    pub(super) fn end_reservation(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.reserves) else {
+            return;
+        };
+        conn.reserves = false;
+        let id = Arc::clone(conn.session.client_id());
+        if let Entry::Occupied(mut entry) = self.authenticating.entry(Arc::clone(&id)) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+        self.release(&id);
+    }
+
+    /// Lets a client identifier go where there is neither a session nor who authenticates itself for one.
+    fn release(&self, id: &Arc<str>) {
+        let own = u16::from(self.id);
+        match (self.by_id.contains_key(id), self.authenticating.contains_key(id)) {
+            (true, _) => {}
+            (false, true) => self.node.registry.keep_reserved(id, own),
+            (false, false) => self.node.registry.release(id, own),
+        }
+    }
+
     /// The session is another worker's: the connection goes there, and the CONNECT is read again.
     fn move_to(&mut self, worker: u16, key: Key, unread: &[u8]) {
         if let Some(conn) = self.conns.get_mut(key) {
@@ -61,7 +93,12 @@ impl Worker {
     }
 
     /// Decides about a CONNECT.
-    pub(super) fn open(&mut self, key: Key, mut request: Box<OpenRequest>, unread: &[u8], actions: &mut Vec<Action>) {
+    pub(super) fn open(&mut self, key: Key, request: Box<OpenRequest>, unread: &[u8], actions: &mut Vec<Action>) {
+        self.decide(key, request, unread, actions);
+        self.end_reservation(key);
+    }
+
+    fn decide(&mut self, key: Key, mut request: Box<OpenRequest>, unread: &[u8], actions: &mut Vec<Action>) {
         if !self.node.is_serving() {
             return self.answer(key, OpenResult::Refused(ReasonCode::ServerUnavailable), actions);
         }
@@ -74,7 +111,7 @@ impl Worker {
             let home = self.node.registry.claim(&request.client_id, own);
             if home != own {
                 if request.auth_method.is_some() {
-                    // Somebody else was faster while this one authenticated itself, which is not to be done twice.
+                    // Not reached, since it is reserved: what was said is not to be said again elsewhere.
                     return self.answer(key, OpenResult::Refused(ReasonCode::ServerBusy), actions);
                 }
                 return self.move_to(home, key, unread);
@@ -85,7 +122,7 @@ impl Worker {
             && let Err(reason) = self.check_will(key, will)
         {
             if !known_here {
-                self.node.registry.release(&request.client_id, own);
+                self.release(&request.client_id);
             }
             return self.answer(key, OpenResult::Refused(reason), actions);
         }
@@ -111,9 +148,7 @@ impl Worker {
         if let Some(session) = &session {
             self.cancel_will(&request.client_id);
             self.counters.session_resumed();
-            let subscriptions = session.subscriptions().iter();
-            shared
-                .extend(subscriptions.filter(|entry| is_shared(&entry.filter)).map(|entry| Arc::clone(&entry.filter)));
+            shared = shared_filters(session);
         } else {
             self.will_of_session(&request.client_id);
             self.counters.session_created();
@@ -129,6 +164,7 @@ impl Worker {
             conn.connected_at_ms = unix_ms;
         }
         self.set_members_online(client, &shared, true);
+        self.resume_replays(Some(client));
         self.counters.client_connected();
         tracing::debug!(client = %request.client_id, version = ?request.version, resumed = session.is_some(), "connected");
         self.answer(key, OpenResult::Accepted { session }, actions);
@@ -241,6 +277,7 @@ impl Worker {
             self.will_of_ended(client, connection_end(reason), state.expiry_s());
             self.park(client, state);
         }
+        self.resume_replays(Some(client));
     }
 
     /// Says that the client of a connection is about to be gone.
@@ -257,12 +294,7 @@ impl Worker {
         if expiry_s == 0 {
             return self.forget(client, *state);
         }
-        let shared: Vec<Arc<str>> = state
-            .subscriptions()
-            .iter()
-            .filter(|entry| is_shared(&entry.filter))
-            .map(|entry| Arc::clone(&entry.filter))
-            .collect();
+        let shared = shared_filters(&state);
         let expires_ms =
             (expiry_s != u32::MAX).then(|| self.node.clock.ms().saturating_add(u64::from(expiry_s) * 1000));
         if let Some(entry) = self.clients.get_mut(client) {
@@ -278,8 +310,7 @@ impl Worker {
             && let ClientState::Offline { expires_ms: Some(deadline), .. } = entry.state
             && entry.watched.is_none_or(|watched| deadline < watched)
         {
-            entry.watched = Some(deadline);
-            self.expiries.insert(client, deadline);
+            entry.watched = Some(self.expiries.insert(client, deadline));
         }
     }
 
@@ -297,7 +328,7 @@ impl Worker {
             return;
         };
         if *expires_ms > now {
-            // It was connected in between; this was the end of an earlier absence.
+            // It was connected in between and this was the end of an earlier absence; or it is further than the wheel goes.
             return self.watch_expiry(client);
         }
         let state = std::mem::take(state);
@@ -310,7 +341,7 @@ impl Worker {
         self.end_session(client, state);
         if let Some(entry) = self.clients.remove(client) {
             self.by_id.remove(&entry.id);
-            self.node.registry.release(&entry.id, u16::from(self.id));
+            self.release(&entry.id);
             self.will_of_session(&entry.id);
         }
     }
@@ -343,22 +374,35 @@ impl Worker {
         }
     }
 
-    /// Closes every connection: the node shuts down, or may not serve any more.
-    pub(super) fn close_all(&mut self, reason: ReasonCode) {
-        for key in self.conns.keys() {
-            self.close(key, CloseReason::Server(reason));
+    /// The node shuts down. From here on none of this worker's members is chosen for a group, and whoever was is given to its worker:
+    /// when all workers are here, what they have is in their inboxes.
+    pub(super) fn begin_end(&mut self) {
+        for client in self.clients.keys() {
+            let shared = match self.clients.get_mut(client).map(|entry| &entry.state) {
+                Some(ClientState::Online(conn)) => {
+                    let conn = *conn;
+                    self.conns.get_mut(conn).map_or_else(Vec::new, |conn| shared_filters(conn.session.session()))
+                }
+                _ => Vec::new(),
+            };
+            self.set_members_online(client, &shared, false);
         }
+        self.hand_over_all();
+        self.node.leaving.fetch_add(1, Ordering::AcqRel);
+        self.close_all(ReasonCode::ServerShuttingDown, self.node.lease.is_serving());
     }
 
-    /// The node lost its right to serve long ago: who is connected must go elsewhere. What was not written before the lease
-    /// ran out is not written at all.
-    pub(super) fn close_unserved(&mut self) {
+    /// Closes every connection: the node shuts down, or may not serve any more. Without a lease, what was not written before it ran out is
+    /// not written at all.
+    pub(super) fn close_all(&mut self, reason: ReasonCode, leased: bool) {
         for key in self.conns.keys() {
-            match self.conns.get_mut(key) {
-                Some(conn) if conn.client.is_some() && conn.closing.is_none() && !conn.outlet.is_empty() => {
-                    self.lost(key)
-                }
-                _ => self.close(key, CloseReason::Server(ReasonCode::UseAnotherServer)),
+            let held_back = self.conns.get_mut(key).is_some_and(|conn| {
+                !leased && conn.client.is_some() && conn.closing.is_none() && !conn.outlet.is_empty()
+            });
+            if held_back {
+                self.lost(key);
+            } else {
+                self.close(key, CloseReason::Server(reason));
             }
         }
     }
@@ -367,4 +411,10 @@ impl Worker {
     pub(super) fn connections(&self) -> usize {
         self.conns.len()
     }
+}
+
+/// The subscriptions of a session by which it is a member of groups.
+fn shared_filters(session: &SessionState) -> Vec<Arc<str>> {
+    let subscriptions = session.subscriptions().iter();
+    subscriptions.filter(|entry| is_shared(&entry.filter)).map(|entry| Arc::clone(&entry.filter)).collect()
 }

@@ -54,6 +54,7 @@ impl Worker {
             listener,
             dirty: false,
             stalled: false,
+            sent: 0,
             closing: None,
             watched: None,
             moving: None,
@@ -61,6 +62,7 @@ impl Worker {
             username: None,
             connected_at_ms: 0,
             exchange: None,
+            reserves: false,
         });
         self.watch(key);
         if self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty()) {
@@ -119,6 +121,7 @@ impl Worker {
     /// stays counted.
     pub(super) fn ended(&mut self, key: Key) -> Option<Move> {
         self.announce_end(key);
+        self.end_reservation(key);
         let conn = self.conns.remove(key)?;
         if let Some((worker, bytes)) = conn.moving {
             let (listener, peer, ended) = (conn.listener, conn.peer, conn.ended);
@@ -175,6 +178,10 @@ impl Worker {
             return;
         }
         conn.watched = None;
+        if conn.closing.is_none() && conn.session.next_deadline().is_none_or(|deadline| deadline > now.ms) {
+            // It has moved, or was further than the wheel goes.
+            return self.watch(key);
+        }
         if conn.closing.is_some() {
             self.wake(key);
             return self.watch(key);
@@ -203,8 +210,7 @@ impl Worker {
         if let Some(deadline) = conn.closing.or_else(|| conn.session.next_deadline())
             && conn.watched.is_none_or(|watched| deadline < watched)
         {
-            conn.watched = Some(deadline);
-            self.wheel.insert(key, deadline);
+            conn.watched = Some(self.wheel.insert(key, deadline));
         }
     }
 
@@ -309,6 +315,13 @@ impl Worker {
             conn.outlet.blocked = false;
             return false;
         }
+        if conn.sent > self.handed_over {
+            // Handed over before it is acknowledged: the writing task comes back when it has. In the meantime what waits is bounded like
+            // that of a client that does not read.
+            conn.outlet.blocked = false;
+            self.mark_dirty(key);
+            return false;
+        }
         let was_full = conn.outlet.len() > limit;
         let closing = conn.closing.is_some();
         conn.outlet.count_packets(|packet| self.counters.packet_out(packet));
@@ -322,11 +335,15 @@ impl Worker {
                 } else if conn.outlet.len() > self.node.max_outbound {
                     conn.session.set_congested();
                 }
-                self.conns.get_mut(key).is_some_and(|conn| {
-                    conn.outlet.blocked
-                        || (conn.closing.is_some() && conn.outlet.is_done())
-                        || (was_full && conn.outlet.len() <= limit)
-                })
+                let Some(conn) = self.conns.get_mut(key) else {
+                    return false;
+                };
+                let look_again = conn.outlet.blocked
+                    || (conn.closing.is_some() && conn.outlet.is_done())
+                    || (was_full && conn.outlet.len() <= limit);
+                let client = conn.client;
+                self.resume_replays(client);
+                look_again
             }
             Err(_) => {
                 // It takes nothing any more; it may have said that it leaves.
@@ -348,7 +365,6 @@ impl Worker {
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.note_load(key);
-        self.resume_replays();
         // Also without anything new: then the buffer goes back.
         self.mark_dirty(key);
     }

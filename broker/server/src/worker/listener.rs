@@ -6,6 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use raftmq_config::{Config, Listener, ProxyProtocol};
 use raftmq_session::SessionLimits;
@@ -13,12 +14,18 @@ use raftmq_transport::proxy::Versions;
 use raftmq_transport::tls::TlsError;
 use raftmq_transport::ws::WsSettings;
 use raftmq_transport::{Layers, Transport};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::listener_tls::ListenerCertificates;
 
 /// Connections that may wait to be accepted, a worker. The kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
+/// TCP keep-alive: after so long without anything from the client its system is asked for a sign of life …
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(120);
+/// … and then so often …
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// … and after so many questions without an answer the connection is over.
+const KEEP_ALIVE_PROBES: u32 = 4;
 
 /// Why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +184,8 @@ fn open_sockets(address: SocketAddr, kind: Kind, workers: usize) -> io::Result<O
     let sockets = (0..workers).map(|_| {
         let socket = socket(address, kind)?;
         socket.set_reuse_port(true)?;
+        // What is accepted has it, too.
+        socket.set_tcp_keepalive(&keep_alive())?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(StdListener::from(socket))
@@ -199,6 +208,12 @@ fn socket(address: SocketAddr, kind: Kind) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// For clients without a keep-alive of MQTT that are gone without a word: four minutes of silence of the client's system end the
+/// connection. Not TCP_USER_TIMEOUT, which also ends the connections of clients that are there and do not read for a while.
+fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEP_ALIVE_IDLE).with_interval(KEEP_ALIVE_INTERVAL).with_retries(KEEP_ALIVE_PROBES)
+}
+
 /// Whether an accept error is about this node's resources: wait a little instead of spinning.
 pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -219,6 +234,24 @@ mod tests {
 
     fn opened(all: &[Listener], at: usize) -> Result<Opened, ListenError> {
         open(&all[at], all, 2)
+    }
+
+    #[test]
+    fn a_client_that_is_gone_without_a_word_is_noticed() {
+        let opened = opened(&[listener("default", ListenerType::Tcp, "127.0.0.1:0")], 0).unwrap();
+        let _client = std::net::TcpStream::connect(opened.address().unwrap()).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let accepted = loop {
+            if let Some(Ok((socket, _))) = opened.tcp.iter().map(StdListener::accept).find(Result::is_ok) {
+                break socket;
+            }
+            assert!(std::time::Instant::now() < deadline, "not accepted");
+        };
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(120));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(30));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
     }
 
     #[test]

@@ -145,6 +145,13 @@ impl Worker {
         }
     }
 
+    /// Hands all to the other workers, whatever room they have: the node ends.
+    pub(super) fn hand_over_all(&mut self) {
+        for (inbox, outgoing) in self.node.inboxes.iter().zip(&mut self.outgoing) {
+            inbox.push_all(outgoing);
+        }
+    }
+
     /// Hands what waits to the other workers. False when one of them has no room: try again soon.
     pub(super) fn flush_outgoing(&mut self) -> bool {
         let mut all = true;
@@ -155,6 +162,7 @@ impl Worker {
             }
         }
         if all {
+            self.handed_over = self.sent;
             for key in std::mem::take(&mut self.stalled) {
                 if let Some(conn) = self.conns.get_mut(key) {
                     conn.stalled = false;

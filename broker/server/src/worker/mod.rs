@@ -101,9 +101,11 @@ struct Conn {
     dirty: bool,
     /// Its messages wait for another worker: it is not read.
     stalled: bool,
+    /// What `sent` of the worker was when it published something for another worker: nothing is written to it before that is handed over.
+    sent: u64,
     /// Write what is left, then end; at this time in any case.
     closing: Option<u64>,
-    /// The deadline of its entry in the wheel.
+    /// When its entry in the wheel fires.
     watched: Option<u64>,
     /// To be moved to the worker that has its client's session, with these bytes.
     moving: Option<(u16, Vec<u8>)>,
@@ -115,6 +117,8 @@ struct Conn {
     connected_at_ms: u64,
     /// While the client authenticates itself.
     exchange: Option<Box<dyn Exchange>>,
+    /// It is counted in `authenticating`.
+    reserves: bool,
 }
 
 impl Conn {
@@ -128,7 +132,7 @@ impl Conn {
 struct Client {
     id: Arc<str>,
     state: ClientState,
-    /// The deadline of its entry in the wheel of expiries; it stays there while the client is connected.
+    /// When its entry in the wheel of expiries fires; it stays there while the client is connected.
     watched: Option<u64>,
     /// The listener of its last connection, whose limits are the session's.
     listener: u16,
@@ -181,6 +185,8 @@ pub(crate) struct Worker {
     conns: Slab<Conn>,
     clients: Slab<Client>,
     by_id: HashMap<Arc<str>, Key, ahash::RandomState>,
+    /// Client identifiers of connections that began to authenticate themselves here, and how many.
+    authenticating: HashMap<Arc<str>, u32, ahash::RandomState>,
     /// Filters → clients, by slot.
     index: SubscriptionIndex<SubscriptionInfo>,
     cache: TopicCache,
@@ -200,6 +206,9 @@ pub(crate) struct Worker {
     dirty: Vec<Key>,
     /// For the other workers, by number.
     outgoing: Vec<Outgoing>,
+    /// How many messages that were until now, and so many of them at least are handed over.
+    sent: u64,
+    handed_over: u64,
     /// Publishers that wait until `outgoing` is handed over.
     stalled: Vec<Key>,
     /// A connection was not served for want of a lease: all look again when there is one.
@@ -213,7 +222,7 @@ pub(crate) struct Worker {
     /// Wakes the task that spawns them.
     barrier_ready: Rc<Notify>,
     /// Subscriptions that are not through the retained messages.
-    replays: VecDeque<replay::Replay>,
+    replays: replay::Replays,
     /// Wakes the task that gives them their turns.
     replay_ready: Rc<Notify>,
     /// Wills that wait for their delay.
@@ -271,6 +280,7 @@ impl Worker {
 
     /// All look again whether they may read and write.
     fn wake_all(&mut self) {
+        self.resume_all_replays();
         for key in self.conns.keys() {
             if self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty()) {
                 self.mark_dirty(key);

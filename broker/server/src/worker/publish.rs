@@ -9,7 +9,7 @@ use bytes::Bytes;
 use raftmq_features::delayed::{self, Pushed};
 use raftmq_features::{ServerMessage, with_topic};
 use raftmq_mqtt::{Message, ReasonCode};
-use raftmq_routing::{Forwards, Targets};
+use raftmq_routing::{Forwards, RetainOutcome, Targets};
 use raftmq_session::{Action, Now, Origins, PublishToken};
 
 use super::Worker;
@@ -49,11 +49,15 @@ impl Worker {
         actions: &mut Vec<Action>,
     ) {
         let features = &self.node.features;
+        let sent = self.sent;
         let plain = message.topic_bytes().first() != Some(&b'$') && !message.retain() && !features.rewriter.publishes();
         let result = if plain { Ok(self.route(&message, Reach::Cluster)) } else { self.publish_other(key, message) };
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
+        if self.sent != sent {
+            conn.sent = self.sent;
+        }
         let reason = match result {
             Ok(routed) => {
                 if routed.stalled && !conn.stalled {
@@ -155,7 +159,12 @@ impl Worker {
             return Ok(self.route(message, reach));
         }
         let mut retained = node.features.retained_mut();
-        if retained.set(message, now.unix_ms).is_refused() {
+        let outcome = retained.set(message, now.unix_ms);
+        let own = is_reserved(message.topic());
+        if matches!(outcome, RetainOutcome::Stored | RetainOutcome::Replaced) && !own {
+            self.counters.retained();
+        }
+        if outcome.is_refused() && !own {
             self.counters.publish_refused(PublishRefusal::Quota);
             if tell && message.qos() > raftmq_mqtt::QoS::AtMostOnce {
                 return Err(ReasonCode::QuotaExceeded);
@@ -211,7 +220,9 @@ impl Worker {
         } else if !targets.nodes.is_empty() {
             self.forward(message, &targets.nodes);
         }
-        self.counters.routed(routed.matched);
+        if !is_reserved(message.topic()) {
+            self.counters.routed(routed.matched);
+        }
         self.targets = targets;
         routed
     }
@@ -238,6 +249,7 @@ impl Worker {
             self.flush.notify_one();
         }
         outgoing.push(item);
+        self.sent += 1;
         outgoing.is_long()
     }
 

@@ -219,7 +219,8 @@ impl Worker {
         self.actions = actions;
         self.mark_dirty(key);
         self.note_load(key);
-        self.resume_replays();
+        let client = self.conns.get_mut(key).and_then(|conn| conn.client);
+        self.resume_replays(client);
         at
     }
 }

@@ -5,6 +5,7 @@
 //! this worker takes what was handed over and reads what is retained. The one is delivered, then the other: what a client gets of a topic
 //! is never older than what it has got.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use raftmq_mqtt::{Message, RetainHandling};
@@ -27,6 +28,80 @@ pub(super) struct Replay {
     filter: Arc<str>,
     matched: Matched,
     cursor: RetainedCursor,
+}
+
+/// The subscriptions that are not through, by client. One whose client takes nothing for now costs nothing until something changes for
+/// that client: there may be very many of them. They are bounded by the subscriptions.
+#[derive(Default)]
+pub(super) struct Replays {
+    clients: HashMap<Key, OfClient, ahash::RandomState>,
+    /// The clients whose turn it is.
+    ready: VecDeque<Key>,
+}
+
+struct OfClient {
+    replays: Vec<Replay>,
+    /// In `ready`.
+    ready: bool,
+}
+
+impl Replays {
+    fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    fn add(&mut self, replay: Replay) {
+        let client = replay.client;
+        self.clients.entry(client).or_insert(OfClient { replays: Vec::new(), ready: false }).replays.push(replay);
+        self.wake(client);
+    }
+
+    /// Who subscribes again begins again.
+    fn remove(&mut self, client: Key, own: &str) {
+        if let Some(of_client) = self.clients.get_mut(&client) {
+            of_client.replays.retain(|replay| *replay.own != *own);
+        }
+    }
+
+    /// Gives a client a turn. True: it had none to come.
+    fn wake(&mut self, client: Key) -> bool {
+        let Some(of_client) = self.clients.get_mut(&client).filter(|of_client| !of_client.ready) else {
+            return false;
+        };
+        of_client.ready = true;
+        self.ready.push_back(client);
+        true
+    }
+
+    fn wake_all(&mut self) {
+        for (client, of_client) in &mut self.clients {
+            if !std::mem::replace(&mut of_client.ready, true) {
+                self.ready.push_back(*client);
+            }
+        }
+    }
+
+    /// Who is next, and what is to be put back.
+    fn next(&mut self) -> Option<(Key, Vec<Replay>)> {
+        while let Some(client) = self.ready.pop_front() {
+            if let Some(of_client) = self.clients.get_mut(&client) {
+                of_client.ready = false;
+                return Some((client, std::mem::take(&mut of_client.replays)));
+            }
+        }
+        None
+    }
+
+    fn put_back(&mut self, client: Key, replays: Vec<Replay>, again: bool) {
+        if replays.is_empty() {
+            self.clients.remove(&client);
+        } else if let Some(of_client) = self.clients.get_mut(&client) {
+            of_client.replays = replays;
+            if again {
+                self.wake(client);
+            }
+        }
+    }
 }
 
 /// What became of a portion.
@@ -66,39 +141,47 @@ impl Worker {
             matched: Matched { retained: true, ..Matched::by(&info) },
             cursor: RetainedCursor::default(),
         };
-        // Who subscribes again begins again.
-        self.replays.retain(|other| other.client != client || other.own != replay.own);
+        self.replays.remove(client, &replay.own);
         if self.replay_portion(&mut replay) != Portion::Done {
-            self.replays.push_back(replay);
+            self.replays.add(replay);
             self.replay_ready.notify_one();
         }
     }
 
-    /// A turn for every subscription that is not done. True: there is more to do at once.
+    /// A turn for the subscriptions of every client whose turn it is. True: there is more to do at once.
     pub(super) fn replay_turn(&mut self) -> bool {
         let mut more = false;
-        for _ in 0..self.replays.len() {
-            let Some(mut replay) = self.replays.pop_front() else {
+        for _ in 0..self.replays.ready.len() {
+            let Some((client, mut replays)) = self.replays.next() else {
                 break;
             };
-            let portion = self.replay_portion(&mut replay);
-            more |= portion == Portion::More;
-            if portion != Portion::Done {
-                self.replays.push_back(replay);
-            }
+            let mut again = false;
+            replays.retain_mut(|replay| {
+                let portion = self.replay_portion(replay);
+                again |= portion == Portion::More;
+                portion != Portion::Done
+            });
+            self.replays.put_back(client, replays, again);
+            more |= again;
         }
         more
     }
 
-    /// Something has changed that a subscription may have waited for.
-    pub(super) fn resume_replays(&self) {
-        if !self.replays.is_empty() {
+    /// Something has changed for a client that its subscriptions may have waited for: it has acknowledged, or read; it has come or gone.
+    pub(super) fn resume_replays(&mut self, client: Option<Key>) {
+        if !self.replays.is_empty() && client.is_some_and(|client| self.replays.wake(client)) {
             self.replay_ready.notify_one();
         }
     }
 
+    /// The node serves again, or does not any more.
+    pub(super) fn resume_all_replays(&mut self) {
+        self.replays.wake_all();
+        self.replay_ready.notify_one();
+    }
+
     fn replay_portion(&mut self, replay: &mut Replay) -> Portion {
-        if !self.node.is_serving() {
+        if !self.is_serving() {
             return Portion::Wait;
         }
         let Some(limit) = self.room_for(replay) else {
@@ -152,5 +235,60 @@ impl Worker {
                 Some((most / 2).saturating_sub(queued).min(PORTION))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raftmq_mqtt::SubOptions;
+
+    fn key(slot: u32) -> Key {
+        Key { slot, generation: 0 }
+    }
+
+    fn replay(client: Key, own: &str) -> Replay {
+        let matched = Matched::by(&SubscriptionInfo { options: SubOptions::default(), sub_id: 0 });
+        Replay { client, own: own.into(), filter: own.into(), matched, cursor: RetainedCursor::default() }
+    }
+
+    fn turns(replays: &mut Replays) -> Vec<(u32, usize)> {
+        let mut turns = Vec::new();
+        while let Some((client, of_client)) = replays.next() {
+            turns.push((client.slot, of_client.len()));
+            replays.put_back(client, of_client, false);
+        }
+        turns
+    }
+
+    #[test]
+    fn only_who_is_woken_has_a_turn() {
+        let mut replays = Replays::default();
+        for client in 0..1_000 {
+            replays.add(replay(key(client), "a"));
+            replays.add(replay(key(client), "b"));
+        }
+        assert_eq!(turns(&mut replays), (0..1_000).map(|client| (client, 2)).collect::<Vec<_>>());
+        assert!(turns(&mut replays).is_empty(), "all wait");
+        assert!(replays.wake(key(7)) && !replays.wake(key(7)) && !replays.wake(key(1_000)));
+        replays.remove(key(7), "a");
+        assert_eq!(turns(&mut replays), [(7, 1)]);
+        // One that is through is not known any more.
+        assert!(replays.wake(key(8)));
+        assert!(replays.next().is_some());
+        replays.put_back(key(8), Vec::new(), false);
+        assert!(!replays.wake(key(8)));
+        replays.wake_all();
+        assert_eq!(turns(&mut replays).len(), 999);
+    }
+
+    #[test]
+    fn who_is_woken_during_its_turn_has_another_one() {
+        let mut replays = Replays::default();
+        replays.add(replay(key(1), "a"));
+        let (client, of_client) = replays.next().expect("its turn");
+        assert!(replays.wake(client));
+        replays.put_back(client, of_client, true);
+        assert_eq!(turns(&mut replays), [(1, 1)]);
     }
 }

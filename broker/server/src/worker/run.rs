@@ -25,6 +25,7 @@ use super::connection::Rest;
 use super::inbox::{Adopted, Item, Outgoing};
 use super::listener::ListenerState;
 use super::outlet::{Outlet, Spares};
+use super::replay::Replays;
 use super::slab::Slab;
 use super::socket::{Loose, Socket};
 use super::system::System;
@@ -116,6 +117,7 @@ async fn run(
         conns: Slab::new(),
         clients: Slab::new(),
         by_id: HashMap::default(),
+        authenticating: HashMap::default(),
         index: SubscriptionIndex::new(),
         cache: TopicCache::new(node.routes.clone(), CACHED_TOPICS),
         wheel: Wheel::new(node.clock.ms()),
@@ -129,13 +131,15 @@ async fn run(
         targets: Targets::default(),
         dirty: Vec::new(),
         outgoing: (0..workers).map(|_| Outgoing::default()).collect(),
+        sent: 0,
+        handed_over: 0,
         stalled: Vec::new(),
         unserved: false,
         flush: Rc::new(Notify::new()),
         listeners: Rc::new(states),
         barriers: VecDeque::new(),
         barrier_ready: Rc::new(Notify::new()),
-        replays: VecDeque::new(),
+        replays: Replays::default(),
         replay_ready: Rc::new(Notify::new()),
         wills: PendingWills::new(wills_of_a_worker(&node.features.wills, workers)),
         due_messages: Vec::new(),
@@ -166,7 +170,7 @@ async fn run(
                 let now = *phase.borrow_and_update();
                 let mut worker = worker.borrow_mut();
                 if now == Phase::Closed {
-                    worker.close_unserved();
+                    worker.close_all(ReasonCode::UseAnotherServer, false);
                 }
                 worker.wake_all();
             }
@@ -176,21 +180,26 @@ async fn run(
     for task in accepting {
         task.abort();
     }
-    worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown);
+    worker.borrow_mut().begin_end();
+    let node = Arc::clone(&worker.borrow().node);
     let drained = async {
-        while worker.borrow().connections() > 0 {
+        while worker.borrow().connections() > 0 || !node.all_leaving() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let _ = tokio::time::timeout(DRAIN, drained).await;
     let mut worker = worker.borrow_mut();
+    if worker.node.lease.is_serving() {
+        // What another worker chose one of its members for before that one was known to leave.
+        worker.catch_up();
+    }
     // Who did not read to the end is gone like the others: its session is kept or ends, and its will counts.
     worker.end_all();
     if worker.node.lease.is_serving() {
         // The node's sessions end with it [MQTT-3.1.2-8], and what was for others of a group goes to them.
         worker.publish_due_wills(u64::MAX);
         worker.leave_shared();
-        worker.flush_outgoing();
+        worker.hand_over_all();
     }
 }
 
@@ -281,7 +290,8 @@ async fn flush(worker: Shared) {
         loop {
             let all = {
                 let mut worker = worker.borrow_mut();
-                // First handed over, then acknowledged: who subscribes after the acknowledgement finds nothing older on its way.
+                // First handed over, then acknowledged: who subscribes after the acknowledgement finds nothing older on its way. Who
+                // published what is still here is not written to.
                 let all = worker.flush_outgoing();
                 worker.flush_all();
                 all

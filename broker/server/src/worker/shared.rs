@@ -1,6 +1,6 @@
 //! What the workers of a node share. Nothing here is locked for a message but the queues between workers.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,6 +39,8 @@ pub(crate) struct NodeShared {
     pub(crate) raft_id: AtomicU64,
     /// Connections are to be closed and none to be taken: the node shuts down.
     pub(crate) closing: AtomicBool,
+    /// Workers none of whose members is chosen for a group any more, and that have handed over what they chose before: the node ends.
+    pub(crate) leaving: AtomicUsize,
     /// Messages of other nodes that a worker's full queue did not take.
     pub(crate) forwards_lost: Arc<AtomicU64>,
     /// The node's clocks.
@@ -83,12 +85,19 @@ pub(crate) enum Router {
     Standalone(Box<Mutex<LocalRoutes>>),
     /// A member of a cluster.
     Cluster(Cluster),
+    /// For tests: subscriptions wait until it is true.
+    #[cfg(test)]
+    Barrier(Box<Mutex<LocalRoutes>>, tokio::sync::watch::Receiver<bool>),
 }
 
 impl Router {
     pub(crate) fn standalone(routes: SharedRoutes) -> Self {
-        let options = LocalRoutesOptions { standalone: true, ..LocalRoutesOptions::default() };
-        Self::Standalone(Box::new(Mutex::new(LocalRoutes::new(routes, options))))
+        Self::Standalone(Box::new(Mutex::new(own_routes(routes))))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_barrier(routes: SharedRoutes, reached: tokio::sync::watch::Receiver<bool>) -> Self {
+        Self::Barrier(Box::new(Mutex::new(own_routes(routes))), reached)
     }
 
     /// The worker has one subscriber more of each filter. `None`: nothing has to be waited for. Else the SUBACK
@@ -100,27 +109,27 @@ impl Router {
     ) -> Option<BoxFuture<'static, Result<(), BarrierError>>> {
         match self {
             Self::Standalone(routes) => {
-                let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
-                for filter in filters {
-                    // Alone there is nothing to be waited for.
-                    let _ = routes.worker_added(filter, worker);
-                }
+                // Alone there is nothing to be waited for.
+                add(routes, worker, filters);
                 None
             }
             Self::Cluster(cluster) => Some(cluster.subscribe(worker, filters).boxed()),
+            #[cfg(test)]
+            Self::Barrier(routes, reached) => {
+                add(routes, worker, filters);
+                let mut reached = reached.clone();
+                Some(async move { reached.wait_for(|reached| *reached).await.map_or(Ok(()), |_| Ok(())) }.boxed())
+            }
         }
     }
 
     /// The worker has one subscriber less of each filter.
     pub(crate) fn unsubscribe(&self, worker: u8, filters: &[Arc<str>]) {
         match self {
-            Self::Standalone(routes) => {
-                let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
-                for filter in filters {
-                    routes.worker_removed(0, filter, worker);
-                }
-            }
+            Self::Standalone(routes) => remove(routes, worker, filters),
             Self::Cluster(cluster) => cluster.unsubscribe(worker, filters),
+            #[cfg(test)]
+            Self::Barrier(routes, _) => remove(routes, worker, filters),
         }
     }
 
@@ -150,13 +159,36 @@ impl Router {
     /// One frame for each node; returns how many took it.
     pub(crate) fn forward(&self, nodes: &[u64], frame: &Bytes) -> usize {
         match self {
-            Self::Standalone(_) => 0,
             Self::Cluster(cluster) => cluster.forward(nodes, frame),
+            _ => 0,
         }
     }
 }
 
+fn own_routes(routes: SharedRoutes) -> LocalRoutes {
+    LocalRoutes::new(routes, LocalRoutesOptions { standalone: true, ..LocalRoutesOptions::default() })
+}
+
+fn add(routes: &Mutex<LocalRoutes>, worker: u8, filters: &[Arc<str>]) {
+    let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+    for filter in filters {
+        let _ = routes.worker_added(filter, worker);
+    }
+}
+
+fn remove(routes: &Mutex<LocalRoutes>, worker: u8, filters: &[Arc<str>]) {
+    let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+    for filter in filters {
+        routes.worker_removed(0, filter, worker);
+    }
+}
+
 impl NodeShared {
+    /// Whether no worker has or gets a message of a group for a member of this node any more that it does not find in its inbox.
+    pub(crate) fn all_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) >= self.inboxes.len()
+    }
+
     /// Whether the node takes clients and their messages now.
     pub(crate) fn is_serving(&self) -> bool {
         self.lease.is_serving() && !self.closing.load(Ordering::Acquire)

@@ -186,6 +186,10 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
+        let Some(client) = conn.client else {
+            // Another connection has taken the session over, and the subscriptions with it. Nobody waits for the answer any more.
+            return;
+        };
         let before = if refused.is_empty() { Vec::new() } else { filters_of(&conn.session) };
         match packet_id {
             Some(packet_id) => {
@@ -198,7 +202,7 @@ impl Worker {
                 }
             }
         }
-        if let (Some(client), false) = (conn.client, refused.is_empty()) {
+        if !refused.is_empty() {
             let left = filters_of(&conn.session);
             let gone: Vec<Arc<str>> = before.into_iter().filter(|filter| !left.contains(filter)).collect();
             self.remove_from_index(client, &gone);
@@ -265,6 +269,7 @@ impl Worker {
         let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
             return;
         };
+        self.counters.unsubscribed_by_client(filters.len() as u64);
         self.remove_from_index(client, filters);
         let Some(conn) = self.conns.get_mut(key) else {
             return;

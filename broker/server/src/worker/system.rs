@@ -31,7 +31,6 @@ impl Worker {
     /// At each tick: what is due by time for the whole node is the first worker's, the rest each one's own.
     pub(super) fn on_tick(&mut self, now_ms: u64) {
         self.counters.wills_waiting(self.wills.len() as u64);
-        self.resume_replays();
         if self.node.features.sys.mosquitto && now_ms >= self.next_stored_ms {
             self.next_stored_ms = now_ms + STORED_MS;
             self.count_stored();
@@ -92,7 +91,6 @@ impl Worker {
         snapshot.gauges.delayed = delayed as u64;
         snapshot.gauges.stored_messages += retained.messages as u64;
         snapshot.gauges.stored_bytes += retained.bytes as u64;
-        snapshot.counters.retained = retained.stored;
         snapshot.counters.delayed = delays.accepted;
         snapshot.counters.dropped_expired = delays.expired;
         if with_nodes {

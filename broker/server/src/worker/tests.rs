@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod authentication;
+mod ending;
+mod handing;
+
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use raftmq_cluster::{LeaseState, Phase};
@@ -46,30 +50,35 @@ impl Lab {
 
     /// The first of so many workers; the test is the others.
     fn with_inboxes(lease: LeaseState, inboxes: usize) -> Self {
+        Self::with(lease, inboxes, &Config::default(), Router::standalone)
+    }
+
+    fn with(lease: LeaseState, inboxes: usize, config: &Config, router: impl FnOnce(SharedRoutes) -> Router) -> Self {
         let routes = SharedRoutes::new();
         let metrics = Metrics::new();
         let shared = Arc::new(NodeShared {
             registry: ClientRegistry::new(),
             inboxes: Arc::new((0..inboxes).map(|_| Inbox::new()).collect()),
             routes: routes.clone(),
-            router: Router::standalone(routes),
+            router: router(routes),
             lease: Arc::new(lease),
             limits: Arc::new(SessionLimits::default()),
             codec: raftmq_mqtt::Limits::default(),
             max_outbound: 1 << 20,
             raft_id: AtomicU64::new(1),
             closing: AtomicBool::new(false),
+            // The others do not keep it waiting.
+            leaving: AtomicUsize::new(inboxes - 1),
             forwards_lost: Arc::default(),
             clock: Clock::new(),
             name: "test".into(),
-            features: Features::new(&Config::default()).unwrap(),
+            features: Features::new(config).unwrap(),
             metrics: Arc::clone(&metrics),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
-        let config = raftmq_config::Config::default();
-        let state = ListenerState::new(&config.listeners[0], &config, &shared.limits, None);
+        let state = ListenerState::new(&config.listeners[0], config, &shared.limits, None);
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (closing, closing_seen) = watch::channel(false);
         let counters = metrics.worker();
@@ -234,27 +243,6 @@ fn a_subscription_begins_behind_what_was_handed_over() {
     assert_eq!(before.messages(1), [b"3"]);
     lab.wait_metric("raftmq_connections_refused_total{reason=\"limit\"}", 1);
     client.ping();
-}
-
-/// The node ends before such a client is given up.
-#[test]
-fn at_the_end_of_the_node_who_does_not_read_is_closed_like_the_others() {
-    let mut lab = Lab::new(LeaseState::always());
-    let mut slow = Client::open(lab.address);
-    slow.start(&connect_with_will("slow", "will"));
-    slow.subscribe("t", QoS::AtMostOnce);
-    let mut publisher = Client::connect(lab.address, "p");
-    let dropped = "raftmq_messages_dropped_total{reason=\"slow_consumer\"}";
-    let payload = vec![0; 100_000];
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while lab.metric(dropped) == 0 {
-        assert!(Instant::now() < deadline, "it takes everything");
-        publisher.send(&publish("t", &payload, None));
-        publisher.ping();
-    }
-    lab.stop();
-    assert_eq!(lab.metric("raftmq_clients"), 0);
-    assert_eq!(lab.metric("raftmq_wills_published_total"), 1);
 }
 
 #[test]

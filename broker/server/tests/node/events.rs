@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::client::{Client, Got, disconnect, publish};
 use crate::process::Node;
-use crate::words::{Hello, message, unsubscribe};
+use crate::words::{Hello, message, publish_with, unsubscribe};
 
 #[test]
 fn clients_come_subscribe_and_go() {
@@ -49,6 +49,49 @@ fn clients_come_subscribe_and_go() {
     event("connected");
     drop(other);
     assert_eq!(event("disconnected")["reason"], "tcp_closed");
+}
+
+/// Not what the node publishes itself, nor subscriptions that end with their session.
+#[test]
+fn the_numbers_are_those_of_clients() {
+    let node = Node::start_with("{sys: {interval: 1s}}", "", None);
+    let mut watcher = Client::connect(node.mqtt, "watcher");
+    watcher.subscribe("$SYS/brokers/test/metrics/#", QoS::AtMostOnce);
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    for (retain, count) in [(true, 2), (false, 3)] {
+        for _ in 0..count {
+            publisher.send(&publish_with("r", b"x", QoS::AtLeastOnce, retain, 1));
+            assert!(matches!(publisher.receive(), Got::PubAck { .. }));
+        }
+    }
+    for number in 0..3 {
+        let mut client = Client::connect(node.mqtt, &format!("c{number}"));
+        client.subscribe("a", QoS::AtMostOnce);
+        client.subscribe("b", QoS::AtMostOnce);
+        if number == 0 {
+            client.send(&unsubscribe(2, "a"));
+            assert!(matches!(client.receive(), Got::Other(_)));
+        }
+    }
+    let names = [
+        "messages/publish",
+        "messages/dropped/no_subscribers",
+        "messages/retained",
+        "client/unsubscribe",
+        "packets/unsubscribe/received",
+    ];
+    let mut values = std::collections::HashMap::new();
+    let mut rounds = 0;
+    // The first ones are of the start; of those to come the first may be too early.
+    while rounds < 3 {
+        let (topic, payload, retained) = message(&mut watcher);
+        let name = topic.strip_prefix("$SYS/brokers/test/metrics/").unwrap().to_owned();
+        rounds += usize::from(!retained && name == "bytes/received");
+        values.insert(name, String::from_utf8(payload).unwrap());
+    }
+    assert_eq!(names.map(|name| &*values[name]), ["5", "5", "2", "1", "1"]);
+    assert_eq!(node.metric("raftmq_messages_unmatched_total"), 5);
+    assert_eq!(node.metric("raftmq_subscriptions_removed_total"), 6);
 }
 
 #[test]

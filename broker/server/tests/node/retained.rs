@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use raftmq_mqtt::{QoS, ReasonCode, RetainHandling, SubOptions};
 
-use crate::client::{Client, Got, subscribe};
+use crate::client::{Client, Got, connect, subscribe};
 use crate::process::Node;
 use crate::words::{message, publish_with, subscribe_with};
 
@@ -79,6 +79,39 @@ fn many_are_sent_as_fast_as_the_client_takes_them() {
         client.ping();
     }
     assert_eq!(node.metric("raftmq_messages_dropped_total{reason=\"session_queue_full\"}"), 0);
+}
+
+/// What waits for a client goes on when it reads, when it is gone and when it is back; nobody looks at it in between.
+#[test]
+fn what_waits_for_a_client_goes_on_with_it() {
+    const LARGE: usize = 6_000;
+    const SMALL: usize = 800;
+    let node = Node::start();
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    let large = vec![0; 2_000];
+    for number in 0..LARGE {
+        keep(&mut publisher, &format!("large/{number}"), &large);
+    }
+    for number in 0..SMALL {
+        keep(&mut publisher, &format!("small/{number}"), b"x");
+    }
+    // More than the sockets hold, and no acknowledgement that would say that it reads.
+    let mut reader = Client::connect(node.mqtt, "reader");
+    reader.subscribe("large/+", QoS::AtMostOnce);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let topics: BTreeSet<String> = (0..LARGE).map(|_| message(&mut reader).0).collect();
+    assert_eq!(topics.len(), LARGE);
+    // More than its session may have at a time.
+    let (mut client, _) = Client::connect_with(node.mqtt, &connect("c", true, 0, 60));
+    client.subscribe("small/+", QoS::AtLeastOnce);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(client);
+    let (mut client, present) = Client::connect_with(node.mqtt, &connect("c", false, 0, 60));
+    assert!(present);
+    let mut topics = BTreeSet::new();
+    while topics.len() < SMALL {
+        topics.insert(message(&mut client).0);
+    }
 }
 
 #[test]

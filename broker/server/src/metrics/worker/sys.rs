@@ -35,6 +35,7 @@ pub(in crate::metrics) fn sys(workers: &[Arc<Shared>]) -> SysSnapshot {
         qos2_sent: sent(2),
         published: counted(Count::Routed),
         dropped_no_subscribers: counted(Count::Unmatched),
+        retained: counted(Count::Retained),
         forwarded: counted(Count::Forwarded),
         delivered: sent(0) + sent(1) + sent(2),
         acked: snapshot.packets_received.of(PacketType::PubAck) + snapshot.packets_received.of(PacketType::PubComp),
@@ -54,7 +55,7 @@ pub(in crate::metrics) fn sys(workers: &[Arc<Shared>]) -> SysSnapshot {
         clients_connected: counted(Count::ClientConnected),
         clients_disconnected: counted(Count::ClientDisconnected),
         client_subscribes: sum(&|worker| &worker.subscribed),
-        client_unsubscribes: sum(&|worker| &worker.unsubscribed),
+        client_unsubscribes: counted(Count::Unsubscribed),
         sessions_created: counted(Count::SessionCreated),
         sessions_resumed: counted(Count::SessionResumed),
         sessions_taken_over: counted(Count::SessionTakenOver),
@@ -62,7 +63,6 @@ pub(in crate::metrics) fn sys(workers: &[Arc<Shared>]) -> SysSnapshot {
         sessions_terminated: counted(Count::SessionEnded),
         // Not the workers': filled in by who knows.
         dropped_expired: 0,
-        retained: 0,
         delayed: 0,
     };
     snapshot.mosquitto = MosquittoCounters {
