@@ -6,6 +6,7 @@
 
 mod authn;
 mod certs;
+mod check;
 pub mod cli;
 mod ctl;
 mod doctor;
