@@ -15,6 +15,7 @@ mod files;
 pub mod http;
 mod incoming;
 mod listener_tls;
+mod memory;
 pub mod metrics;
 mod node;
 mod ops;

@@ -25,6 +25,7 @@ use crate::http::health::{Readiness, ReadinessSource};
 use crate::http::{control, health, serve};
 use crate::incoming::Incoming;
 use crate::listener_tls::{self, CertificateError, ListenerCertificates};
+use crate::memory::memory;
 use crate::metrics::Metrics;
 use crate::ops::NodeOps;
 use crate::telemetry::{self, LogControl, TelemetryError};
@@ -214,7 +215,7 @@ impl Node {
             node: config.node.name.clone(),
             cluster: node.cluster.clone(),
             readiness,
-            clients: Arc::new(move || clients.registry.len() as u64),
+            clients: Arc::new(move || (clients.metrics.sys().gauges.clients_connected, memory(&clients))),
             started,
         };
         let api = control::router(Arc::new(ops), log);

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::loss::NodeLoss;
 use super::table::Table;
-use crate::http::api::{Groups, Leaders, Loss, Member, MemberRole, MemberState, Members, NodeStatus};
+use crate::http::api::{Groups, Leaders, Member, MemberRole, MemberState, Members, NodeStatus};
 
 pub(crate) fn members(answer: &Members) -> String {
     if answer.cluster.is_none() {
@@ -106,7 +107,7 @@ pub(crate) fn status(answer: &NodeStatus) -> String {
     table.to_string()
 }
 
-pub(crate) fn loss(node: &str, answer: &Loss) -> String {
+pub(crate) fn loss(node: &str, answer: &NodeLoss) -> String {
     let mut table = Table::new(&["GROUP", "VOTES", "ALIVE AFTER", "NEEDED", "QUORUM"]);
     for group in &answer.groups {
         let quorum = match (group.has_quorum, group.loses_quorum) {
@@ -123,11 +124,17 @@ pub(crate) fn loss(node: &str, answer: &Loss) -> String {
         ]);
     }
     let mut text = table.to_string();
-    if answer.nothing {
-        let _ = writeln!(text, "nothing would be lost if {node} stopped now");
+    match (answer.nothing, answer.reasons.is_empty()) {
+        (true, _) => {
+            let _ = writeln!(text, "nothing would be lost if {node} stopped now");
+        }
+        (false, true) => {}
+        (false, false) => {
+            let _ = writeln!(text, "if {node} stopped now:");
+        }
     }
     for reason in &answer.reasons {
-        let _ = writeln!(text, "{reason}");
+        let _ = writeln!(text, "  {reason}");
     }
     text
 }
@@ -156,7 +163,7 @@ fn yes(yes: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::api::{ClusterIdentity, Group, GroupLoss};
+    use crate::http::api::{ClusterIdentity, Group, GroupLoss, Loss};
 
     fn member() -> Member {
         Member {
@@ -220,8 +227,8 @@ mod tests {
                 loses_quorum: true,
             }],
         };
-        let shown = loss("raftmq-0", &answer);
-        assert!(shown.contains("lost") && shown.ends_with("group meta loses its quorum\n"));
+        let shown = loss("raftmq-0", &NodeLoss::new("raftmq-0", answer, Err("no answer".into())));
+        assert!(shown.contains("  lost\nif raftmq-0 stopped now:\n  group meta loses its quorum\n"), "{shown}");
         assert!(!shown.contains("nothing would be lost"));
     }
 }
