@@ -101,7 +101,7 @@ pub(crate) enum Command {
     Leader,
     /// How a node is doing
     ///
-    /// Identity, boot, clients, serving lease, and what keeps it from being ready.
+    /// Identity, boot, clients, what it keeps for them in its memory alone, serving lease, and what keeps it from being ready.
     Status {
         /// Ask this node instead of the first that is ready
         #[arg(long, value_name = "NAME")]

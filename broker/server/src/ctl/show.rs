@@ -85,6 +85,7 @@ pub(crate) fn leaders(answer: &Leaders) -> String {
 pub(crate) fn status(answer: &NodeStatus) -> String {
     let lease = answer.lease_remaining_ms;
     let cluster = answer.cluster.as_ref();
+    let memory = answer.memory;
     let mut table = Table::new(&["NODE", &answer.node]);
     let optional = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     for (name, value) in [
@@ -96,6 +97,11 @@ pub(crate) fn status(answer: &NodeStatus) -> String {
         ("boot", optional(answer.boot)),
         ("uptime", format!("{} s", answer.uptime_seconds)),
         ("clients", answer.clients.to_string()),
+        ("sessions", optional(memory.map(|memory| memory.sessions))),
+        ("queued", optional(memory.and_then(|memory| memory.queued_messages))),
+        ("retained", optional(memory.map(|memory| memory.retained_messages))),
+        ("delayed", optional(memory.map(|memory| memory.delayed_messages))),
+        ("wills", optional(memory.map(|memory| memory.waiting_wills))),
         ("lease", lease.map(|left| format!("{left} ms")).unwrap_or_default()),
         ("ready", yes(answer.ready).to_owned()),
     ] {
@@ -210,6 +216,25 @@ mod tests {
         let shown = groups(&Groups { groups: vec![group] }, &[member()]);
         assert!(shown.contains("raftmq-0,9"), "{shown}");
         assert!(shown.ends_with("group meta stopped here: the disk is full\n"));
+    }
+
+    #[test]
+    fn a_status_has_what_the_node_keeps() {
+        let memory = |memory: serde_json::Value| {
+            let answer = serde_json::json!({
+                "node": "a", "version": "1", "uptimeSeconds": 1, "clients": 2, "ready": true, "failing": [], "memory": memory,
+            });
+            let shown = status(&serde_json::from_value(answer).expect("a status"));
+            let cells = shown.lines().filter_map(|line| line.rsplit_once(' '));
+            cells.map(|(name, cell)| format!("{} {cell}", name.trim())).collect::<Vec<_>>()
+        };
+        let told = serde_json::json!({
+            "sessions": 3, "queuedMessages": null, "retainedMessages": 4, "delayedMessages": 5, "waitingWills": 6,
+        });
+        let expected = ["clients 2", "sessions 3", "queued -", "retained 4", "delayed 5", "wills 6"];
+        assert_eq!(memory(told)[8..14], expected);
+        // Of an earlier version.
+        assert_eq!(memory(serde_json::Value::Null)[8..10], ["clients 2", "sessions -"]);
     }
 
     #[test]
