@@ -30,7 +30,7 @@ pub struct ListenerSpec {
     /// What carries MQTT.
     #[serde(rename = "type", default)]
     pub type_: ListenerType,
-    /// Port, the same on every node and on the Service; of UDP for `quic`, else of TCP.
+    /// Port, the same on every node and on the Service; of UDP for `quic`, else of TCP. In Kubernetes those below 1024 work as well.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
     /// Connections that one node keeps on this listener. Absent: no limit but the process's open files.

@@ -98,6 +98,24 @@ fn stateful_sets() {
 }
 
 #[test]
+fn low_ports_are_allowed_in_the_pods_network() {
+    let sysctls = |yaml: &str| {
+        let set = serde_json::to_value(stateful_set(&valid(yaml), &inputs())).unwrap();
+        set.pointer("/spec/template/spec/securityContext/sysctls").cloned()
+    };
+    assert_eq!(sysctls(SMALL), None);
+    let low = |ports: &str| sysctls(&SMALL.replace("spec: {}", &format!("spec:\n{ports}")));
+    let start =
+        |port: &str| Some(serde_json::json!([{ "name": "net.ipv4.ip_unprivileged_port_start", "value": port }]));
+    assert_eq!(
+        low("  listeners: [{name: mqtt, port: 1883}, {name: ws, type: ws, port: 80}, {name: x, port: 443}]\n"),
+        start("80")
+    );
+    assert_eq!(low("  metrics: {port: 1023}\n"), start("1023"));
+    assert_eq!(low("  metrics: {port: 1024}\n"), None);
+}
+
+#[test]
 fn services() {
     expect("links_service", &[links_service(&valid(SMALL))]);
     expect("client_services", &client_services(&valid(SMALL)));

@@ -93,6 +93,7 @@ impl Brokers for FakeBrokers {
                 cluster: identity.clone(),
                 uptime_seconds: 1,
                 clients: 0,
+                memory: None,
                 lease_remaining_ms: None,
                 ready: identity.is_some(),
                 failing: Vec::new(),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kube import CHART, OPERATOR_NAMESPACE, REPO, helm, kubectl, namespace, program, run
+from kube import CHART, OPERATOR_NAMESPACE, RELEASE, REPO, helm, kubectl, namespace, program, run
 
 RENDERINGS = {
     "defaults": [],
@@ -29,11 +29,22 @@ def test_lint():
     ("image.pullPolicy=Sometimes", "pullPolicy"),
     ("namespaces={Upper_Case}", "namespaces"),
     ("metrics.port=80", "metrics"),
+    ("log.filter=inof", "filter"),
+    ("log.filter=info\\,kube=loud", "filter"),
     ("serviceAccount.create=false", "serviceAccount.name: needed"),
 ])
 def test_wrong_values_are_refused_by_name(value, message):
     done = helm("template", "x", str(CHART), f"--set={value}", check=False)
     assert done.returncode != 0 and message in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("values", ["crds.install=false", "crds.install=false,fullnameOverride=other"])
+def test_a_second_release_for_the_same_namespaces_is_refused(operator, values):
+    with namespace("second") as where:
+        second = helm("install", "second", str(CHART), "-n", where, "--dry-run=server", f"--set={values}", check=False)
+        assert second.returncode != 0 and "looks after all namespaces already" in second.stderr, second.stderr
+    # What is there is upgraded as ever.
+    helm("upgrade", RELEASE, str(CHART), "-n", OPERATOR_NAMESPACE, "--dry-run=server", "--reuse-values")
 
 
 @pytest.mark.parametrize("what", RENDERINGS)

@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -117,25 +118,48 @@ def manual(tmp_path):
 
 
 def forms_a_cluster(manual):
-    def bootstrap():
-        done = manual.ctl("bootstrap", *manual.names)
-        assert done.returncode == 0, done.stderr
-        return True
-    wait_until("the bootstrap is accepted", bootstrap, 20, 0.5)
+    # Right after the start, and what is documented behind it right after it: it waits until the nodes are there, and then until they serve.
+    done = manual.ctl("bootstrap", *manual.names)
+    assert done.returncode == 0, done.stderr
+    assert "is formed" in done.stdout and "serve" in done.stdout, done.stdout
     for port in manual.metrics:
-        wait_until("ready", lambda port=port: http(f"http://127.0.0.1:{port}/readyz")[0] == 200, 30)
+        assert http(f"http://127.0.0.1:{port}/readyz")[0] == 200
+    members = manual.ctl("members").stdout
+    assert all(f" {name} " in members for name in manual.names), members
     with Client(manual.mqtt[0]) as subscriber, Client(manual.mqtt[2]) as publisher:
         subscriber.subscribe("found/each/other")
         publisher.publish("found/each/other", "x")
         wait_until("the message", lambda: subscriber.messages, 10)
     again = manual.ctl("bootstrap", *manual.names)
-    assert again.returncode != 0 or "already" in again.stdout + again.stderr
+    assert again.returncode == 0 and "exists already" in again.stdout, again.stdout + again.stderr
 
 
 def test_static_peers(manual):
     links = [f"127.0.0.1:{port}" for port in free_ports(3)]
     manual.start({"strategy": "static", "static": {"peers": links}}, links)
     forms_a_cluster(manual)
+
+
+def test_a_bootstrap_says_what_is_missing(manual):
+    links = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    manual.start({"strategy": "static", "static": {"peers": links}}, links)
+    # Nobody has such a name.
+    once = manual.ctl("bootstrap", "--no-wait", "nobody", *manual.names)
+    assert once.returncode == 1, once.stdout
+    begin = time.monotonic()
+    missing = manual.ctl("bootstrap", "--timeout", "3s", "nobody", *manual.names)
+    assert missing.returncode == 1 and "nobody" in missing.stderr and "within 3s" in missing.stderr, missing.stderr
+    assert 2.5 < time.monotonic() - begin < 25
+    # One that stops answers nobody: the cluster is formed all the same, and it is named.
+    wait_until("all are found", lambda: manual.ctl("bootstrap", "--no-wait", *manual.names).returncode == 0, 20, 0.5)
+    last = manual.processes[2]
+    last.send_signal(signal.SIGSTOP)
+    try:
+        silent = manual.ctl("bootstrap", "--timeout", "4s", *manual.names)
+    finally:
+        last.send_signal(signal.SIGCONT)
+    assert silent.returncode == 1 and "exists already" in silent.stdout, silent.stdout + silent.stderr
+    assert f"{manual.names[2]}: " in silent.stderr.splitlines()[-1], silent.stderr
 
 
 def test_dns_with_a_records(manual, tmp_path):

@@ -51,11 +51,39 @@ def test_the_sixth_node_follows_without_a_vote_and_serves():
             wait_until("across six", lambda: subscriber.messages, 10)
 
 
+def memory_is_named(cluster, node):
+    """What one node keeps in its memory is lost with it, whatever the quorums; the control API's answer is about quorums alone."""
+    assert "nothing would be lost" in cluster.ctl("loss", node.name, as_json=False)
+    with Client(node.mqtt, client_id="stays", clean=False) as client:
+        client.subscribe("stays/#")
+        client.paho.publish("kept", "x", qos=1, retain=True).wait_for_publish(10)
+        assert node.control("status")[1]["clients"] == 1
+    with Client(node.mqtt) as publisher:
+        publisher.publish("$delayed/3600/later", "x")
+    wait_until("nobody is connected", lambda: node.control("status")[1]["clients"] == 0, 10)
+    loss = cluster.ctl("loss", node.name)
+    assert not loss["nothing"] and not any(group["losesQuorum"] for group in loss["groups"]), loss
+    memory = {"sessions": 1, "queuedMessages": None, "retainedMessages": 1, "delayedMessages": 1, "waitingWills": 0}
+    assert loss["memory"] == memory, loss
+    assert node.control(f"loss?node={node.name}")[1]["nothing"]
+    text = cluster.ctl("loss", str(loss["node"]), as_json=False)
+    assert "every group keeps its quorum" in text and "1 session with queued messages" in text, text
+    node.pause()
+    try:
+        unknown = cluster.ctl("loss", node.name, as_json=False)
+    finally:
+        node.resume()
+    assert f"what {node.name} keeps in its memory is not known" in unknown, unknown
+    assert "nothing would be lost" not in unknown, unknown
+    wait_until("it is ready again", node.ready, 20)
+
+
 def test_leave_by_hand_and_the_loss_check(cluster):
     leaving = next(node for node in cluster.nodes if node is not cluster.leader("meta"))
     status, loss = cluster.nodes[0].control(f"loss?node={leaving.name}")
     assert status == 200 and loss["nothing"], loss
     assert not any(group["losesQuorum"] for group in loss["groups"]), loss
+    memory_is_named(cluster, leaving)
     cluster.ctl("leave", leaving.name, as_json=False)
     wait_until("two members", lambda: len(cluster.members()) == 2, 20)
     # Two members: one votes, the other would be a second half.

@@ -29,7 +29,7 @@ pub use error::{ConfigError, Origin, Problem};
 pub use listeners::{
     ClientAuth, Listener, ListenerTls, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion, Websocket,
 };
-pub use load::from_document;
+pub use load::{Origins, from_document};
 pub use mqtt::Mqtt;
 pub use node::{Config, Http, Log, LogFormat, LogLevel, Metrics, Node, Storage, TlsFiles};
 pub use reference::reference_markdown;

@@ -23,12 +23,24 @@ impl Config {
         env: impl Iterator<Item = (String, String)>,
         overrides: &[(String, String)],
     ) -> Result<Self, ConfigError> {
+        Self::load_with_origins(path, env, overrides).map(|(config, _)| config)
+    }
+
+    /// As [`Config::load`], with the places of the settings, for who checks more than can be checked here.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with_origins(
+        path: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        overrides: &[(String, String)],
+    ) -> Result<(Self, Origins), ConfigError> {
         let Some(path) = path else {
-            return Self::from_sources("", "settings", env, overrides);
+            return Self::with_origins("", "settings", env, overrides);
         };
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
-        Self::from_sources(&text, &file, env, overrides)
+        Self::with_origins(&text, &file, env, overrides)
     }
 
     /// As [`Config::load`], from the text of a file.
@@ -41,6 +53,15 @@ impl Config {
         env: impl Iterator<Item = (String, String)>,
         overrides: &[(String, String)],
     ) -> Result<Self, ConfigError> {
+        Self::with_origins(text, file, env, overrides).map(|(config, _)| config)
+    }
+
+    fn with_origins(
+        text: &str,
+        file: &str,
+        env: impl Iterator<Item = (String, String)>,
+        overrides: &[(String, String)],
+    ) -> Result<(Self, Origins), ConfigError> {
         let mut documents = tree::parse_documents(text, file).map_err(|p| ConfigError::Invalid(vec![p]))?;
         if documents.len() > 1 {
             return Err(ConfigError::Invalid(vec![Problem {
@@ -85,7 +106,8 @@ impl Config {
             return Err(ConfigError::Invalid(problems));
         }
         let config: Self = from_document(&document).map_err(|p| ConfigError::Invalid(vec![p]))?;
-        config.checked(|path| document.locate(path))
+        let config = config.checked(|path| document.locate(path))?;
+        Ok((config, Origins(document)))
     }
 
     /// Checks ranges, names and combinations, as [`Config::load`] does, of settings that a program made.
@@ -119,6 +141,18 @@ impl Config {
     #[must_use]
     pub fn to_yaml(&self) -> String {
         serde_saphyr::to_string(self).expect("settings are plain maps, lists and text")
+    }
+}
+
+/// Where the settings of a [`Config`] were written.
+#[derive(Clone, Debug)]
+pub struct Origins(Node);
+
+impl Origins {
+    /// What is wrong with the setting of a path, as `mqtt.rewrite[0].destination`, at the place where it was written.
+    #[must_use]
+    pub fn problem(&self, path: &str, message: impl Into<String>) -> Problem {
+        Problem { path: path.to_owned(), origin: self.0.locate(path), message: message.into() }
     }
 }
 

@@ -143,7 +143,9 @@ impl Default for Storage {
 pub struct Log {
     /// The least important level that is logged. It can be changed while the node runs.
     pub level: LogLevel,
-    /// Levels of single modules, `module=level` separated by commas, as `raftmq::rpc=debug`. Empty: none of their own.
+    /// Levels of single modules, `module=level` separated by commas; `off` is a level here too. Empty: none of their own. With `level`
+    /// `debug`, `rustls=warn,quinn=warn,quinn_proto=warn,quinn_udp=warn` keeps the libraries of TLS and QUIC quiet, which tell each handshake
+    /// and packet there.
     #[schemars(length(max = 1000))]
     pub modules: String,
     /// One line of text, or one JSON object, for each event.
@@ -151,7 +153,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Level and modules as one filter: `info,raftmq::rpc=debug`.
+    /// Level and modules as one filter: `info,raftmq::http=debug`.
     #[must_use]
     pub fn filter(&self) -> String {
         if self.modules.is_empty() {

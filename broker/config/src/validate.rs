@@ -66,7 +66,31 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
             wrong(path, format!("{duration} is not a whole number of seconds, which is what MQTT counts in"));
         }
     }
+    if let Some(message) = wrong_modules(&config.log.modules) {
+        wrong("log.modules", message);
+    }
     found
+}
+
+/// What is wrong with levels of modules, as they are written in [`crate::Log::modules`].
+fn wrong_modules(text: &str) -> Option<String> {
+    let part_is_wrong = |part: &str| {
+        let Some((module, level)) = part.split_once('=') else {
+            return Some(format!("{part:?} is not module=level"));
+        };
+        let (module, level) = (module.trim(), level.trim());
+        let in_names = |byte: u8| byte.is_ascii_alphanumeric() || b"_:".contains(&byte);
+        if module.is_empty() || !module.bytes().all(in_names) {
+            return Some(format!("{part:?} has no module's name before ="));
+        }
+        let known = ["off", "error", "warn", "info", "debug", "trace"];
+        let fits = known.iter().any(|known| known.eq_ignore_ascii_case(level));
+        (!fits).then(|| format!("{part:?}: {level:?} is not a level"))
+    };
+    let wrong = (!text.is_empty()).then(|| text.split(',').map(str::trim).find_map(part_is_wrong)).flatten()?;
+    Some(format!(
+        "{wrong}; allowed is module=level, separated by commas, as raftmq::http=debug,quinn=warn; levels are off, error, warn, info, debug, trace"
+    ))
 }
 
 /// What a frame on a link may add to an MQTT packet: envelope, addresses, batch header.
@@ -241,6 +265,24 @@ fn check_addresses(config: &Config, wrong: &mut impl FnMut(&str, String)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_of_modules() {
+        for text in ["", "quinn=warn", "a::b=off, c = DEBUG"] {
+            assert_eq!(wrong_modules(text), None, "{text}");
+        }
+        for (text, why) in [
+            ("foo=loud", "\"foo=loud\": \"loud\" is not a level"),
+            ("debug", "\"debug\" is not module=level"),
+            ("a=info,", "\"\" is not module=level"),
+            ("a=info,=info", "\"=info\" has no module's name before ="),
+            ("[a]=info", "\"[a]=info\" has no module's name before ="),
+            ("a=", "\"a=\": \"\" is not a level"),
+        ] {
+            let found = wrong_modules(text).unwrap_or_default();
+            assert!(found.starts_with(&format!("{why}; allowed is ")), "{text}: {found}");
+        }
+    }
 
     #[test]
     fn server_names() {

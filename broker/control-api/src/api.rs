@@ -60,12 +60,42 @@ pub struct NodeStatus {
     pub uptime_seconds: u64,
     /// Clients connected to it.
     pub clients: u64,
+    /// What it keeps in its memory alone; `None` from a version that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// What is left of its serving lease; `None` without one (or standalone).
     pub lease_remaining_ms: Option<u64>,
     /// Whether it is ready, as `/readyz` says.
     pub ready: bool,
     /// What keeps it from being ready.
     pub failing: Vec<FailingCondition>,
+}
+
+/// What a node keeps in its memory alone: it ends with the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Sessions, of clients that are connected and of others.
+    pub sessions: u64,
+    /// Messages in these sessions that were not acknowledged yet, some seconds ago; `None` where they are not counted, which is
+    /// where `mqtt.sys.mosquitto` is off.
+    pub queued_messages: Option<u64>,
+    /// Retained messages of clients.
+    pub retained_messages: u64,
+    /// Messages that wait for their time.
+    pub delayed_messages: u64,
+    /// Wills that wait for their delay.
+    pub waiting_wills: u64,
+}
+
+impl Memory {
+    /// Whether nothing would end with the process.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { sessions, queued_messages: _, retained_messages, delayed_messages, waiting_wills } = *self;
+        // Without a session nothing is queued.
+        [sessions, retained_messages, delayed_messages, waiting_wills].iter().all(|count| *count == 0)
+    }
 }
 
 /// A condition of `/readyz` that does not hold.
@@ -354,15 +384,16 @@ pub struct LossQuery {
     pub node: String,
 }
 
-/// What would be lost if the node stopped now.
+/// What the cluster would lose if the node stopped now: quorums. What the node keeps in its memory alone is not in it; the node
+/// itself says that, in [`NodeStatus::memory`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Loss {
     /// Its Raft id, if it is a member.
     pub node: Option<u64>,
-    /// Whether nothing would be lost: every group has its quorum and keeps it.
+    /// Whether every group has its quorum and keeps it.
     pub nothing: bool,
-    /// What would be lost, as sentences.
+    /// What would be lost of it, as sentences.
     pub reasons: Vec<String>,
     /// Each group after the stop.
     pub groups: Vec<GroupLoss>,

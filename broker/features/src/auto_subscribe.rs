@@ -27,17 +27,17 @@ pub struct AutoSubscription {
     pub options: SubOptions,
 }
 
-/// What is wrong with the list. Subscriptions are counted from 1.
+/// What is wrong with the list; [`place`](Self::place) says where. Subscriptions are counted from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AutoSubscribeError {
     /// More than [`MAX_SUBSCRIPTIONS`].
-    #[error("{count} auto-subscriptions are more than {MAX_SUBSCRIPTIONS}")]
+    #[error("{count} subscriptions are more than {MAX_SUBSCRIPTIONS}")]
     TooMany {
         /// How many there are.
         count: usize,
     },
     /// A placeholder is wrong.
-    #[error("auto-subscription {number}: {error}")]
+    #[error("{error}")]
     Template {
         /// The subscription.
         number: usize,
@@ -45,7 +45,7 @@ pub enum AutoSubscribeError {
         error: TemplateError,
     },
     /// Whoever the client is, it is no filter.
-    #[error("auto-subscription {number}: the filter {error}")]
+    #[error("the filter {error}")]
     Filter {
         /// The subscription.
         number: usize,
@@ -53,18 +53,30 @@ pub enum AutoSubscribeError {
         error: TopicError,
     },
     /// No Local with a shared subscription (`[MQTT-3.8.3-4]`).
-    #[error("auto-subscription {number}: a shared subscription cannot have no local")]
+    #[error("a shared subscription cannot have it")]
     SharedNoLocal {
         /// The subscription.
         number: usize,
     },
 }
 
-/// A subscription that a client did not get. Subscriptions are counted from 1.
+impl AutoSubscribeError {
+    /// The setting within the list: `[0].topic`, or nothing where it is the list itself.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::TooMany { .. } => String::new(),
+            Self::Template { number, .. } | Self::Filter { number, .. } => format!("[{number}].topic"),
+            Self::SharedNoLocal { number } => format!("[{number}].noLocal"),
+        }
+    }
+}
+
+/// A subscription that a client did not get. Subscriptions are counted from 0, as in the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LeftOut {
     /// A placeholder cannot be filled.
-    #[error("auto-subscription {number} {error}")]
+    #[error("mqtt.autoSubscribe[{number}] {error}")]
     Fill {
         /// The subscription.
         number: usize,
@@ -72,7 +84,7 @@ pub enum LeftOut {
         error: FillError,
     },
     /// What comes out is no filter: too long, or empty.
-    #[error("auto-subscription {number}: the filter {error}")]
+    #[error("mqtt.autoSubscribe[{number}]: the filter {error}")]
     Filter {
         /// The subscription.
         number: usize,
@@ -94,19 +106,17 @@ impl AutoSubscribe {
         if subscriptions.len() > MAX_SUBSCRIPTIONS {
             return Err(AutoSubscribeError::TooMany { count: subscriptions.len() });
         }
-        let compiled = subscriptions.iter().enumerate().map(|(index, subscription)| {
-            let number = index + 1;
-            let template = Template::parse(&subscription.topic, None)
-                .map_err(|error| AutoSubscribeError::Template { number, error })?;
-            let example = template.example();
-            let filter = TopicFilter::parse(&example).map_err(|error| AutoSubscribeError::Filter { number, error })?;
-            let shared = filter.group().is_some() || split_prefix(&example).0 == "$queue/";
-            if shared && subscription.options.no_local {
-                return Err(AutoSubscribeError::SharedNoLocal { number });
-            }
-            Ok((template, subscription.options))
-        });
+        let compiled = subscriptions.iter().enumerate().map(|(number, subscription)| compile(number, subscription));
         compiled.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Everything that is wrong with the list, at most one thing a subscription.
+    #[must_use]
+    pub fn check(subscriptions: &[AutoSubscription]) -> Vec<AutoSubscribeError> {
+        if subscriptions.len() > MAX_SUBSCRIPTIONS {
+            return vec![AutoSubscribeError::TooMany { count: subscriptions.len() }];
+        }
+        subscriptions.iter().enumerate().filter_map(|(number, one)| compile(number, one).err()).collect()
     }
 
     /// Whether there are none: then [`filters`](Self::filters) need not be called.
@@ -125,8 +135,7 @@ impl AutoSubscribe {
         mut left_out: impl FnMut(LeftOut),
     ) -> Vec<(String, SubOptions)> {
         let mut filters: Vec<(String, SubOptions)> = Vec::with_capacity(self.0.len());
-        for (index, (template, options)) in self.0.iter().enumerate() {
-            let number = index + 1;
+        for (number, (template, options)) in self.0.iter().enumerate() {
             // Groups are those of regular expressions: there are none.
             let filter = template.fill(client, |_| "").map_err(|error| LeftOut::Fill { number, error });
             let valid = filter.and_then(|filter| match validate_filter(&filter) {
@@ -147,6 +156,18 @@ impl AutoSubscribe {
         }
         filters
     }
+}
+
+fn compile(number: usize, subscription: &AutoSubscription) -> Result<(Template, SubOptions), AutoSubscribeError> {
+    let template =
+        Template::parse(&subscription.topic, None).map_err(|error| AutoSubscribeError::Template { number, error })?;
+    let example = template.example();
+    let filter = TopicFilter::parse(&example).map_err(|error| AutoSubscribeError::Filter { number, error })?;
+    let shared = filter.group().is_some() || split_prefix(&example).0 == "$queue/";
+    if shared && subscription.options.no_local {
+        return Err(AutoSubscribeError::SharedNoLocal { number });
+    }
+    Ok((template, subscription.options))
 }
 
 #[cfg(test)]
@@ -223,13 +244,13 @@ mod tests {
         assert_eq!(
             left_out,
             [
-                LeftOut::Fill { number: 1, error: FillError::Wildcard("client identifier") },
-                LeftOut::Fill { number: 2, error: FillError::NoUsername },
+                LeftOut::Fill { number: 0, error: FillError::Wildcard("client identifier") },
+                LeftOut::Fill { number: 1, error: FillError::NoUsername },
             ]
         );
         let long = "x".repeat(65_534);
         let (_, left_out) = filters(&list, &client(&long, Some("u")), Version::V5);
-        assert_eq!(left_out, [LeftOut::Filter { number: 1, error: TopicError::TooLong }]);
+        assert_eq!(left_out, [LeftOut::Filter { number: 0, error: TopicError::TooLong }]);
     }
 
     #[test]
@@ -242,16 +263,17 @@ mod tests {
     #[test]
     fn errors_name_the_entry_and_the_place() {
         for (topic, expected) in [
-            ("", "auto-subscription 2: the filter is empty"),
+            ("", "[1].topic: the filter is empty"),
             (
                 "a/${client}",
-                "auto-subscription 2: '${client}' at byte 2 is not known: there are clientid, username, host and port",
+                "[1].topic: '${client}' at byte 2 is not known: there are clientid, username, host and port",
             ),
-            ("a/#/%c", "auto-subscription 2: the filter has a '#' that is not alone in the last level"),
-            ("$share/g/a", "auto-subscription 2: a shared subscription cannot have no local"),
-            ("$queue/a", "auto-subscription 2: a shared subscription cannot have no local"),
+            ("a/#/%c", "[1].topic: the filter has a '#' that is not alone in the last level"),
+            ("$share/g/a", "[1].noLocal: a shared subscription cannot have it"),
+            ("$queue/a", "[1].noLocal: a shared subscription cannot have it"),
         ] {
-            assert_eq!(list(&[("ok", OPTIONS), (topic, OPTIONS)]).unwrap_err().to_string(), expected);
+            let error = list(&[("ok", OPTIONS), (topic, OPTIONS)]).unwrap_err();
+            assert_eq!(format!("{}: {error}", error.place()), expected);
         }
         let count = MAX_SUBSCRIPTIONS + 1;
         assert_eq!(list(&vec![("a", OPTIONS); count]).unwrap_err(), AutoSubscribeError::TooMany { count });

@@ -69,17 +69,17 @@ pub struct RewriteRule {
     pub destination: String,
 }
 
-/// What is wrong with the rules. Rules are counted from 1.
+/// What is wrong with the rules; [`place`](Self::place) says where. Rules are counted from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RewriteRuleError {
     /// More than [`MAX_RULES`].
-    #[error("{count} rewrite rules are more than {MAX_RULES}")]
+    #[error("{count} rules are more than {MAX_RULES}")]
     TooMany {
         /// How many there are.
         count: usize,
     },
     /// The source is no filter.
-    #[error("rewrite rule {rule}, source: the filter {error}")]
+    #[error("the filter {error}")]
     Source {
         /// The rule.
         rule: usize,
@@ -87,7 +87,7 @@ pub enum RewriteRuleError {
         error: TopicError,
     },
     /// The source has a prefix, which is not part of what it is compared with.
-    #[error("rewrite rule {rule}, source: '{prefix}' is not part of what is rewritten")]
+    #[error("'{prefix}' is not part of what is rewritten")]
     SourcePrefix {
         /// The rule.
         rule: usize,
@@ -95,7 +95,7 @@ pub enum RewriteRuleError {
         prefix: String,
     },
     /// The regular expression is none, or is too large.
-    #[error("rewrite rule {rule}, regular expression: {error}")]
+    #[error("{error}")]
     Regex {
         /// The rule.
         rule: usize,
@@ -103,7 +103,7 @@ pub enum RewriteRuleError {
         error: String,
     },
     /// A placeholder of the destination is wrong.
-    #[error("rewrite rule {rule}, destination: {error}")]
+    #[error("{error}")]
     Destination {
         /// The rule.
         rule: usize,
@@ -111,7 +111,7 @@ pub enum RewriteRuleError {
         error: TemplateError,
     },
     /// Whatever the topic, the destination is no topic (or filter, for subscriptions).
-    #[error("rewrite rule {rule}, destination: the topic {error}")]
+    #[error("the topic {error}")]
     DestinationTopic {
         /// The rule.
         rule: usize,
@@ -119,7 +119,7 @@ pub enum RewriteRuleError {
         error: TopicError,
     },
     /// The destination would make a subscription a shared or exclusive one.
-    #[error("rewrite rule {rule}, destination: '{prefix}' is not part of what is rewritten")]
+    #[error("'{prefix}' is not part of what is rewritten")]
     DestinationPrefix {
         /// The rule.
         rule: usize,
@@ -128,11 +128,26 @@ pub enum RewriteRuleError {
     },
 }
 
-/// Why a client's topic cannot be rewritten though a rule says so. Rules are counted from 1.
+impl RewriteRuleError {
+    /// The setting within the list of rules: `[0].source`, or nothing where it is the list itself.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::TooMany { .. } => String::new(),
+            Self::Source { rule, .. } | Self::SourcePrefix { rule, .. } => format!("[{rule}].source"),
+            Self::Regex { rule, .. } => format!("[{rule}].regex"),
+            Self::Destination { rule, .. }
+            | Self::DestinationTopic { rule, .. }
+            | Self::DestinationPrefix { rule, .. } => format!("[{rule}].destination"),
+        }
+    }
+}
+
+/// Why a client's topic cannot be rewritten though a rule says so. Rules are counted from 0, as in the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum RewriteError {
     /// A placeholder cannot be filled.
-    #[error("rewrite rule {rule} {error}")]
+    #[error("mqtt.rewrite[{rule}] {error}")]
     Fill {
         /// The rule.
         rule: usize,
@@ -140,7 +155,7 @@ pub enum RewriteError {
         error: FillError,
     },
     /// What comes out is not valid.
-    #[error("rewrite rule {rule}: the topic {error}")]
+    #[error("mqtt.rewrite[{rule}]: the topic {error}")]
     Topic {
         /// The rule.
         rule: usize,
@@ -148,7 +163,7 @@ pub enum RewriteError {
         error: TopicError,
     },
     /// What comes out would be a shared or exclusive subscription.
-    #[error("rewrite rule {rule} makes a shared or exclusive subscription")]
+    #[error("mqtt.rewrite[{rule}] makes a shared or exclusive subscription")]
     Prefix {
         /// The rule.
         rule: usize,
@@ -187,12 +202,21 @@ impl Rewriter {
         if rules.len() > MAX_RULES {
             return Err(RewriteRuleError::TooMany { count: rules.len() });
         }
-        let compiled = rules.iter().enumerate().map(|(index, rule)| Compiled::new(index + 1, rule));
+        let compiled = rules.iter().enumerate().map(|(number, rule)| Compiled::new(number, rule));
         Ok(Self {
             rules: compiled.collect::<Result<_, _>>()?,
             publishes: rules.iter().any(|rule| rule.action.publishes()),
             subscribes: rules.iter().any(|rule| rule.action.subscribes()),
         })
+    }
+
+    /// Everything that is wrong with the rules, at most one thing a rule.
+    #[must_use]
+    pub fn check(rules: &[RewriteRule]) -> Vec<RewriteRuleError> {
+        if rules.len() > MAX_RULES {
+            return vec![RewriteRuleError::TooMany { count: rules.len() }];
+        }
+        rules.iter().enumerate().filter_map(|(number, rule)| Compiled::new(number, rule).err()).collect()
     }
 
     /// Whether any rule applies to PUBLISH: if not, [`topic`](Self::topic) need not be called.
@@ -262,9 +286,9 @@ impl Rewriter {
         };
         match rule.destination.fill(client, |number| group(&captures, number)) {
             Ok(new) if new == topic => Ok(None),
-            Ok(new) => Ok(Some((index + 1, new))),
+            Ok(new) => Ok(Some((index, new))),
             Err(FillError::NoUsername) => Ok(None),
-            Err(error) => Err(RewriteError::Fill { rule: index + 1, error }),
+            Err(error) => Err(RewriteError::Fill { rule: index, error }),
         }
     }
 }

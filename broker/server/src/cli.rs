@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::check::Files;
 use crate::node::{self, NodeOptions};
 use crate::{certs, ctl, doctor, up};
 
@@ -44,9 +45,12 @@ struct NodeArguments {
     /// One setting, over file and environment; may be given several times
     #[arg(long = "set", value_name = "PATH=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
-    /// Check the settings, print what they come to, and end
+    /// Check the settings and the files that they name, print what they come to, and end
     #[arg(long)]
     check: bool,
+    /// With --check: leave the files of certificates alone, which are not there on the machine where settings are written
+    #[arg(long, requires = "check")]
+    skip_files: bool,
     /// End when standard input is closed: ties the broker to the process that started it
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
@@ -66,7 +70,7 @@ pub fn run() -> ExitCode {
         Command::Node(arguments) => node::run(&NodeOptions {
             config: arguments.config,
             overrides: arguments.set,
-            check: arguments.check,
+            check: arguments.check.then_some(if arguments.skip_files { Files::Skip } else { Files::Read }),
             exit_with_stdin: arguments.exit_with_stdin,
         }),
         Command::Ctl(options) => in_runtime(ctl::run(options)),

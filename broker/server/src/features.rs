@@ -21,10 +21,26 @@ use crate::authn::{Methods, TestMethod};
 /// What is wrong with the settings of a feature.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FeatureError {
-    #[error("mqtt.rewrite: {0}")]
+    #[error("{path}: {0}", path = path(REWRITE, &.0.place()))]
     Rewrite(#[from] RewriteRuleError),
-    #[error("mqtt.autoSubscribe: {0}")]
+    #[error("{path}: {0}", path = path(AUTO_SUBSCRIBE, &.0.place()))]
     AutoSubscribe(#[from] AutoSubscribeError),
+}
+
+const REWRITE: &str = "mqtt.rewrite";
+const AUTO_SUBSCRIBE: &str = "mqtt.autoSubscribe";
+
+fn path(list: &str, place: &str) -> String {
+    format!("{list}{place}")
+}
+
+/// Everything that is wrong with the settings of features: (path, message).
+pub(crate) fn violations(mqtt: &Mqtt) -> Vec<(String, String)> {
+    let rules = Rewriter::check(&rewrite_rules(mqtt));
+    let subscriptions = AutoSubscribe::check(&auto_subscriptions(mqtt));
+    let rules = rules.iter().map(|error| (path(REWRITE, &error.place()), error.to_string()));
+    let subscriptions = subscriptions.iter().map(|error| (path(AUTO_SUBSCRIBE, &error.place()), error.to_string()));
+    rules.chain(subscriptions).collect()
 }
 
 /// A member of a group that shares its messages.
@@ -93,8 +109,8 @@ impl Features {
             Methods::default()
         };
         Ok(Self {
-            rewriter: rewriter(mqtt)?,
-            auto_subscribe: auto_subscribe(mqtt)?,
+            rewriter: Rewriter::compile(&rewrite_rules(mqtt))?,
+            auto_subscribe: AutoSubscribe::compile(&auto_subscriptions(mqtt))?,
             delayed: Delayed::new(DelayedSettings {
                 enabled: mqtt.delayed.enabled,
                 max_delay_s: u32::try_from(mqtt.delayed.max_delay.as_secs()).unwrap_or(u32::MAX),
@@ -223,9 +239,8 @@ pub(crate) fn session_limits(config: &Config) -> SessionLimits {
     }
 }
 
-fn rewriter(mqtt: &Mqtt) -> Result<Rewriter, RewriteRuleError> {
-    let rules: Vec<RewriteRule> = mqtt
-        .rewrite
+fn rewrite_rules(mqtt: &Mqtt) -> Vec<RewriteRule> {
+    mqtt.rewrite
         .iter()
         .map(|rule| RewriteRule {
             action: match rule.action {
@@ -237,13 +252,11 @@ fn rewriter(mqtt: &Mqtt) -> Result<Rewriter, RewriteRuleError> {
             regex: rule.regex.clone(),
             destination: rule.destination.clone(),
         })
-        .collect();
-    Rewriter::compile(&rules)
+        .collect()
 }
 
-fn auto_subscribe(mqtt: &Mqtt) -> Result<AutoSubscribe, AutoSubscribeError> {
-    let subscriptions: Vec<AutoSubscription> = mqtt
-        .auto_subscribe
+fn auto_subscriptions(mqtt: &Mqtt) -> Vec<AutoSubscription> {
+    mqtt.auto_subscribe
         .iter()
         .map(|subscription| AutoSubscription {
             topic: subscription.topic.clone(),
@@ -258,8 +271,7 @@ fn auto_subscribe(mqtt: &Mqtt) -> Result<AutoSubscribe, AutoSubscribeError> {
                 },
             },
         })
-        .collect();
-    AutoSubscribe::compile(&subscriptions)
+        .collect()
 }
 
 const fn strategy(setting: SharedStrategy) -> GroupStrategy {
@@ -305,7 +317,7 @@ mod tests {
             RuleSetting { action: Action::All, source: "a/#".into(), regex: "(".into(), destination: "b".into() };
         config.mqtt.rewrite = vec![rule];
         let error = Features::new(&config).err().unwrap().to_string();
-        assert!(error.starts_with("mqtt.rewrite: rewrite rule 1, regular expression"), "{error}");
+        assert!(error.starts_with("mqtt.rewrite[0].regex: "), "{error}");
         config.mqtt.rewrite.clear();
         config.mqtt.auto_subscribe = vec![AutoSetting {
             topic: "a/${x}".into(),
@@ -315,6 +327,6 @@ mod tests {
             retain_handling: 0,
         }];
         let error = Features::new(&config).err().unwrap().to_string();
-        assert!(error.starts_with("mqtt.autoSubscribe: auto-subscription 1"), "{error}");
+        assert!(error.starts_with("mqtt.autoSubscribe[0].topic: "), "{error}");
     }
 }

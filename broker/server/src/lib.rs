@@ -6,6 +6,7 @@
 
 mod authn;
 mod certs;
+mod check;
 pub mod cli;
 mod ctl;
 mod doctor;
@@ -14,6 +15,7 @@ mod files;
 pub mod http;
 mod incoming;
 mod listener_tls;
+mod memory;
 pub mod metrics;
 mod node;
 mod ops;

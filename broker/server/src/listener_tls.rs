@@ -14,6 +14,8 @@ use raftmq_config::{ClientAuth, ListenerTls, TlsVersion};
 use raftmq_transport::tls::{CertificatePem, ClientAuth as Auth, MinVersion, TlsConfigError, TlsConfigs, TlsMaterial};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::check;
+
 /// Time between two looks at the files.
 const PERIOD: Duration = Duration::from_secs(2);
 
@@ -164,16 +166,16 @@ impl Material {
     }
 
     fn build(&self, settings: &ListenerTls) -> Result<TlsConfigs, TlsConfigError> {
-        let pem = |file: &Path, [chain, key]: &[Vec<u8>; 2], names: &[String]| CertificatePem {
-            label: file.display().to_string(),
+        let pem = |(cert_file, key_file): Pair<'_>, [chain, key]: &[Vec<u8>; 2], names: &[String]| CertificatePem {
+            label: label(cert_file, key_file),
             server_names: names.to_vec(),
             chain: chain.clone(),
             key: key.clone(),
         };
         let others = settings.certificates.iter().zip(&self.others);
         TlsMaterial {
-            default: pem(&settings.cert_file, &self.default, &[]),
-            others: others.map(|(one, read)| pem(&one.cert_file, read, &one.server_names)).collect(),
+            default: pem((&settings.cert_file, &settings.key_file), &self.default, &[]),
+            others: others.map(|(one, read)| pem((&one.cert_file, &one.key_file), read, &one.server_names)).collect(),
             client_ca: self.ca.clone(),
             client_auth: match settings.client_auth {
                 ClientAuth::None => Auth::None,
@@ -188,6 +190,57 @@ impl Material {
         }
         .build()
     }
+}
+
+/// Files of a certificate and its key.
+type Pair<'a> = (&'a Path, &'a Path);
+
+/// A certificate in errors: any of the two files may be the wrong one.
+fn label(cert: &Path, key: &Path) -> String {
+    format!("{} with the key {}", cert.display(), key.display())
+}
+
+/// What is wrong with the files that settings name: (field, message).
+pub(crate) fn violations(settings: &ListenerTls) -> Vec<(String, String)> {
+    let mut pairs = vec![(String::new(), settings.cert_file.as_path(), settings.key_file.as_path())];
+    for (index, one) in settings.certificates.iter().enumerate() {
+        pairs.push((format!("certificates[{index}]."), &one.cert_file, &one.key_file));
+    }
+    let others = [("caFile", &settings.ca_file), ("crlFile", &settings.crl_file)];
+    let named =
+        pairs.iter().flat_map(|(at, cert, key)| [(format!("{at}certFile"), *cert), (format!("{at}keyFile"), *key)]);
+    let named = named.chain(others.iter().filter_map(|(field, file)| Some(((*field).to_owned(), file.as_deref()?))));
+    let unread: Vec<_> = named.filter_map(|(field, path)| Some((field, check::read(path).err()?))).collect();
+    if !unread.is_empty() {
+        return unread;
+    }
+    let built = Material::read(settings).and_then(|material| Ok(material.build(settings)?));
+    let Err(error) = built else {
+        return Vec::new();
+    };
+    let file =
+        |field: &str, file: &Path, error: &TlsConfigError| (field.to_owned(), format!("{}: {error}", file.display()));
+    let ca = settings.ca_file.as_deref().unwrap_or(Path::new(""));
+    vec![match &error {
+        CertificateError::Tls(TlsConfigError::In { label: found, source }) => {
+            let pair = pairs.iter().find(|(_, cert, key)| label(cert, key) == *found);
+            let (at, cert, key) = pair.unwrap_or(&pairs[0]);
+            match &**source {
+                TlsConfigError::KeyMismatch => (format!("{at}keyFile"), check::mismatch(key, cert)),
+                TlsConfigError::Pem { what: "key", .. } => file(&format!("{at}keyFile"), key, source),
+                TlsConfigError::NoNames | TlsConfigError::ServerName(_) | TlsConfigError::NameTwice(_) => {
+                    file(&format!("{at}serverNames"), cert, source)
+                }
+                _ => file(&format!("{at}certFile"), cert, source),
+            }
+        }
+        CertificateError::Tls(error @ TlsConfigError::Pem { what: "revocation list", .. }) => {
+            file("crlFile", settings.crl_file.as_deref().unwrap_or(ca), error)
+        }
+        CertificateError::Tls(error) => file("caFile", ca, error),
+        // It went away this moment.
+        CertificateError::File { .. } => ("certFile".to_owned(), error.to_string()),
+    }]
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {

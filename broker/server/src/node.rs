@@ -19,11 +19,13 @@ use raftmq_session::SessionLimits;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::check::{Files, check};
 use crate::features::{Features, session_limits};
 use crate::http::health::{Readiness, ReadinessSource};
 use crate::http::{control, health, serve};
 use crate::incoming::Incoming;
 use crate::listener_tls::{self, CertificateError, ListenerCertificates};
+use crate::memory::memory;
 use crate::metrics::Metrics;
 use crate::ops::NodeOps;
 use crate::telemetry::{self, LogControl, TelemetryError};
@@ -41,8 +43,8 @@ pub(crate) struct NodeOptions {
     pub(crate) config: Option<PathBuf>,
     /// Settings from flags.
     pub(crate) overrides: Vec<(String, String)>,
-    /// Only check the settings.
-    pub(crate) check: bool,
+    /// Only check the settings, with or without the files that they name.
+    pub(crate) check: Option<Files>,
     /// End with standard input.
     pub(crate) exit_with_stdin: bool,
 }
@@ -74,7 +76,10 @@ enum NodeError {
 
 /// Runs a node until it is told to stop. Wrong settings end with exit code 2.
 pub(crate) fn run(options: &NodeOptions) -> ExitCode {
-    let config = match Config::load(options.config.as_deref(), std::env::vars(), &options.overrides) {
+    let loaded = Config::load_with_origins(options.config.as_deref(), std::env::vars(), &options.overrides);
+    let files = options.check.unwrap_or(Files::Read);
+    let checked = loaded.and_then(|(config, origins)| check(&config, &origins, files).map(|()| config));
+    let config = match checked {
         Ok(config) => config,
         Err(error) => {
             eprintln!("raftmq: {error}");
@@ -88,7 +93,7 @@ pub(crate) fn run(options: &NodeOptions) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if options.check {
+    if options.check.is_some() {
         print!("{}", config.to_yaml());
         return ExitCode::SUCCESS;
     }
@@ -215,7 +220,7 @@ impl Node {
             node: config.node.name.clone(),
             cluster: node.cluster.clone(),
             readiness,
-            clients: Arc::new(move || clients.registry.len() as u64),
+            clients: Arc::new(move || (clients.metrics.sys().gauges.clients_connected, memory(&clients))),
             started,
         };
         let api = control::router(Arc::new(ops), log);

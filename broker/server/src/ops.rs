@@ -11,7 +11,7 @@ use raftmq_raft::Role;
 use crate::http::api::{
     BootstrapRequest, Bootstrapped, ClusterIdentity, Follower, Group, GroupLeader, GroupLoss, Groups, JoinInfo,
     JoinPeer, JoinPhase, Leaders, LeaveRequest, Left, Loss, LossQuery, Member, MemberRole, MemberState, Members,
-    NodeStatus, TransferRequest, Transferred,
+    Memory, NodeStatus, TransferRequest, Transferred,
 };
 use crate::http::control::{Answer, ControlOps};
 use crate::http::error::{ApiError, Reason};
@@ -25,8 +25,8 @@ pub(crate) struct NodeOps {
     pub(crate) cluster: Option<Cluster>,
     /// The same conditions as `/readyz`.
     pub(crate) readiness: Arc<dyn ReadinessSource>,
-    /// How many clients are connected.
-    pub(crate) clients: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// How many clients are connected, and what the node keeps for them.
+    pub(crate) clients: Arc<dyn Fn() -> (u64, Memory) + Send + Sync>,
     /// When the process started.
     pub(crate) started: Instant,
 }
@@ -52,6 +52,7 @@ impl ControlOps for NodeOps {
     fn status(&self) -> Answer<'_, NodeStatus> {
         let failing = self.readiness.readiness().failing();
         let status = self.cluster.as_ref().map(Cluster::status);
+        let (clients, memory) = (self.clients)();
         let answer = NodeStatus {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,7 +61,8 @@ impl ControlOps for NodeOps {
             boot: status.as_ref().map(|status| status.boot),
             cluster: self.cluster.as_ref().and_then(Self::identity),
             uptime_seconds: self.started.elapsed().as_secs(),
-            clients: (self.clients)(),
+            clients,
+            memory: Some(memory),
             lease_remaining_ms: status
                 .as_ref()
                 .filter(|status| !status.lease_left.is_zero())

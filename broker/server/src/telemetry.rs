@@ -79,7 +79,7 @@ impl FromStr for LogFilter {
                 }
                 Some((module, name)) => {
                     let (module, name) = (module.trim(), name.trim());
-                    let level = level(name).ok_or_else(|| wrong(part, "there is no level after ="))?;
+                    let level = level(name).ok_or_else(|| wrong(part, "what stands after = is not a level"))?;
                     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_:".contains(&byte);
                     if module.is_empty() || !module.bytes().all(allowed) {
                         return Err(wrong(part, "there is no module's name before ="));
@@ -271,6 +271,13 @@ mod tests {
         let long = "info,".repeat(300);
         for text in ["", "inof", "3", "info,", "info,warn", "a=", "=info", "a=b", "a b=info", "[span]=info", &long] {
             assert!(text.parse::<LogFilter>().is_err(), "{text:?}");
+        }
+        // What the settings' check lets through is understood here.
+        for modules in ["quinn=warn", "a::b=off, c = DEBUG"] {
+            let log = raftmq_config::Log { modules: modules.to_owned(), ..raftmq_config::Log::default() };
+            let config = raftmq_config::Config { log, ..raftmq_config::Config::default() };
+            config.validate().unwrap();
+            config.log.filter().parse::<LogFilter>().unwrap();
         }
         let error = "inof".parse::<LogFilter>().unwrap_err().to_string();
         assert!(error.contains("\"inof\" is not a log filter: it is not a level"), "{error}");

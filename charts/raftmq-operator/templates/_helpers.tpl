@@ -37,6 +37,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 
+{{/* Two operators that look after one namespace undo each other's work. Who makes roles may look at them, so those are asked; without a cluster
+   at hand (helm template) there are none. */}}
+{{- define "raftmq-operator.alone" -}}
+{{- $found := list -}}
+{{- if .Values.namespaces -}}
+{{- range .Values.namespaces -}}
+{{- $found = concat $found (default list (lookup "rbac.authorization.k8s.io/v1" "RoleBinding" . "").items) -}}
+{{- end -}}
+{{- else -}}
+{{- $found = concat (default list (lookup "rbac.authorization.k8s.io/v1" "ClusterRoleBinding" "" "").items) (default list (lookup "rbac.authorization.k8s.io/v1" "RoleBinding" "" "").items) -}}
+{{- end -}}
+{{- range $found -}}
+{{- $labels := default dict .metadata.labels -}}
+{{- $notes := default dict .metadata.annotations -}}
+{{- $name := get $notes "meta.helm.sh/release-name" -}}
+{{- $namespace := get $notes "meta.helm.sh/release-namespace" -}}
+{{- if and $name (hasPrefix "raftmq-operator-" (get $labels "helm.sh/chart")) (eq (get $labels "app.kubernetes.io/component") "operator") -}}
+{{- if not (and (eq $name $.Release.Name) (eq $namespace $.Release.Namespace)) -}}
+{{- fail (printf "the release %s in %s looks after %s already, and two operators for one namespace undo each other's work: uninstall it, or give each release a list of its own with --set namespaces={...}" $name $namespace (default "all namespaces" .metadata.namespace)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What the operator may do where its clusters are. */}}
 {{- define "raftmq-operator.rules" -}}
 - apiGroups: [raftmq.io]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
     ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-    SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    SeccompProfile, SecretVolumeSource, SecurityContext, Sysctl, TopologySpreadConstraint, Volume, VolumeMount,
     WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -64,6 +64,7 @@ fn pod(cluster: &ValidatedCluster, added: PodTemplate) -> PodSpec {
             // Else a volume with many files delays every start.
             fs_group_change_policy: Some("OnRootMismatch".into()),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+            sysctls: low_ports(cluster).map(|sysctl| vec![sysctl]),
             ..PodSecurityContext::default()
         }),
         containers: vec![container(cluster, &added)],
@@ -118,6 +119,15 @@ fn container(cluster: &ValidatedCluster, added: &PodTemplate) -> Container {
         readiness_probe: Some(probe("/readyz", 2, 2)),
         ..Container::default()
     }
+}
+
+/// Ports below 1024 are those of root, which the broker is not, unless the pod's own network says otherwise. Every pod may say that: the
+/// sysctl is one of those that Kubernetes calls safe.
+fn low_ports(cluster: &ValidatedCluster) -> Option<Sysctl> {
+    let spec = &cluster.spec;
+    let ports = spec.listeners.iter().map(|listener| listener.port).chain([spec.metrics.port]);
+    let lowest = ports.min().filter(|port| *port < 1024)?;
+    Some(Sysctl { name: "net.ipv4.ip_unprivileged_port_start".into(), value: lowest.to_string() })
 }
 
 /// What differs from pod to pod: the rest of the settings is one file.

@@ -144,7 +144,9 @@ fn available(report: &Report<'_>, ready: usize) -> Said {
     match ready {
         0 => said(AVAILABLE, false, "NoNodeReady", "no node serves clients"),
         _ => {
-            let message = format!("{ready} of {} nodes serve clients", report.cluster.replicas());
+            // Those that are too many serve until they have left.
+            let nodes = report.observed.pods.len().max(usize::try_from(report.cluster.replicas()).unwrap_or(0));
+            let message = format!("{ready} of {nodes} nodes serve clients");
             said(AVAILABLE, true, "NodesServe", message)
         }
     }

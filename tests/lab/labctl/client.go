@@ -90,6 +90,9 @@ func keepImage(state, file string) (string, error) {
 	if _, err := io.Copy(io.MultiWriter(out, hash), in); err != nil {
 		return "", err
 	}
+	if err := checkArchive(out.Name()); err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
 	kept := filepath.Join(state, "images", fmt.Sprintf("%x.tar", hash.Sum(nil)[:8]))
 	return kept, os.Rename(out.Name(), kept)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -187,9 +188,10 @@ func (l *lab) startNodes(count int) error {
 }
 
 // loadImage gives an archive, which lies in the lab's directory already, to every running node.
-// Nodes that start later take all that lie there.
+// Nodes that start later take all that lie there; what no node takes is not kept, since no later node would start with it.
 func (l *lab) loadImage(file string, say func(string)) error {
 	var errs []error
+	taken := false
 	for _, n := range l.sorted() {
 		if !n.running() {
 			continue
@@ -201,9 +203,13 @@ func (l *lab) loadImage(file string, say func(string)) error {
 			errs = append(errs, fmt.Errorf("%s: %w", n.name, err))
 			continue
 		}
+		taken = true
 		for line := range strings.Lines(text) {
 			say(n.name + ": " + strings.TrimSpace(line))
 		}
+	}
+	if len(errs) > 0 && !taken {
+		errs = append(errs, os.Remove(file))
 	}
 	return errors.Join(errs...)
 }

@@ -89,10 +89,10 @@ fn clients() {
     assert_eq!(with(client("c1", Some("u1")), "own/a").unwrap().as_deref(), Some("c/c1/a"));
     assert_eq!(with(client("c1", Some("u1")), "mine/a").unwrap().as_deref(), Some("u/u1/c1/a"));
     assert_eq!(with(client("c1", None), "mine/a"), Ok(None));
-    let error = RewriteError::Fill { rule: 1, error: FillError::Wildcard("client identifier") };
+    let error = RewriteError::Fill { rule: 0, error: FillError::Wildcard("client identifier") };
     assert_eq!(with(client("#", None), "own/a"), Err(error));
     assert_eq!(rewriter.filter("own/a", &client("+", None)), Err(error));
-    assert_eq!(error.to_string(), "rewrite rule 1 would put a wildcard from the client identifier into a topic");
+    assert_eq!(error.to_string(), "mqtt.rewrite[0] would put a wildcard from the client identifier into a topic");
 }
 
 #[test]
@@ -107,11 +107,11 @@ fn to_a_delayed_topic() {
 fn what_comes_out_is_checked() {
     let client = client("c", None);
     let empty = Rewriter::compile(&[all("x/#", "^x/(.*)$", "$1")]).unwrap();
-    assert_eq!(empty.topic("x/", &client), Err(RewriteError::Topic { rule: 1, error: TopicError::Empty }));
+    assert_eq!(empty.topic("x/", &client), Err(RewriteError::Topic { rule: 0, error: TopicError::Empty }));
     let cut = Rewriter::compile(&[rule(RewriteAction::Subscribe, "x/#", "^x/(.*)$", "a$1")]).unwrap();
-    assert_eq!(cut.filter("x/#", &client), Err(RewriteError::Topic { rule: 1, error: TopicError::MultiLevel }));
+    assert_eq!(cut.filter("x/#", &client), Err(RewriteError::Topic { rule: 0, error: TopicError::MultiLevel }));
     let shared = Rewriter::compile(&[rule(RewriteAction::Subscribe, "x/#", "^x/(.*)$", "$1")]).unwrap();
-    assert_eq!(shared.filter("x/$share/g/a", &client), Err(RewriteError::Prefix { rule: 1 }));
+    assert_eq!(shared.filter("x/$share/g/a", &client), Err(RewriteError::Prefix { rule: 0 }));
     assert_eq!((u8::from(RewriteError::PUBLISH), u8::from(RewriteError::SUBSCRIBE)), (0x90, 0x8F));
 }
 
@@ -119,32 +119,32 @@ fn what_comes_out_is_checked() {
 fn errors_name_rule_and_place() {
     let good = all("x/#", "^x/(.*)$", "y/$1");
     for (bad, expected) in [
-        (all("", "a", "b"), "rewrite rule 2, source: the filter is empty"),
-        (all("a/#/b", "a", "b"), "rewrite rule 2, source: the filter has a '#' that is not alone in the last level"),
-        (all("$share/g/a", "a", "b"), "rewrite rule 2, source: '$share/g/' is not part of what is rewritten"),
-        (all("$queue/a", "a", "b"), "rewrite rule 2, source: '$queue/' is not part of what is rewritten"),
-        (
-            all("a", "a", "b/$1"),
-            "rewrite rule 2, destination: '$1' at byte 2: the groups of the regular expression are 1 to 0",
-        ),
+        (all("", "a", "b"), "[1].source: the filter is empty"),
+        (all("a/#/b", "a", "b"), "[1].source: the filter has a '#' that is not alone in the last level"),
+        (all("$share/g/a", "a", "b"), "[1].source: '$share/g/' is not part of what is rewritten"),
+        (all("$queue/a", "a", "b"), "[1].source: '$queue/' is not part of what is rewritten"),
+        (all("a", "a", "b/$1"), "[1].destination: '$1' at byte 2: the groups of the regular expression are 1 to 0"),
         (
             all("a", "a", "b/${ip}"),
-            "rewrite rule 2, destination: '${ip}' at byte 2 is not known: there are clientid, username, host and port",
+            "[1].destination: '${ip}' at byte 2 is not known: there are clientid, username, host and port",
         ),
-        (all("a", "a", "b/#"), "rewrite rule 2, destination: the topic contains a wildcard"),
-        (all("a", "a", ""), "rewrite rule 2, destination: the topic is empty"),
-        (all("a", "a", "$share/g/b"), "rewrite rule 2, destination: '$share/g/' is not part of what is rewritten"),
+        (all("a", "a", "b/#"), "[1].destination: the topic contains a wildcard"),
+        (all("a", "a", ""), "[1].destination: the topic is empty"),
+        (all("a", "a", "$share/g/b"), "[1].destination: '$share/g/' is not part of what is rewritten"),
     ] {
         let error = Rewriter::compile(&[good.clone(), bad]).unwrap_err();
-        assert_eq!(error.to_string(), expected);
+        assert_eq!(format!("{}: {error}", error.place()), expected);
     }
-    let error = Rewriter::compile(&[good.clone(), all("a", "^x/(.*$", "b")]).unwrap_err().to_string();
-    assert!(error.starts_with("rewrite rule 2, regular expression: "), "{error}");
+    let error = Rewriter::compile(&[good.clone(), all("a", "^x/(.*$", "b")]).unwrap_err();
+    let error = format!("{}: {error}", error.place());
+    assert!(error.starts_with("[1].regex: "), "{error}");
     assert!(error.contains("^x/(.*$\n       ^") && error.contains("unclosed group"), "{error}");
     let error = Rewriter::compile(&[all("a", "(a{1000}){1000}", "b")]).unwrap_err().to_string();
     assert!(error.contains("size limit"), "{error}");
     let count = MAX_RULES + 1;
     assert_eq!(Rewriter::compile(&vec![good; count]).unwrap_err(), RewriteRuleError::TooMany { count });
+    let places = |rules: &[RewriteRule]| Rewriter::check(rules).iter().map(RewriteRuleError::place).collect::<Vec<_>>();
+    assert_eq!(places(&[all("", "(", "a"), all("a", "a", "b"), all("a", "(", "")]), ["[0].source", "[2].regex"]);
     // A filter for subscriptions alone may have wildcards.
     assert!(Rewriter::compile(&[rule(RewriteAction::Subscribe, "a", "a", "b/#")]).is_ok());
 }

@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 use super::CtlError;
 use super::options::Access;
 use crate::certs::client_tls;
+use crate::http::api::{Memory, NodeStatus};
 use crate::http::client::{ClientError, ControlClient, Target};
 use crate::up::{UpState, read_state};
 
@@ -70,6 +71,24 @@ impl Endpoints {
     }
 
     async fn first(&self) -> Result<ControlClient, CtlError> {
+        let (target, ready) = self.first_target().await?;
+        if !ready {
+            let name = target.node.as_deref().unwrap_or(&target.address);
+            // Beside the answer, not in it.
+            let _ = writeln!(
+                std::io::stderr(),
+                "warning: no node that answers is ready; this is what {name} knew last, and may have changed"
+            );
+        }
+        Ok(self.client(&target, OPERATION))
+    }
+
+    /// A client of the first node that is ready, or else of the first that answers: for who knows that they need not be ready.
+    pub(crate) async fn first_that_answers(&self) -> Result<ControlClient, CtlError> {
+        self.first_target().await.map(|(target, _)| self.client(&target, OPERATION))
+    }
+
+    async fn first_target(&self) -> Result<(Target, bool), CtlError> {
         let mut answered = None;
         let mut errors = Vec::new();
         for target in &self.targets {
@@ -79,7 +98,7 @@ impl Endpoints {
                     let node = Some(status.node);
                     let target = Target { node, ..target.clone() };
                     if status.ready {
-                        return Ok(self.client(&target, OPERATION));
+                        return Ok((target, true));
                     }
                     answered.get_or_insert(target);
                 }
@@ -87,15 +106,7 @@ impl Endpoints {
             }
         }
         match answered {
-            Some(target) => {
-                let name = target.node.as_deref().unwrap_or(&target.address);
-                // Beside the answer, not in it.
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "warning: no node that answers is ready; this is what {name} knew last, and may have changed"
-                );
-                Ok(self.client(&target, OPERATION))
-            }
+            Some(target) => Ok((target, false)),
             None => Err(self.unreachable(errors)),
         }
     }
@@ -134,6 +145,21 @@ impl Endpoints {
             return Err(self.unreachable(errors));
         }
         Err(CtlError::UnknownNode(node.to_owned()))
+    }
+
+    /// What the node of this name keeps in its memory alone, or why that is not known.
+    pub(crate) async fn memory_of(&self, node: &str) -> Result<Memory, String> {
+        let status = self.status_of(node).await?;
+        status.memory.ok_or_else(|| "its version does not tell".to_owned())
+    }
+
+    /// How the node of this name is doing, or why it cannot be asked.
+    pub(crate) async fn status_of(&self, node: &str) -> Result<NodeStatus, String> {
+        let asked = async { Ok::<_, CtlError>(self.named(node).await?.status().await?) };
+        match tokio::time::timeout(PROBE * 2, asked).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", (PROBE * 2).as_secs())),
+        }
     }
 
     fn unreachable(&self, errors: Vec<ClientError>) -> CtlError {

@@ -2,7 +2,9 @@
 //!
 //! `flags → nodes and certificate → the first ready node → one operation → a table or JSON`.
 
+mod bootstrap;
 mod endpoints;
+mod loss;
 mod options;
 mod show;
 mod table;
@@ -11,13 +13,15 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use raftmq_config::HumanDuration;
 use serde::Serialize;
 
 use crate::certs::CertsError;
-use crate::http::api::{BootstrapRequest, LeaveRequest, LogLevel, TransferRequest};
+use crate::http::api::{LeaveRequest, LogLevel, TransferRequest};
 use crate::http::client::{ClientError, ControlClient};
 use crate::up::StateError;
 use endpoints::Endpoints;
+use loss::NodeLoss;
 pub(crate) use options::CtlOptions;
 use options::{Command, Output};
 
@@ -40,6 +44,8 @@ pub(crate) enum CtlError {
     Client(#[from] ClientError),
     #[error("{node} stays: {reasons} (--force lets it leave all the same)")]
     WouldLose { node: String, reasons: String },
+    #[error("not within {after}: {missing}")]
+    NotYet { after: HumanDuration, missing: String },
     #[error("cannot write the answer: {0}")]
     Output(io::Error),
 }
@@ -62,6 +68,9 @@ pub(crate) async fn run(options: CtlOptions) -> ExitCode {
 
 async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
     let endpoints = Endpoints::open(&options.access)?;
+    if let Command::Bootstrap(asked) = &options.command {
+        return bootstrap::run(&endpoints, asked, options.output).await;
+    }
     let node = match &options.command {
         Command::Groups { node } | Command::Status { node } | Command::Log { node, .. } => node.as_deref(),
         _ => None,
@@ -90,17 +99,8 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             let answer = client.status().await?;
             print(output, &answer, || show::status(&answer))
         }
-        Command::Bootstrap { nodes, cluster } => {
-            let request = BootstrapRequest {
-                cluster: cluster.clone().or_else(|| client.target().cluster.clone()),
-                members: nodes.clone(),
-            };
-            let answer = client.bootstrap(&request).await?;
-            print(output, &answer, || {
-                let done = if answer.created { "is formed" } else { "exists already" };
-                format!("cluster {} {done}, id {}\n", answer.cluster.name, answer.cluster.id)
-            })
-        }
+        // It waits for a node that answers, which the others do not.
+        Command::Bootstrap(_) => Ok(()),
         Command::Leave { node, force } => leave(&client, node, *force, output).await,
         Command::Transfer { group, node } => {
             let request = TransferRequest { group: group.clone(), to: node.clone() };
@@ -108,8 +108,9 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             print(output, &answer, || format!("{node} leads the group {group} in term {}\n", answer.term))
         }
         Command::Loss { node } => {
-            let answer = client.loss(node).await?;
-            print(output, &answer, || show::loss(node, &answer))
+            let (quorums, name) = (client.loss(node).await?, name_of(&client, node).await);
+            let answer = NodeLoss::new(&name, quorums, endpoints.memory_of(&name).await);
+            print(output, &answer, || show::loss(&name, &answer))
         }
         Command::Log { filter, .. } => {
             let answer = match filter {
@@ -124,6 +125,16 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             print(output, &answer, || format!("{asked} logs {}\n", answer.filter))
         }
     }
+}
+
+/// A member's name, of its name or its id.
+async fn name_of(client: &ControlClient, node: &str) -> String {
+    let members = client.members().await.map(|answer| answer.members).unwrap_or_default();
+    if members.iter().any(|member| member.name == node) {
+        return node.to_owned();
+    }
+    let member = members.into_iter().find(|member| node.parse() == Ok(member.id));
+    member.map_or_else(|| node.to_owned(), |member| member.name)
 }
 
 async fn leave(client: &ControlClient, node: &str, force: bool, output: Output) -> Result<(), CtlError> {

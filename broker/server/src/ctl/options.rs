@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use raftmq_config::HumanDuration;
 
 /// Look at a running cluster and operate it
 ///
@@ -63,6 +64,23 @@ pub(crate) enum Output {
     Json,
 }
 
+/// Which nodes form a cluster.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Bootstrap {
+    /// Names of the initial members
+    #[arg(required = true, value_name = "NODE")]
+    pub(crate) nodes: Vec<String>,
+    /// Name of the cluster, checked against the node's configuration
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Longest time to wait until the nodes are found and serve, as 45s or 2m
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
+    pub(crate) timeout: HumanDuration,
+    /// Call once, and do not wait for anything
+    #[arg(long, conflicts_with = "timeout")]
+    pub(crate) no_wait: bool,
+}
+
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
@@ -83,7 +101,7 @@ pub(crate) enum Command {
     Leader,
     /// How a node is doing
     ///
-    /// Identity, boot, clients, serving lease, and what keeps it from being ready.
+    /// Identity, boot, clients, what it keeps for them in its memory alone, serving lease, and what keeps it from being ready.
     Status {
         /// Ask this node instead of the first that is ready
         #[arg(long, value_name = "NAME")]
@@ -91,20 +109,14 @@ pub(crate) enum Command {
     },
     /// Let empty nodes form a cluster; given once in a cluster's life
     ///
-    /// Give the names of all initial members. They must run, have found each other and have empty data directories.
-    /// Repeating the call with the same names is harmless. Nodes that are started later join by themselves.
+    /// Give the names of all initial members. They must run with empty data directories; it waits until they have found each other, and then
+    /// until all of them serve clients. Repeating the call with the same names is harmless. Nodes that are started later join by themselves.
     #[command(after_help = "Example:\n  raftmq ctl bootstrap a b c")]
-    Bootstrap {
-        /// Names of the initial members
-        #[arg(required = true, value_name = "NODE")]
-        nodes: Vec<String>,
-        /// Name of the cluster, checked against the node's configuration
-        #[arg(long, value_name = "NAME")]
-        cluster: Option<String>,
-    },
+    Bootstrap(Bootstrap),
     /// Take a member out of the cluster for good
     ///
-    /// It is asked first what would be lost: where a group would lose its quorum, nothing is done unless --force is given.
+    /// It is asked first what would be lost: where a group would lose its quorum, nothing is done unless --force is given. What the member keeps in
+    /// its memory alone (`ctl loss`) does not move to others: it ends with its process.
     /// The member's data directory never becomes a member again; stop the node when `members` does not show it any more.
     Leave {
         /// Its name, or its id
@@ -122,6 +134,9 @@ pub(crate) enum Command {
         node: String,
     },
     /// What would be lost if a node stopped now
+    ///
+    /// Of the cluster: groups that would lose their quorum. Of the node: sessions, queued, retained and delayed messages and wills that it keeps
+    /// in its memory alone, which end with its process. The node itself is asked for these; where it does not answer, that is said.
     Loss {
         /// Its name, or its id
         node: String,

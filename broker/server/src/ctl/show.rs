@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::loss::NodeLoss;
 use super::table::Table;
-use crate::http::api::{Groups, Leaders, Loss, Member, MemberRole, MemberState, Members, NodeStatus};
+use crate::http::api::{Groups, Leaders, Member, MemberRole, MemberState, Members, NodeStatus};
 
 pub(crate) fn members(answer: &Members) -> String {
     if answer.cluster.is_none() {
@@ -84,6 +85,7 @@ pub(crate) fn leaders(answer: &Leaders) -> String {
 pub(crate) fn status(answer: &NodeStatus) -> String {
     let lease = answer.lease_remaining_ms;
     let cluster = answer.cluster.as_ref();
+    let memory = answer.memory;
     let mut table = Table::new(&["NODE", &answer.node]);
     let optional = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     for (name, value) in [
@@ -95,6 +97,11 @@ pub(crate) fn status(answer: &NodeStatus) -> String {
         ("boot", optional(answer.boot)),
         ("uptime", format!("{} s", answer.uptime_seconds)),
         ("clients", answer.clients.to_string()),
+        ("sessions", optional(memory.map(|memory| memory.sessions))),
+        ("queued", optional(memory.and_then(|memory| memory.queued_messages))),
+        ("retained", optional(memory.map(|memory| memory.retained_messages))),
+        ("delayed", optional(memory.map(|memory| memory.delayed_messages))),
+        ("wills", optional(memory.map(|memory| memory.waiting_wills))),
         ("lease", lease.map(|left| format!("{left} ms")).unwrap_or_default()),
         ("ready", yes(answer.ready).to_owned()),
     ] {
@@ -106,7 +113,7 @@ pub(crate) fn status(answer: &NodeStatus) -> String {
     table.to_string()
 }
 
-pub(crate) fn loss(node: &str, answer: &Loss) -> String {
+pub(crate) fn loss(node: &str, answer: &NodeLoss) -> String {
     let mut table = Table::new(&["GROUP", "VOTES", "ALIVE AFTER", "NEEDED", "QUORUM"]);
     for group in &answer.groups {
         let quorum = match (group.has_quorum, group.loses_quorum) {
@@ -123,17 +130,18 @@ pub(crate) fn loss(node: &str, answer: &Loss) -> String {
         ]);
     }
     let mut text = table.to_string();
-    if answer.nothing {
-        let _ = writeln!(text, "no group would lose its quorum if {node} stopped now");
+    match (answer.nothing, answer.reasons.is_empty()) {
+        (true, _) => {
+            let _ = writeln!(text, "nothing would be lost if {node} stopped now");
+        }
+        (false, true) => {}
+        (false, false) => {
+            let _ = writeln!(text, "if {node} stopped now:");
+        }
     }
     for reason in &answer.reasons {
-        let _ = writeln!(text, "{reason}");
+        let _ = writeln!(text, "  {reason}");
     }
-    // Not replicated yet: it goes with the node whatever the groups keep.
-    let _ = writeln!(
-        text,
-        "what {node} keeps in its memory ends with it: sessions and their messages, retained and delayed messages"
-    );
     text
 }
 
@@ -161,7 +169,7 @@ fn yes(yes: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::api::{ClusterIdentity, Group, GroupLoss};
+    use crate::http::api::{ClusterIdentity, Group, GroupLoss, Loss};
 
     fn member() -> Member {
         Member {
@@ -211,6 +219,25 @@ mod tests {
     }
 
     #[test]
+    fn a_status_has_what_the_node_keeps() {
+        let memory = |memory: serde_json::Value| {
+            let answer = serde_json::json!({
+                "node": "a", "version": "1", "uptimeSeconds": 1, "clients": 2, "ready": true, "failing": [], "memory": memory,
+            });
+            let shown = status(&serde_json::from_value(answer).expect("a status"));
+            let cells = shown.lines().filter_map(|line| line.rsplit_once(' '));
+            cells.map(|(name, cell)| format!("{} {cell}", name.trim())).collect::<Vec<_>>()
+        };
+        let told = serde_json::json!({
+            "sessions": 3, "queuedMessages": null, "retainedMessages": 4, "delayedMessages": 5, "waitingWills": 6,
+        });
+        let expected = ["clients 2", "sessions 3", "queued -", "retained 4", "delayed 5", "wills 6"];
+        assert_eq!(memory(told)[8..14], expected);
+        // Of an earlier version.
+        assert_eq!(memory(serde_json::Value::Null)[8..10], ["clients 2", "sessions -"]);
+    }
+
+    #[test]
     fn a_loss_says_which_group_and_why() {
         let answer = Loss {
             node: Some(7),
@@ -225,9 +252,8 @@ mod tests {
                 loses_quorum: true,
             }],
         };
-        let shown = loss("raftmq-0", &answer);
-        assert!(shown.contains("lost") && shown.contains("group meta loses its quorum\n"));
-        assert!(!shown.contains("no group would lose"));
-        assert!(shown.contains("what raftmq-0 keeps in its memory ends with it"));
+        let shown = loss("raftmq-0", &NodeLoss::new("raftmq-0", answer, Err("no answer".into())));
+        assert!(shown.contains("  lost\nif raftmq-0 stopped now:\n  group meta loses its quorum\n"), "{shown}");
+        assert!(!shown.contains("nothing would be lost"));
     }
 }

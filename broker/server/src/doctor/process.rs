@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use raftmq_config::Config;
+use raftmq_config::{Config, ConfigError};
 use raftmq_storage::WalOptions;
 use rustix::fs::{Access, access, statvfs};
 use rustix::process::{Resource, getgid, getgroups, getrlimit, getuid};
@@ -10,6 +10,7 @@ use x509_parser::time::ASN1Time;
 
 use super::report::{Report, size};
 use super::{names, tls};
+use crate::check::{Files, check};
 
 /// A broker holds a file for each client; with fewer than these it serves next to nobody.
 const FEW_FILES: u64 = 1024;
@@ -49,18 +50,25 @@ fn open_files(report: &mut Report) {
 }
 
 fn settings(path: &Path, report: &mut Report) {
-    match Config::load(Some(path), std::env::vars(), &[]) {
-        Ok(config) => {
-            report.fine("settings", format!("{}: node {}", path.display(), config.node.name));
+    match Config::load_with_origins(Some(path), std::env::vars(), &[]) {
+        Ok((config, origins)) => {
+            match check(&config, &origins, Files::Read) {
+                Ok(()) => report.fine("settings", format!("{}: node {}", path.display(), config.node.name)),
+                Err(error) => report.problem("settings", in_one_line(&error)),
+            }
             if config.cluster.is_some() {
                 data_directory(&config.node.data_dir, WalOptions::default().min_free_bytes, report);
             } else {
                 report.fine("data directory", "not used: a broker alone keeps nothing on disk");
             }
         }
-        // One line a setting that is wrong.
-        Err(error) => report.problem("settings", error.to_string().trim_end().replace('\n', "; ")),
+        Err(error) => report.problem("settings", in_one_line(&error)),
     }
+}
+
+/// A setting that is wrong is a line of its own in the error.
+fn in_one_line(error: &ConfigError) -> String {
+    error.to_string().trim_end().replace('\n', "; ")
 }
 
 /// With less room than `needed` a node takes no more entries.

@@ -99,6 +99,12 @@ impl Metrics {
         worker::sys(&self.lock_workers())
     }
 
+    /// Wills that wait for their delay.
+    #[must_use]
+    pub fn wills_waiting(&self) -> u64 {
+        worker::wills_waiting(&self.lock_workers())
+    }
+
     /// How long ago each worker last said that its loop turns ([`WorkerCounters::beat`]).
     #[must_use]
     pub fn worker_beats(&self) -> Vec<Duration> {

@@ -480,6 +480,11 @@ impl WorkerCounters {
     }
 }
 
+/// Wills that wait, over all workers.
+pub(super) fn wills_waiting(workers: &[Arc<Shared>]) -> u64 {
+    workers.iter().map(|worker| worker.counts[Count::WillsWaiting as usize].load(Relaxed)).sum()
+}
+
 /// The sums over all workers.
 pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
     let sum =

@@ -106,7 +106,10 @@ pub enum TlsConfigError {
     /// The authorities or revocation lists are not taken.
     #[error("the clients' authorities cannot be used: {0}")]
     Verifier(#[from] VerifierBuilderError),
-    /// rustls does not take it: the key does not fit the certificate, say.
+    /// The key is another certificate's.
+    #[error("it is not the key of the certificate")]
+    KeyMismatch,
+    /// rustls does not take it.
     #[error("the certificate cannot be used: {0}")]
     Tls(#[from] rustls::Error),
     /// One certificate of several.
@@ -232,8 +235,10 @@ fn certified(pem: &CertificatePem, provider: &CryptoProvider) -> Result<Certifie
     let chain = items::<CertificateDer<'static>>("certificate", &pem.chain)?;
     let key = PrivateKeyDer::from_pem_slice(&pem.key)
         .map_err(|error| TlsConfigError::Pem { what: "key", reason: error.to_string() })?;
-    // Says so when the key is another certificate's.
-    Ok(CertifiedKey::from_der(chain, key, provider)?)
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => TlsConfigError::KeyMismatch,
+        error => error.into(),
+    })
 }
 
 /// Serial number and end of a certificate.

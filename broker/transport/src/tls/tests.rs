@@ -353,7 +353,7 @@ fn wrong_material_is_refused_with_a_reason() {
     let mut wrong_name = good.clone();
     wrong_name.others = vec![pem(ca.issue("a", &[], 1), &["*.*.test"])];
     for (material, said) in [
-        (mixed, "cannot be used"),
+        (mixed, "it is not the key of the certificate"),
         (empty, "the certificate is not usable PEM: it holds none"),
         (nobody, "no authority"),
         (crl, "revocation list"),

@@ -164,6 +164,7 @@ pub(crate) mod tests {
             cluster,
             uptime_seconds: 1,
             clients: 0,
+            memory: None,
             lease_remaining_ms: None,
             failing: Vec::new(),
         };

@@ -58,6 +58,18 @@ fn a_cluster_as_it_should_be() {
 }
 
 #[test]
+fn nodes_that_are_too_many_serve_until_they_left() {
+    let mut case = Case::running(4);
+    case.cluster.spec.replicas = 3;
+    let message = |case: &Case| condition_of(&first(case), AVAILABLE).2;
+    assert_eq!(message(&case), "4 of 4 nodes serve clients");
+    case.pods[3].ready = false;
+    assert_eq!(message(&case), "3 of 4 nodes serve clients");
+    case.pods.truncate(2);
+    assert_eq!(message(&case), "2 of 3 nodes serve clients");
+}
+
+#[test]
 fn a_new_cluster() {
     let mut case = Case::running(3);
     case.bootstrapped = false;

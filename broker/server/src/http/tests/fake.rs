@@ -44,6 +44,7 @@ impl ControlOps for Fake {
                 cluster: Some(identity()),
                 uptime_seconds: 12,
                 clients: 5,
+                memory: None,
                 lease_remaining_ms: Some(1500),
                 ready: false,
                 failing: Readiness::default().failing(),
