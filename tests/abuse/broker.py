@@ -101,6 +101,21 @@ class Broker:
         """Resident memory, MiB."""
         return self.status("VmRSS") / 1024
 
+    def rss_below(self, most, deadline=20.0):
+        """Waits until resident memory is below `most` MiB, and says what it is then."""
+        last = None
+
+        def reached():
+            nonlocal last
+            last = self.rss()
+            return last < most
+
+        try:
+            harness.wait_until("memory", reached, deadline)
+        except AssertionError as error:
+            raise AssertionError(f"{last:.0f} MiB are resident, not below {most:.0f}, after {deadline:.0f} s") from error
+        return last
+
     # What the process says of itself.
 
     def metrics(self):

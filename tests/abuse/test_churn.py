@@ -16,6 +16,8 @@ CYCLES, ROUNDS = 2, 3
 BATCH = 500
 # MiB that the second cycle may have above the first: of what is allocated once, in pieces of the allocator.
 GROWTH = 8
+# What may be left of the growth when all have left, as a share. The allocator gives back over five seconds.
+LEFT = 0.35
 ENDS = (Peer.reset, Peer.close, Peer.disconnect)
 
 
@@ -163,12 +165,10 @@ def test_ten_thousand_connections_come_and_go_and_nothing_stays(broker):
             broker.wait_metric(0, name)
         for name, now in (("files", broker.files), ("tasks", broker.tasks), ("threads", broker.threads)):
             wait_until(f"{name} {start[name]} as at the start", lambda: now() == start[name], 15)
-        # The allocator keeps what it was given (README.md): it must be no more than there was, and be used again.
-        left.append(broker.rss())
+        left.append(broker.rss_below(begin + LEFT * (peaks[-1] - begin)))
         print(
             f"  cycle {cycle + 1}: {time.monotonic() - since:.1f} s, memory {begin:.1f} MiB, with all {peaks[-1]:.1f} MiB, "
             f"when all had left {left[-1]:.1f} MiB"
         )
     assert peaks[1] < peaks[0] + GROWTH, f"memory grows from cycle to cycle: {peaks} MiB"
-    assert left[0] < peaks[0] + GROWTH, f"memory grows while all leave: {left[0]:.0f} MiB"
     assert left[1] < left[0] + GROWTH, f"memory grows from cycle to cycle: {left} MiB when all had left"

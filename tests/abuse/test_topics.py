@@ -15,6 +15,8 @@ MILLION = 1_000_000
 RETAINED = 100_000
 SUBSCRIPTIONS = 100_000
 QUOTA_EXCEEDED = 0x97
+# What may be left of the memory for a million filters when all are gone, as a share.
+LEFT = 0.25
 
 
 def test_a_million_topics(broker):
@@ -128,6 +130,5 @@ def test_a_million_filters_by_clients_up_to_their_limit(broker):
         for peer in peers:
             peer.reset()
         broker.wait_metric(1, "subscriptions", 60)
-        # The allocator keeps what it was given: it must be no more than there was.
-        assert broker.rss() < full + 16
+        broker.rss_below(before + LEFT * (full - before))
     print(f"  a million filters: memory {before:.0f} to {full:.0f} MiB, {broker.rss():.0f} MiB when all were gone")

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
-use crate::{subscribers::Subscribers, trie::Trie};
+use crate::{shrink::shrink, subscribers::Subscribers, trie::Trie};
 
 /// What [`SubscriptionIndex::insert`] did.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,6 +69,7 @@ impl<O> SubscriptionIndex<O> {
             return subscribers.remove(subscriber).map(|options| Removed { last_of_filter: false, options });
         }
         let last = if wild { self.wild.remove(filter) } else { self.exact.remove(filter) };
+        shrink(&mut self.exact);
         match last {
             Some(Subscribers::One(_, options)) => Some(Removed { last_of_filter: true, options }),
             _ => unreachable!("the filter was found above with this one subscriber"),

@@ -21,6 +21,7 @@ mod machine;
 mod retained;
 mod set;
 mod shared;
+mod shrink;
 mod snapshot;
 mod stream;
 mod subscribers;
@@ -42,5 +43,6 @@ pub use retained::{
 };
 pub use set::{GroupNode, SharedTarget, Targets};
 pub use shared::{RouteCounts, SharedRoutes};
+pub use shrink::shrink;
 pub use stream::{BatchToSend, Outcome};
 pub use table::RouteTable;

@@ -12,6 +12,7 @@ use crate::{
     key::{RouteKey, rank_reached},
     machine::{RoutesCommand, RoutesResponse},
     shared::SharedRoutes,
+    shrink::{shrink, shrink_queue},
     stream::{BatchToSend, Outcome, Stream},
     table::Receiver,
 };
@@ -234,6 +235,7 @@ impl LocalRoutes {
         match entry.state {
             EntryState::Queued(ticket) => {
                 self.entries.remove(key);
+                shrink(&mut self.entries);
                 self.tidy_queue();
                 released.cancelled = Some(ticket);
             }
@@ -319,6 +321,8 @@ impl LocalRoutes {
             }
             if !add.is_empty() || !remove.is_empty() {
                 self.stream.push(add, remove);
+                shrink_queue(&mut self.queue);
+                shrink_queue(&mut self.lingering);
             }
         }
         self.stream.send()
@@ -343,6 +347,7 @@ impl LocalRoutes {
                     self.entries.remove(&key);
                 }
             }
+            shrink(&mut self.entries);
             for key in batch.add {
                 let Some(entry) = self.entries.get_mut(&key) else {
                     continue;
@@ -384,6 +389,7 @@ impl LocalRoutes {
     fn linger(&mut self, now: u64, key: RouteKey, index: u64) {
         if self.options.standalone {
             self.entries.remove(&key);
+            shrink(&mut self.entries);
             return;
         }
         let due = now + self.options.linger_ms;

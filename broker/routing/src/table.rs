@@ -7,6 +7,7 @@ use ahash::RandomState;
 use crate::{
     key::RouteKey,
     set::{RouteSet, SetRef, SetStore, Targets},
+    shrink::shrink,
     trie::Trie,
 };
 
@@ -128,6 +129,7 @@ impl RouteTable {
             (RouteKey::Shared { .. }, _) => {}
             (RouteKey::Exact(hash), None) => {
                 self.exact.remove(&HashKey::new(*hash));
+                shrink(&mut self.exact);
             }
             (RouteKey::Wild(filter), None) => {
                 self.wild.remove(filter);
@@ -153,10 +155,8 @@ impl RouteTable {
         self.exact.retain(|_, set| keep(set));
         self.wild.retain(&mut keep);
         self.nodes.free(index);
-        // A quarter full at most: give memory back (a large node left).
-        if self.exact.len() < self.exact.capacity() / 4 {
-            self.exact.shrink_to_fit();
-        }
+        // A large node may have left.
+        shrink(&mut self.exact);
     }
 
     /// Calls with each filter without wildcards, as hash, and its members.

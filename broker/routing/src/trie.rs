@@ -118,6 +118,7 @@ impl<V> Trie<V> {
         let value = self.node_mut(id).value.take()?;
         self.len -= 1;
         self.prune(id);
+        self.start_anew_if_empty();
         Some(value)
     }
 
@@ -135,6 +136,14 @@ impl<V> Trie<V> {
         self.len -= gone.len();
         for id in gone {
             self.prune(id);
+        }
+        self.start_anew_if_empty();
+    }
+
+    /// Nodes stay where they are, so the room of those that went is given back when all have gone.
+    fn start_anew_if_empty(&mut self) {
+        if self.len == 0 && self.chunks.len() > 1 {
+            *self = Self::new();
         }
     }
 

@@ -341,6 +341,7 @@ impl Worker {
         self.end_session(client, state);
         if let Some(entry) = self.clients.remove(client) {
             self.by_id.remove(&entry.id);
+            raftmq_routing::shrink(&mut self.by_id);
             self.release(&entry.id);
             self.will_of_session(&entry.id);
         }
