@@ -52,6 +52,7 @@ class Peer:
         self.buffer = bytearray()
         self.frames = bytearray()
         self.found = deque()
+        self.closing = False
         if transport in ("tls", "wss"):
             self.socket = broker.tls.wrap_socket(self.socket, server_hostname="localhost")
         if self.websocket:
@@ -77,7 +78,8 @@ class Peer:
     def receive(self):
         """The next packet: (first byte, body)."""
         while not self.found:
-            data = self.socket.recv(65536)
+            # What came before the frame that closes, in the same read, is still received.
+            data = b"" if self.closing else self.socket.recv(65536)
             if not data:
                 raise ConnectionError("closed by the broker")
             if self.websocket:
@@ -99,7 +101,8 @@ class Peer:
             if len(self.frames) < at + length:
                 return
             if opcode == 8:
-                raise ConnectionError("closed by the broker")
+                self.closing = True
+                return
             self.buffer += self.frames[at:at + length]
             del self.frames[:at + length]
 
