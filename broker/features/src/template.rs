@@ -53,6 +53,9 @@ pub enum FillError {
     /// A client that names itself `#` shall not get everything.
     #[error("would put a wildcard from the {0} into a topic")]
     Wildcard(&'static str),
+    /// A client that names itself `$share/g` shall not have its messages shared.
+    #[error("would begin with the '$' of the {0}")]
+    Dollar(&'static str),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +105,8 @@ impl Template {
 
     /// The topic for a client. `group` gives what a group of the regular expression found.
     ///
-    /// Client identifiers and user names with `/` make several levels, as in EMQX; such with `+` or `#` are an error.
+    /// Client identifiers and user names with `/` make several levels, as in EMQX; such with `+` or `#` are an error, and
+    /// such with a `$` where the topic begins: what begins with it means something of its own.
     pub(crate) fn fill<'g>(
         &self,
         client: &ClientVars<'_>,
@@ -113,9 +117,9 @@ impl Template {
             match part {
                 Part::Text(text) => topic.push_str(text),
                 Part::Group(number) => topic.push_str(group(*number)),
-                Part::ClientId => topic.push_str(plain(client.client_id, "client identifier")?),
+                Part::ClientId => push_plain(&mut topic, client.client_id, "client identifier")?,
                 Part::Username => {
-                    topic.push_str(plain(client.username.ok_or(FillError::NoUsername)?, "user name")?);
+                    push_plain(&mut topic, client.username.ok_or(FillError::NoUsername)?, "user name")?;
                 }
                 Part::Host => topic.push_str(&client.peer.ip().to_canonical().to_string()),
                 Part::Port => topic.push_str(&client.peer.port().to_string()),
@@ -170,8 +174,15 @@ fn placeholder(rest: &str, at: usize, groups: Option<usize>) -> Result<Option<(P
     }
 }
 
-fn plain<'a>(value: &'a str, what: &'static str) -> Result<&'a str, FillError> {
-    if value.contains(['+', '#']) { Err(FillError::Wildcard(what)) } else { Ok(value) }
+fn push_plain(topic: &mut String, value: &str, what: &'static str) -> Result<(), FillError> {
+    if value.contains(['+', '#']) {
+        return Err(FillError::Wildcard(what));
+    }
+    if topic.is_empty() && value.starts_with('$') {
+        return Err(FillError::Dollar(what));
+    }
+    topic.push_str(value);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -242,6 +253,12 @@ pub(crate) mod tests {
         assert_eq!(fill(client("#", Some("u"))), Err(FillError::Wildcard("client identifier")));
         assert_eq!(fill(client("a", Some("+"))), Err(FillError::Wildcard("user name")));
         assert_eq!(fill(client("plant/7", Some("u"))).unwrap(), "c/plant/7/u");
+        assert_eq!(fill(client("$share/g", Some("u"))).unwrap(), "c/$share/g/u");
+        for (template, what) in [("${clientid}/x", "client identifier"), ("%u", "user name")] {
+            let template = Template::parse(template, None).unwrap();
+            let client = client("$share/g", Some("$queue/t"));
+            assert_eq!(template.fill(&client, |_| ""), Err(FillError::Dollar(what)));
+        }
     }
 
     #[test]

@@ -196,7 +196,8 @@ impl RetainedStore {
 
     /// Calls `found` with messages whose topics match a filter (without `$share/…` and other prefixes of it), in the order of topics by
     /// levels, and moves the cursor past them. Expired ones are not given [MQTT-3.3.2-5]; the limit is of topics looked at, matching or not,
-    /// each of which takes a few microseconds.
+    /// each of which takes a few microseconds. Where `found` does not take one (`false`), the lookup stops in front of it, and the next one
+    /// begins with it.
     ///
     /// Every message that stays for as long as the lookup takes is given exactly once; one that comes, goes or is replaced between two calls
     /// may be given, at most once in each state.
@@ -206,11 +207,13 @@ impl RetainedStore {
         cursor: &mut RetainedCursor,
         limit: usize,
         now: u64,
-        mut found: impl FnMut(&Message),
+        mut found: impl FnMut(&Message) -> bool,
     ) -> Lookup {
         if !crate::index::is_wild(filter) {
             if !cursor.passed {
-                self.get(filter, now).into_iter().for_each(&mut found);
+                if self.get(filter, now).is_some_and(|message| !found(message)) {
+                    return Lookup::More;
+                }
                 cursor.passed = true;
             }
             return Lookup::Done;
@@ -230,7 +233,13 @@ impl RetainedStore {
                 left -= 1;
                 match scan::step(filter, message.topic(), &mut seek) {
                     Step::Match if message.is_expired(now) => {}
-                    Step::Match => found(message),
+                    Step::Match if found(message) => {}
+                    Step::Match => {
+                        place.clear();
+                        place.extend_from_slice(message.topic_bytes());
+                        cursor.passed = false;
+                        break 'seek;
+                    }
                     Step::Next => {}
                     Step::End => return Lookup::Done,
                     Step::Seek => {

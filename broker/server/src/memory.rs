@@ -27,7 +27,12 @@ fn own_retained(with_store: impl Fn(&mut dyn FnMut(&RetainedStore)), now: u64) -
     let mut cursor = RetainedCursor::default();
     let (mut count, mut looked) = (0, Lookup::More);
     while looked == Lookup::More {
-        with_store(&mut |store| looked = store.matches("$SYS/#", &mut cursor, A_LOOK, now, |_| count += 1));
+        with_store(&mut |store| {
+            looked = store.matches("$SYS/#", &mut cursor, A_LOOK, now, |_| {
+                count += 1;
+                true
+            })
+        });
     }
     count
 }

@@ -31,11 +31,38 @@ fn store(topics: &[&str]) -> RetainedStore {
 
 fn all(store: &RetainedStore, filter: &str, limit: usize) -> Vec<String> {
     let (mut cursor, mut found) = (RetainedCursor::default(), Vec::new());
-    while store.matches(filter, &mut cursor, limit, 0, |message| found.push(message.topic().to_owned())) == Lookup::More
+    while store.matches(filter, &mut cursor, limit, 0, |message| {
+        found.push(message.topic().to_owned());
+        true
+    }) == Lookup::More
     {
         assert!(limit < 1000);
     }
     found
+}
+
+/// What is not taken is the first of the next lookup, whatever comes before it.
+#[test]
+fn a_message_that_is_not_taken_comes_again() {
+    let store = store(&["a/1", "a/2", "a/3/x", "b/1", "b/2", "c"]);
+    for filter in ["#", "+/+", "a/#", "+/2", "c"] {
+        let (mut cursor, mut found, mut refused) = (RetainedCursor::default(), Vec::new(), String::new());
+        loop {
+            let lookup = store.matches(filter, &mut cursor, 100, 0, |message| {
+                if refused == message.topic() {
+                    found.push(message.topic().to_owned());
+                    return true;
+                }
+                assert!(found.last().is_none_or(|last| **last < *message.topic()));
+                message.topic().clone_into(&mut refused);
+                false
+            });
+            if lookup == Lookup::Done {
+                break;
+            }
+        }
+        assert_eq!(found, all(&store, filter, 100), "{filter}");
+    }
 }
 
 #[test]
@@ -127,7 +154,10 @@ fn expiry() {
     assert_eq!(store.next_expiry(), Some(100));
     let count = |store: &RetainedStore, now| {
         let mut found = 0;
-        store.matches("t/#", &mut RetainedCursor::default(), 100, now, |_| found += 1);
+        store.matches("t/#", &mut RetainedCursor::default(), 100, now, |_| {
+            found += 1;
+            true
+        });
         found
     };
     assert_eq!((count(&store, 99), count(&store, 104)), (10, 7));
@@ -150,7 +180,11 @@ fn a_step_is_bounded_and_subtrees_are_passed_over() {
     }
     let steps = |filter: &str| {
         let (mut cursor, mut steps, mut found) = (RetainedCursor::default(), 1, 0);
-        while store.matches(filter, &mut cursor, 1, 0, |_| found += 1) == Lookup::More {
+        while store.matches(filter, &mut cursor, 1, 0, |_| {
+            found += 1;
+            true
+        }) == Lookup::More
+        {
             steps += 1;
         }
         (steps, found)
@@ -245,7 +279,10 @@ proptest! {
         }
         for filter in filters {
             let (mut cursor, mut found) = (RetainedCursor::default(), Vec::new());
-            while store.matches(&filter, &mut cursor, limit, now, |m| found.push((m.topic().to_owned(), m.payload()[0]))) == Lookup::More {}
+            while store.matches(&filter, &mut cursor, limit, now, |m| {
+                found.push((m.topic().to_owned(), m.payload()[0]));
+                true
+            }) == Lookup::More {}
             let count = found.len();
             let found: BTreeMap<_, _> = found.into_iter().collect();
             prop_assert_eq!(count, found.len(), "given twice");
@@ -271,7 +308,10 @@ proptest! {
         let mut ever: Vec<_> = stays.clone().into_iter().collect();
         let (mut cursor, mut found) = (RetainedCursor::default(), Vec::new());
         let mut meanwhile = meanwhile.into_iter();
-        while store.matches(&filter, &mut cursor, limit, 0, |m| found.push((m.topic().to_owned(), m.payload()[0]))) == Lookup::More {
+        while store.matches(&filter, &mut cursor, limit, 0, |m| {
+                found.push((m.topic().to_owned(), m.payload()[0]));
+                true
+            }) == Lookup::More {
             for change in meanwhile.by_ref().take(3) {
                 let topic = change.0.clone();
                 model.change(&mut store, 0, change);

@@ -104,6 +104,15 @@ impl Replays {
     }
 }
 
+/// What a client takes in a turn.
+struct Room {
+    messages: usize,
+    /// In its outlet: what is beyond it is dropped with QoS 0.
+    bytes: usize,
+    /// Its outlet is empty.
+    empty: bool,
+}
+
 /// What became of a portion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Portion {
@@ -184,12 +193,13 @@ impl Worker {
         if !self.is_serving() {
             return Portion::Wait;
         }
-        let Some(limit) = self.room_for(replay) else {
+        let Some(Room { messages: limit, bytes, empty }) = self.room_for(replay) else {
             return Portion::Done;
         };
         if limit == 0 {
             return Portion::Wait;
         }
+        let (mut left, mut full) = (bytes, false);
         let now = self.node.clock.now();
         let mut found: Vec<Message> = std::mem::take(&mut self.due_messages);
         let lookup = {
@@ -198,7 +208,13 @@ impl Worker {
             // Retained before what is read here.
             self.take_arrived();
             retained.matches(&replay.filter, &mut replay.cursor, limit, now.unix_ms, |message| {
-                found.push(message.clone());
+                // One goes to a client that has nothing to read, whatever its size.
+                full = message.wire_len() > left && !(empty && found.is_empty());
+                if !full {
+                    left = left.saturating_sub(message.wire_len());
+                    found.push(message.clone());
+                }
+                !full
             })
         };
         self.deliver_arrived();
@@ -209,16 +225,23 @@ impl Worker {
             }
         }
         self.due_messages = found;
-        if lookup == Lookup::Done { Portion::Done } else { Portion::More }
+        match lookup {
+            Lookup::Done => Portion::Done,
+            // It has its turn when it has read.
+            Lookup::More if full => Portion::Wait,
+            Lookup::More => Portion::More,
+        }
     }
 
-    /// How many messages the client takes now; `None` if it does not want them any more.
-    fn room_for(&mut self, replay: &Replay) -> Option<usize> {
+    /// What the client takes now; `None` if it does not want them any more.
+    fn room_for(&mut self, replay: &Replay) -> Option<Room> {
         let client = self.clients.get_mut(replay.client)?;
         let most = self.node.limits.max_queued_messages;
         match &client.state {
             // Nobody reads: the session keeps what it has room for.
-            ClientState::Offline { state, .. } => has_filter(state, &replay.own).then_some(PORTION),
+            ClientState::Offline { state, .. } => {
+                has_filter(state, &replay.own).then_some(Room { messages: PORTION, bytes: usize::MAX, empty: false })
+            }
             ClientState::Online(key) => {
                 let conn = self.conns.get_mut(*key)?;
                 let session = conn.session.session();
@@ -226,13 +249,15 @@ impl Worker {
                     return None;
                 }
                 let (_, queued) = session.messages();
-                if conn.session.is_congested() || conn.outlet.len() > self.node.max_outbound / 2 {
-                    return Some(0);
-                }
-                if queued == 0 {
-                    return Some((most / 2).clamp(1, PORTION));
-                }
-                Some((most / 2).saturating_sub(queued).min(PORTION))
+                let bytes = (self.node.max_outbound / 2).saturating_sub(conn.outlet.len());
+                let messages = if conn.session.is_congested() || bytes == 0 {
+                    0
+                } else if queued == 0 {
+                    (most / 2).clamp(1, PORTION)
+                } else {
+                    (most / 2).saturating_sub(queued).min(PORTION)
+                };
+                Some(Room { messages, bytes, empty: conn.outlet.is_empty() })
             }
         }
     }

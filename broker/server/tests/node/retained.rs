@@ -81,6 +81,24 @@ fn many_are_sent_as_fast_as_the_client_takes_them() {
     assert_eq!(node.metric("raftmq_messages_dropped_total{reason=\"session_queue_full\"}"), 0);
 }
 
+/// Messages of QoS 0 that are more than its outlet holds wait for a client that reads slowly: none is dropped.
+#[test]
+fn large_ones_wait_for_the_client() {
+    const TOPICS: usize = 120;
+    let node = Node::start();
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    let payload = vec![0; 200_000];
+    for number in 0..TOPICS {
+        keep(&mut publisher, &format!("large/{number}"), &payload);
+    }
+    let mut client = Client::connect(node.mqtt, "reader");
+    client.subscribe("large/+", QoS::AtMostOnce);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let topics: BTreeSet<String> = (0..TOPICS).map(|_| message(&mut client).0).collect();
+    assert_eq!(topics.len(), TOPICS);
+    assert_eq!(node.metric("raftmq_messages_dropped_total{reason=\"slow_consumer\"}"), 0);
+}
+
 /// What waits for a client goes on when it reads, when it is gone and when it is back; nobody looks at it in between.
 #[test]
 fn what_waits_for_a_client_goes_on_with_it() {
