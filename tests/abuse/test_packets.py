@@ -149,7 +149,7 @@ def test_noise_ends_its_own_connection_and_is_counted(broker):
         counted.wait(later, "clients_disconnected_total")
         ends = {
             reason: int(counted("clients_disconnected_total", reason=reason))
-            for reason in ("malformed_packet", "packet_too_large", "protocol_error", "keep_alive", "closed", "disconnect")
+            for reason in ("malformed_packet", "packet_too_large", "protocol_error", "transport", "keep_alive", "closed", "disconnect")
         }
         assert sum(ends.values()) == later, ends
         assert ends["keep_alive"] < later // 4, ends

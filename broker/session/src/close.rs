@@ -17,6 +17,8 @@ pub enum CloseReason {
     Client(ReasonCode),
     /// The socket was closed or failed.
     Lost,
+    /// The client broke a protocol below MQTT, such as TLS or WebSocket, which has told it so.
+    Broken,
     /// No CONNECT came in time.
     ConnectTimeout,
     /// The CONNECT was refused, or what came first is no CONNECT.
@@ -35,7 +37,7 @@ impl CloseReason {
     pub fn publishes_will(self) -> bool {
         match self {
             Self::Client(reason) => reason != ReasonCode::NORMAL_DISCONNECTION,
-            Self::Lost | Self::Fault(_) | Self::Server(_) => true,
+            Self::Lost | Self::Broken | Self::Fault(_) | Self::Server(_) => true,
             Self::ConnectTimeout | Self::Refused(_) => false,
         }
     }
@@ -43,7 +45,7 @@ impl CloseReason {
     /// The reason to tell an MQTT 5 client by DISCONNECT; `None` if nothing is to be sent.
     pub(crate) fn to_send(self) -> Option<ReasonCode> {
         match self {
-            Self::Client(_) | Self::Lost | Self::ConnectTimeout | Self::Refused(_) => None,
+            Self::Client(_) | Self::Lost | Self::Broken | Self::ConnectTimeout | Self::Refused(_) => None,
             Self::Fault(reason) | Self::Server(reason) => Some(reason),
         }
     }

@@ -89,7 +89,7 @@ fn event_client(conn: &Conn, local_port: u16) -> EventClient<'_> {
 pub(super) const fn disconnect_reason(reason: CloseReason) -> DisconnectReason {
     match reason {
         CloseReason::Client(ReasonCode::Success) => DisconnectReason::Normal,
-        CloseReason::Lost => DisconnectReason::ConnectionClosed,
+        CloseReason::Lost | CloseReason::Broken => DisconnectReason::ConnectionClosed,
         CloseReason::Fault(ReasonCode::KeepAliveTimeout) => DisconnectReason::KeepAliveTimeout,
         CloseReason::Server(ReasonCode::SessionTakenOver) => DisconnectReason::TakenOver,
         CloseReason::Client(reason)

@@ -282,12 +282,14 @@ impl Worker {
             CloseReason::Refused(ReasonCode::NotAuthorized) => self.counters.refused(RefuseReason::NotAuthorized),
             CloseReason::Refused(_) => self.counters.refused(RefuseReason::Protocol),
             CloseReason::Fault(reason) => {
-                self.counters.protocol_error();
+                if reason != ReasonCode::KeepAliveTimeout {
+                    self.counters.protocol_error();
+                }
                 if let Some(conn) = self.conns.get_mut(key) {
                     tracing::debug!(client = %conn.session.client_id(), %reason, "connection ended by the broker");
                 }
             }
-            CloseReason::Client(_) | CloseReason::Lost | CloseReason::Server(_) => {}
+            CloseReason::Client(_) | CloseReason::Lost | CloseReason::Broken | CloseReason::Server(_) => {}
         }
         self.finish(key);
     }

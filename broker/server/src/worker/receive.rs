@@ -117,10 +117,12 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
-        tracing::debug!(address = %conn.peer.address, transport = conn.peer.transport.as_str(), %error, "connection ended by the broker");
+        let listener = self.listeners.get(usize::from(conn.listener)).map_or("", |listener| &*listener.name);
+        tracing::debug!(listener, address = %conn.peer.address, transport = conn.peer.transport.as_str(), %error, "connection ended by the broker");
         if conn.closing.is_none() {
             if conn.client.is_some() {
                 self.counters.protocol_error();
+                conn.reason.get_or_insert(CloseReason::Broken);
             } else {
                 self.counters.refused(match error {
                     LayerError::Proxy(_) => RefuseReason::ProxyHeader,

@@ -47,6 +47,8 @@ fn silence_ends_a_connection_after_its_keep_alive_and_a_half() {
     assert_eq!(silent.receive_within(Duration::from_secs(5)), Got::Disconnect(ReasonCode::KeepAliveTimeout));
     assert!(start.elapsed() >= Duration::from_millis(1_400), "{:?}", start.elapsed());
     alive.ping();
+    node.wait_metric("raftmq_clients_disconnected_total{reason=\"keep_alive\"}", 1);
+    assert_eq!(node.metric("raftmq_protocol_errors_total"), 0, "silence breaks no protocol");
 }
 
 #[test]

@@ -165,6 +165,7 @@ fn text_and_wrong_frames_are_refused_with_the_reason() {
         assert_eq!(u16::from(close.code), code);
     }
     node.wait_metric("raftmq_protocol_errors_total", 4);
+    node.wait_metric("raftmq_clients_disconnected_total{reason=\"transport\"}", 4);
     bystander.ping();
 }
 

@@ -16,6 +16,8 @@ pub enum EndReason {
     MalformedPacket,
     /// It announced a packet beyond the limit.
     PacketTooLarge,
+    /// It broke a protocol below MQTT: TLS or WebSocket.
+    Transport,
     /// It broke another rule of the protocol.
     ProtocolError,
     /// Another connection came with its client identifier.
@@ -26,12 +28,13 @@ pub enum EndReason {
 
 impl EndReason {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Disconnect,
         Self::Closed,
         Self::KeepAlive,
         Self::MalformedPacket,
         Self::PacketTooLarge,
+        Self::Transport,
         Self::ProtocolError,
         Self::TakenOver,
         Self::Server,
@@ -46,6 +49,7 @@ impl EndReason {
             Self::KeepAlive => "keep_alive",
             Self::MalformedPacket => "malformed_packet",
             Self::PacketTooLarge => "packet_too_large",
+            Self::Transport => "transport",
             Self::ProtocolError => "protocol_error",
             Self::TakenOver => "taken_over",
             Self::Server => "server",
@@ -58,6 +62,7 @@ impl From<CloseReason> for EndReason {
         match reason {
             CloseReason::Client(_) => Self::Disconnect,
             CloseReason::Lost => Self::Closed,
+            CloseReason::Broken => Self::Transport,
             CloseReason::Fault(ReasonCode::KeepAliveTimeout) => Self::KeepAlive,
             CloseReason::Fault(ReasonCode::MalformedPacket) => Self::MalformedPacket,
             CloseReason::Fault(ReasonCode::PacketTooLarge) => Self::PacketTooLarge,
