@@ -12,19 +12,21 @@ use crate::worker::client::subscribe;
 
 type Answer = oneshot::Sender<Result<(), BarrierError>>;
 
+type Told = oneshot::Receiver<Result<(), BarrierError>>;
+
 const FAILED: Result<(), BarrierError> = Err(BarrierError::Timeout);
 
 /// A worker whose subscriptions wait if the test says so before.
 struct Barriers {
     lab: Lab,
-    next: Arc<Mutex<VecDeque<oneshot::Receiver<Result<(), BarrierError>>>>>,
+    next: Arc<Mutex<VecDeque<Told>>>,
     /// A barrier was asked for.
     asked: mpsc::Receiver<()>,
 }
 
 impl Barriers {
     fn new() -> Self {
-        let next = Arc::new(Mutex::new(VecDeque::<oneshot::Receiver<_>>::new()));
+        let next = Arc::new(Mutex::new(VecDeque::<Told>::new()));
         let (ask, asked) = mpsc::channel();
         let waiting = Arc::clone(&next);
         let lab = Lab::with(LeaseState::always(), 1, &Config::default(), |routes| {
