@@ -56,13 +56,14 @@ pub struct PublishToken(pub(crate) u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscribeItem {
     /// The full filter as the session has it: `$share/group/`, `$queue/` or `$exclusive/` if it has one of them, then the listener's
-    /// mount point, then the client's filter.
+    /// mount point, then the client's filter. As an allocation it is of this request alone, by which [`crate::SessionState::settle`] tells equal
+    /// ones apart: a copy is not as good.
     pub filter: Arc<str>,
     /// Its options, with the granted QoS. Retain handling is the server's to follow.
     pub options: SubOptions,
     /// The subscription identifier; 0 for none.
     pub sub_id: u32,
-    /// What the session had by this filter before: it has that again if the server refuses.
+    /// What the session had by this filter when it was asked for.
     pub replaced: Option<SubscriptionInfo>,
 }
 

@@ -48,6 +48,7 @@ mod received;
 mod request;
 mod state;
 mod subscribe;
+mod unsettled;
 
 pub use action::{Action, Flushed, PublishToken, SubscribeItem};
 pub use close::CloseReason;

@@ -5,11 +5,12 @@ use std::{num::NonZeroU16, sync::Arc};
 use raftmq_mqtt::{Message, ReasonCode, SubOptions};
 
 use crate::{
-    Delivery, DropReason, Matched, Now, PublishToken, SessionLimits,
+    Delivery, DropReason, Matched, Now, PublishToken, SessionLimits, SubscribeItem,
     filter::{is_of_group, mount_length, shows_hidden},
     message::OutMessage,
     outbound::Outbound,
     received::{Known, Received},
+    unsettled::Unsettled,
 };
 
 /// A subscription of a session, without its filter.
@@ -41,6 +42,8 @@ pub struct SessionState {
     pub(crate) outbound: Outbound,
     /// Most clients publish nothing with QoS 2.
     received: Option<Box<Received>>,
+    /// Nothing is allocated while nothing waits.
+    pub(crate) unsettled: Option<Box<Unsettled>>,
     pub(crate) expiry_s: u32,
     /// Messages with QoS 0 dropped at the end of a connection and not counted by the server yet.
     dropped_qos0: u32,
@@ -51,6 +54,12 @@ impl SessionState {
     #[must_use]
     pub fn subscriptions(&self) -> &[SubscriptionEntry] {
         &self.subscriptions
+    }
+
+    /// What the session has by a full filter.
+    #[must_use]
+    pub fn subscription(&self, filter: &str) -> Option<SubscriptionInfo> {
+        self.position(filter).ok().map(|at| self.subscriptions[at].info)
     }
 
     /// Seconds that the session is to be kept from the end of its connection: 0 not at all, `u32::MAX` for ever
@@ -146,7 +155,8 @@ impl SessionState {
         self.outbound.take_shared()
     }
 
-    pub(crate) fn take_unsubscribed(&mut self) -> Vec<(Arc<str>, Message)> {
+    /// Messages of shared subscriptions that the session has no more, as [`crate::Connection::take_unsubscribed`].
+    pub fn take_unsubscribed(&mut self) -> Vec<(Arc<str>, Message)> {
         let subscriptions = &self.subscriptions;
         let keep = |group: &str| subscriptions.iter().any(|entry| is_of_group(&entry.filter, group));
         self.outbound.take_unshared(keep)
@@ -186,26 +196,53 @@ impl SessionState {
         }
     }
 
-    /// Adds, or replaces `[MQTT-3.8.4-3]` `[MQTT311-3.8.4-3]`; gives what was there.
+    /// Adds, or replaces `[MQTT-3.8.4-3]` `[MQTT311-3.8.4-3]`, until the server says yes or no to it; gives what was there. The filter is an
+    /// allocation of this request alone.
     pub(crate) fn subscribe(&mut self, filter: &Arc<str>, info: SubscriptionInfo) -> Option<SubscriptionInfo> {
-        match self.position(filter) {
+        let replaced = match self.position(filter) {
             Ok(at) => Some(std::mem::replace(&mut self.subscriptions[at].info, info)),
             Err(at) => {
                 self.subscriptions.insert(at, SubscriptionEntry { filter: filter.clone(), info });
                 None
             }
+        };
+        self.unsettled.get_or_insert_default().add(filter, replaced);
+        replaced
+    }
+
+    /// The server is done with subscriptions that were asked for in this session, as it says by [`crate::Connection::on_subscribed`] to a
+    /// client that waits for the answer: for those whose connection has ended, and for what nobody has asked for. Said twice it
+    /// changes nothing.
+    pub fn settle(&mut self, items: &[SubscribeItem], refused: &[(usize, ReasonCode)]) {
+        for (at, _) in refused.iter().rev() {
+            if let Some(item) = items.get(*at) {
+                self.refuse(&item.filter);
+            }
+        }
+        for item in items.iter().rev() {
+            self.grant(&item.filter);
         }
     }
 
-    /// Takes [`SessionState::subscribe`] back, unless the subscription was ended or changed since.
-    pub(crate) fn take_back(&mut self, filter: &str, info: SubscriptionInfo, replaced: Option<SubscriptionInfo>) {
-        let Some(at) = self.position(filter).ok().filter(|at| self.subscriptions[*at].info == info) else {
-            return;
-        };
-        match replaced {
-            Some(replaced) => self.subscriptions[at].info = replaced,
-            None => {
-                self.subscriptions.remove(at);
+    /// The server has made a subscription of [`SessionState::subscribe`].
+    pub(crate) fn grant(&mut self, filter: &Arc<str>) {
+        if let Some(unsettled) = &mut self.unsettled {
+            unsettled.grant(filter);
+        }
+        self.unsettled.take_if(|unsettled| unsettled.is_empty());
+    }
+
+    /// Takes [`SessionState::subscribe`] back: the session has again what it had before, unless the subscription was ended since, or
+    /// replaced by one that was granted or still waits.
+    pub(crate) fn refuse(&mut self, filter: &Arc<str>) {
+        let again = self.unsettled.as_mut().and_then(|unsettled| unsettled.refuse(filter));
+        self.unsettled.take_if(|unsettled| unsettled.is_empty());
+        if let (Some(again), Ok(at)) = (again, self.position(filter)) {
+            match again {
+                Some(info) => self.subscriptions[at].info = info,
+                None => {
+                    self.subscriptions.remove(at);
+                }
             }
         }
     }
@@ -218,6 +255,10 @@ impl SessionState {
     /// `[MQTT311-3.10.4-3]`.
     pub(crate) fn unsubscribe(&mut self, filter: &str) -> Option<Arc<str>> {
         let at = self.position(filter).ok()?;
+        if let Some(unsettled) = &mut self.unsettled {
+            unsettled.end(filter);
+        }
+        self.unsettled.take_if(|unsettled| unsettled.is_empty());
         let removed = self.subscriptions.remove(at);
         Some(removed.filter)
     }

@@ -34,9 +34,6 @@ struct Asked {
     /// The place in the packet.
     at: usize,
     filter: Arc<str>,
-    info: SubscriptionInfo,
-    /// What the session has again if the server refuses.
-    replaced: Option<SubscriptionInfo>,
 }
 
 impl Connection {
@@ -57,7 +54,7 @@ impl Connection {
                     let options = raftmq_mqtt::SubOptions { qos, ..subscription.options };
                     let info = SubscriptionInfo { options, sub_id };
                     let replaced = self.state.subscribe(&filter, info);
-                    asked.push(Asked { at, filter: filter.clone(), info, replaced });
+                    asked.push(Asked { at, filter: filter.clone() });
                     items.push(SubscribeItem { filter, options, sub_id, replaced });
                     ReasonCode::granted(qos)
                 }
@@ -133,7 +130,10 @@ impl Connection {
     /// `[MQTT311-3.8.4-1]` with the identifier of the SUBSCRIBE `[MQTT-3.8.4-2]` `[MQTT-2.2.1-6]` `[MQTT311-3.8.4-2]`
     /// `[MQTT311-2.3.1-7]`. `refused` are
     /// places in the action's list with the reasons why not: the session then has what it had before by such a filter, or nothing if it was
-    /// new.
+    /// new; what was granted later, or still waits, stays.
+    ///
+    /// Nothing is done for a connection that does not wait for it, such as one that is closed: [`crate::SessionState::settle`] is for
+    /// its session.
     pub fn on_subscribed(
         &mut self,
         packet_id: NonZeroU16,
@@ -141,15 +141,12 @@ impl Connection {
         out: &mut Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
-        let Some((later, mut pending)) = self.take_pending(packet_id, true) else {
+        let Some(mut pending) = self.take_pending(packet_id, true) else {
             return;
         };
         if let Kind::Subscribe(asked) = &pending.kind {
-            // The last first: a filter may be there twice.
-            let mut refused: SmallVec<[(usize, ReasonCode); 8]> = SmallVec::from_slice(refused);
-            refused.sort_unstable_by_key(|(item, _)| std::cmp::Reverse(*item));
             for (item, reason) in refused {
-                let Some(asked) = asked.get(item) else {
+                let Some(asked) = asked.get(*item) else {
                     continue;
                 };
                 let granted = match pending.reasons[asked.at] {
@@ -157,29 +154,19 @@ impl Connection {
                     ReasonCode::GrantedQoS2 => QoS::ExactlyOnce,
                     _ => QoS::AtMostOnce,
                 };
-                pending.reasons[asked.at] = self.failure(reason, granted);
-                self.take_back(asked, later);
+                pending.reasons[asked.at] = self.failure(*reason, granted);
+                self.state.refuse(&asked.filter);
+            }
+            for asked in asked.iter().rev() {
+                self.state.grant(&asked.filter);
             }
         }
         self.send_suback(packet_id, pending.reasons, out, actions);
     }
 
-    /// The session has again what it had before. If a SUBSCRIBE that still waits (from the place `later` on) has replaced this
-    /// subscription, it decides: then it has replaced what was there before both.
-    fn take_back(&mut self, refused: &Asked, later: usize) {
-        let mut after = self.pending.iter_mut().skip(later).filter_map(|pending| match &mut pending.kind {
-            Kind::Subscribe(asked) => {
-                asked.iter_mut().find(|asked| asked.filter == refused.filter && asked.replaced == Some(refused.info))
-            }
-            Kind::Unsubscribe => None,
-        });
-        match after.next() {
-            Some(after) => after.replaced = refused.replaced,
-            None => {
-                drop(after);
-                self.state.take_back(&refused.filter, refused.info, refused.replaced);
-            }
-        }
+    /// [`crate::SessionState::settle`] for the session of this connection.
+    pub fn settle(&mut self, items: &[SubscribeItem], refused: &[(usize, ReasonCode)]) {
+        self.state.settle(items, refused);
     }
 
     /// Messages of shared subscriptions that the client has ended, which waited and were not sent: the others of the group get them.
@@ -225,7 +212,7 @@ impl Connection {
 
     /// The server has ended the subscriptions of [`Action::Unsubscribe`]: UNSUBACK.
     pub fn on_unsubscribed(&mut self, packet_id: NonZeroU16, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
-        if let Some((_, pending)) = self.take_pending(packet_id, false) {
+        if let Some(pending) = self.take_pending(packet_id, false) {
             self.send_unsuback(packet_id, pending.reasons, out, actions);
         }
     }
@@ -246,8 +233,7 @@ impl Connection {
         (waiting + filters > self.limits.max_pending_filters).then_some(ReasonCode::QuotaExceeded)
     }
 
-    /// With the place of those that came after it.
-    fn take_pending(&mut self, packet_id: NonZeroU16, subscribe: bool) -> Option<(usize, Pending)> {
+    fn take_pending(&mut self, packet_id: NonZeroU16, subscribe: bool) -> Option<Pending> {
         let at = self.pending.iter().position(|pending| {
             pending.packet_id == packet_id && matches!(pending.kind, Kind::Subscribe(_)) == subscribe
         })?;
@@ -255,7 +241,7 @@ impl Connection {
         if self.pending.is_empty() {
             self.pending = Vec::new();
         }
-        Some((at, pending))
+        Some(pending)
     }
 
     /// One reason for each filter `[MQTT-3.8.4-6]` `[MQTT-3.8.4-7]` `[MQTT311-3.8.4-5]` in their order `[MQTT-3.9.3-1]`

@@ -85,28 +85,36 @@ pub(crate) enum Router {
     Standalone(Box<Mutex<LocalRoutes>>),
     /// A member of a cluster.
     Cluster(Cluster),
-    /// For tests: subscriptions wait until it is true.
+    /// For tests: subscriptions wait for what they are given here.
     #[cfg(test)]
-    Barrier(Box<Mutex<LocalRoutes>>, tokio::sync::watch::Receiver<bool>),
+    Barrier(Box<Mutex<LocalRoutes>>, Box<dyn Fn() -> Reached + Send + Sync>),
 }
+
+/// What a subscription waits for, if it has to wait.
+type Reached = Option<BoxFuture<'static, Result<(), BarrierError>>>;
 
 impl Router {
     pub(crate) fn standalone(routes: SharedRoutes) -> Self {
         Self::Standalone(Box::new(Mutex::new(own_routes(routes))))
     }
 
+    /// Subscriptions wait until it is true.
     #[cfg(test)]
     pub(crate) fn with_barrier(routes: SharedRoutes, reached: tokio::sync::watch::Receiver<bool>) -> Self {
-        Self::Barrier(Box::new(Mutex::new(own_routes(routes))), reached)
+        Self::with_barriers(routes, move || {
+            let mut reached = reached.clone();
+            Some(async move { reached.wait_for(|reached| *reached).await.map_or(Ok(()), |_| Ok(())) }.boxed())
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_barriers(routes: SharedRoutes, next: impl Fn() -> Reached + Send + Sync + 'static) -> Self {
+        Self::Barrier(Box::new(Mutex::new(own_routes(routes))), Box::new(next))
     }
 
     /// The worker has one subscriber more of each filter. `None`: nothing has to be waited for. Else the SUBACK
     /// must wait for the future.
-    pub(crate) fn subscribe(
-        &self,
-        worker: u8,
-        filters: &[Arc<str>],
-    ) -> Option<BoxFuture<'static, Result<(), BarrierError>>> {
+    pub(crate) fn subscribe(&self, worker: u8, filters: &[Arc<str>]) -> Reached {
         match self {
             Self::Standalone(routes) => {
                 // Alone there is nothing to be waited for.
@@ -115,10 +123,9 @@ impl Router {
             }
             Self::Cluster(cluster) => Some(cluster.subscribe(worker, filters).boxed()),
             #[cfg(test)]
-            Self::Barrier(routes, reached) => {
+            Self::Barrier(routes, next) => {
                 add(routes, worker, filters);
-                let mut reached = reached.clone();
-                Some(async move { reached.wait_for(|reached| *reached).await.map_or(Ok(()), |_| Ok(())) }.boxed())
+                next()
             }
         }
     }

@@ -10,12 +10,13 @@ use raftmq_features::exclusive;
 use raftmq_features::rewrite::RewriteError;
 use raftmq_mqtt::ReasonCode;
 use raftmq_routing::FilterKind;
-use raftmq_session::{Action, Connection, SessionState, SubscribeItem, SubscriptionInfo};
+use raftmq_session::{Action, SessionState, SubscribeItem, SubscriptionInfo};
 
 use super::messages::EXCLUSIVE;
 use super::sharing::{is_shared, member_id};
+use super::slab::Slab;
 use super::wheel::Key;
-use super::{ClientState, Worker, limits_of, mount};
+use super::{ClientState, Conn, Worker, limits_of, mount};
 use crate::features::Member;
 
 const EXCLUSIVE_PREFIX: &str = "$exclusive/";
@@ -29,6 +30,8 @@ pub(super) struct Barrier {
 
 /// The subscriptions of a SUBSCRIBE, or those that a client gets without asking.
 pub(super) struct Request {
+    /// Whose they are, also when the connection has ended that they were asked for on. A session never leaves its worker.
+    client: Key,
     /// `None`: nobody waits for an answer.
     packet_id: Option<NonZeroU16>,
     items: Vec<SubscribeItem>,
@@ -65,7 +68,7 @@ impl Worker {
         }
         self.counters.subscribed((filters.len() - again.len()) as u64);
         self.counters.subscribe_refused(refused.len() as u64);
-        let request = Request { packet_id, items, refused };
+        let request = Request { client, packet_id, items, refused };
         if filters.is_empty() {
             return self.subscribed(key, request, actions);
         }
@@ -91,19 +94,24 @@ impl Worker {
         item: &SubscribeItem,
     ) -> Result<(Arc<str>, bool), ReasonCode> {
         let filter = self.rename(key, client, &item.filter)?;
-        let info = SubscriptionInfo { options: item.options, sub_id: item.sub_id };
+        let new = self.add_effective(client, &filter, item.info())?;
+        Ok((filter, new))
+    }
+
+    /// Whether it is new there.
+    fn add_effective(&mut self, client: Key, filter: &Arc<str>, info: SubscriptionInfo) -> Result<bool, ReasonCode> {
         let online = self.is_online(client);
         let Some(entry) = self.clients.get_mut(client) else {
             return Err(ReasonCode::UnspecifiedError);
         };
         let features = &self.node.features;
-        let new = match FilterKind::of(&filter) {
+        let new = match FilterKind::of(filter) {
             FilterKind::Shared { .. } => {
                 let load = Arc::clone(entry.load.get_or_insert_default());
-                let joined = features.groups.join(&filter, member_id(self.id, client), online, Member { info, load });
+                let joined = features.groups.join(filter, member_id(self.id, client), online, Member { info, load });
                 joined.is_some_and(|joined| joined.replaced.is_none())
             }
-            FilterKind::Plain(plain) => match exclusive::parse(&filter, &features.exclusive_settings) {
+            FilterKind::Plain(plain) => match exclusive::parse(filter, &features.exclusive_settings) {
                 None => self.index.insert(plain, client.slot, info).replaced.is_none(),
                 Some(parsed) => {
                     let claimed = parsed.and_then(|own| features.exclusive().claim(own, &entry.id));
@@ -118,7 +126,7 @@ impl Worker {
                 self.counters.subscriber_added();
             }
         }
-        Ok((filter, new))
+        Ok(new)
     }
 
     /// The filter that the rules make of a session's, and notes it with the client.
@@ -166,12 +174,8 @@ impl Worker {
         let Some(entry) = self.clients.get_mut(client) else {
             return false;
         };
-        let session = match &entry.state {
-            ClientState::Offline { state, .. } => &**state,
-            ClientState::Online(conn) => match self.conns.get_mut(*conn) {
-                Some(conn) => conn.session.session(),
-                None => return false,
-            },
+        let Some(session) = session_in(&entry.state, &mut self.conns) else {
+            return false;
         };
         let Some(names) = &entry.renamed else {
             return has_filter(session, filter);
@@ -180,33 +184,21 @@ impl Worker {
             || names.iter().any(|(own, new)| **new == *filter && has_filter(session, own))
     }
 
-    /// The answer to a SUBSCRIBE, then the retained messages.
+    /// The answer to a SUBSCRIBE, then the retained messages. Nobody gets them if the connection has ended, or another one has taken the
+    /// session over; but the session is told.
     fn subscribed(&mut self, key: Key, request: Request, actions: &mut Vec<Action>) {
-        let Request { packet_id, items, refused } = request;
-        let Some(conn) = self.conns.get_mut(key) else {
-            return;
-        };
-        let Some(client) = conn.client else {
-            // Another connection has taken the session over, and the subscriptions with it. Nobody waits for the answer any more.
-            return;
-        };
-        let before = if refused.is_empty() { Vec::new() } else { filters_of(&conn.session) };
-        match packet_id {
-            Some(packet_id) => {
-                let out = conn.outlet.buffer(&mut self.spares);
-                conn.session.on_subscribed(packet_id, &refused, out, actions);
-            }
-            None => {
-                for item in refused.iter().filter_map(|(at, _)| items.get(*at)) {
-                    conn.session.withdraw(item);
-                }
-            }
+        let Request { client, packet_id, items, refused } = request;
+        let before = self.infos(client, &items, &refused);
+        let conn = self.conns.get_mut(key).filter(|conn| conn.client == Some(client));
+        let answered = conn.is_some();
+        if let (Some(conn), Some(packet_id)) = (conn, packet_id) {
+            let out = conn.outlet.buffer(&mut self.spares);
+            conn.session.on_subscribed(packet_id, &refused, out, actions);
         }
-        if !refused.is_empty() {
-            let left = filters_of(&conn.session);
-            let gone: Vec<Arc<str>> = before.into_iter().filter(|filter| !left.contains(filter)).collect();
-            self.remove_from_index(client, &gone);
-            self.put_back(key, client, refused.iter().filter_map(|(at, _)| items.get(*at)));
+        self.settle(client, &items, &refused);
+        self.take_back(client, before);
+        if !answered {
+            return;
         }
         self.mark_dirty(key);
         for (at, item) in items.iter().enumerate() {
@@ -217,33 +209,89 @@ impl Worker {
         }
     }
 
-    /// Refused subscriptions that the session had before: messages find them with the options that they have there.
-    fn put_back<'a>(&mut self, key: Key, client: Key, refused: impl Iterator<Item = &'a SubscribeItem>) {
-        for item in refused {
-            let Some(conn) = self.conns.get_mut(key) else {
-                return;
-            };
-            let entries = conn.session.session().subscriptions();
-            let Ok(at) = entries.binary_search_by(|entry| entry.filter.cmp(&item.filter)) else {
-                continue;
-            };
-            let info = entries[at].info;
-            let old = SubscribeItem { options: info.options, sub_id: info.sub_id, ..item.clone() };
-            if let Ok((filter, true)) = self.add_subscription(key, client, &old) {
-                // It was not there: its route is needed, which nobody waits for.
-                drop(self.node.router.subscribe(self.id, &[filter]));
+    /// Tells the session, wherever it is now, what became of its subscriptions.
+    fn settle(&mut self, client: Key, items: &[SubscribeItem], refused: &[(usize, ReasonCode)]) {
+        match self.clients.get_mut(client).map(|entry| &mut entry.state) {
+            Some(ClientState::Offline { state, .. }) => state.settle(items, refused),
+            Some(ClientState::Online(conn)) => {
+                if let Some(conn) = self.conns.get_mut(*conn) {
+                    conn.session.settle(items, refused);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// What the session has by the filters that are refused.
+    fn infos(
+        &mut self,
+        client: Key,
+        items: &[SubscribeItem],
+        refused: &[(usize, ReasonCode)],
+    ) -> Vec<(Arc<str>, SubscriptionInfo)> {
+        let Some(session) = self.clients.get_mut(client).and_then(|entry| session_in(&entry.state, &mut self.conns))
+        else {
+            return Vec::new();
+        };
+        let refused = refused.iter().filter_map(|(at, _)| items.get(*at));
+        let had = |item: &SubscribeItem| Some((Arc::clone(&item.filter), session.subscription(&item.filter)?));
+        refused.filter_map(had).collect()
+    }
+
+    /// Refused subscriptions, and what the session had by them until then. Those that it has no more go; those that it has as it had them
+    /// before, messages find with the options that they have there.
+    fn take_back(&mut self, client: Key, before: Vec<(Arc<str>, SubscriptionInfo)>) {
+        let Some(session) = self.clients.get_mut(client).and_then(|entry| session_in(&entry.state, &mut self.conns))
+        else {
+            return;
+        };
+        let mut gone = Vec::new();
+        let mut again = Vec::new();
+        for (filter, had) in before {
+            match session.subscription(&filter) {
+                None => gone.push(filter),
+                Some(info) if info != had => again.push((filter, info)),
+                Some(_) => {}
             }
         }
+        self.remove_from_index(client, &gone);
+        if gone.iter().any(|filter| is_shared(filter)) {
+            self.redispatch_unsubscribed(client);
+        }
+        for (filter, info) in again {
+            self.put_back(client, &filter, info);
+        }
+    }
+
+    fn put_back(&mut self, client: Key, filter: &Arc<str>, info: SubscriptionInfo) {
+        let filter = self.effective_filter(client, filter);
+        if self.add_effective(client, &filter, info) == Ok(true) {
+            // It was not there: its route is needed, which nobody waits for.
+            self.counters.subscribed(1);
+            drop(self.node.router.subscribe(self.id, &[filter]));
+        }
+    }
+
+    /// What waits in the session for shared subscriptions that it has no more goes to others of their groups.
+    fn redispatch_unsubscribed(&mut self, client: Key) {
+        let left = match self.clients.get_mut(client).map(|entry| &mut entry.state) {
+            Some(ClientState::Offline { state, .. }) => state.take_unsubscribed(),
+            Some(ClientState::Online(conn)) => match self.conns.get_mut(*conn) {
+                Some(conn) => conn.session.take_unsubscribed(),
+                None => return,
+            },
+            None => return,
+        };
+        self.redispatch_all(client, left);
     }
 
     /// A barrier was reached, or not in time.
     pub(super) fn barrier_done(&mut self, key: Key, mut request: Request, result: Result<(), BarrierError>) {
-        let Some(conn) = self.conns.get_mut(key) else {
-            return;
-        };
         // What did not reach every serving node in time is not promised: the client is told, and nothing is left behind.
         if let Err(error) = result {
-            tracing::warn!(client = %conn.session.client_id(), %error, "a SUBSCRIBE is refused");
+            if let Some(entry) = self.clients.get_mut(request.client) {
+                tracing::warn!(client = %entry.id, %error, "a SUBSCRIBE is refused");
+            }
             for at in 0..request.items.len() {
                 if !request.refused.iter().any(|(refused, _)| *refused == at) {
                     request.refused.push((at, ReasonCode::UnspecifiedError));
@@ -277,8 +325,7 @@ impl Worker {
         let out = conn.outlet.buffer(&mut self.spares);
         conn.session.on_unsubscribed(packet_id, out, actions);
         if filters.iter().any(|filter| is_shared(filter)) {
-            let left = conn.session.take_unsubscribed();
-            self.redispatch_all(client, left);
+            self.redispatch_unsubscribed(client);
         }
         for filter in filters {
             self.announce_unsubscribed(key, filter);
@@ -335,11 +382,15 @@ impl Worker {
     }
 }
 
-fn filters_of(connection: &Connection) -> Vec<Arc<str>> {
-    connection.session().subscriptions().iter().map(|entry| Arc::clone(&entry.filter)).collect()
+/// The session of a client.
+fn session_in<'a>(state: &'a ClientState, conns: &'a mut Slab<Conn>) -> Option<&'a SessionState> {
+    match state {
+        ClientState::Offline { state, .. } => Some(state),
+        ClientState::Online(conn) => conns.get_mut(*conn).map(|conn| conn.session.session()),
+    }
 }
 
 /// Whether a session has a subscription of this filter.
 pub(super) fn has_filter(session: &SessionState, filter: &str) -> bool {
-    session.subscriptions().binary_search_by(|entry| (*entry.filter).cmp(filter)).is_ok()
+    session.subscription(filter).is_some()
 }

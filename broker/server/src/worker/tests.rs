@@ -5,6 +5,7 @@
 mod authentication;
 mod ending;
 mod handing;
+mod refused;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -341,6 +341,12 @@ impl World {
         assert!(session.messages().1 <= self.limits.max_queued_messages);
         assert!(session.subscriptions().len() <= self.limits.max_subscriptions);
         assert_eq!(session.unreleased(), self.unreleased.len());
+        if let Some(unsettled) = &session.unsettled {
+            assert!(!unsettled.is_empty(), "memory for nothing");
+            for filter in unsettled.filters() {
+                assert!(session.subscription(filter).is_some(), "{filter} waits and is not there");
+            }
+        }
     }
 }
 

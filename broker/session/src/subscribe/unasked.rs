@@ -5,7 +5,7 @@ use raftmq_mqtt::{ReasonCode, SubOptions, Subscription};
 use crate::{Connection, SubscribeItem, SubscriptionInfo};
 
 impl Connection {
-    /// Adds a subscription, as if the client had asked for it in a SUBSCRIBE of its own, but without an answer. The filter is written as a
+    /// Adds a subscription, as if the client had asked for it in a SUBSCRIBE of its own, but without an answer: the server says by [`Connection::settle`] whether it could make it. The filter is written as a
     /// client writes it: the mount point is put in front. The client can end it like any other.
     ///
     /// # Errors
@@ -15,11 +15,5 @@ impl Connection {
         let options = SubOptions { qos, ..options };
         let replaced = self.state.subscribe(&filter, SubscriptionInfo { options, sub_id: 0 });
         Ok(SubscribeItem { filter, options, sub_id: 0, replaced })
-    }
-
-    /// Takes a subscription of [`Connection::subscribe_unasked`] back, since the server cannot make it: the session has what it had
-    /// before.
-    pub fn withdraw(&mut self, item: &SubscribeItem) {
-        self.state.take_back(&item.filter, item.info(), item.replaced);
     }
 }

@@ -1,6 +1,7 @@
 //! Subscriptions that the server makes without a SUBSCRIBE.
 
 use super::*;
+use crate::SubscribeItem;
 
 fn options(qos: QoS) -> SubOptions {
     SubOptions { qos, ..SubOptions::default() }
@@ -9,6 +10,10 @@ fn options(qos: QoS) -> SubOptions {
 fn has(peer: &Peer) -> Vec<(String, QoS, u32)> {
     let entries = peer.connection.session().subscriptions().iter();
     entries.map(|entry| (entry.filter.to_string(), entry.info.options.qos, entry.info.sub_id)).collect()
+}
+
+fn refuse(peer: &mut Peer, item: &SubscribeItem) {
+    peer.connection.settle(std::slice::from_ref(item), &[(0, ReasonCode::UnspecifiedError)]);
 }
 
 fn mounted(mount: Option<&str>) -> Peer {
@@ -69,7 +74,7 @@ fn what_a_client_may_not_have_they_do_not_give() {
 fn withdrawn() {
     let mut peer = mounted(Some("m/"));
     let new = peer.connection.subscribe_unasked("a", options(QoS::AtLeastOnce)).unwrap();
-    peer.connection.withdraw(&new);
+    refuse(&mut peer, &new);
     assert!(has(&peer).is_empty());
     // The client's own, with an identifier.
     let properties = properties(&[Property::SubscriptionIdentifier(9)]);
@@ -81,11 +86,11 @@ fn withdrawn() {
     let own = has(&peer);
     let over = peer.connection.subscribe_unasked("a", options(QoS::AtMostOnce)).unwrap();
     assert_eq!(has(&peer), [("m/a".to_owned(), QoS::AtMostOnce, 0)]);
-    peer.connection.withdraw(&over);
+    refuse(&mut peer, &over);
     assert_eq!(has(&peer), own);
     // Changed meanwhile: the later one stays.
     let first = peer.connection.subscribe_unasked("a", options(QoS::AtMostOnce)).unwrap();
     peer.connection.subscribe_unasked("a", options(QoS::AtLeastOnce)).unwrap();
-    peer.connection.withdraw(&first);
+    refuse(&mut peer, &first);
     assert_eq!(has(&peer), [("m/a".to_owned(), QoS::AtLeastOnce, 0)]);
 }
