@@ -2,6 +2,7 @@
 
 // The wheel is a worker's alone, and no part of the crate's interface.
 #[path = "../src/worker/wheel.rs"]
+#[allow(dead_code)] // Its tests are compiled here, and not run.
 mod wheel;
 
 use std::hint::black_box;
