@@ -54,3 +54,7 @@ mutants *ARGS:
 # Fuzz the codec, the session machine and the layers below them, seconds a target; FUZZ_TARGETS and FUZZ_MERGE: tests/run
 fuzz SECONDS="300":
     FUZZ_SECONDS={{SECONDS}} tests/run fuzz
+
+# RaftMQ beside other brokers (docs/benchmarks.md): an hour and a half; ARGS such as --works fixed --brokers raftmq,mosquitto
+bench *ARGS:
+    RAFTMQ_BENCH_ARGS="{{ARGS}}" tests/run bench
