@@ -64,6 +64,14 @@ impl<'a> Section<'a> {
                         default: setting.default,
                     },
                 }),
+                Kind::Dictionary(values) if matches!(shape(values).kind, Kind::Object { .. }) => inner.push(Section {
+                    path: format!("{path}.NAME"),
+                    shape: Shape {
+                        kind: shape(values).kind,
+                        description: setting.description,
+                        default: setting.default,
+                    },
+                }),
                 _ => row(&mut rows, &path, &setting, required.contains(&name)),
             }
         }
