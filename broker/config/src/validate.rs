@@ -1,8 +1,8 @@
 //! Checks that a type or a range cannot make: names, addresses, combinations.
 
 use crate::{
-    BindAddr, ByteSize, ClientAuth, Cluster, Config, Discovery, DiscoveryStrategy, HumanDuration, Listener, ListenerTls, Mqtt,
-    Zone,
+    BindAddr, ByteSize, ClientAuth, Cluster, Config, Discovery, DiscoveryStrategy, HumanDuration, Listener,
+    ListenerTls, Mqtt, Zone,
 };
 
 /// Whether a text is a label of RFC 1123: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end.

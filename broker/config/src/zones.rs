@@ -171,6 +171,7 @@ impl Config {
         if let Some(own) = listener.max_packet_size {
             mqtt.max_packet_size = own;
         }
+        mqtt.max_packet_size = mqtt.max_packet_size.min(self.mqtt.max_packet_size);
         if let Some(own) = listener.connect_timeout {
             mqtt.connect_timeout = own;
         }

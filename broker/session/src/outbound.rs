@@ -90,6 +90,8 @@ pub(crate) struct Outbound {
     first_expiry_ms: u64,
     /// Messages that expired in the queue and made room for others: the next [`Flushed`] has them.
     expired: u32,
+    /// Messages that waited longest and made room for others: the next [`Flushed`] has them, too.
+    overflowed: u32,
     /// Messages with QoS 0 in the queue: while there are any, a new one must not overtake them.
     queued_qos0: u32,
     /// Everything in flight before this place was sent on this connection.
@@ -152,6 +154,9 @@ impl Outbound {
         };
         if full(self) {
             self.drop_expired(now);
+            if limits.drop_oldest {
+                self.drop_oldest(limits, &message);
+            }
             if full(self) {
                 return false;
             }
@@ -163,6 +168,40 @@ impl Outbound {
         self.queued_qos0 += u32::from(message.is_qos0());
         self.queue.push_back(message);
         true
+    }
+
+    /// Makes room for a message by dropping those that wait longest. One that comes through a shared subscription drops none, and is not
+    /// dropped: where there is no room for it another member of its group gets it. Nothing is dropped if that would not be enough.
+    fn drop_oldest(&mut self, limits: &SessionLimits, newer: &OutMessage) {
+        let cost = newer.cost();
+        if newer.share().is_some() || limits.max_queued_messages == 0 || cost > limits.max_queued_bytes {
+            return;
+        }
+        let (mut messages, mut bytes) = (self.queue.len(), self.queue_bytes);
+        let fits = |messages, bytes: usize| {
+            messages < limits.max_queued_messages && bytes.saturating_add(cost) <= limits.max_queued_bytes
+        };
+        let mut end = 0;
+        while end < self.queue.len() && !fits(messages, bytes) {
+            if self.queue[end].share().is_none() {
+                (messages, bytes) = (messages - 1, bytes - self.queue[end].cost());
+            }
+            end += 1;
+        }
+        if !fits(messages, bytes) {
+            return;
+        }
+        // Mostly the first one is enough, and the others do not move.
+        let mut at = 0;
+        for _ in 0..end {
+            if self.queue[at].share().is_some() {
+                at += 1;
+            } else if let Some(dropped) = self.queue.remove(at) {
+                self.queue_bytes -= dropped.cost();
+                self.queued_qos0 -= u32::from(dropped.is_qos0());
+                self.overflowed = self.overflowed.saturating_add(1);
+            }
+        }
     }
 
     /// Drops what has expired in the queue. Looks at nothing while nothing can have.
@@ -259,7 +298,11 @@ impl Outbound {
     /// Sends again what an earlier connection left, then what waits, as far as the window goes. Says whether it did, or
     /// stopped because it wrote `bytes` or more.
     pub(crate) fn pump(&mut self, line: &mut Line<'_>, bytes: usize) -> (Flushed, bool) {
-        let mut flushed = Flushed { expired: std::mem::take(&mut self.expired), ..Flushed::default() };
+        let mut flushed = Flushed {
+            expired: std::mem::take(&mut self.expired),
+            overflowed: std::mem::take(&mut self.overflowed),
+            ..Flushed::default()
+        };
         let full = line.out.len().saturating_add(bytes);
         let complete = self.resume(line, full, &mut flushed) && self.drain(line, full, &mut flushed);
         (flushed, complete)

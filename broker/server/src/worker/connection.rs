@@ -259,6 +259,7 @@ impl Worker {
             match action {
                 Action::Publish { message, token } => self.publish(key, message, token, actions),
                 Action::Flushed(flushed) => self.count_flushed(flushed),
+                Action::LimitMet(limit) => self.counters.limit_met(limit),
                 Action::Authenticate(request) => self.authenticate(key, &request, unread, actions),
                 Action::Open(request) => self.open(key, request, unread, actions),
                 Action::Subscribe { packet_id, items } => self.subscribe(key, Some(packet_id), items, actions),
@@ -297,6 +298,7 @@ impl Worker {
         self.counters.messages_out(PublishQos::AtMostOnce, u64::from(flushed.sent_qos0), 0);
         self.counters.messages_out(PublishQos::AtLeastOnce, u64::from(flushed.sent_qos1), 0);
         self.counters.messages_out(PublishQos::ExactlyOnce, u64::from(flushed.sent_qos2), 0);
+        self.counters.dropped(DropReason::SessionQueueFull, u64::from(flushed.overflowed));
         self.counters.dropped(DropReason::Expired, u64::from(flushed.expired));
         self.counters.dropped(DropReason::PacketTooLarge, u64::from(flushed.too_large));
     }
