@@ -91,8 +91,6 @@ pub struct Flushed {
     pub sent_qos1: u32,
     /// Sent with QoS 2, repeated ones included.
     pub sent_qos2: u32,
-    /// Dropped: they waited longest, and newer ones had no room.
-    pub overflowed: u32,
     /// Dropped: expired.
     pub expired: u32,
     /// Dropped: larger than the client's maximum packet size.

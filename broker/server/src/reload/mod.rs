@@ -65,12 +65,8 @@ impl Reloader {
     /// Reads the settings again, and says in the log what came of it. It waits for files.
     pub(crate) fn reload(&self) -> Result<Reloaded, ReloadError> {
         let result = self.try_reload();
-        match &result {
-            Ok(Reloaded { changed, needs_restart }) => {
-                let (changed, needs_restart) = (changed.join(", "), needs_restart.join(", "));
-                tracing::info!(changed, needs_restart, "settings read again");
-            }
-            Err(error) => tracing::error!(%error, "the settings were read again and nothing has changed"),
+        if let Err(error) = &result {
+            tracing::error!(%error, "the settings were read again and nothing has changed");
         }
         result
     }
@@ -99,11 +95,25 @@ impl Reloader {
                 certificates.look();
             }
         }
+        let done = Reloaded { changed: plan.changed, needs_restart: plan.needs_restart };
+        // By the filter that was or by the one that comes, whichever lets it through.
+        let by_former = tracing::enabled!(tracing::Level::INFO);
+        if by_former {
+            say(&done);
+        }
         if log_changed {
             // A filter that `raftmq ctl log` has set stays while the file says what it did.
             self.log.set(filter);
         }
+        if !by_former {
+            say(&done);
+        }
         *running = applied;
-        Ok(Reloaded { changed: plan.changed, needs_restart: plan.needs_restart })
+        Ok(done)
     }
+}
+
+fn say(Reloaded { changed, needs_restart }: &Reloaded) {
+    let (changed, needs_restart) = (changed.join(", "), needs_restart.join(", "));
+    tracing::info!(changed, needs_restart, "settings read again");
 }

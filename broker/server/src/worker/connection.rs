@@ -298,7 +298,6 @@ impl Worker {
         self.counters.messages_out(PublishQos::AtMostOnce, u64::from(flushed.sent_qos0), 0);
         self.counters.messages_out(PublishQos::AtLeastOnce, u64::from(flushed.sent_qos1), 0);
         self.counters.messages_out(PublishQos::ExactlyOnce, u64::from(flushed.sent_qos2), 0);
-        self.counters.dropped(DropReason::SessionQueueFull, u64::from(flushed.overflowed));
         self.counters.dropped(DropReason::Expired, u64::from(flushed.expired));
         self.counters.dropped(DropReason::PacketTooLarge, u64::from(flushed.too_large));
     }
