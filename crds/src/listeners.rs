@@ -37,7 +37,11 @@ pub struct ListenerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: Option<u32>,
-    /// Largest packet accepted on this listener, at most `config.mqtt.maxPacketSize`, which counts where this is absent.
+    /// Name of the zone, of those under `config.zones`, whose limits count for this listener's clients. Absent: those of `config.mqtt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub zone: Option<String>,
+    /// Largest packet accepted on this listener, at most `config.mqtt.maxPacketSize`. Absent: that of the zone, or `config.mqtt.maxPacketSize`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-raftmq-min" = "1KiB", "x-raftmq-max" = "256MiB"))]
     pub max_packet_size: Option<ByteSize>,
@@ -72,6 +76,7 @@ impl Default for ListenerSpec {
             type_: ListenerType::Tcp,
             port: 1883,
             max_connections: None,
+            zone: None,
             max_packet_size: None,
             connect_timeout: None,
             mount_point: None,

@@ -1,5 +1,7 @@
 //! `MqttCluster`, the resource, and its spec.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -191,6 +193,9 @@ pub struct BrokerSettings {
     /// Limits of the MQTT protocol, for each client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mqtt: Option<raftmq_config::Mqtt>,
+    /// Named sets of limits, by name (lower-case letters, digits and hyphens). A listener selects one by its `zone`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub zones: BTreeMap<String, raftmq_config::Zone>,
     /// Timing and snapshots of the Raft groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raft: Option<raftmq_config::Raft>,

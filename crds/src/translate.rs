@@ -242,6 +242,7 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
                 type_: listener.type_,
                 bind: bind(*port),
                 max_connections: listener.max_connections,
+                zone: listener.zone.clone(),
                 max_packet_size: listener.max_packet_size,
                 connect_timeout: listener.connect_timeout,
                 mount_point: listener.mount_point.clone(),
@@ -254,6 +255,7 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
         http: Http { bind: bind(placement.http_port), tls: Some(placement.tls.clone()) },
         metrics: Metrics { bind: bind(placement.metrics_port) },
         mqtt,
+        zones: settings.zones,
         storage: settings.storage.unwrap_or_default(),
         log: settings.log.unwrap_or_default(),
     })
@@ -261,11 +263,12 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
 
 /// Where an `MqttCluster` has the setting that the broker knows under this path.
 fn resource_path(path: &str) -> String {
-    const SECTIONS: [(&str, &str); 9] = [
+    const SECTIONS: [(&str, &str); 10] = [
         ("cluster.name", "metadata.name"),
         ("node.name", "metadata.name"),
         ("cluster.raft.", "spec.config.raft."),
         ("mqtt.", "spec.config.mqtt."),
+        ("zones.", "spec.config.zones."),
         ("storage.", "spec.config.storage."),
         ("log.", "spec.config.log."),
         ("workers", "spec.config.workers"),

@@ -73,13 +73,18 @@ mqtt:
   maxInflight: 7
   maxQueuedMessages: 1000
   maxQueuedBytes: 16MiB
+  queueFull: dropNewest
   maxOutboundBytes: 1MiB
   sessionExpiryMax: 7d
+  messageExpiryMax: 0s
   connectTimeout: 10s
+  minKeepAlive: 0s
   maxKeepAlive: 0s
   maxClientIdLength: 1024
   maxTopicLevels: 128
+  maxTopicLength: 65535
   maxSubscriptions: 10000
+  maxUserProperties: 1000
   maxQos: 2
   wildcardSubscriptions: true
   subscriptionIdentifiers: true

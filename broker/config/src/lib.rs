@@ -21,6 +21,7 @@ pub mod schema;
 pub mod tree;
 mod validate;
 pub mod values;
+mod zones;
 
 pub use cluster::{
     Cluster, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, K8sDiscovery, Links, Raft, StaticDiscovery,
@@ -30,8 +31,9 @@ pub use listeners::{
     ClientAuth, Listener, ListenerTls, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion, Websocket,
 };
 pub use load::{Origins, from_document};
-pub use mqtt::Mqtt;
+pub use mqtt::{Mqtt, QueueFull};
 pub use node::{Config, Http, Log, LogFormat, LogLevel, Metrics, Node, Storage, TlsFiles};
 pub use reference::reference_markdown;
 pub use validate::{is_host_port, is_rfc1123_label};
 pub use values::{BindAddr, ByteSize, HumanDuration};
+pub use zones::{ListenerSettings, Zone};

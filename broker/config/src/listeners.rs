@@ -24,16 +24,21 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: Option<u32>,
-    /// Largest packet accepted on this listener, at most `mqtt.maxPacketSize`, which counts where this is absent.
+    /// Name of the zone, of those under `zones`, whose limits count for this listener's clients. Absent: those of `mqtt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub zone: Option<String>,
+    /// Largest packet accepted on this listener, at most `mqtt.maxPacketSize`. Absent: that of the zone, or `mqtt.maxPacketSize`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-raftmq-min" = "1KiB", "x-raftmq-max" = "256MiB"))]
     pub max_packet_size: Option<ByteSize>,
     /// Time from the opening of a connection until its CONNECT must have arrived, all handshakes before it included. Absent:
-    /// `mqtt.connectTimeout`.
+    /// that of the zone, or `mqtt.connectTimeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-raftmq-min" = "100ms", "x-raftmq-max" = "10m"))]
     pub connect_timeout: Option<HumanDuration>,
-    /// What is put before every topic of this listener's clients, and taken off again on delivery, as `plant-1/`. Absent: nothing.
+    /// What is put before every topic of this listener's clients, and taken off again on delivery, as `plant-1/`. Absent:
+    /// that of the zone, or nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub mount_point: Option<String>,
@@ -58,6 +63,7 @@ impl Listener {
             type_,
             bind,
             max_connections: None,
+            zone: None,
             max_packet_size: None,
             connect_timeout: None,
             mount_point: None,

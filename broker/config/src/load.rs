@@ -194,6 +194,16 @@ impl Spelling {
     }
 }
 
+impl Spelling {
+    /// A name of the user's own. Environment variables know no hyphens, and are mostly upper-case.
+    fn own_name(self, written: &str) -> String {
+        match self {
+            Self::Exact => written.to_owned(),
+            Self::Environment => written.to_ascii_lowercase().replace('_', "-"),
+        }
+    }
+}
+
 fn display(steps: &[Step]) -> String {
     steps.iter().fold(String::new(), |path, step| match step {
         Step::Key(key) => join(&path, key),
@@ -218,6 +228,10 @@ fn resolve<'a>(
                 };
                 steps.push(Step::Key((*known).to_owned()));
                 shape(schema)
+            }
+            Kind::Dictionary(values) => {
+                steps.push(Step::Key(spelling.own_name(name)));
+                shape(values)
             }
             Kind::List(items) => {
                 let Ok(index) = name.parse() else {

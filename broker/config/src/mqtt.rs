@@ -22,33 +22,48 @@ pub struct Mqtt {
     /// QoS 1 and 2 messages sent to a client without an acknowledgement; a smaller Receive Maximum of the client counts first.
     #[schemars(range(min = 1, max = 4096))]
     pub max_inflight: u16,
-    /// QoS 1 and 2 messages that wait for one client, connected or not. Further ones are dropped and counted.
+    /// QoS 1 and 2 messages that wait for one client, connected or not. Beyond, `queueFull` says which are dropped.
     #[schemars(range(min = 0, max = 10_000_000))]
     pub max_queued_messages: u32,
-    /// Bytes of the messages that wait for one client. Further ones are dropped and counted.
+    /// Bytes of the messages that wait for one client. Beyond, `queueFull` says which are dropped.
     #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "16GiB"))]
     pub max_queued_bytes: ByteSize,
+    /// What is dropped, and counted, when a message comes for a client and there is no room for it.
+    pub queue_full: QueueFull,
     /// Bytes encoded for a client's socket that may wait for it to read. QoS 0 messages beyond are dropped and counted.
     #[schemars(extend("x-raftmq-min" = "16KiB", "x-raftmq-max" = "1GiB"))]
     pub max_outbound_bytes: ByteSize,
     /// Longest Session Expiry Interval; a longer one is cut to it. It is also that of MQTT 3 sessions that are not clean.
     #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "3650d"))]
     pub session_expiry_max: HumanDuration,
+    /// Longest time in whole seconds that a message is kept for subscribers: a longer Message Expiry Interval, or none, becomes
+    /// this one. `0s`: no limit.
+    #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "3650d"))]
+    pub message_expiry_max: HumanDuration,
     /// Time from the opening of a connection until its CONNECT must have arrived.
     #[schemars(extend("x-raftmq-min" = "100ms", "x-raftmq-max" = "10m"))]
     pub connect_timeout: HumanDuration,
+    /// Shortest Keep Alive in whole seconds: an MQTT 5 client that asks for less gets this one. `0s`: no limit.
+    #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "65535s"))]
+    pub min_keep_alive: HumanDuration,
     /// Longest Keep Alive in whole seconds: an MQTT 5 client that asks for more, or for none, gets this one. `0s`: no limit.
     #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "65535s"))]
     pub max_keep_alive: HumanDuration,
     /// Longest client identifier, in bytes.
     #[schemars(range(min = 23, max = 65535))]
     pub max_client_id_length: u16,
-    /// Levels that a topic name or filter may have.
+    /// Levels that a topic name or filter may have. More are refused with 0x90 (PUBLISH, will) or 0x8F (SUBSCRIBE).
     #[schemars(range(min = 1, max = 32768))]
     pub max_topic_levels: u16,
-    /// Subscriptions of one client.
+    /// Longest topic name or filter, in bytes; a longer one is refused as one with too many levels.
+    #[schemars(range(min = 1, max = 65535))]
+    pub max_topic_length: u16,
+    /// Subscriptions of one client. A further one is refused with 0x97.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_subscriptions: u32,
+    /// User properties of a CONNECT, its will, a PUBLISH, a SUBSCRIBE or an UNSUBSCRIBE. More are refused with 0x97.
+    #[schemars(range(min = 0, max = 65535))]
+    pub max_user_properties: u16,
     /// Highest QoS of a PUBLISH or will, and the highest that is granted (Maximum QoS).
     #[schemars(range(min = 0, max = 2))]
     pub max_qos: u8,
@@ -104,13 +119,18 @@ impl Default for Mqtt {
             max_inflight: 128,
             max_queued_messages: 1_000,
             max_queued_bytes: ByteSize::mib(16),
+            queue_full: QueueFull::default(),
             max_outbound_bytes: ByteSize::mib(1),
             session_expiry_max: HumanDuration::from_secs(7 * 24 * 3600),
+            message_expiry_max: HumanDuration::from_secs(0),
             connect_timeout: HumanDuration::from_secs(10),
+            min_keep_alive: HumanDuration::from_secs(0),
             max_keep_alive: HumanDuration::from_secs(0),
             max_client_id_length: 1024,
             max_topic_levels: 128,
+            max_topic_length: 65_535,
             max_subscriptions: 10_000,
+            max_user_properties: 1_000,
             max_qos: 2,
             wildcard_subscriptions: true,
             subscription_identifiers: true,
@@ -132,4 +152,16 @@ impl Default for Mqtt {
             authentication: Authentication::default(),
         }
     }
+}
+
+/// What is dropped when there is no room for one more message for a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub enum QueueFull {
+    /// The message that comes.
+    #[default]
+    DropNewest,
+    /// Those that wait longest, but for messages of shared subscriptions.
+    DropOldest,
 }

@@ -1,11 +1,12 @@
 //! The root of the settings and the small sections: node, HTTP, metrics, storage, log.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BindAddr, ByteSize, Cluster, Listener, Mqtt};
+use crate::{BindAddr, ByteSize, Cluster, Listener, Mqtt, Zone};
 
 /// The settings of one broker node.
 ///
@@ -29,6 +30,9 @@ pub struct Config {
     pub metrics: Metrics,
     /// Limits of the MQTT protocol, for each client.
     pub mqtt: Mqtt,
+    /// Named sets of limits, by name (lower-case letters, digits and hyphens). A listener selects one by its `zone`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub zones: BTreeMap<String, Zone>,
     /// Sizes of the log and of the state store.
     pub storage: Storage,
     /// What the node logs, and how.
@@ -45,6 +49,7 @@ impl Default for Config {
             http: Http::default(),
             metrics: Metrics::default(),
             mqtt: Mqtt::default(),
+            zones: BTreeMap::new(),
             storage: Storage::default(),
             log: Log::default(),
         }

@@ -36,6 +36,22 @@ text, or, where it holds plain values, separated by commas.
 
 Durations are written with a unit (`500ms`, `2s`, `1h30m`, `7d`), sizes as well (`512B`, `64KiB`, `16MiB`; 1 KiB is 1024 bytes). A setting that is
 unknown, out of range or at odds with another one stops the node with an error that names it, where it was written and what is allowed.
+
+A running node reads its settings again on SIGHUP and by `raftmq ctl reload`; [limits.md](limits.md) says which of them change then, and what
+zones are for:
+
+```yaml
+zones:
+  sensors:
+    maxQos: 1
+    maxQueuedMessages: 100
+    queueFull: dropOldest
+listeners:
+  - { name: mqtt, bind: ':1883' }
+  - { name: sensors, bind: ':1884', zone: sensors }
+```
+
+In the environment the name of a zone is written with underscores for its hyphens: `RAFTMQ__ZONES__MY_ZONE__MAX_QOS` is `zones.my-zone.maxQos`.
 ";
 
 struct Section<'a> {
@@ -60,6 +76,14 @@ impl<'a> Section<'a> {
                     path: format!("{path}[]"),
                     shape: Shape {
                         kind: shape(items).kind,
+                        description: setting.description,
+                        default: setting.default,
+                    },
+                }),
+                Kind::Dictionary(values) if matches!(shape(values).kind, Kind::Object { .. }) => inner.push(Section {
+                    path: format!("{path}.NAME"),
+                    shape: Shape {
+                        kind: shape(values).kind,
                         description: setting.description,
                         default: setting.default,
                     },
@@ -138,7 +162,7 @@ fn type_name(kind: &Kind<'_>) -> String {
 /// `mqtt.maxPacketSize` is `RAFTMQ__MQTT__MAX_PACKET_SIZE`; an item of a list has its index for a name.
 fn environment_name(path: &str) -> String {
     let mut name = String::from("RAFTMQ__");
-    for c in path.replace("[]", ".0").chars() {
+    for c in path.replace("[]", ".0").replace(".NAME", ".name").chars() {
         match c {
             '.' => name.push_str("__"),
             c if c.is_ascii_uppercase() => {

@@ -1,6 +1,9 @@
 //! Checks that a type or a range cannot make: names, addresses, combinations.
 
-use crate::{BindAddr, ByteSize, ClientAuth, Cluster, Config, Discovery, DiscoveryStrategy, Listener, ListenerTls};
+use crate::{
+    BindAddr, ByteSize, ClientAuth, Cluster, Config, Discovery, DiscoveryStrategy, HumanDuration, Listener,
+    ListenerTls, Mqtt, Zone,
+};
 
 /// Whether a text is a label of RFC 1123: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end.
 #[must_use]
@@ -57,19 +60,93 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
     }
     check_listeners(config, &mut wrong);
     check_addresses(config, &mut wrong);
-    for (path, duration) in [
-        ("mqtt.sessionExpiryMax", config.mqtt.session_expiry_max),
-        ("mqtt.maxKeepAlive", config.mqtt.max_keep_alive),
-        ("mqtt.delayed.maxDelay", config.mqtt.delayed.max_delay),
-    ] {
-        if duration.as_millis() % 1000 != 0 {
-            wrong(path, format!("{duration} is not a whole number of seconds, which is what MQTT counts in"));
-        }
-    }
+    check_mqtt(&config.mqtt, &mut wrong);
+    check_zones(config, &mut wrong);
     if let Some(message) = wrong_modules(&config.log.modules) {
         wrong("log.modules", message);
     }
     found
+}
+
+fn check_mqtt(mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
+    for (path, duration) in [
+        ("mqtt.sessionExpiryMax", mqtt.session_expiry_max),
+        ("mqtt.messageExpiryMax", mqtt.message_expiry_max),
+        ("mqtt.minKeepAlive", mqtt.min_keep_alive),
+        ("mqtt.maxKeepAlive", mqtt.max_keep_alive),
+        ("mqtt.delayed.maxDelay", mqtt.delayed.max_delay),
+    ] {
+        whole_seconds(path, Some(duration), wrong);
+    }
+    if let Some(message) = wrong_keep_alive(mqtt) {
+        wrong("mqtt.minKeepAlive", message);
+    }
+}
+
+fn check_zones(config: &Config, wrong: &mut impl FnMut(&str, String)) {
+    for (name, zone) in &config.zones {
+        if !is_rfc1123_label(name) {
+            wrong(&format!("zones.{name}"), format!("{name:?} is not a zone's name: {LABEL}"));
+        }
+        check_zone(zone, &config.mqtt, &mut |field, message| wrong(&format!("zones.{name}.{field}"), message));
+    }
+}
+
+fn check_zone(zone: &Zone, mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
+    if let Some(message) = zone.max_packet_size.and_then(|size| too_large(size, mqtt.max_packet_size)) {
+        wrong("maxPacketSize", message);
+    }
+    for (field, duration) in [
+        ("sessionExpiryMax", zone.session_expiry_max),
+        ("messageExpiryMax", zone.message_expiry_max),
+        ("minKeepAlive", zone.min_keep_alive),
+        ("maxKeepAlive", zone.max_keep_alive),
+    ] {
+        whole_seconds(field, duration, wrong);
+    }
+    if (zone.min_keep_alive.is_some() || zone.max_keep_alive.is_some())
+        && let Some(message) = wrong_keep_alive(&zone.over(mqtt))
+    {
+        wrong(if zone.min_keep_alive.is_some() { "minKeepAlive" } else { "maxKeepAlive" }, message);
+    }
+    for (field, own, node, of_node) in [
+        ("retain", zone.retain, mqtt.retained.enabled, "mqtt.retained.enabled"),
+        (
+            "sharedSubscriptions",
+            zone.shared_subscriptions,
+            mqtt.shared_subscription.enabled,
+            "mqtt.sharedSubscription.enabled",
+        ),
+    ] {
+        if own == Some(true) && !node {
+            wrong(field, format!("is true, and {of_node} is false: a zone can only take away what the node has"));
+        }
+    }
+    if let Some(message) = zone.mount_point.as_deref().and_then(wrong_mount_point) {
+        wrong("mountPoint", message);
+    }
+}
+
+fn whole_seconds(path: &str, duration: Option<HumanDuration>, wrong: &mut impl FnMut(&str, String)) {
+    if let Some(duration) = duration.filter(|duration| duration.as_millis() % 1000 != 0) {
+        wrong(path, format!("{duration} is not a whole number of seconds, which is what MQTT counts in"));
+    }
+}
+
+fn wrong_keep_alive(mqtt: &Mqtt) -> Option<String> {
+    let (min, max) = (mqtt.min_keep_alive, mqtt.max_keep_alive);
+    (max.as_millis() > 0 && min > max).then(|| format!("minKeepAlive ({min}) is more than maxKeepAlive ({max})"))
+}
+
+fn too_large(size: ByteSize, of_node: ByteSize) -> Option<String> {
+    (size > of_node).then(|| format!("{size} is more than mqtt.maxPacketSize ({of_node}), which is for all"))
+}
+
+fn wrong_mount_point(mount_point: &str) -> Option<String> {
+    // Without / at the end, `plant-1` would be in front of `plant-12` too.
+    let wrong = mount_point.contains(['+', '#', '\0']) || mount_point.starts_with('$') || !mount_point.ends_with('/');
+    let why = "cannot begin topics: no +, no #, no $ in front, and / at the end, as plant-1/";
+    wrong.then(|| format!("{mount_point:?} {why}"))
 }
 
 /// What is wrong with levels of modules, as they are written in [`crate::Log::modules`].
@@ -164,21 +241,22 @@ fn check_listeners(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         if let Some(first) = config.listeners[..index].iter().position(|l| l.name == listener.name) {
             wrong(&at("name"), format!("{:?} is already the name of listeners[{first}]", listener.name));
         }
+        if let Some(zone) = listener.zone.as_ref().filter(|zone| !config.zones.contains_key(*zone)) {
+            let known: Vec<_> = config.zones.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
+            wrong(&at("zone"), format!("{zone:?} is not one of the zones ({known})"));
+        }
         check_listener(listener, config.mqtt.max_packet_size, &mut |field, message| wrong(&at(field), message));
     }
 }
 
 fn check_listener(listener: &Listener, max_packet_size: ByteSize, wrong: &mut impl FnMut(&str, String)) {
     let type_ = listener.type_.as_str();
-    if let Some(size) = listener.max_packet_size.filter(|size| *size > max_packet_size) {
-        wrong("maxPacketSize", format!("{size} is more than mqtt.maxPacketSize ({max_packet_size}), which is for all"));
+    if let Some(message) = listener.max_packet_size.and_then(|size| too_large(size, max_packet_size)) {
+        wrong("maxPacketSize", message);
     }
-    if let Some(mount_point) = &listener.mount_point
-        && (mount_point.contains(['+', '#', '\0']) || mount_point.starts_with('$') || !mount_point.ends_with('/'))
-    {
-        // Without / at the end, `plant-1` would be in front of `plant-12` too.
-        let why = "cannot begin topics: no +, no #, no $ in front, and / at the end, as plant-1/";
-        wrong("mountPoint", format!("{mount_point:?} {why}"));
+    if let Some(message) = listener.mount_point.as_deref().and_then(wrong_mount_point) {
+        wrong("mountPoint", message);
     }
     if listener.type_.uses_udp() && !listener.proxy_protocol.is_none() {
         wrong("proxyProtocol", "is not for listeners of type quic: the header is one of TCP".into());

@@ -28,6 +28,8 @@ pub mod path {
     pub const LOSS: &str = "/control/v1/loss";
     /// GET, PUT [`super::LogLevel`]: [`super::LogLevel`].
     pub const LOG: &str = "/control/v1/log";
+    /// POST: [`super::Reloaded`].
+    pub const RELOAD: &str = "/control/v1/reload";
 }
 
 /// A cluster's identity.
@@ -415,6 +417,16 @@ pub struct GroupLoss {
     pub has_quorum: bool,
     /// Whether the stop takes it away.
     pub loses_quorum: bool,
+}
+
+/// What came of reading the settings again. Settings are named by their paths, as `zones.slow.maxQos`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reloaded {
+    /// Those that changed.
+    pub changed: Vec<String>,
+    /// Those that are other than the running ones, and need a new start of the node.
+    pub needs_restart: Vec<String>,
 }
 
 /// The filter of the node's log.

@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::api::{
     BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss, Members, NodeStatus,
-    TransferRequest, Transferred, path,
+    Reloaded, TransferRequest, Transferred, path,
 };
 use crate::error::{ApiError, ErrorBody};
 
@@ -185,6 +185,11 @@ impl ControlClient {
     /// What would be lost if a node (name or Raft id) stopped.
     pub async fn loss(&self, node: &str) -> Result<Loss, ClientError> {
         self.get(&format!("{}?node={}", path::LOSS, percent_encode(node))).await
+    }
+
+    /// Lets the node read its settings again.
+    pub async fn reload(&self) -> Result<Reloaded, ClientError> {
+        self.send(Method::POST, path::RELOAD, &()).await
     }
 
     /// The filter of the node's log.

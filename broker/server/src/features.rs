@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use raftmq_config::extensions::{Overlapping, RewriteAction as Action, SharedStrategy};
-use raftmq_config::{Config, Mqtt};
+use raftmq_config::{Config, Mqtt, QueueFull};
 use raftmq_features::auto_subscribe::{AutoSubscribe, AutoSubscribeError, AutoSubscription};
 use raftmq_features::delayed::{DelayCounts, DelayQueue, DelayedSettings, Pushed};
 use raftmq_features::events::{EventSettings, Events};
@@ -52,12 +52,28 @@ pub(crate) struct Member {
     pub(crate) load: Arc<AtomicU32>,
 }
 
-/// The features of a node.
-pub(crate) struct Features {
+/// Rules for topics, which a node may be given anew while it runs.
+pub(crate) struct Rules {
     /// Rules for topics and filters.
     pub(crate) rewriter: Rewriter,
     /// Subscriptions that clients get without asking.
     pub(crate) auto_subscribe: AutoSubscribe,
+}
+
+impl Rules {
+    /// As the settings want them.
+    pub(crate) fn new(mqtt: &Mqtt) -> Result<Self, FeatureError> {
+        Ok(Self {
+            rewriter: Rewriter::compile(&rewrite_rules(mqtt))?,
+            auto_subscribe: AutoSubscribe::compile(&auto_subscriptions(mqtt))?,
+        })
+    }
+}
+
+/// The features of a node.
+pub(crate) struct Features {
+    /// Rules at the node's start; a worker has those that count now.
+    pub(crate) rules: Arc<Rules>,
     /// Messages that wait for their time.
     pub(crate) delayed: Delayed,
     /// Whether messages are retained at all.
@@ -109,8 +125,7 @@ impl Features {
             Methods::default()
         };
         Ok(Self {
-            rewriter: Rewriter::compile(&rewrite_rules(mqtt))?,
-            auto_subscribe: AutoSubscribe::compile(&auto_subscriptions(mqtt))?,
+            rules: Arc::new(Rules::new(mqtt)?),
             delayed: Delayed::new(DelayedSettings {
                 enabled: mqtt.delayed.enabled,
                 max_delay_s: u32::try_from(mqtt.delayed.max_delay.as_secs()).unwrap_or(u32::MAX),
@@ -210,21 +225,26 @@ impl Delayed {
     }
 }
 
-/// What clients may use.
-pub(crate) fn session_limits(config: &Config) -> SessionLimits {
-    let mqtt = &config.mqtt;
+/// What clients may use. A mount point is its listener's.
+pub(crate) fn session_limits(mqtt: &Mqtt) -> SessionLimits {
     SessionLimits {
         connect_timeout_ms: mqtt.connect_timeout.as_millis(),
+        min_keep_alive_s: u16::try_from(mqtt.min_keep_alive.as_secs()).unwrap_or(u16::MAX),
         max_keep_alive_s: u16::try_from(mqtt.max_keep_alive.as_secs()).unwrap_or(u16::MAX),
         max_client_id_bytes: usize::from(mqtt.max_client_id_length),
         max_session_expiry_s: u32::try_from(mqtt.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
+        max_message_expiry_s: u32::try_from(mqtt.message_expiry_max.as_secs()).unwrap_or(u32::MAX),
         receive_maximum: mqtt.receive_maximum,
         max_packet_size: u32::try_from(mqtt.max_packet_size.bytes()).unwrap_or(u32::MAX),
         max_in_flight: mqtt.max_inflight,
         max_queued_messages: mqtt.max_queued_messages as usize,
         max_queued_bytes: mqtt.max_queued_bytes.as_usize(),
+        drop_oldest: mqtt.queue_full == QueueFull::DropOldest,
         max_topic_aliases: mqtt.max_topic_aliases,
         max_topic_aliases_out: mqtt.max_topic_aliases_out,
+        max_topic_levels: usize::from(mqtt.max_topic_levels),
+        max_topic_bytes: usize::from(mqtt.max_topic_length),
+        max_user_properties: usize::from(mqtt.max_user_properties),
         max_subscriptions: mqtt.max_subscriptions as usize,
         queue_qos0_offline: mqtt.queue_qos0_offline,
         check_payload_format: mqtt.check_payload_format,
@@ -299,12 +319,12 @@ mod tests {
 
     #[test]
     fn everything_is_there_by_default() {
-        let limits = session_limits(&Config::default());
+        let limits = session_limits(&Mqtt::default());
         assert!(limits.retain_available && limits.wildcard_available && limits.shared_available);
         assert!(limits.sub_ids_available && limits.max_qos == QoS::ExactlyOnce && !limits.queue_qos0_offline);
         assert_eq!(limits.response_information, None);
         let features = Features::new(&Config::default()).unwrap();
-        assert!(features.merge && !features.rewriter.publishes() && features.methods.find("test").is_none());
+        assert!(features.merge && !features.rules.rewriter.publishes() && features.methods.find("test").is_none());
         assert_eq!(features.delayed.settings, DelayedSettings::default());
         assert_eq!(features.sys, SysSettings::default());
         assert_eq!(features.event_prefix, "$SYS/brokers/raftmq-0/clients/");

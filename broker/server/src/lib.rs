@@ -19,6 +19,7 @@ mod memory;
 pub mod metrics;
 mod node;
 mod ops;
+mod reload;
 mod sources;
 pub mod telemetry;
 mod up;

@@ -15,7 +15,6 @@ use raftmq_cluster::{Cluster, ClusterConfig, ConfigError as ClusterConfigError, 
 use raftmq_config::{Config, Listener, TlsFiles};
 use raftmq_links::pki::{PkiError, SecretPem, TlsMaterial, server_config};
 use raftmq_routing::SharedRoutes;
-use raftmq_session::SessionLimits;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -28,10 +27,11 @@ use crate::listener_tls::{self, CertificateError, ListenerCertificates};
 use crate::memory::memory;
 use crate::metrics::Metrics;
 use crate::ops::NodeOps;
+use crate::reload::{Reloader, Source};
 use crate::telemetry::{self, LogControl, TelemetryError};
 use crate::worker::{
-    self, ClientRegistry, Clock, Inbox, ListenError, ListenerState, NodeShared, Opened, QuicServer, Router, Starting,
-    WorkerHandle,
+    self, ClientRegistry, Clock, Inbox, ListenError, ListenerState, Live, NodeShared, Opened, QuicServer, Router,
+    Starting, WorkerHandle,
 };
 
 /// Time for the workers to close their clients at the end; they take less.
@@ -97,7 +97,8 @@ pub(crate) fn run(options: &NodeOptions) -> ExitCode {
         print!("{}", config.to_yaml());
         return ExitCode::SUCCESS;
     }
-    match start(&config, features, options.exit_with_stdin) {
+    let source = Source { file: options.config.clone(), overrides: options.overrides.clone() };
+    match start(&config, source, features, options.exit_with_stdin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // For people at a terminal and for whoever reads the log.
@@ -107,7 +108,7 @@ pub(crate) fn run(options: &NodeOptions) -> ExitCode {
     }
 }
 
-fn start(config: &Config, features: Features, exit_with_stdin: bool) -> Result<(), NodeError> {
+fn start(config: &Config, source: Source, features: Features, exit_with_stdin: bool) -> Result<(), NodeError> {
     let log = telemetry::init(config.log.format, &config.log.filter())?;
     raise_open_files();
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -116,7 +117,7 @@ fn start(config: &Config, features: Features, exit_with_stdin: bool) -> Result<(
         .enable_all()
         .build()
         .map_err(|source| NodeError::Thread { what: "the control runtime", source })?;
-    let result = control.block_on(Node::run(config, features, log, exit_with_stdin));
+    let result = control.block_on(Node::run(config, source, features, log, exit_with_stdin));
     control.shutdown_timeout(Duration::from_secs(2));
     result
 }
@@ -131,12 +132,17 @@ struct Node {
 }
 
 impl Node {
-    async fn run(config: &Config, features: Features, log: LogControl, exit_with_stdin: bool) -> Result<(), NodeError> {
+    async fn run(
+        config: &Config,
+        source: Source,
+        features: Features,
+        log: LogControl,
+        exit_with_stdin: bool,
+    ) -> Result<(), NodeError> {
         let started = Instant::now();
         let workers = worker_count(config);
         // Listeners first: a port in use is known before the node becomes a member.
-        let limits = session_limits(config);
-        let mut listeners = listen(config, &limits, workers)?;
+        let mut listeners = listen(config, workers)?;
         let metrics_socket = bind("metrics", config.metrics.bind.get()).await?;
         let http_socket = bind("HTTP", config.http.bind.get()).await?;
 
@@ -160,17 +166,14 @@ impl Node {
             None => None,
         };
 
+        let states: Vec<ListenerState> = listeners.iter().map(|(_, state)| state.clone()).collect();
         let shared = Arc::new(NodeShared {
             registry: ClientRegistry::new(),
             inboxes,
             routes: routes.clone(),
             router: cluster.clone().map_or_else(|| Router::standalone(routes.clone()), Router::Cluster),
             lease: cluster.as_ref().map_or_else(|| Arc::new(LeaseState::always()), Cluster::lease),
-            limits: Arc::new(limits),
-            codec: raftmq_mqtt::Limits {
-                max_packet_size: config.mqtt.max_packet_size.as_usize(),
-                max_topic_levels: usize::from(config.mqtt.max_topic_levels),
-            },
+            limits: Arc::new(session_limits(&config.mqtt)),
             max_outbound: config.mqtt.max_outbound_bytes.as_usize(),
             raft_id: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -178,6 +181,7 @@ impl Node {
             forwards_lost,
             clock: Clock::new(),
             name: config.node.name.clone(),
+            live: watch::Sender::new(Arc::new(Live::new(&features, &states))),
             features,
             metrics: Arc::clone(&metrics),
         });
@@ -193,7 +197,6 @@ impl Node {
                     .map_err(|source| NodeError::Thread { what: "a worker", source })?;
             handles.push(handle);
         }
-        let states: Vec<ListenerState> = listeners.iter().map(|(_, state)| state.clone()).collect();
         tokio::spawn(listener_tls::watch(states.iter().filter_map(|state| state.tls.clone()).collect()));
         let quic = (0u16..)
             .zip(listeners)
@@ -202,6 +205,8 @@ impl Node {
             .map_err(|source| NodeError::Thread { what: "the listeners of QUIC", source })?;
         let node = Self { shared, cluster, workers: handles, quic, closing };
         let readiness = node.readiness();
+        let shared = Arc::clone(&node.shared);
+        let reloader = Arc::new(Reloader::new(source, config.clone(), shared, states.clone(), log.clone()));
         crate::sources::add(&metrics, &node.shared, node.cluster.as_ref(), states, Arc::clone(&readiness));
 
         let probes = health::router(Arc::clone(&metrics), Arc::clone(&readiness));
@@ -221,6 +226,7 @@ impl Node {
             cluster: node.cluster.clone(),
             readiness,
             clients: Arc::new(move || (clients.metrics.sys().gauges.clients_connected, memory(&clients))),
+            reloader: Arc::clone(&reloader),
             started,
         };
         let api = control::router(Arc::new(ops), log);
@@ -228,7 +234,9 @@ impl Node {
             .map_err(|source| NodeError::Http { what: "HTTP", address: config.http.bind.get(), source })?;
         tracing::info!(node = config.node.name, version = env!("CARGO_PKG_VERSION"), workers, "started");
 
+        let on_hang_up = tokio::spawn(reload_on_hang_up(reloader));
         let ended = node.wait(exit_with_stdin).await;
+        on_hang_up.abort();
         node.stop().await;
         ended
     }
@@ -338,14 +346,14 @@ impl Node {
 }
 
 /// Opens the sockets of all listeners and reads their certificates.
-fn listen(config: &Config, limits: &SessionLimits, workers: usize) -> Result<Vec<(Opened, ListenerState)>, NodeError> {
+fn listen(config: &Config, workers: usize) -> Result<Vec<(Opened, ListenerState)>, NodeError> {
     let open = |settings: &Listener| {
         let name = &settings.name;
         let certificates = settings.tls.as_ref().map(|tls| ListenerCertificates::load(name, tls));
         let certificates =
             certificates.transpose().map_err(|source| NodeError::Certificates { listener: name.clone(), source })?;
         let opened = worker::open_listener(settings, &config.listeners, workers)?;
-        let mut state = ListenerState::new(settings, config, limits, certificates);
+        let mut state = ListenerState::new(settings, config, certificates);
         if let Some(address) = opened.address() {
             state.port = address.port();
             let (transport, mount_point) = (state.transport.as_str(), state.limits.mount_point.as_deref());
@@ -354,6 +362,20 @@ fn listen(config: &Config, limits: &SessionLimits, workers: usize) -> Result<Vec
         Ok((opened, state))
     };
     config.listeners.iter().map(open).collect()
+}
+
+/// SIGHUP: the settings are read again.
+async fn reload_on_hang_up(reloader: Arc<Reloader>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hang_up = match signal(SignalKind::hangup()) {
+        Ok(hang_up) => hang_up,
+        Err(error) => return tracing::error!(%error, "cannot wait for SIGHUP"),
+    };
+    while hang_up.recv().await.is_some() {
+        let reloader = Arc::clone(&reloader);
+        // It says itself what came of it.
+        let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
+    }
 }
 
 fn worker_count(config: &Config) -> usize {

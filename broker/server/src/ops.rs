@@ -11,11 +11,12 @@ use raftmq_raft::Role;
 use crate::http::api::{
     BootstrapRequest, Bootstrapped, ClusterIdentity, Follower, Group, GroupLeader, GroupLoss, Groups, JoinInfo,
     JoinPeer, JoinPhase, Leaders, LeaveRequest, Left, Loss, LossQuery, Member, MemberRole, MemberState, Members,
-    Memory, NodeStatus, TransferRequest, Transferred,
+    Memory, NodeStatus, Reloaded, TransferRequest, Transferred,
 };
 use crate::http::control::{Answer, ControlOps};
 use crate::http::error::{ApiError, Reason};
 use crate::http::health::ReadinessSource;
+use crate::reload::{ReloadError, Reloader};
 
 /// What a node is asked by `raftmq ctl`, `raftmq up` and the operator.
 pub(crate) struct NodeOps {
@@ -27,6 +28,8 @@ pub(crate) struct NodeOps {
     pub(crate) readiness: Arc<dyn ReadinessSource>,
     /// How many clients are connected, and what the node keeps for them.
     pub(crate) clients: Arc<dyn Fn() -> (u64, Memory) + Send + Sync>,
+    /// Reads the settings again.
+    pub(crate) reloader: Arc<Reloader>,
     /// When the process started.
     pub(crate) started: Instant,
 }
@@ -71,6 +74,17 @@ impl ControlOps for NodeOps {
             failing,
         };
         async move { Ok(answer) }.boxed()
+    }
+
+    fn reload(&self) -> Answer<'_, Reloaded> {
+        let reloader = Arc::clone(&self.reloader);
+        async move {
+            // It reads files.
+            let done = tokio::task::spawn_blocking(move || reloader.reload()).await;
+            let done = done.map_err(|error| ApiError::new(Reason::Internal, error.to_string()))?;
+            done.map_err(|error| refused_settings(&error))
+        }
+        .boxed()
     }
 
     fn members(&self) -> Answer<'_, Members> {
@@ -250,6 +264,15 @@ fn join_phase(stage: &Stage, peers: &[PeerStatus]) -> JoinPhase {
 
 fn is_named(id: u64, name: &str, asked: &str) -> bool {
     name == asked || asked.parse() == Ok(id)
+}
+
+fn refused_settings(error: &ReloadError) -> ApiError {
+    let reason = if matches!(error, ReloadError::NoFile) { Reason::Conflict } else { Reason::Invalid };
+    let mut answer = ApiError::new(reason, error.to_string());
+    if let ReloadError::Config(error) = error {
+        answer.field = error.problems().first().map(|problem| problem.path.clone()).filter(|path| !path.is_empty());
+    }
+    answer
 }
 
 fn group(name: &str, status: &GroupStatus) -> Group {

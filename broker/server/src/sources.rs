@@ -58,7 +58,7 @@ fn numbers(listener: &ListenerState) -> ListenerNumbers {
         name: listener.name.clone(),
         transport: listener.transport.as_str(),
         connections: u64::from(listener.connections.load(Ordering::Relaxed)),
-        max_connections: listener.max_connections.map(u64::from),
+        max_connections: Some(u64::from(listener.max_connections.load(Ordering::Relaxed))),
         certificates,
     }
 }

@@ -4,7 +4,7 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{Message, SubOptions};
 
-use crate::{AuthRequest, CloseReason, OpenRequest, SubscriptionInfo};
+use crate::{AuthRequest, CloseReason, Limit, OpenRequest, SubscriptionInfo};
 
 /// What the server has to do. The worker keeps one list, hands it to each call and empties it.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub enum Action {
     },
     /// Waiting messages were sent or dropped; for the metrics.
     Flushed(Flushed),
+    /// The client has met a limit, and what it asked for is refused; for the metrics.
+    LimitMet(Limit),
     /// Write what is in `out`, close the socket, take [`crate::Connection::into_state`].
     Close {
         /// Why; it says as well whether the will is to be published.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use raftmq_mqtt::{ConnAck, Connect, DecodeError, Packet, PacketType, Properties, ReasonCode, Version, Will, encode};
 
 use crate::{
-    Action, AuthKind, AuthRequest, CloseReason, Connection, Now, OpenRequest, OwnedWill, Secret,
+    Action, AuthKind, AuthRequest, CloseReason, Connection, Limit, Now, OpenRequest, OwnedWill, Secret,
     alias_out::OutAliases,
     auth::{Exchange, Turn},
     connection::Phase,
     filter::mounted_topic,
+    limits::Refusal,
 };
 
 /// A CONNECT that is not answered yet.
@@ -42,7 +43,8 @@ impl Connection {
         actions: &mut Vec<Action>,
     ) {
         self.version = connect.version;
-        if let Err(reason) = self.check_connect(connect) {
+        if let Err(refusal) = self.check_connect(connect) {
+            let reason = refusal.noted(actions);
             self.write_refusal(reason, out);
             return self.end(CloseReason::Refused(reason), out, actions);
         }
@@ -69,11 +71,9 @@ impl Connection {
         };
         self.expiry_asked = asked_s > 0;
         let expiry_s = asked_s.min(self.limits.max_session_expiry_s);
-        let longest = self.limits.max_keep_alive_s;
-        let too_long = connect.keep_alive == 0 || connect.keep_alive > longest;
-        let keep_alive_changed = v5 && longest != 0 && too_long;
         // [MQTT-3.2.2-22]
-        let keep_alive_s = if keep_alive_changed { longest } else { connect.keep_alive };
+        let keep_alive_s = if v5 { self.keep_alive_of(connect.keep_alive) } else { connect.keep_alive };
+        let keep_alive_changed = keep_alive_s != connect.keep_alive;
         // [MQTT-3.1.2-22], [MQTT311-3.1.2-24]
         self.silence_ms = u32::from(keep_alive_s) * 1_500;
 
@@ -119,8 +119,18 @@ impl Connection {
         self.phase = Phase::Opening(Box::new(opening));
     }
 
+    /// The keep-alive that an MQTT 5 client gets which asks for this one.
+    fn keep_alive_of(&self, asked_s: u16) -> u16 {
+        let (shortest, longest) = (self.limits.min_keep_alive_s, self.limits.max_keep_alive_s);
+        match asked_s {
+            0 => longest,
+            asked_s if longest != 0 && asked_s > longest => longest,
+            asked_s => asked_s.max(shortest),
+        }
+    }
+
     /// What is wrong with a CONNECT that the codec has taken `[MQTT-3.1.4-2]`.
-    fn check_connect(&self, connect: &Connect<'_>) -> Result<(), ReasonCode> {
+    fn check_connect(&self, connect: &Connect<'_>) -> Result<(), Refusal> {
         let id = connect.client_id;
         let id_refused = match connect.version {
             // MQTT 3.1, CONNECT: 1 to 23 characters, more are refused.
@@ -130,25 +140,36 @@ impl Connection {
             Version::V5 => false,
         };
         // [MQTT-3.1.3-8], [MQTT311-3.1.3-9]; those of [MQTT-3.1.3-5] and [MQTT311-3.1.3-5] are far below the limit.
-        if id_refused || id.len() > self.limits.max_client_id_bytes {
-            return Err(ReasonCode::ClientIdentifierNotValid);
+        if id_refused {
+            return Err(ReasonCode::ClientIdentifierNotValid.into());
+        }
+        if id.len() > self.limits.max_client_id_bytes {
+            return Err(Limit::ClientId.into());
+        }
+        let will = connect.will.as_ref();
+        if will.is_some_and(|will| !self.limits.takes_topic(will.topic)) {
+            return Err(Limit::Topic.into());
+        }
+        let of_will = will.map_or(Properties::EMPTY, |will| will.properties);
+        if !self.limits.takes_properties(connect.properties) || !self.limits.takes_properties(of_will) {
+            return Err(Limit::UserProperties.into());
         }
         if let (Version::V5, Some(will)) = (connect.version, &connect.will) {
             // An MQTT 3 client cannot know what there is, its will is published as far as possible.
             if will.qos > self.limits.max_qos {
                 // [MQTT-3.2.2-12]
-                return Err(ReasonCode::QoSNotSupported);
+                return Err(Limit::Qos.into());
             }
             if will.retain && !self.limits.retain_available {
                 // [MQTT-3.2.2-13]
-                return Err(ReasonCode::RetainNotSupported);
+                return Err(Limit::Retain.into());
             }
             if self.limits.check_payload_format
                 && will.properties.payload_format_indicator() == Some(1)
                 && std::str::from_utf8(will.payload).is_err()
             {
                 // MQTT 5, 3.1.3.2.3
-                return Err(ReasonCode::PayloadFormatInvalid);
+                return Err(ReasonCode::PayloadFormatInvalid.into());
             }
         }
         Ok(())
@@ -158,7 +179,8 @@ impl Connection {
     fn owned_will(&self, will: &Will<'_>, mount: Option<&str>) -> OwnedWill {
         let qos = will.qos.min(self.limits.max_qos);
         let retain = will.retain && self.limits.retain_available;
-        OwnedWill::new(&Will { qos, retain, ..*will }, &mounted_topic(mount, will.topic))
+        let topic = mounted_topic(mount, will.topic);
+        OwnedWill::new(&Will { qos, retain, ..*will }, &topic, self.limits.max_message_expiry_s)
     }
 
     /// A CONNACK that refuses; MQTT 3 clients get the return code that comes nearest.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use raftmq_mqtt::{DecodeError, Origin, Packet, ReasonCode, Version, encode};
 
 use crate::{
-    Action, CloseReason, SessionLimits, SessionState,
+    Action, CloseReason, Limit, SessionLimits, SessionState,
     alias::Aliases,
     alias_out::OutAliases,
     auth::Exchange,
@@ -110,6 +110,18 @@ impl Connection {
             pending: Vec::new(),
             state: SessionState::default(),
         }
+    }
+
+    /// What the client may use.
+    #[must_use]
+    pub fn limits(&self) -> &Arc<SessionLimits> {
+        &self.limits
+    }
+
+    /// Puts other limits in the place of those that there were: [`SessionLimits::renewed`] says which of them a client that is
+    /// connected can be given.
+    pub fn set_limits(&mut self, limits: Arc<SessionLimits>) {
+        self.limits = limits;
     }
 
     /// The version to decode with; `None` before CONNECT.
@@ -223,6 +235,9 @@ impl Connection {
         out: &mut Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
+        if let DecodeError::PacketTooLarge { .. } = error {
+            actions.push(Action::LimitMet(Limit::PacketSize));
+        }
         if let Phase::Connect { .. } = self.phase {
             let reason = refuse_undecoded(error, buf_version, out);
             self.end(CloseReason::Refused(reason), out, actions);

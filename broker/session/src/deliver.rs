@@ -49,8 +49,7 @@ impl Connection {
             QoS::AtLeastOnce | QoS::ExactlyOnce => outbound.may_send(terms.window),
         };
         if self.congested || !now_free {
-            let queued = outbound.enqueue(&self.limits, now, OutMessage::new(message, matched));
-            return if queued { Delivery::Queued } else { Delivery::Dropped(DropReason::QueueFull) };
+            return outbound.enqueue(&self.limits, now, OutMessage::new(message, matched));
         }
         let skipped = mount_length(self.limits.mount_point.as_deref(), message.topic_bytes());
         let form = FormTerms { version: terms.version, qos, retain, skipped, sub_ids: &matched.sub_ids };

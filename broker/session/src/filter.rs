@@ -40,6 +40,11 @@ impl<'a> ClientFilter<'a> {
         self.prefix.starts_with(SHARE) || self.prefix == QUEUE
     }
 
+    /// What topics are matched against.
+    pub(crate) fn filter(self) -> &'a str {
+        self.filter
+    }
+
     pub(crate) fn has_wildcard(self) -> bool {
         topic::has_wildcard(self.filter)
     }

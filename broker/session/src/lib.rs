@@ -54,7 +54,7 @@ pub use action::{Action, Flushed, PublishToken, SubscribeItem};
 pub use close::CloseReason;
 pub use connection::{Connection, Now, Origins};
 pub use forms::Forms;
-pub use limits::SessionLimits;
+pub use limits::{Limit, SessionLimits};
 pub use matched::Matched;
 pub use outbound::{Delivery, DropReason};
 pub use request::{AuthKind, AuthRequest, AuthStep, OpenRequest, OpenResult, OwnedWill, Secret};

@@ -20,6 +20,8 @@ pub enum Delivery {
     Sent(QoS),
     /// It waits for its turn.
     Queued,
+    /// It waits for its turn, and so many that had waited longest are lost to make room for it.
+    Displaced(u32),
     /// The subscription does not want it: no local, or a topic with `$` that its wildcards do not mean.
     Skipped,
     /// It is lost to this client.
@@ -142,18 +144,22 @@ impl Outbound {
         self.counted < window && self.flight.len() < MAX_FLIGHT
     }
 
-    /// Adds a message to the queue; `false`, and it is lost, if the limits are reached. What has expired there takes no room from it
+    /// Adds a message to the queue. It is lost, or others are, if the limits are reached. What has expired there takes no room from it
     /// `[MQTT-3.3.2-5]`.
-    pub(crate) fn enqueue(&mut self, limits: &SessionLimits, now: Now, message: OutMessage) -> bool {
+    pub(crate) fn enqueue(&mut self, limits: &SessionLimits, now: Now, message: OutMessage) -> Delivery {
         let cost = message.cost();
         let full = |outbound: &Self| {
             outbound.queue.len() >= limits.max_queued_messages
                 || outbound.queue_bytes.saturating_add(cost) > limits.max_queued_bytes
         };
+        let mut displaced = 0;
         if full(self) {
             self.drop_expired(now);
+            if limits.drop_oldest && full(self) {
+                displaced = self.drop_oldest(limits, &message);
+            }
             if full(self) {
-                return false;
+                return Delivery::Dropped(DropReason::QueueFull);
             }
         }
         self.queue_bytes += cost;
@@ -162,7 +168,43 @@ impl Outbound {
         }
         self.queued_qos0 += u32::from(message.is_qos0());
         self.queue.push_back(message);
-        true
+        if displaced == 0 { Delivery::Queued } else { Delivery::Displaced(displaced) }
+    }
+
+    /// Makes room for a message by dropping those that wait longest. One that comes through a shared subscription drops none, and is not
+    /// dropped: where there is no room for it another member of its group gets it. Nothing is dropped if that would not be enough. Says how
+    /// many were.
+    fn drop_oldest(&mut self, limits: &SessionLimits, newer: &OutMessage) -> u32 {
+        let cost = newer.cost();
+        if newer.share().is_some() || limits.max_queued_messages == 0 || cost > limits.max_queued_bytes {
+            return 0;
+        }
+        let (mut messages, mut bytes) = (self.queue.len(), self.queue_bytes);
+        let fits = |messages, bytes: usize| {
+            messages < limits.max_queued_messages && bytes.saturating_add(cost) <= limits.max_queued_bytes
+        };
+        let mut end = 0;
+        while end < self.queue.len() && !fits(messages, bytes) {
+            if self.queue[end].share().is_none() {
+                (messages, bytes) = (messages - 1, bytes - self.queue[end].cost());
+            }
+            end += 1;
+        }
+        if !fits(messages, bytes) {
+            return 0;
+        }
+        // Mostly the first one is enough, and the others do not move.
+        let (mut at, mut count) = (0, 0);
+        for _ in 0..end {
+            if self.queue[at].share().is_some() {
+                at += 1;
+            } else if let Some(dropped) = self.queue.remove(at) {
+                self.queue_bytes -= dropped.cost();
+                self.queued_qos0 -= u32::from(dropped.is_qos0());
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Drops what has expired in the queue. Looks at nothing while nothing can have.

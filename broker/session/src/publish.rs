@@ -4,7 +4,10 @@ use std::num::NonZeroU16;
 
 use raftmq_mqtt::{Ack, Message, Packet, PacketType, Properties, Publish, QoS, ReasonCode, Version};
 
-use crate::{Action, Connection, Now, Origins, PublishToken, filter::mounted_topic, inbound::Owed, received::Known};
+use crate::{
+    Action, Connection, Limit, Now, Origins, PublishToken, filter::mounted_topic, inbound::Owed, limits::Refusal,
+    received::Known,
+};
 
 /// The most answers that wait behind one that the server is not done with, as a multiple of the receive maximum: a client may repeat
 /// a PUBLISH with QoS 2, but not without end.
@@ -19,12 +22,15 @@ impl Connection {
         out: &mut Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
-        let checked = self.check_publish(&publish).and_then(|()| self.note_alias(&publish));
+        let checked = self.check_publish(&publish).and_then(|()| self.note_alias(&publish).map_err(Refusal::from));
         let alias = match checked {
             Ok(alias) => alias,
-            Err(reason) => return self.fault(reason, out, actions),
+            Err(refusal) => {
+                let reason = refusal.noted(actions);
+                return self.fault(reason, out, actions);
+            }
         };
-        let refused = self.refuse_publish(&publish);
+        let refused = self.refuse_publish(&publish, alias).map(|refusal| refusal.noted(actions));
         let packet_id = publish.packet_id.filter(|_| publish.qos != QoS::AtMostOnce);
         let Some(packet_id) = packet_id else {
             return match refused {
@@ -63,21 +69,21 @@ impl Connection {
     }
 
     /// What ends the connection.
-    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), ReasonCode> {
+    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Refusal> {
         if publish.qos > self.limits.max_qos {
             // [MQTT-3.2.2-11] broken; an MQTT 3 client is closed.
-            return Err(ReasonCode::QoSNotSupported);
+            return Err(Limit::Qos.into());
         }
         if !self.version.is_v5() {
             return Ok(());
         }
         if !publish.properties.is_empty() && publish.properties.subscription_identifier().is_some() {
             // [MQTT-3.3.4-6]
-            return Err(ReasonCode::ProtocolError);
+            return Err(ReasonCode::ProtocolError.into());
         }
         if publish.retain && !self.limits.retain_available {
             // [MQTT-3.2.2-14] broken.
-            return Err(ReasonCode::RetainNotSupported);
+            return Err(Limit::Retain.into());
         }
         let most = usize::from(self.limits.receive_maximum.max(1));
         let over = match (publish.qos, publish.packet_id) {
@@ -86,7 +92,7 @@ impl Connection {
             _ => self.unanswered() >= most,
         };
         // [MQTT-3.3.4-7] broken; MQTT 3 clients are not read so far.
-        if over || self.inbound.len() >= OWED * most { Err(ReasonCode::ReceiveMaximumExceeded) } else { Ok(()) }
+        if over || self.inbound.len() >= OWED * most { Err(Limit::ReceiveMaximum.into()) } else { Ok(()) }
     }
 
     /// PUBLISH packets above QoS 0 that count for the receive maximum: of this connection, until PUBACK, PUBCOMP or a PUBREC
@@ -96,7 +102,10 @@ impl Connection {
     }
 
     /// What is told in the answer, or ends the connection if there is none.
-    fn refuse_publish(&self, publish: &Publish<'_>) -> Option<ReasonCode> {
+    fn refuse_publish(&self, publish: &Publish<'_>, alias: u16) -> Option<Refusal> {
+        if !self.limits.takes_topic(self.topic_of(publish, alias)) {
+            return Some(Limit::Topic.into());
+        }
         if !self.version.is_v5() {
             return None;
         }
@@ -108,12 +117,15 @@ impl Connection {
                 QoS::ExactlyOnce => self.inbound.qos1() > 0 && self.inbound.owes(QoS::AtLeastOnce, id),
             };
             if used {
-                return Some(ReasonCode::PacketIdentifierInUse);
+                return Some(ReasonCode::PacketIdentifierInUse.into());
             }
+        }
+        if !self.limits.takes_properties(publish.properties) {
+            return Some(Limit::UserProperties.into());
         }
         // MQTT 5, 3.3.2.3.2
         let text = self.limits.check_payload_format && publish.properties.payload_format_indicator() == Some(1);
-        (text && std::str::from_utf8(publish.payload).is_err()).then_some(ReasonCode::PayloadFormatInvalid)
+        (text && std::str::from_utf8(publish.payload).is_err()).then(|| ReasonCode::PayloadFormatInvalid.into())
     }
 
     /// The topic alias of a PUBLISH; 0 for none.
@@ -130,6 +142,14 @@ impl Connection {
         }
     }
 
+    /// The topic of a PUBLISH whose alias was noted.
+    fn topic_of<'a>(&'a self, publish: &Publish<'a>, alias: u16) -> &'a str {
+        match &self.aliases {
+            Some(aliases) if publish.topic.is_empty() => aliases.topic(alias),
+            _ => publish.topic,
+        }
+    }
+
     /// Makes the envelope.
     fn envelope(
         &self,
@@ -138,15 +158,11 @@ impl Connection {
         origins: &mut Origins,
         now: Now,
     ) -> Result<Message, ReasonCode> {
-        let topic = match &self.aliases {
-            Some(aliases) if publish.topic.is_empty() => aliases.topic(alias),
-            _ => publish.topic,
-        };
-        let topic = mounted_topic(self.limits.mount_point.as_deref(), topic);
+        let topic = mounted_topic(self.limits.mount_point.as_deref(), self.topic_of(publish, alias));
         // An MQTT 3 client cannot be told that nothing is retained.
         let retain = publish.retain && self.limits.retain_available;
         let publish = Publish { topic: &topic, retain, ..*publish };
-        let expires = publish.expires_at_ms(now.unix_ms);
+        let expires = self.limits.expires_at_ms(publish.expires_at_ms(now.unix_ms), now.unix_ms);
         // No message can carry a topic that is too long with its mount point.
         Message::new(&publish, origins.take(), &self.client_id, now.unix_ms, expires)
             .map_err(|_| ReasonCode::TopicNameInvalid)

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use raftmq_mqtt::{Message, MessageError, Origin, PropertiesBuf, Publish, QoS, ReasonCode, Version, Will};
 
-use crate::{Now, SessionState};
+use crate::{Now, SessionState, limits::latest_expiry};
 
 /// A CONNECT that is right as far as the protocol goes, and authenticated if it named an authentication method.
 #[derive(Debug)]
@@ -117,16 +117,19 @@ pub struct OwnedWill {
     pub retain: bool,
     /// Properties; the will delay is among them.
     pub properties: PropertiesBuf,
+    /// The longest time in seconds until its message expires; 0 for any, also none.
+    max_expiry_s: u32,
 }
 
 impl OwnedWill {
-    pub(crate) fn new(will: &Will<'_>, topic: &str) -> Self {
+    pub(crate) fn new(will: &Will<'_>, topic: &str, max_expiry_s: u32) -> Self {
         Self {
             topic: topic.into(),
             payload: will.payload.into(),
             qos: will.qos,
             retain: will.retain,
             properties: will.properties.into(),
+            max_expiry_s,
         }
     }
 
@@ -148,7 +151,8 @@ impl OwnedWill {
             properties: self.properties.as_properties(),
             payload: &self.payload,
         };
-        Message::new(&publish, origin, publisher, now.unix_ms, publish.expires_at_ms(now.unix_ms))
+        let expires = latest_expiry(publish.expires_at_ms(now.unix_ms), self.max_expiry_s, now.unix_ms);
+        Message::new(&publish, origin, publisher, now.unix_ms, expires)
     }
 }
 

@@ -98,11 +98,7 @@ impl SessionState {
         if out.is_qos0() && !limits.queue_qos0_offline {
             return Delivery::Dropped(DropReason::Offline);
         }
-        if self.outbound.enqueue(limits, now, out) {
-            Delivery::Queued
-        } else {
-            Delivery::Dropped(DropReason::QueueFull)
-        }
+        self.outbound.enqueue(limits, now, out)
     }
 
     pub(crate) fn drop_qos0(&mut self) {

@@ -10,7 +10,7 @@ use raftmq_mqtt::{
 };
 use smallvec::SmallVec;
 
-use crate::{Action, Connection, SubscribeItem, SubscriptionInfo, filter::ClientFilter};
+use crate::{Action, Connection, Limit, SubscribeItem, SubscriptionInfo, filter::ClientFilter, limits::Refusal};
 
 type Reasons = SmallVec<[ReasonCode; 8]>;
 
@@ -39,12 +39,13 @@ struct Asked {
 impl Connection {
     /// Several filters are handled as one SUBSCRIBE after another `[MQTT-3.8.4-5]` `[MQTT311-3.8.4-4]`.
     pub(crate) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, out: &mut Vec<u8>, actions: &mut Vec<Action>) {
-        if let Err(reason) = self.check_subscribe(subscribe) {
+        if let Err(refusal) = self.check_subscribe(subscribe) {
+            let reason = refusal.noted(actions);
             return self.fault(reason, out, actions);
         }
         let packet_id = subscribe.packet_id;
         let sub_id = subscribe.properties.subscription_identifier().unwrap_or(0);
-        let refused = self.refuse_request(packet_id, subscribe.subscriptions.len());
+        let refused = self.refuse_request(packet_id, subscribe.subscriptions.len(), subscribe.properties);
         let mut reasons = Reasons::new();
         let mut items = Vec::new();
         let mut asked = Vec::new();
@@ -58,7 +59,7 @@ impl Connection {
                     items.push(SubscribeItem { filter, options, sub_id, replaced });
                     ReasonCode::granted(qos)
                 }
-                Err(reason) => self.failure(reason, subscription.options.qos),
+                Err(refusal) => self.failure(refusal.noted(actions), subscription.options.qos),
             };
             reasons.push(reason);
         }
@@ -71,46 +72,49 @@ impl Connection {
 
     /// What ends the connection of an MQTT 5 client: CONNACK has told it what there is not (MQTT 5, 3.2.2.3.11 to 3.2.2.3.13), and no local
     /// with a shared subscription is a protocol error `[MQTT-3.8.3-4]`.
-    fn check_subscribe(&self, subscribe: &Subscribe<'_>) -> Result<(), ReasonCode> {
+    fn check_subscribe(&self, subscribe: &Subscribe<'_>) -> Result<(), Refusal> {
         if !self.version.is_v5() {
             return Ok(());
         }
         let limits = &self.limits;
         if !limits.sub_ids_available && subscribe.properties.subscription_identifier().is_some() {
-            return Err(ReasonCode::SubscriptionIdentifiersNotSupported);
+            return Err(Limit::SubscriptionIdentifier.into());
         }
         for subscription in &subscribe.subscriptions {
             let Ok(filter) = ClientFilter::parse(subscription.filter) else {
                 continue;
             };
             if filter.is_shared() && !limits.shared_available {
-                return Err(ReasonCode::SharedSubscriptionsNotSupported);
+                return Err(Limit::Shared.into());
             }
             if filter.has_wildcard() && !limits.wildcard_available {
-                return Err(ReasonCode::WildcardSubscriptionsNotSupported);
+                return Err(Limit::Wildcard.into());
             }
             if filter.is_shared() && subscription.options.no_local {
-                return Err(ReasonCode::ProtocolError);
+                return Err(ReasonCode::ProtocolError.into());
             }
         }
         Ok(())
     }
 
     /// The filter of the session and the QoS to grant, or why not.
-    fn check_subscription(&self, subscription: &Subscription<'_>) -> Result<(Arc<str>, QoS), ReasonCode> {
+    fn check_subscription(&self, subscription: &Subscription<'_>) -> Result<(Arc<str>, QoS), Refusal> {
         let limits = &self.limits;
         let filter = ClientFilter::parse(subscription.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         if filter.is_shared() && !limits.shared_available {
-            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+            return Err(Limit::Shared.into());
         }
         if filter.has_wildcard() && !limits.wildcard_available {
             // [MQTT311-3.8.3-2]
-            return Err(ReasonCode::WildcardSubscriptionsNotSupported);
+            return Err(Limit::Wildcard.into());
+        }
+        if !limits.takes_topic(filter.filter()) {
+            return Err(Refusal { reason: ReasonCode::TopicFilterInvalid, limit: Some(Limit::Topic) });
         }
         let filter = filter.mounted(limits.mount_point.as_deref());
         let full = self.state.subscriptions().len() >= limits.max_subscriptions;
         if full && !self.state.is_subscribed(&filter) {
-            return Err(ReasonCode::QuotaExceeded);
+            return Err(Limit::Subscriptions.into());
         }
         // [MQTT-3.2.2-10]
         Ok((filter, subscription.options.qos.min(limits.max_qos)))
@@ -182,7 +186,8 @@ impl Connection {
         actions: &mut Vec<Action>,
     ) {
         let packet_id = unsubscribe.packet_id;
-        let refused = self.refuse_request(packet_id, unsubscribe.filters.len());
+        let refused = self.refuse_request(packet_id, unsubscribe.filters.len(), unsubscribe.properties);
+        let refused = refused.map(|refusal| refusal.noted(actions));
         let mut filters = Vec::new();
         let mut reasons = Reasons::new();
         for filter in &unsubscribe.filters {
@@ -225,12 +230,15 @@ impl Connection {
     }
 
     /// Why a SUBSCRIBE or UNSUBSCRIBE is refused as a whole, if it is.
-    fn refuse_request(&self, packet_id: NonZeroU16, filters: usize) -> Option<ReasonCode> {
+    fn refuse_request(&self, packet_id: NonZeroU16, filters: usize, properties: Properties<'_>) -> Option<Refusal> {
         if self.pending.iter().any(|pending| pending.packet_id == packet_id) {
-            return Some(ReasonCode::PacketIdentifierInUse);
+            return Some(ReasonCode::PacketIdentifierInUse.into());
+        }
+        if !self.limits.takes_properties(properties) {
+            return Some(Limit::UserProperties.into());
         }
         let waiting: usize = self.pending.iter().map(|pending| pending.reasons.len()).sum();
-        (waiting + filters > self.limits.max_pending_filters).then_some(ReasonCode::QuotaExceeded)
+        (waiting + filters > self.limits.max_pending_filters).then(|| ReasonCode::QuotaExceeded.into())
     }
 
     fn take_pending(&mut self, packet_id: NonZeroU16, subscribe: bool) -> Option<Pending> {

@@ -72,7 +72,9 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
         return bootstrap::run(&endpoints, asked, options.output).await;
     }
     let node = match &options.command {
-        Command::Groups { node } | Command::Status { node } | Command::Log { node, .. } => node.as_deref(),
+        Command::Groups { node } | Command::Status { node } | Command::Reload { node } | Command::Log { node, .. } => {
+            node.as_deref()
+        }
         _ => None,
     };
     let client = endpoints.pick(node).await?;
@@ -111,6 +113,10 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             let (quorums, name) = (client.loss(node).await?, name_of(&client, node).await);
             let answer = NodeLoss::new(&name, quorums, endpoints.memory_of(&name).await);
             print(output, &answer, || show::loss(&name, &answer))
+        }
+        Command::Reload { .. } => {
+            let answer = client.reload().await?;
+            print(output, &answer, || show::reloaded(&answer))
         }
         Command::Log { filter, .. } => {
             let answer = match filter {

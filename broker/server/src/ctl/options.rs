@@ -141,6 +141,16 @@ pub(crate) enum Command {
         /// Its name, or its id
         node: String,
     },
+    /// Let a node read its settings again, while it runs
+    ///
+    /// The whole file is checked first: with an error in it nothing changes. Says which settings changed and which need a new start. A node that
+    /// gets SIGHUP does the same.
+    #[command(after_help = "Example:\n  raftmq ctl reload --node raftmq-1")]
+    Reload {
+        /// Ask this node instead of the first that is ready
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
     /// Show or change what a node logs, while it runs
     #[command(after_help = "Examples:
   raftmq ctl log                                    what the first node that is ready logs

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::loss::NodeLoss;
 use super::table::Table;
-use crate::http::api::{Groups, Leaders, Member, MemberRole, MemberState, Members, NodeStatus};
+use crate::http::api::{Groups, Leaders, Member, MemberRole, MemberState, Members, NodeStatus, Reloaded};
 
 pub(crate) fn members(answer: &Members) -> String {
     if answer.cluster.is_none() {
@@ -27,6 +27,16 @@ pub(crate) fn members(answer: &Members) -> String {
         ]);
     }
     table.to_string()
+}
+
+pub(crate) fn reloaded(answer: &Reloaded) -> String {
+    let mut out = String::new();
+    for (title, settings) in [("changed", &answer.changed), ("needs a restart", &answer.needs_restart)] {
+        for setting in settings {
+            let _ = writeln!(out, "{title}: {setting}");
+        }
+    }
+    if out.is_empty() { "the settings are as they were\n".into() } else { out }
 }
 
 /// `members` gives the ids names, where they are known.

@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::api::{
     BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss, LossQuery, Members,
-    NodeStatus, TransferRequest, Transferred, path,
+    NodeStatus, Reloaded, TransferRequest, Transferred, path,
 };
 use super::error::{ApiError, Reason};
 use super::serve::Caller;
@@ -55,6 +55,8 @@ pub trait ControlOps: Send + Sync + 'static {
     fn leave(&self, request: LeaveRequest) -> Answer<'_, Left>;
     /// Makes another member lead a group.
     fn transfer(&self, request: TransferRequest) -> Answer<'_, Transferred>;
+    /// Reads the node's settings again. Wrong ones are a [`Reason::Invalid`], and change nothing.
+    fn reload(&self) -> Answer<'_, Reloaded>;
     /// What would be lost if a node stopped.
     fn loss(&self, query: LossQuery) -> Answer<'_, Loss>;
 }
@@ -81,6 +83,7 @@ pub(super) fn router_with(ops: Arc<dyn ControlOps>, log: LogControl, timeout: Du
         .route(path::LEAVE, post(leave))
         .route(path::TRANSFER, post(transfer))
         .route(path::LOSS, get(loss))
+        .route(path::RELOAD, post(reload))
         .route(path::LOG, get(log_level).put(set_log_level))
         .fallback(|| async { ApiError::new(Reason::NotFound, "there is no such path") })
         .method_not_allowed_fallback(|| async {
@@ -169,6 +172,10 @@ async fn transfer(State(control): State<Control>, Body(request): Body<TransferRe
 async fn loss(State(control): State<Control>, Asked(query): Asked<LossQuery>) -> Outcome<Loss> {
     text("node", &query.node)?;
     control.ops.loss(query).await.map(Json)
+}
+
+async fn reload(State(control): State<Control>) -> Outcome<Reloaded> {
+    control.ops.reload().await.map(Json)
 }
 
 async fn log_level(State(control): State<Control>) -> Outcome<LogLevel> {

@@ -81,6 +81,7 @@ catalog! {
         MESSAGES_SENT_BYTES = Counter "raftmq_messages_sent_bytes_total" ["qos"] "Bytes of the PUBLISH packets sent to clients, by the QoS of the delivery.";
         MESSAGES_DROPPED = Counter "raftmq_messages_dropped_total" ["reason"] "Deliveries that did not happen, by reason: slow_consumer, session_queue_full, worker_queue_full, link_queue_full, expired, packet_too_large, disconnected, not_serving, no_member.";
         MESSAGES_REFUSED = Counter "raftmq_messages_refused_total" ["reason"] "Messages not taken from their publisher, by reason: topic, not_authorized, quota. A retained message over quota of an MQTT 3 client, or with QoS 0, is delivered and not kept.";
+        LIMITS_MET = Counter "raftmq_limits_met_total" ["limit"] "Requests of clients refused for a limit of their listener's, by limit: qos, retain, wildcard, shared, subscription_identifier, topic, subscriptions, user_properties, receive_maximum, packet_size, client_id.";
         MESSAGES_UNMATCHED = Counter "raftmq_messages_unmatched_total" [] "Messages that nobody had subscribed to; not those that the node publishes itself.";
         RETAINED = Gauge "raftmq_retained_messages" [] "Retained messages of this node.";
         RETAINED_BYTES = Gauge "raftmq_retained_bytes" [] "Bytes of the retained messages of this node.";

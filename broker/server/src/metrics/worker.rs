@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use raftmq_mqtt::PacketType;
+use raftmq_session::Limit;
 
 use super::Encoder;
 use super::catalog as c;
@@ -218,6 +219,7 @@ pub(super) struct Shared {
     subscribed: AtomicU64,
     unsubscribed: AtomicU64,
     publish_refused: [AtomicU64; PublishRefusal::ALL.len()],
+    limits_met: [AtomicU64; Limit::ALL.len()],
     counts: [AtomicU64; COUNTS],
     /// By type.
     packets_in: [AtomicU64; 16],
@@ -247,6 +249,7 @@ impl Shared {
             subscribed: zero(),
             unsubscribed: zero(),
             publish_refused: std::array::from_fn(|_| zero()),
+            limits_met: std::array::from_fn(|_| zero()),
             counts: std::array::from_fn(|_| zero()),
             packets_in: std::array::from_fn(|_| zero()),
             packets_out: std::array::from_fn(|_| zero()),
@@ -318,6 +321,11 @@ impl WorkerCounters {
     /// A connection ended before its CONNECT was accepted.
     pub fn refused(&self, reason: RefuseReason) {
         add(&self.shared.refused[reason as usize], 1);
+    }
+
+    /// A client has met a limit, and was refused what it asked for.
+    pub fn limit_met(&self, limit: Limit) {
+        add(&self.shared.limits_met[limit as usize], 1);
     }
 
     /// A connected client broke the protocol and was disconnected.
@@ -518,6 +526,9 @@ pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
     }
     for (at, reason) in PublishRefusal::ALL.iter().enumerate() {
         out.counter(&c::MESSAGES_REFUSED, &[reason.name()], each(at, |worker| &worker.publish_refused));
+    }
+    for (at, limit) in Limit::ALL.iter().enumerate() {
+        out.counter(&c::LIMITS_MET, &[limit.name()], each(at, |worker| &worker.limits_met));
     }
     let counted = |what: Count| each(what as usize, |worker| &worker.counts);
     out.counter(&c::MESSAGES_UNMATCHED, &[], counted(Count::Unmatched));

@@ -187,8 +187,7 @@ impl Worker {
 
     /// The subscriptions that clients get without asking.
     fn subscribe_unasked(&mut self, key: Key, request: &OpenRequest, actions: &mut Vec<Action>) {
-        let node = Arc::clone(&self.node);
-        if node.features.auto_subscribe.is_empty() {
+        if self.rules.auto_subscribe.is_empty() {
             return;
         }
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.session.is_open()) else {
@@ -196,7 +195,7 @@ impl Worker {
         };
         let client = &request.client_id;
         let left_out = |left| tracing::debug!(%client, reason = %left, "an auto-subscription is left out");
-        let filters = node.features.auto_subscribe.filters(&conn.vars(), request.version, left_out);
+        let filters = self.rules.auto_subscribe.filters(&conn.vars(), request.version, left_out);
         let mut items = Vec::with_capacity(filters.len());
         for (filter, options) in filters {
             match conn.session.subscribe_unasked(&filter, options) {

@@ -259,6 +259,7 @@ impl Worker {
             match action {
                 Action::Publish { message, token } => self.publish(key, message, token, actions),
                 Action::Flushed(flushed) => self.count_flushed(flushed),
+                Action::LimitMet(limit) => self.counters.limit_met(limit),
                 Action::Authenticate(request) => self.authenticate(key, &request, unread, actions),
                 Action::Open(request) => self.open(key, request, unread, actions),
                 Action::Subscribe { packet_id, items } => self.subscribe(key, Some(packet_id), items, actions),

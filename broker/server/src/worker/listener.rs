@@ -16,6 +16,7 @@ use raftmq_transport::ws::WsSettings;
 use raftmq_transport::{Layers, Transport};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use crate::features::session_limits;
 use crate::listener_tls::ListenerCertificates;
 
 /// Connections that may wait to be accepted, a worker. The kernel lowers it to net.core.somaxconn.
@@ -45,14 +46,12 @@ pub(crate) struct ListenerState {
     pub(crate) port: u16,
     /// What carries MQTT on it.
     pub(crate) transport: Transport,
-    /// Connections that it keeps at a time, over all workers.
-    pub(crate) max_connections: Option<u32>,
+    /// Connections that it keeps at a time, over all workers; 0 for any number.
+    pub(crate) max_connections: Arc<AtomicU32>,
     /// How many it has.
     pub(crate) connections: Arc<AtomicU32>,
     /// What its clients may use.
     pub(crate) limits: Arc<SessionLimits>,
-    /// What a packet may cost.
-    pub(crate) codec: raftmq_mqtt::Limits,
     proxy: Option<Versions>,
     ws: Option<Arc<WsSettings>>,
     /// Its certificates, where it has TLS.
@@ -60,32 +59,15 @@ pub(crate) struct ListenerState {
 }
 
 impl ListenerState {
-    /// From its settings; `limits` and the rest are those of the node.
-    pub(crate) fn new(
-        settings: &Listener,
-        node: &Config,
-        limits: &SessionLimits,
-        tls: Option<Arc<ListenerCertificates>>,
-    ) -> Self {
-        let max_packet_size = settings.max_packet_size.unwrap_or(node.mqtt.max_packet_size);
-        let connect_timeout = settings.connect_timeout.unwrap_or(node.mqtt.connect_timeout);
-        let limits = SessionLimits {
-            max_packet_size: u32::try_from(max_packet_size.bytes()).unwrap_or(u32::MAX),
-            connect_timeout_ms: connect_timeout.as_millis(),
-            mount_point: settings.mount_point.as_deref().map(Arc::from),
-            ..limits.clone()
-        };
+    /// From its settings and those of its node.
+    pub(crate) fn new(settings: &Listener, node: &Config, tls: Option<Arc<ListenerCertificates>>) -> Self {
         Self {
             name: settings.name.clone(),
             port: 0,
             transport: transport(settings),
-            max_connections: settings.max_connections,
+            max_connections: Arc::new(AtomicU32::new(settings.max_connections.unwrap_or(0))),
             connections: Arc::new(AtomicU32::new(0)),
-            limits: Arc::new(limits),
-            codec: raftmq_mqtt::Limits {
-                max_packet_size: max_packet_size.as_usize(),
-                max_topic_levels: usize::from(node.mqtt.max_topic_levels),
-            },
+            limits: Arc::new(limits_of(settings, node)),
             proxy: match settings.proxy_protocol {
                 ProxyProtocol::None => None,
                 ProxyProtocol::V1 => Some(Versions::V1),
@@ -103,7 +85,8 @@ impl ListenerState {
     /// One more connection, if there is room.
     pub(super) fn opened(&self) -> bool {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        let fits = self.max_connections.is_none_or(|most| before < most);
+        let most = self.max_connections.load(Ordering::Relaxed);
+        let fits = most == 0 || before < most;
         if !fits {
             self.closed();
         }
@@ -119,6 +102,12 @@ impl ListenerState {
         let tls = self.tls.as_ref().map(|tls| Arc::clone(&tls.current().tcp));
         Layers::new(self.proxy, tls, self.ws.clone())
     }
+}
+
+/// What the clients of a listener may use: as it says, its zone, or the node.
+pub(crate) fn limits_of(settings: &Listener, node: &Config) -> SessionLimits {
+    let own = node.settings_of(settings);
+    SessionLimits { mount_point: own.mount_point.as_deref().map(Arc::from), ..session_limits(&own.mqtt) }
 }
 
 const fn transport(settings: &Listener) -> Transport {

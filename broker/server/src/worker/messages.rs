@@ -97,6 +97,10 @@ impl Worker {
                 }
                 None
             }
+            Delivery::Displaced(count) => {
+                self.counters.dropped(DropReason::SessionQueueFull, u64::from(count));
+                None
+            }
             Delivery::Sent(_) | Delivery::Queued => None,
         }
     }

@@ -23,6 +23,7 @@ mod publish;
 mod quic;
 mod receive;
 mod registry;
+mod renew;
 mod replay;
 mod run;
 mod shared;
@@ -54,12 +55,14 @@ use raftmq_transport::PeerInfo;
 use tokio::sync::Notify;
 
 use crate::authn::Exchange;
+use crate::features::Rules;
 use crate::metrics::WorkerCounters;
 use inbox::Outgoing;
 pub(crate) use inbox::{Inbox, Item};
-pub(crate) use listener::{ListenError, ListenerState, Opened, open as open_listener};
+pub(crate) use listener::{ListenError, ListenerState, Opened, limits_of as listener_limits, open as open_listener};
 pub(crate) use quic::{QuicServer, Starting};
 pub(crate) use registry::ClientRegistry;
+pub(crate) use renew::Live;
 pub(crate) use run::{WorkerHandle, start};
 pub(crate) use shared::{Clock, NodeShared, Router};
 pub(crate) use sharing::{Attempt, Shared};
@@ -217,6 +220,8 @@ pub(crate) struct Worker {
     flush: Rc<Notify>,
     /// Connections by listener, for their limits.
     listeners: Rc<Vec<ListenerState>>,
+    /// Rules for topics that count now.
+    rules: Arc<Rules>,
     /// What a task of the worker spawns: subscriptions that wait for their barrier.
     barriers: VecDeque<subscribe::Barrier>,
     /// Wakes the task that spawns them.
@@ -291,6 +296,6 @@ impl Worker {
 
     /// From here on a client is not read: it asks and does not read the answers.
     fn answers_limit(&self) -> usize {
-        self.node.max_outbound + self.node.codec.max_packet_size + MAX_ANSWERS
+        self.node.max_outbound + self.node.limits.max_packet_size as usize + MAX_ANSWERS
     }
 }

@@ -48,9 +48,9 @@ impl Worker {
         token: Option<PublishToken>,
         actions: &mut Vec<Action>,
     ) {
-        let features = &self.node.features;
         let sent = self.sent;
-        let plain = message.topic_bytes().first() != Some(&b'$') && !message.retain() && !features.rewriter.publishes();
+        let plain =
+            message.topic_bytes().first() != Some(&b'$') && !message.retain() && !self.rules.rewriter.publishes();
         let result = if plain { Ok(self.route(&message, Reach::Cluster)) } else { self.publish_other(key, message) };
         let Some(conn) = self.conns.get_mut(key) else {
             return;
@@ -90,7 +90,7 @@ impl Worker {
 
     /// The message under the topic that the rules give it.
     fn rewritten_message(&mut self, key: Key, message: &Message) -> Result<Option<Message>, ReasonCode> {
-        if !self.node.features.rewriter.publishes() {
+        if !self.rules.rewriter.publishes() {
             return Ok(None);
         }
         match self.rewritten_topic(key, message.topic())? {
@@ -107,7 +107,7 @@ impl Worker {
         let limits = super::limits_of(&self.node, &self.listeners, conn.listener);
         let mount = limits.mount_point.as_deref();
         let own = mount::client_topic(mount, topic);
-        let new = self.node.features.rewriter.topic(&own, &conn.vars()).map_err(|error| {
+        let new = self.rules.rewriter.topic(&own, &conn.vars()).map_err(|error| {
             tracing::debug!(client = %conn.session.client_id(), %error, "a PUBLISH is refused");
             raftmq_features::rewrite::RewriteError::PUBLISH
         })?;

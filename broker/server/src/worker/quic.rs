@@ -205,7 +205,9 @@ impl Accepting {
             connected = Some(connection.clone());
             connection.accept_bi().await
         };
-        let time = Duration::from_millis(self.state.limits.connect_timeout_ms);
+        let limits = self.node.live.borrow().limits.get(usize::from(self.number)).cloned();
+        let limits = limits.as_ref().unwrap_or(&self.state.limits);
+        let time = Duration::from_millis(limits.connect_timeout_ms);
         let result = tokio::time::timeout(time, first).await;
         self.handshakes.fetch_sub(1, Ordering::Relaxed);
         let (send, receive) = match (result, &connected) {

@@ -197,9 +197,9 @@ impl Worker {
                 conn.held = true;
                 break;
             }
-            let codec = self.listeners.get(usize::from(conn.listener)).map_or(&node.codec, |listener| &listener.codec);
+            let codec = conn.session.limits().codec();
             let out = conn.outlet.buffer(&mut self.spares);
-            match decode(&bytes[at..], conn.session.version(), codec) {
+            match decode(&bytes[at..], conn.session.version(), &codec) {
                 Ok(Decoded::Incomplete { .. }) => break,
                 Ok(Decoded::Packet { packet, consumed }) => {
                     self.counters.packet_in(packet.packet_type());

@@ -236,7 +236,6 @@ impl Worker {
     /// What the client takes now; `None` if it does not want them any more.
     fn room_for(&mut self, replay: &Replay) -> Option<Room> {
         let client = self.clients.get_mut(replay.client)?;
-        let most = self.node.limits.max_queued_messages;
         match &client.state {
             // Nobody reads: the session keeps what it has room for.
             ClientState::Offline { state, .. } => {
@@ -244,6 +243,7 @@ impl Worker {
             }
             ClientState::Online(key) => {
                 let conn = self.conns.get_mut(*key)?;
+                let most = conn.session.limits().max_queued_messages;
                 let session = conn.session.session();
                 if !has_filter(session, &replay.own) {
                     return None;

@@ -110,6 +110,9 @@ async fn run(
 ) {
     let (sockets, states): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
     let workers = node.inboxes.len();
+    // Before the settings are used: what comes later is seen.
+    let mut live = node.live.subscribe();
+    let rules = Arc::clone(&live.borrow().rules);
     let worker: Shared = Rc::new(RefCell::new(Worker {
         id,
         origins: Origins { node: 0, next: first_sequence(id) },
@@ -137,6 +140,7 @@ async fn run(
         unserved: false,
         flush: Rc::new(Notify::new()),
         listeners: Rc::new(states),
+        rules,
         barriers: VecDeque::new(),
         barrier_ready: Rc::new(Notify::new()),
         replays: Replays::default(),
@@ -173,6 +177,10 @@ async fn run(
                     worker.close_all(ReasonCode::UseAnotherServer, false);
                 }
                 worker.wake_all();
+            }
+            Ok(()) = live.changed() => {
+                let now = Arc::clone(&live.borrow_and_update());
+                worker.borrow_mut().renew(&now);
             }
             _ = closing.wait_for(|closing| *closing) => break,
         }

@@ -11,9 +11,11 @@ use raftmq_cluster::{BarrierError, Cluster, LeaseState};
 use raftmq_meta::MemberStatus;
 use raftmq_routing::{GroupNode, LocalRoutes, LocalRoutesOptions, SharedRoutes};
 use raftmq_session::{Now, SessionLimits};
+use tokio::sync::watch;
 
 use super::inbox::Inbox;
 use super::registry::ClientRegistry;
+use super::renew::Live;
 use crate::features::Features;
 use crate::metrics::Metrics;
 
@@ -31,8 +33,6 @@ pub(crate) struct NodeShared {
     pub(crate) lease: Arc<LeaseState>,
     /// What a client may use.
     pub(crate) limits: Arc<SessionLimits>,
-    /// What a packet may cost.
-    pub(crate) codec: raftmq_mqtt::Limits,
     /// Bytes encoded for a client's socket that may wait.
     pub(crate) max_outbound: usize,
     /// The node's Raft id, once it has one: the origin of its messages.
@@ -47,6 +47,8 @@ pub(crate) struct NodeShared {
     pub(crate) clock: Clock,
     /// The node's name.
     pub(crate) name: String,
+    /// What may change while the node runs; workers are told of each change.
+    pub(crate) live: watch::Sender<Arc<Live>>,
     /// What it does besides publish and subscribe.
     pub(crate) features: Features,
     /// The numbers of all workers.

@@ -131,7 +131,7 @@ impl Worker {
 
     /// The filter that the rules make of a session's, and notes it with the client.
     fn rename(&mut self, key: Key, client: Key, filter: &Arc<str>) -> Result<Arc<str>, ReasonCode> {
-        if !self.node.features.rewriter.subscribes() {
+        if !self.rules.rewriter.subscribes() {
             return Ok(Arc::clone(filter));
         }
         let Some(conn) = self.conns.get_mut(key) else {
@@ -140,7 +140,7 @@ impl Worker {
         let limits = limits_of(&self.node, &self.listeners, conn.listener);
         let mount = limits.mount_point.as_deref();
         let own = mount::client_filter(mount, filter);
-        let renamed = match self.node.features.rewriter.filter(&own, &conn.vars()) {
+        let renamed = match self.rules.rewriter.filter(&own, &conn.vars()) {
             Ok(renamed) => renamed.map(|new| Arc::<str>::from(mount::mounted_filter(mount, new))),
             Err(error) => {
                 tracing::debug!(client = %conn.session.client_id(), %error, "a SUBSCRIBE is refused");

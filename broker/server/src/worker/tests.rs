@@ -27,7 +27,7 @@ use super::connection::Rest;
 use super::inbox::{Adopted, Outgoing};
 use super::sharing::{Attempt, ChosenMember, Shared};
 use super::socket::Loose;
-use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, NodeShared, Router, WorkerHandle, start};
+use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, Live, NodeShared, Router, WorkerHandle, start};
 use crate::features::Features;
 use crate::metrics::{Metrics, RefuseReason};
 
@@ -57,6 +57,7 @@ impl Lab {
     fn with(lease: LeaseState, inboxes: usize, config: &Config, router: impl FnOnce(SharedRoutes) -> Router) -> Self {
         let routes = SharedRoutes::new();
         let metrics = Metrics::new();
+        let features = Features::new(config).unwrap();
         let shared = Arc::new(NodeShared {
             registry: ClientRegistry::new(),
             inboxes: Arc::new((0..inboxes).map(|_| Inbox::new()).collect()),
@@ -64,7 +65,6 @@ impl Lab {
             router: router(routes),
             lease: Arc::new(lease),
             limits: Arc::new(SessionLimits::default()),
-            codec: raftmq_mqtt::Limits::default(),
             max_outbound: 1 << 20,
             raft_id: AtomicU64::new(1),
             closing: AtomicBool::new(false),
@@ -73,13 +73,14 @@ impl Lab {
             forwards_lost: Arc::default(),
             clock: Clock::new(),
             name: "test".into(),
-            features: Features::new(config).unwrap(),
+            live: watch::Sender::new(Arc::new(Live::new(&features, &[]))),
+            features,
             metrics: Arc::clone(&metrics),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
-        let state = ListenerState::new(&config.listeners[0], config, &shared.limits, None);
+        let state = ListenerState::new(&config.listeners[0], config, None);
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (closing, closing_seen) = watch::channel(false);
         let counters = metrics.worker();

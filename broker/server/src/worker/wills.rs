@@ -23,7 +23,7 @@ const OVERHEAD: usize = 128;
 impl Worker {
     /// Looks at the will of a CONNECT as at a PUBLISH of the client: may it, and under which topic?
     pub(super) fn check_will(&mut self, key: Key, will: &mut OwnedWill) -> Result<(), ReasonCode> {
-        if self.node.features.rewriter.publishes()
+        if self.rules.rewriter.publishes()
             && let Some(topic) = self.rewritten_topic(key, &will.topic)?
         {
             will.topic = topic.into();

@@ -141,6 +141,15 @@ impl<S: Stream> Client<S> {
         }
     }
 
+    /// The bytes of the next packet, and perhaps of more behind it.
+    pub(crate) fn receive_raw(&mut self) -> Vec<u8> {
+        self.socket.give_up_after(PATIENCE);
+        let mut chunk = vec![0; 64 * 1024];
+        let count = self.socket.read(&mut chunk).unwrap();
+        chunk.truncate(count);
+        chunk
+    }
+
     /// Payloads of the next messages, each acknowledged where it asks for it.
     pub(crate) fn messages(&mut self, count: usize) -> Vec<Vec<u8>> {
         let mut all = Vec::with_capacity(count);

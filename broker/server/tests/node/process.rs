@@ -117,6 +117,28 @@ impl Node {
         fs::rename(&new, self.directory.path().join(name)).unwrap();
     }
 
+    /// Changes the node's settings file, in which `from` must stand.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.directory.path().join("node.yaml")).unwrap();
+        assert!(text.contains(from), "{from}: {text}");
+        self.write("node.yaml", &text.replacen(from, to, 1));
+    }
+
+    /// SIGHUP; the line of the log that says what came of it, behind its `before` first ones.
+    pub(crate) fn reload(&self, before: usize) -> String {
+        self.signal("-HUP");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            let said = log.lines().filter(|line| line.contains("read again")).nth(before);
+            if let Some(line) = said {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < deadline, "no word of it: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -225,7 +225,7 @@ impl World {
         let matched = Matched { qos: QoS::ExactlyOnce, ..Matched::default() };
         let delivery = self.connection.deliver(&mut Forms::new(message, self.now), self.now, &matched, &mut self.out);
         match delivery {
-            Delivery::Sent(_) | Delivery::Queued => self.taken[qos as usize].push(number),
+            Delivery::Sent(_) | Delivery::Queued | Delivery::Displaced(_) => self.taken[qos as usize].push(number),
             Delivery::Dropped(_) => {}
             Delivery::Skipped => panic!("it is wanted"),
         }

@@ -11,7 +11,8 @@ impl Connection {
     /// # Errors
     /// What SUBACK would say: an invalid filter, something that there is not here, too many subscriptions.
     pub fn subscribe_unasked(&mut self, filter: &str, options: SubOptions) -> Result<SubscribeItem, ReasonCode> {
-        let (filter, qos) = self.check_subscription(&Subscription { filter, options })?;
+        let (filter, qos) =
+            self.check_subscription(&Subscription { filter, options }).map_err(|refusal| refusal.reason)?;
         let options = SubOptions { qos, ..options };
         let replaced = self.state.subscribe(&filter, SubscriptionInfo { options, sub_id: 0 });
         Ok(SubscribeItem { filter, options, sub_id: 0, replaced })

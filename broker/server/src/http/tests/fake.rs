@@ -117,6 +117,11 @@ impl ControlOps for Fake {
         Box::pin(async { Err(ApiError::not_leader("meta", Some("raftmq-2".to_owned()))) })
     }
 
+    fn reload(&self) -> Answer<'_, Reloaded> {
+        self.note("reload".to_owned());
+        Box::pin(async { Err(ApiError::invalid("zones.a.maxQos", "b.yaml:3:5: zones.a.maxQos: 7 is out of range")) })
+    }
+
     fn loss(&self, query: LossQuery) -> Answer<'_, Loss> {
         self.note(format!("loss {}", query.node));
         Box::pin(async {

@@ -17,6 +17,7 @@ fn try_connect(limits: SessionLimits, connect: Connect<'_>) -> Result<Box<OpenRe
         }
         Action::Close { .. } => {
             // What comes behind it is not looked at.
+            peer.actions.retain(|action| !matches!(action, Action::LimitMet(_)));
             let refused = peer.out.clone();
             assert!(!peer.connection.can_read());
             peer.give(Packet::PingReq);

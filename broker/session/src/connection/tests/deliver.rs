@@ -239,6 +239,45 @@ fn what_has_expired_takes_no_room_in_the_queue() {
     }
 }
 
+/// Only where it is set; those of shared subscriptions stay, and drop nobody; and nothing goes for a message that does not fit all the same.
+#[test]
+fn the_oldest_make_room() {
+    let q1 = QoS::AtLeastOnce;
+    let shared = Matched { share: Some("$share/g/t".into()), ..at(q1) };
+    for by_bytes in [false, true] {
+        let mut limits = SessionLimits { max_queued_messages: 3, drop_oldest: true, ..SessionLimits::default() };
+        if by_bytes {
+            let cost = crate::message::OutMessage::new(&message("1", q1), &at(q1)).cost();
+            (limits.max_queued_messages, limits.max_queued_bytes) = (100, 3 * cost);
+        }
+        let mut session = Peer::open(V5, limits.clone(), &PropertiesBuf::new(), None).lose();
+        let now = Now { ms: 0, unix_ms: 0 };
+        let mut give = |payload: &str, matched: &Matched| {
+            session.deliver_offline(now, &limits, "c", &message(payload, q1), matched)
+        };
+        assert_eq!(give("1", &shared), Delivery::Queued);
+        assert_eq!((give("2", &at(q1)), give("3", &at(q1))), (Delivery::Queued, Delivery::Queued));
+        assert_eq!(give("4", &at(q1)), Delivery::Displaced(1), "by bytes: {by_bytes}");
+        assert_eq!(give("5", &shared), Delivery::Dropped(DropReason::QueueFull));
+        if by_bytes {
+            // One that takes the room of two, and one that never fits.
+            assert_eq!(give(&"x".repeat(100_000), &at(q1)), Delivery::Dropped(DropReason::QueueFull));
+            let cost = |text: &str| crate::message::OutMessage::new(&message(text, q1), &at(q1)).cost();
+            let two = "y".repeat(cost("1"));
+            assert_eq!(cost(&two), 2 * cost("1") - 1, "the test's own");
+            assert_eq!(give(&two, &at(q1)), Delivery::Displaced(2));
+        }
+        let mut peer = Peer::connecting(V5, limits);
+        peer.opened(OpenResult::Accepted { session: Some(session) });
+        let sent: Vec<String> = peer.deliveries().into_iter().map(|(payload, _, _)| payload).collect();
+        if by_bytes {
+            assert_eq!((sent.len(), sent[0].as_str()), (2, "1"));
+        } else {
+            assert_eq!(sent, ["1", "3", "4"]);
+        }
+    }
+}
+
 /// QoS 0 for a client that is away is a setting, whether it comes before or after the connection's end.
 #[test]
 fn what_waits_with_qos_0_ends_with_the_connection() {
