@@ -191,6 +191,9 @@ pub struct BrokerSettings {
     /// Limits of the MQTT protocol, for each client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mqtt: Option<raftmq_config::Mqtt>,
+    /// Clients that connect too often are banned for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flapping: Option<raftmq_config::Flapping>,
     /// Timing and snapshots of the Raft groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raft: Option<raftmq_config::Raft>,

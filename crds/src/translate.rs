@@ -254,6 +254,7 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
         http: Http { bind: bind(placement.http_port), tls: Some(placement.tls.clone()) },
         metrics: Metrics { bind: bind(placement.metrics_port) },
         mqtt,
+        flapping: settings.flapping.unwrap_or_default(),
         storage: settings.storage.unwrap_or_default(),
         log: settings.log.unwrap_or_default(),
     })
@@ -261,8 +262,9 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
 
 /// Where an `MqttCluster` has the setting that the broker knows under this path.
 fn resource_path(path: &str) -> String {
-    const SECTIONS: [(&str, &str); 9] = [
+    const SECTIONS: [(&str, &str); 10] = [
         ("cluster.name", "metadata.name"),
+        ("flapping.", "spec.config.flapping."),
         ("node.name", "metadata.name"),
         ("cluster.raft.", "spec.config.raft."),
         ("mqtt.", "spec.config.mqtt."),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BindAddr, ByteSize, Cluster, Listener, Mqtt};
+use crate::{BindAddr, ByteSize, Cluster, Flapping, Listener, Mqtt};
 
 /// The settings of one broker node.
 ///
@@ -29,6 +29,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Limits of the MQTT protocol, for each client.
     pub mqtt: Mqtt,
+    /// Clients that connect too often are banned for a while.
+    pub flapping: Flapping,
     /// Sizes of the log and of the state store.
     pub storage: Storage,
     /// What the node logs, and how.
@@ -45,6 +47,7 @@ impl Default for Config {
             http: Http::default(),
             metrics: Metrics::default(),
             mqtt: Mqtt::default(),
+            flapping: Flapping::default(),
             storage: Storage::default(),
             log: Log::default(),
         }

@@ -2,6 +2,7 @@
 //!
 //! `flags → nodes and certificate → the first ready node → one operation → a table or JSON`.
 
+mod bans;
 mod bootstrap;
 mod endpoints;
 mod loss;
@@ -112,6 +113,7 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             let answer = NodeLoss::new(&name, quorums, endpoints.memory_of(&name).await);
             print(output, &answer, || show::loss(&name, &answer))
         }
+        Command::Bans { command } => bans::run(&client, command, output).await,
         Command::Log { filter, .. } => {
             let answer = match filter {
                 None => client.log().await?,

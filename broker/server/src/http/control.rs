@@ -9,14 +9,14 @@ use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use tracing::info;
 
 use super::api::{
-    BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss, LossQuery, Members,
-    NodeStatus, TransferRequest, Transferred, path,
+    Ban, BanRequest, Bans, BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel,
+    Loss, LossQuery, Members, NodeStatus, TransferRequest, Transferred, UnbanRequest, Unbanned, path,
 };
 use super::error::{ApiError, Reason};
 use super::serve::Caller;
@@ -57,6 +57,12 @@ pub trait ControlOps: Send + Sync + 'static {
     fn transfer(&self, request: TransferRequest) -> Answer<'_, Transferred>;
     /// What would be lost if a node stopped.
     fn loss(&self, query: LossQuery) -> Answer<'_, Loss>;
+    /// All bans.
+    fn bans(&self) -> Answer<'_, Bans>;
+    /// Bans clients, as the caller of this name asks.
+    fn ban(&self, request: BanRequest, by: String) -> Answer<'_, Ban>;
+    /// Ends a ban.
+    fn unban(&self, request: UnbanRequest) -> Answer<'_, Unbanned>;
 }
 
 #[derive(Clone)]
@@ -81,6 +87,7 @@ pub(super) fn router_with(ops: Arc<dyn ControlOps>, log: LogControl, timeout: Du
         .route(path::LEAVE, post(leave))
         .route(path::TRANSFER, post(transfer))
         .route(path::LOSS, get(loss))
+        .route(path::BANS, get(bans).post(ban).delete(unban))
         .route(path::LOG, get(log_level).put(set_log_level))
         .fallback(|| async { ApiError::new(Reason::NotFound, "there is no such path") })
         .method_not_allowed_fallback(|| async {
@@ -169,6 +176,22 @@ async fn transfer(State(control): State<Control>, Body(request): Body<TransferRe
 async fn loss(State(control): State<Control>, Asked(query): Asked<LossQuery>) -> Outcome<Loss> {
     text("node", &query.node)?;
     control.ops.loss(query).await.map(Json)
+}
+
+async fn bans(State(control): State<Control>) -> Outcome<Bans> {
+    control.ops.bans().await.map(Json)
+}
+
+async fn ban(
+    State(control): State<Control>,
+    Extension(Caller(caller)): Extension<Caller>,
+    Body(request): Body<BanRequest>,
+) -> Outcome<Ban> {
+    control.ops.ban(request, caller.to_string()).await.map(Json)
+}
+
+async fn unban(State(control): State<Control>, Body(request): Body<UnbanRequest>) -> Outcome<Unbanned> {
+    control.ops.unban(request).await.map(Json)
 }
 
 async fn log_level(State(control): State<Control>) -> Outcome<LogLevel> {

@@ -14,6 +14,7 @@ use raftmq_session::{Now, SessionLimits};
 
 use super::inbox::Inbox;
 use super::registry::ClientRegistry;
+use crate::bans::{Bans, FlapWatch};
 use crate::features::Features;
 use crate::metrics::Metrics;
 
@@ -49,6 +50,10 @@ pub(crate) struct NodeShared {
     pub(crate) name: String,
     /// What it does besides publish and subscribe.
     pub(crate) features: Features,
+    /// Who may not connect.
+    pub(crate) bans: Arc<Bans>,
+    /// Counts CONNECT packets, where that is switched on.
+    pub(crate) flapping: Option<FlapWatch>,
     /// The numbers of all workers.
     pub(crate) metrics: Arc<Metrics>,
 }

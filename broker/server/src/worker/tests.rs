@@ -73,6 +73,8 @@ impl Lab {
             clock: Clock::new(),
             name: "test".into(),
             features: Features::new(config).unwrap(),
+            bans: crate::bans::Bans::none(),
+            flapping: None,
             metrics: Arc::clone(&metrics),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
