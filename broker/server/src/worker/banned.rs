@@ -41,7 +41,7 @@ impl Worker {
     }
 
     /// Closes a connection if it is under a ban. Its client is told by DISCONNECT, where it knows reasons: Administrative action, since
-    /// Banned is one of CONNACK only (MQTT 5, table 3-13). Its will is published `[MQTT-3.1.2-8]`, its session stays for as long as it asked for.
+    /// Banned is one of CONNACK only (MQTT 5, 3.14.2.1). Its will is published `[MQTT-3.1.2-8]`, its session stays for as long as it asked for.
     pub(super) fn enforce(&mut self, key: Key) {
         let bans = Arc::clone(&self.bans);
         let serving = self.is_serving();
