@@ -196,6 +196,9 @@ pub struct BrokerSettings {
     /// Named sets of limits, by name (lower-case letters, digits and hyphens). A listener selects one by its `zone`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub zones: BTreeMap<String, raftmq_config::Zone>,
+    /// Clients that connect too often are banned for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flapping: Option<raftmq_config::Flapping>,
     /// Timing and snapshots of the Raft groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raft: Option<raftmq_config::Raft>,

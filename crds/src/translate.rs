@@ -256,6 +256,7 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
         metrics: Metrics { bind: bind(placement.metrics_port) },
         mqtt,
         zones: settings.zones,
+        flapping: settings.flapping.unwrap_or_default(),
         storage: settings.storage.unwrap_or_default(),
         log: settings.log.unwrap_or_default(),
     })
@@ -263,8 +264,9 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
 
 /// Where an `MqttCluster` has the setting that the broker knows under this path.
 fn resource_path(path: &str) -> String {
-    const SECTIONS: [(&str, &str); 10] = [
+    const SECTIONS: [(&str, &str); 11] = [
         ("cluster.name", "metadata.name"),
+        ("flapping.", "spec.config.flapping."),
         ("node.name", "metadata.name"),
         ("cluster.raft.", "spec.config.raft."),
         ("mqtt.", "spec.config.mqtt."),

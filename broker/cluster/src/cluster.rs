@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raftmq_meta::Phase;
+use raftmq_meta::{MetaState, Phase};
 use raftmq_routing::SharedRoutes;
 use tokio::sync::watch;
 
@@ -71,6 +71,11 @@ impl Cluster {
     /// How far the node has come.
     pub fn stage(&self) -> watch::Receiver<Stage> {
         self.node.stage.subscribe()
+    }
+
+    /// What the meta group agreed on, as far as this node has applied it.
+    pub fn meta(&self) -> watch::Receiver<Arc<MetaState>> {
+        self.node.meta.subscribe()
     }
 
     /// All that is known now.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raftmq_meta::{LossReport, MemberStatus};
+use raftmq_meta::{Ban, BanTarget, LossReport, MemberStatus};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -180,6 +180,22 @@ impl Control {
     /// `NotFound`, `Conflict` when the target does not vote, `Unavailable`.
     pub async fn transfer(&self, group: &str, to: Option<&str>) -> Result<(), ControlError> {
         crate::driver::transfer(&self.node, group, to).await
+    }
+
+    /// Bans clients, at most [`raftmq_meta::MAX_BATCH`] at once. Returns when it is committed.
+    ///
+    /// # Errors
+    /// `Invalid`, `Conflict` when the list is full or a member does not know bans, `Unavailable`.
+    pub async fn ban(&self, bans: Vec<Ban>) -> Result<(), ControlError> {
+        crate::bans::add(&self.node, bans).await
+    }
+
+    /// Ends a ban. Returns when it is committed.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    pub async fn unban(&self, target: BanTarget) -> Result<(), ControlError> {
+        crate::bans::remove(&self.node, target).await
     }
 
     /// What would be lost if this member stopped now, in the eyes of the meta leader.

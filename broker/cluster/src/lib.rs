@@ -24,6 +24,7 @@
 //! | `members` | who was a member and who voted when it was last looked at: whom to ask at the next start |
 //! | `wal/`, `state/`, `snapshots/` | log, state store, snapshots of the groups |
 
+mod bans;
 mod barrier;
 mod bootstrap;
 mod clock;

@@ -19,7 +19,7 @@ use crate::machine::{MetaAdapter, RoutesAdapter, SharedMachine};
 use crate::net::LinkTransport;
 use crate::node::{GROUPS, Node, RETRY, Running};
 use crate::status::Stage;
-use crate::{META, ROUTES, bootstrap, driver, fate, leader, lease, routes as own_routes};
+use crate::{META, ROUTES, bans, bootstrap, driver, fate, leader, lease, routes as own_routes};
 
 /// Starts the groups and everything that a member does.
 pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), Fatal> {
@@ -78,6 +78,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
     node.spawn(lease::report_applied(Arc::clone(node)));
     node.spawn(leader::lead(Arc::clone(node)));
     node.spawn(fate::watch(Arc::clone(node)));
+    node.spawn(bans::end_those_over(Arc::clone(node)));
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 mod cluster;
 mod error;
 pub mod extensions;
+mod flapping;
 mod listeners;
 mod load;
 mod mqtt;
@@ -27,6 +28,7 @@ pub use cluster::{
     Cluster, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, K8sDiscovery, Links, Raft, StaticDiscovery,
 };
 pub use error::{ConfigError, Origin, Problem};
+pub use flapping::Flapping;
 pub use listeners::{
     ClientAuth, Listener, ListenerTls, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion, Websocket,
 };

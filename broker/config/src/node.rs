@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BindAddr, ByteSize, Cluster, Listener, Mqtt, Zone};
+use crate::{BindAddr, ByteSize, Cluster, Flapping, Listener, Mqtt, Zone};
 
 /// The settings of one broker node.
 ///
@@ -33,6 +33,8 @@ pub struct Config {
     /// Named sets of limits, by name (lower-case letters, digits and hyphens). A listener selects one by its `zone`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub zones: BTreeMap<String, Zone>,
+    /// Clients that connect too often are banned for a while.
+    pub flapping: Flapping,
     /// Sizes of the log and of the state store.
     pub storage: Storage,
     /// What the node logs, and how.
@@ -50,6 +52,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             mqtt: Mqtt::default(),
             zones: BTreeMap::new(),
+            flapping: Flapping::default(),
             storage: Storage::default(),
             log: Log::default(),
         }

@@ -30,6 +30,8 @@ pub mod path {
     pub const LOG: &str = "/control/v1/log";
     /// POST: [`super::Reloaded`].
     pub const RELOAD: &str = "/control/v1/reload";
+    /// GET: [`super::Bans`]. POST [`super::BanRequest`]: [`super::Ban`]. DELETE [`super::UnbanRequest`]: [`super::Unbanned`].
+    pub const BANS: &str = "/control/v1/bans";
 }
 
 /// A cluster's identity.
@@ -435,4 +437,84 @@ pub struct Reloaded {
 pub struct LogLevel {
     /// A level, or levels of modules: `info,raftmq_raft=debug`.
     pub filter: String,
+}
+
+/// By what a ban knows its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BanKind {
+    /// The client identifier.
+    ClientId,
+    /// The user name.
+    Username,
+    /// The address that the client comes from: an IP address, or a range in CIDR form.
+    Address,
+}
+
+/// Clients that may not connect, to any node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ban {
+    /// What `value` is.
+    pub kind: BanKind,
+    /// Client identifier, user name, address or range of addresses.
+    pub value: String,
+    /// Why, for people.
+    pub reason: String,
+    /// Who said so: `client NAME` or `node NAME`, of the certificate; a node that found a client flapping.
+    pub by: String,
+    /// Whether a node found the client flapping.
+    pub flapping: bool,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// When it ends; absent: when it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+}
+
+/// All bans.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bans {
+    /// By kind, then value.
+    pub bans: Vec<Ban>,
+}
+
+/// Clients shall not connect any more, and those that are there shall go. Replaces the ban of the same kind and value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BanRequest {
+    /// What `value` is.
+    pub kind: BanKind,
+    /// Client identifier, user name, address or range of addresses.
+    pub value: String,
+    /// Why, for people; at most 256 bytes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// For so long, by the asked node's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_ms: Option<u64>,
+    /// Until then, in milliseconds since the Unix epoch; not together with `forMs`. Neither: until it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+}
+
+/// A ban shall end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UnbanRequest {
+    /// What `value` is.
+    pub kind: BanKind,
+    /// As in the list.
+    pub value: String,
+}
+
+/// The ban has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unbanned {
+    /// What `value` is.
+    pub kind: BanKind,
+    /// Whose it was.
+    pub value: String,
 }

@@ -20,8 +20,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::api::{
-    BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss, Members, NodeStatus,
-    Reloaded, TransferRequest, Transferred, path,
+    Ban, BanRequest, Bans, BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel,
+    Loss, Members, NodeStatus, Reloaded, TransferRequest, Transferred, UnbanRequest, Unbanned, path,
 };
 use crate::error::{ApiError, ErrorBody};
 
@@ -190,6 +190,21 @@ impl ControlClient {
     /// Lets the node read its settings again.
     pub async fn reload(&self) -> Result<Reloaded, ClientError> {
         self.send(Method::POST, path::RELOAD, &()).await
+    }
+
+    /// All bans.
+    pub async fn bans(&self) -> Result<Bans, ClientError> {
+        self.get(path::BANS).await
+    }
+
+    /// Bans clients.
+    pub async fn ban(&self, request: &BanRequest) -> Result<Ban, ClientError> {
+        self.send(Method::POST, path::BANS, request).await
+    }
+
+    /// Ends a ban.
+    pub async fn unban(&self, request: &UnbanRequest) -> Result<Unbanned, ClientError> {
+        self.send(Method::DELETE, path::BANS, request).await
     }
 
     /// The filter of the node's log.

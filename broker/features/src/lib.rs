@@ -19,6 +19,7 @@ pub mod delayed;
 pub mod events;
 pub mod exclusive;
 mod filter;
+pub mod flapping;
 mod level;
 mod message;
 pub mod rewrite;

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bans::{Ban, BanTarget};
+
 /// Version of the encoding of commands: the first byte of each.
 const COMMAND_VERSION: u8 = 1;
 /// Version of the encoding of answers.
@@ -113,6 +115,21 @@ pub enum MetaCommand {
         /// The new level.
         level: u32,
     },
+    /// Clients may not connect any more. From [`crate::BANS_LEVEL`] on.
+    Ban {
+        /// Who, why and until when.
+        bans: Vec<Ban>,
+    },
+    /// They may again.
+    Unban {
+        /// Whose ban ends.
+        target: BanTarget,
+    },
+    /// The bans that end at this time or before are over, by the leader's clock.
+    BansOver {
+        /// Milliseconds since the Unix epoch.
+        now_ms: u64,
+    },
 }
 
 /// Why a command changed nothing.
@@ -175,6 +192,20 @@ pub enum Refusal {
     /// There is no room for another member.
     #[error("the cluster is full")]
     Full,
+    /// The feature is not switched on.
+    #[error("this needs feature level {needed}, the cluster is at {level}")]
+    FeatureOff {
+        /// What the command needs.
+        needed: u32,
+        /// What is switched on.
+        level: u32,
+    },
+    /// There is no room for another ban.
+    #[error("the list of bans is full")]
+    BansFull,
+    /// Nobody is banned by that.
+    #[error("there is no such ban")]
+    NoSuchBan,
 }
 
 /// The answer of the state machine to a command.

@@ -1,6 +1,6 @@
 //! What the meta group agrees on, and the two decisions that hang on it: who serves and who votes. Without I/O.
 //!
-//! * [`MetaMachine`] is the state machine of the meta group: cluster identity, members, feature level.
+//! * [`MetaMachine`] is the state machine of the meta group: cluster identity, members, feature level, bans.
 //! * [`plan`] says the next step of a group's membership, [`would_lose`] what a stop of one node costs.
 //! * [`Lease`] is a node's side of the serving lease, [`LeaseTable`] the meta leader's. Between them they
 //!   keep the promise that a publish at any serving node sees every subscription that was acknowledged
@@ -15,6 +15,7 @@
 //! * A new leader is *settled* after 1.1 L, or earlier when every member has asked it: from then on nobody
 //!   listens to an older leader. Only a settled leader grants to a node that holds nothing.
 
+mod bans;
 mod command;
 mod lease;
 mod loss;
@@ -22,6 +23,10 @@ mod machine;
 mod plan;
 mod state;
 
+pub use bans::{
+    AddressRange, Ban, BanIndex, BanKind, BanList, BanOrigin, BanRefusal, BanTarget, MAX_BAN_BYTES, MAX_BAN_TEXT,
+    MAX_BAN_VALUE, MAX_BANS, MAX_BATCH, RangeError, Seen,
+};
 pub use command::{CommandError, InitialMember, MetaCommand, MetaResponse, NodeAddresses, Refusal};
 pub use lease::{
     Answer, Denial, Grant, Lease, LeaseParams, LeaseRequest, LeaseTable, MemberLease, Nanos, Phase, RoundId,
@@ -33,7 +38,10 @@ pub use state::{ClusterInfo, Member, MemberStatus, MetaState};
 
 /// The newest feature level that this binary knows. A feature, or a change of what apply does, is switched on by an
 /// entry of the log when all members know it, so that replicas never differ.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = BANS_LEVEL;
+
+/// The feature level from which on there are bans.
+pub const BANS_LEVEL: u32 = 2;
 
 /// Longest name of a node or a cluster, in bytes: it must fit a DNS label, because certificates carry it as one.
 pub const MAX_NAME: usize = 63;

@@ -2,11 +2,14 @@
 
 use thiserror::Error;
 
+use crate::bans::BanList;
 use crate::command::{self, CommandError, MetaCommand, MetaResponse, Refusal};
 use crate::state::MetaState;
 
 /// Version of the encoding of snapshots.
 const SNAPSHOT_VERSION: u8 = 1;
+/// With bans, which binaries that know the first version only never see: the feature level keeps them out.
+const WITH_BANS: u8 = 2;
 
 /// The meta group's state machine.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +63,10 @@ impl MetaMachine {
 
     /// The state as bytes: the same for every replica that applied the same entries.
     pub fn snapshot(&self) -> Vec<u8> {
-        command::encode(SNAPSHOT_VERSION, &(self.applied, self.hash(), &self.state))
+        if self.state.bans.is_empty() {
+            return command::encode(SNAPSHOT_VERSION, &(self.applied, self.hash(), &self.state));
+        }
+        command::encode(WITH_BANS, &(self.applied, self.hash(), &self.state, &self.state.bans))
     }
 
     /// Takes over the state of a snapshot.
@@ -68,7 +74,14 @@ impl MetaMachine {
     /// # Errors
     /// When the bytes are no snapshot or damaged; the state is then as before.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let (applied, written, state): (u64, u64, MetaState) = command::decode(SNAPSHOT_VERSION, bytes)?;
+        let (applied, written, state) = if bytes.first() == Some(&WITH_BANS) {
+            let (applied, written, mut state, bans): (u64, u64, MetaState, BanList) =
+                command::decode(WITH_BANS, bytes)?;
+            state.bans = bans;
+            (applied, written, state)
+        } else {
+            command::decode(SNAPSHOT_VERSION, bytes)?
+        };
         let found = hash(&state);
         if found != written {
             return Err(RestoreError::Hash { found, written });
@@ -86,9 +99,11 @@ impl MetaMachine {
 
 /// FNV-1a: the same on every machine and in every version, which std's hasher does not promise.
 fn hash(state: &MetaState) -> u64 {
-    command::encode(SNAPSHOT_VERSION, state)
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+    let mut bytes = command::encode(SNAPSHOT_VERSION, state);
+    if !state.bans.is_empty() {
+        bytes.extend(command::encode(WITH_BANS, &state.bans));
+    }
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::bans::{Ban, BanOrigin, BanTarget};
 use crate::command::{InitialMember, NodeAddresses};
 use crate::state::MemberStatus;
 
@@ -205,6 +206,82 @@ proptest! {
             }
         }
         prop_assert_eq!(a.hash(), b.hash());
+        prop_assert_eq!(a.snapshot(), b.snapshot());
+    }
+}
+
+/// A machine whose members all know bans.
+fn with_bans() -> MetaMachine {
+    let mut m = MetaMachine::new();
+    let MetaCommand::Init { cluster_id, name, mut members } = init(5, 3) else { unreachable!() };
+    members.iter_mut().for_each(|member| member.feature_level = crate::BANS_LEVEL);
+    run(&mut m, &MetaCommand::Init { cluster_id, name, members });
+    m
+}
+
+fn ban(id: u8, until_ms: Option<u64>) -> MetaCommand {
+    let ban = Ban {
+        target: BanTarget::ClientId(id.to_string()),
+        reason: String::new(),
+        by: "test".into(),
+        origin: if id.is_multiple_of(2) { BanOrigin::Operator } else { BanOrigin::Flapping },
+        since_ms: 1,
+        until_ms,
+    };
+    MetaCommand::Ban { bans: vec![ban] }
+}
+
+#[test]
+fn bans_wait_until_all_members_know_them() {
+    let mut m = with_bans();
+    let old = m.snapshot();
+    assert_eq!(refused(run(&mut m, &ban(1, None))), Refusal::FeatureOff { needed: 2, level: 1 });
+    assert_eq!(run(&mut m, &MetaCommand::FeatureLevel { level: 2 }), MetaResponse::Done);
+    // Without bans a snapshot is one that the version before can read.
+    assert_eq!(m.snapshot()[0], old[0]);
+    assert_eq!(run(&mut m, &ban(1, Some(9))), MetaResponse::Done);
+    assert_eq!(run(&mut m, &ban(2, None)), MetaResponse::Done);
+    let target = BanTarget::ClientId("2".into());
+    let mut restored = MetaMachine::new();
+    restored.restore(&m.snapshot()).unwrap();
+    assert_eq!(restored.state(), m.state());
+    run(&mut m, &MetaCommand::BansOver { now_ms: 9 });
+    assert_eq!(m.state().bans.len(), 1);
+    assert_ne!(m.hash(), restored.hash());
+    assert_eq!(run(&mut m, &MetaCommand::Unban { target: target.clone() }), MetaResponse::Done);
+    assert_eq!(refused(run(&mut m, &MetaCommand::Unban { target })), Refusal::NoSuchBan);
+    let mut damaged = restored.snapshot();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    assert!(MetaMachine::new().restore(&damaged).is_err());
+}
+
+proptest! {
+    /// Replicas have the same bans and the same room for more, whether they began with a snapshot or not.
+    #[test]
+    fn bans_are_deterministic(
+        commands in proptest::collection::vec(
+            prop_oneof![
+                (any::<u8>(), proptest::option::of(0u64..100)).prop_map(|(id, until)| ban(id, until)),
+                any::<u8>().prop_map(|id| MetaCommand::Unban { target: BanTarget::ClientId(id.to_string()) }),
+                (0u64..100).prop_map(|now_ms| MetaCommand::BansOver { now_ms }),
+            ],
+            1..60,
+        ),
+        cut in 0usize..60,
+    ) {
+        let mut a = with_bans();
+        run(&mut a, &MetaCommand::FeatureLevel { level: 2 });
+        let mut b = a.clone();
+        for (i, command) in commands.iter().enumerate() {
+            if i == cut {
+                let snapshot = a.snapshot();
+                b = MetaMachine::new();
+                b.restore(&snapshot).unwrap();
+            }
+            prop_assert_eq!(run(&mut a, command), run(&mut b, command));
+            prop_assert_eq!(a.state(), b.state());
+        }
         prop_assert_eq!(a.snapshot(), b.snapshot());
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bans::{BanList, BanRefusal};
 use crate::command::{InitialMember, MetaCommand, MetaResponse, NodeAddresses, Refusal};
-use crate::{MAX_MEMBERS, MAX_NAME};
+use crate::{BANS_LEVEL, MAX_MEMBERS, MAX_NAME};
 
 /// How many data directories that left are remembered, so that one that returns is told so.
 const MAX_LEFT: usize = 1024;
@@ -79,11 +80,21 @@ pub struct MetaState {
     pub feature_level: u32,
     /// Data directories that left, and the ids they had; the latest of them.
     pub left: BTreeMap<u128, u64>,
+    /// Who may not connect. In snapshots it stands beside the rest, which is as it was before there were bans.
+    #[serde(skip)]
+    pub bans: BanList,
 }
 
 impl Default for MetaState {
     fn default() -> Self {
-        Self { cluster: None, members: BTreeMap::new(), next_id: 1, feature_level: 1, left: BTreeMap::new() }
+        Self {
+            cluster: None,
+            members: BTreeMap::new(),
+            next_id: 1,
+            feature_level: 1,
+            left: BTreeMap::new(),
+            bans: BanList::default(),
+        }
     }
 }
 
@@ -155,6 +166,23 @@ impl MetaState {
             MetaCommand::NodeDown { id, epoch } => self.set_up(id, epoch, false),
             MetaCommand::NodeUp { id, epoch } => self.set_up(id, epoch, true),
             MetaCommand::FeatureLevel { level } => self.set_feature_level(level),
+            MetaCommand::Ban { bans } => {
+                self.needs(BANS_LEVEL)?;
+                self.bans.add(bans).map_err(|refusal| match refusal {
+                    BanRefusal::Invalid(what) => Refusal::Invalid(what),
+                    BanRefusal::Full => Refusal::BansFull,
+                })?;
+                Ok(MetaResponse::Done)
+            }
+            MetaCommand::Unban { target } => {
+                self.needs(BANS_LEVEL)?;
+                if self.bans.remove(&target) { Ok(MetaResponse::Done) } else { Err(Refusal::NoSuchBan) }
+            }
+            MetaCommand::BansOver { now_ms } => {
+                self.needs(BANS_LEVEL)?;
+                self.bans.expire(now_ms);
+                Ok(MetaResponse::Done)
+            }
         }
     }
 
@@ -276,6 +304,14 @@ impl MetaState {
         }
         self.feature_level = level;
         Ok(MetaResponse::Done)
+    }
+
+    /// An older binary takes the command for one that it cannot read and changes nothing: so does this one until all know it.
+    fn needs(&self, level: u32) -> Result<(), Refusal> {
+        if self.feature_level < level {
+            return Err(Refusal::FeatureOff { needed: level, level: self.feature_level });
+        }
+        Ok(())
     }
 
     fn check_feature(&self, known: u32) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@
 //! [`telemetry`] are how people and programs look at it.
 
 mod authn;
+mod bans;
 mod certs;
 mod check;
 pub mod cli;

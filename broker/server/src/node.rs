@@ -18,6 +18,7 @@ use raftmq_routing::SharedRoutes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::bans::{self, Bans, FlapWatch};
 use crate::check::{Files, check};
 use crate::features::{Features, session_limits};
 use crate::http::health::{Readiness, ReadinessSource};
@@ -167,6 +168,16 @@ impl Node {
         };
 
         let states: Vec<ListenerState> = listeners.iter().map(|(_, state)| state.clone()).collect();
+        let bans = match &cluster {
+            Some(cluster) => Bans::of_cluster(cluster.clone()),
+            None => Bans::of_node(&config.node.data_dir)
+                .map_err(|source| NodeError::File { path: config.node.data_dir.join("bans.json"), source })?,
+        };
+        let flapping = FlapWatch::new(&config.flapping).map(|(flapping, over)| {
+            let ban_time = config.flapping.ban_time.get();
+            tokio::spawn(bans::propose(Arc::clone(&bans), config.node.name.clone(), ban_time, over));
+            flapping
+        });
         let shared = Arc::new(NodeShared {
             registry: ClientRegistry::new(),
             inboxes,
@@ -183,6 +194,8 @@ impl Node {
             name: config.node.name.clone(),
             live: watch::Sender::new(Arc::new(Live::new(&features, &states))),
             features,
+            bans: Arc::clone(&bans),
+            flapping,
             metrics: Arc::clone(&metrics),
         });
         let (closing, closing_seen) = watch::channel(false);
@@ -225,6 +238,7 @@ impl Node {
             node: config.node.name.clone(),
             cluster: node.cluster.clone(),
             readiness,
+            bans,
             clients: Arc::new(move || (clients.metrics.sys().gauges.clients_connected, memory(&clients))),
             reloader: Arc::clone(&reloader),
             started,

@@ -8,15 +8,18 @@ use raftmq_cluster::{Cluster, ControlError, GroupStatus, MemberRole as Part, Sta
 use raftmq_links::PeerStatus;
 use raftmq_raft::Role;
 
+use crate::bans::Bans as NodeBans;
 use crate::http::api::{
-    BootstrapRequest, Bootstrapped, ClusterIdentity, Follower, Group, GroupLeader, GroupLoss, Groups, JoinInfo,
-    JoinPeer, JoinPhase, Leaders, LeaveRequest, Left, Loss, LossQuery, Member, MemberRole, MemberState, Members,
-    Memory, NodeStatus, Reloaded, TransferRequest, Transferred,
+    Ban, BanRequest, Bans, BootstrapRequest, Bootstrapped, ClusterIdentity, Follower, Group, GroupLeader, GroupLoss,
+    Groups, JoinInfo, JoinPeer, JoinPhase, Leaders, LeaveRequest, Left, Loss, LossQuery, Member, MemberRole,
+    MemberState, Members, Memory, NodeStatus, Reloaded, TransferRequest, Transferred, UnbanRequest, Unbanned,
 };
 use crate::http::control::{Answer, ControlOps};
 use crate::http::error::{ApiError, Reason};
 use crate::http::health::ReadinessSource;
 use crate::reload::{ReloadError, Reloader};
+
+mod ban_api;
 
 /// What a node is asked by `raftmq ctl`, `raftmq up` and the operator.
 pub(crate) struct NodeOps {
@@ -26,6 +29,8 @@ pub(crate) struct NodeOps {
     pub(crate) cluster: Option<Cluster>,
     /// The same conditions as `/readyz`.
     pub(crate) readiness: Arc<dyn ReadinessSource>,
+    /// Who may not connect.
+    pub(crate) bans: Arc<NodeBans>,
     /// How many clients are connected, and what the node keeps for them.
     pub(crate) clients: Arc<dyn Fn() -> (u64, Memory) + Send + Sync>,
     /// Reads the settings again.
@@ -218,6 +223,31 @@ impl ControlOps for NodeOps {
                 term: group.map_or(0, |group| group.term),
                 group: request.group,
             })
+        }
+        .boxed()
+    }
+
+    fn bans(&self) -> Answer<'_, Bans> {
+        let bans = self.bans.list().iter().map(ban_api::shown).collect();
+        async move { Ok(Bans { bans }) }.boxed()
+    }
+
+    fn ban(&self, request: BanRequest, by: String) -> Answer<'_, Ban> {
+        async move {
+            let ban = ban_api::read(request, by, crate::bans::unix_ms())?;
+            let answer = ban_api::shown(&ban);
+            self.bans.add(vec![ban]).await.map_err(api_error)?;
+            Ok(answer)
+        }
+        .boxed()
+    }
+
+    fn unban(&self, request: UnbanRequest) -> Answer<'_, Unbanned> {
+        async move {
+            let target = ban_api::target(request.kind, &request.value)?;
+            let value = target.value();
+            self.bans.remove(target).await.map_err(api_error)?;
+            Ok(Unbanned { kind: request.kind, value })
         }
         .boxed()
     }

@@ -2,6 +2,7 @@
 //!
 //! `flags → nodes and certificate → the first ready node → one operation → a table or JSON`.
 
+mod bans;
 mod bootstrap;
 mod endpoints;
 mod loss;
@@ -118,6 +119,7 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             let answer = client.reload().await?;
             print(output, &answer, || show::reloaded(&answer))
         }
+        Command::Bans { command } => bans::run(&client, command, output).await,
         Command::Log { filter, .. } => {
             let answer = match filter {
                 None => client.log().await?,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use raftmq_config::HumanDuration;
 
+use super::bans::BansCommand;
+
 /// Look at a running cluster and operate it
 ///
 /// Talks to the control API of the nodes. Which nodes and with which certificate: those of the local cluster in --data
@@ -150,6 +152,14 @@ pub(crate) enum Command {
         /// Ask this node instead of the first that is ready
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
+    },
+    /// Who may not connect: list, add, delete
+    ///
+    /// By client identifier, user name, IP address or range of addresses, for a time or until the ban is deleted. Bans hold on every node, also for
+    /// connections that are open.
+    Bans {
+        #[command(subcommand)]
+        command: BansCommand,
     },
     /// Show or change what a node logs, while it runs
     #[command(after_help = "Examples:

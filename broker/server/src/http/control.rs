@@ -9,14 +9,14 @@ use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use tracing::info;
 
 use super::api::{
-    BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel, Loss, LossQuery, Members,
-    NodeStatus, Reloaded, TransferRequest, Transferred, path,
+    Ban, BanRequest, Bans, BootstrapRequest, Bootstrapped, Groups, JoinInfo, Leaders, LeaveRequest, Left, LogLevel,
+    Loss, LossQuery, Members, NodeStatus, Reloaded, TransferRequest, Transferred, UnbanRequest, Unbanned, path,
 };
 use super::error::{ApiError, Reason};
 use super::serve::Caller;
@@ -59,6 +59,12 @@ pub trait ControlOps: Send + Sync + 'static {
     fn reload(&self) -> Answer<'_, Reloaded>;
     /// What would be lost if a node stopped.
     fn loss(&self, query: LossQuery) -> Answer<'_, Loss>;
+    /// All bans.
+    fn bans(&self) -> Answer<'_, Bans>;
+    /// Bans clients, as the caller of this name asks.
+    fn ban(&self, request: BanRequest, by: String) -> Answer<'_, Ban>;
+    /// Ends a ban.
+    fn unban(&self, request: UnbanRequest) -> Answer<'_, Unbanned>;
 }
 
 #[derive(Clone)]
@@ -84,6 +90,7 @@ pub(super) fn router_with(ops: Arc<dyn ControlOps>, log: LogControl, timeout: Du
         .route(path::TRANSFER, post(transfer))
         .route(path::LOSS, get(loss))
         .route(path::RELOAD, post(reload))
+        .route(path::BANS, get(bans).post(ban).delete(unban))
         .route(path::LOG, get(log_level).put(set_log_level))
         .fallback(|| async { ApiError::new(Reason::NotFound, "there is no such path") })
         .method_not_allowed_fallback(|| async {
@@ -176,6 +183,22 @@ async fn loss(State(control): State<Control>, Asked(query): Asked<LossQuery>) ->
 
 async fn reload(State(control): State<Control>) -> Outcome<Reloaded> {
     control.ops.reload().await.map(Json)
+}
+
+async fn bans(State(control): State<Control>) -> Outcome<Bans> {
+    control.ops.bans().await.map(Json)
+}
+
+async fn ban(
+    State(control): State<Control>,
+    Extension(Caller(caller)): Extension<Caller>,
+    Body(request): Body<BanRequest>,
+) -> Outcome<Ban> {
+    control.ops.ban(request, caller.to_string()).await.map(Json)
+}
+
+async fn unban(State(control): State<Control>, Body(request): Body<UnbanRequest>) -> Outcome<Unbanned> {
+    control.ops.unban(request).await.map(Json)
 }
 
 async fn log_level(State(control): State<Control>) -> Outcome<LogLevel> {

@@ -59,7 +59,7 @@ catalog! {
     "Clients" {
         CONNECTIONS = Gauge "raftmq_connections" [] "Open sockets of clients, before and after their CONNECT.";
         CONNECTIONS_OPENED = Counter "raftmq_connections_opened_total" [] "Sockets of clients accepted.";
-        CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving, proxy_header, tls_handshake, websocket_upgrade.";
+        CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving, proxy_header, tls_handshake, websocket_upgrade, banned.";
         CLIENTS = Gauge "raftmq_clients" [] "Clients whose CONNECT was accepted and who are connected.";
         SESSIONS = Gauge "raftmq_sessions" [] "Sessions of this node, of clients that are connected and of those that may come back.";
         DISCONNECTED = Counter "raftmq_clients_disconnected_total" ["reason"] "Clients whose CONNECT had been accepted and who are gone, by reason: disconnect (their own DISCONNECT), closed (the socket, without one), keep_alive, malformed_packet, packet_too_large, transport (TLS or WebSocket broken by the client), protocol_error, taken_over, server.";
@@ -71,6 +71,10 @@ catalog! {
         LISTENER_MAX_CONNECTIONS = Gauge "raftmq_listener_max_connections" ["listener" "transport"] "Connections that the listener keeps at a time; 0 for no limit of its own.";
         CERTIFICATE_END = Gauge "raftmq_listener_certificate_not_after_seconds" ["listener"] "When the first of the listener's certificates ends, in seconds since 1970.";
         CERTIFICATE_RELOADS = Counter "raftmq_listener_certificate_reloads_total" ["listener" "result"] "Changed files of certificates that were read again, by result: ok, error (the former ones stay).";
+        BANS = Gauge "raftmq_bans" ["kind"] "Bans in force on this node, by kind: clientid, username, address.";
+        BANS_REFUSED = Counter "raftmq_bans_refused_total" ["kind"] "Connections refused by a ban, by its kind: clientid, username, address.";
+        BANS_CLOSED = Counter "raftmq_bans_closed_total" ["kind"] "Connected clients whose connection was closed because they were banned, by the kind of the ban: clientid, username, address.";
+        FLAPPING = Counter "raftmq_flapping_clients_total" ["result"] "Clients that this node found to connect too often, by result: banned, failed (no ban could be made, as without a leader or room in the list).";
         CLIENT_RECEIVED_BYTES = Counter "raftmq_client_received_bytes_total" [] "Bytes read from sockets of clients, of all packets.";
         CLIENT_SENT_BYTES = Counter "raftmq_client_sent_bytes_total" [] "Bytes written to sockets of clients, of all packets.";
     }

@@ -43,6 +43,7 @@ fn everything() -> Arc<Metrics> {
         sources::cluster(&sources::ClusterNumbers::default(), out);
         sources::readiness(&Readiness::default(), out);
         sources::features(&sources::FeatureNumbers { groups: 2, ..Default::default() }, out);
+        crate::bans::report(&crate::bans::Bans::none(), out);
         let certificates = Some(sources::CertificateNumbers { reloads: 3, ..Default::default() });
         let listener =
             sources::ListenerNumbers { name: "mqtts".into(), transport: "tls", connections: 5, ..Default::default() };

@@ -162,11 +162,13 @@ pub enum RefuseReason {
     TlsHandshake,
     /// What came on a WebSocket listener was no request for MQTT, or its frames were wrong.
     WebsocketUpgrade,
+    /// The client, its user name or its address is banned.
+    Banned,
 }
 
 impl RefuseReason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Authentication,
         Self::NotAuthorized,
         Self::Protocol,
@@ -176,6 +178,7 @@ impl RefuseReason {
         Self::ProxyHeader,
         Self::TlsHandshake,
         Self::WebsocketUpgrade,
+        Self::Banned,
     ];
 
     /// The name in metrics.
@@ -191,6 +194,7 @@ impl RefuseReason {
             Self::ProxyHeader => "proxy_header",
             Self::TlsHandshake => "tls_handshake",
             Self::WebsocketUpgrade => "websocket_upgrade",
+            Self::Banned => "banned",
         }
     }
 }

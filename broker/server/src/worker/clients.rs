@@ -23,11 +23,20 @@ impl Worker {
     /// A step of enhanced authentication. A method that is not known is refused `[MQTT-4.12.0-1]`.
     pub(super) fn authenticate(&mut self, key: Key, request: &AuthRequest, unread: &[u8], actions: &mut Vec<Action>) {
         if request.kind == AuthKind::Connect {
+            if self.is_banned(key, &request.client_id, None) {
+                let now = self.node.clock.now();
+                if let Some(conn) = self.conns.get_mut(key) {
+                    let out = conn.outlet.buffer(&mut self.spares);
+                    conn.session.on_authenticated(now, AuthStep::Refused(ReasonCode::Banned), out, actions);
+                }
+                return;
+            }
             // What follows is said on one connection: it goes to its session's worker first, or makes this one that.
             let home = self.node.registry.reserve(&request.client_id, u16::from(self.id));
             if home != u16::from(self.id) {
                 return self.move_to(home, key, unread);
             }
+            self.count_connect(&request.client_id);
             if let Some(conn) = self.conns.get_mut(key) {
                 conn.reserves = true;
                 *self.authenticating.entry(Arc::clone(&request.client_id)).or_default() += 1;
@@ -102,6 +111,9 @@ impl Worker {
         if !self.node.is_serving() {
             return self.answer(key, OpenResult::Refused(ReasonCode::ServerUnavailable), actions);
         }
+        if self.is_banned(key, &request.client_id, request.username.as_deref()) {
+            return self.answer(key, OpenResult::Refused(ReasonCode::Banned), actions);
+        }
         if let Some(conn) = self.conns.get_mut(key) {
             conn.username = request.username.take();
         }
@@ -116,6 +128,10 @@ impl Worker {
                 }
                 return self.move_to(home, key, unread);
             }
+        }
+        if request.auth_method.is_none() {
+            // The others were counted when they began to authenticate themselves.
+            self.count_connect(&request.client_id);
         }
         let mut will = request.will.take().map(Box::new);
         if let Some(will) = &mut will

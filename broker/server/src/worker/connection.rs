@@ -280,6 +280,7 @@ impl Worker {
             CloseReason::Refused(ReasonCode::BadAuthenticationMethod | ReasonCode::BadUserNameOrPassword) => {
                 self.counters.refused(RefuseReason::Authentication);
             }
+            CloseReason::Refused(ReasonCode::Banned) => self.counters.refused(RefuseReason::Banned),
             CloseReason::Refused(ReasonCode::NotAuthorized) => self.counters.refused(RefuseReason::NotAuthorized),
             CloseReason::Refused(_) => self.counters.refused(RefuseReason::Protocol),
             CloseReason::Fault(reason) => {

@@ -93,6 +93,11 @@ impl ListenerState {
         fits
     }
 
+    /// Whether its connections begin with a header that says where they come from.
+    pub(super) const fn has_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
     pub(super) fn closed(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }

@@ -7,6 +7,7 @@
 //! that got several messages in one turn is written to once.
 
 mod announce;
+mod banned;
 /// The client of the tests with whole nodes.
 #[cfg(test)]
 #[path = "../../tests/node/client.rs"]
@@ -55,6 +56,7 @@ use raftmq_transport::PeerInfo;
 use tokio::sync::Notify;
 
 use crate::authn::Exchange;
+use crate::bans::InForce;
 use crate::features::Rules;
 use crate::metrics::WorkerCounters;
 use inbox::Outgoing;
@@ -218,6 +220,8 @@ pub(crate) struct Worker {
     unserved: bool,
     /// Wakes the writing task.
     flush: Rc<Notify>,
+    /// Who may not connect, as far as this worker knows.
+    bans: Arc<InForce>,
     /// Connections by listener, for their limits.
     listeners: Rc<Vec<ListenerState>>,
     /// Rules for topics that count now.

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -180,6 +180,9 @@ impl Accepting {
                 let _ = incoming.retry();
             } else if self.node.closing.load(Ordering::Acquire) {
                 incoming.refuse();
+            } else if self.is_banned(incoming.remote_address()) {
+                incoming.refuse();
+                self.refused(next, RefuseReason::Banned);
             } else if let Some(place) = Place::take(&self.state) {
                 let config = configs.current(&self.state);
                 tokio::spawn(self.clone().handshake(incoming, config, place, next));
@@ -188,6 +191,13 @@ impl Accepting {
                 self.refused(next, RefuseReason::Limit);
             }
         }
+    }
+
+    fn is_banned(&self, address: SocketAddr) -> bool {
+        let bans = &self.node.bans;
+        let in_force = Arc::clone(&bans.subscribe().borrow());
+        let ban = in_force.all.find_address(address.ip());
+        ban.inspect(|ban| super::banned::note_refused(bans, ban, address, "")).is_some()
     }
 
     fn refused(&self, worker: usize, reason: RefuseReason) {

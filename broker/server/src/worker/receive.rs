@@ -90,7 +90,13 @@ impl Worker {
             return;
         };
         let mut plain = std::mem::take(&mut self.plain);
+        let from = conn.peer.address;
         let result = conn.outlet.receive(bytes, &mut plain, &mut conn.peer, &mut self.spares);
+        if conn.peer.address != from && self.turned_away(key) {
+            plain.clear();
+            self.plain = plain;
+            return;
+        }
         // What the layers answer.
         self.mark_dirty(key);
         if !plain.is_empty() {

@@ -32,6 +32,7 @@ use super::system::System;
 use super::task::ConnectionTask;
 use super::wheel::Wheel;
 use super::{CACHED_TOPICS, NodeShared, READ_BUFFER, Worker};
+use crate::bans::InForce;
 use crate::metrics::{RefuseReason, WorkerCounters};
 
 /// Workers' threads are named so, with their number.
@@ -42,6 +43,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HAND_OVER_PAUSE: Duration = Duration::from_millis(1);
 /// Pause before the lease is looked at again.
 const FENCED_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that are held against new bans before others have their turn.
+const ENFORCED_A_TURN: usize = 1024;
 /// Time for the clients to read their last packets when the node shuts down.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -113,6 +116,7 @@ async fn run(
     // Before the settings are used: what comes later is seen.
     let mut live = node.live.subscribe();
     let rules = Arc::clone(&live.borrow().rules);
+    let mut bans = node.bans.subscribe();
     let worker: Shared = Rc::new(RefCell::new(Worker {
         id,
         origins: Origins { node: 0, next: first_sequence(id) },
@@ -139,6 +143,7 @@ async fn run(
         stalled: Vec::new(),
         unserved: false,
         flush: Rc::new(Notify::new()),
+        bans: Arc::clone(&bans.borrow_and_update()),
         listeners: Rc::new(states),
         rules,
         barriers: VecDeque::new(),
@@ -167,6 +172,7 @@ async fn run(
     spawn_local(barriers(Rc::clone(&worker)));
     spawn_local(replay(Rc::clone(&worker)));
     spawn_local(time(Rc::clone(&worker)));
+    spawn_local(enforce(Rc::clone(&worker), bans));
     loop {
         tokio::select! {
             // A standalone node has nobody who would change it: then only the other branch is left.
@@ -211,6 +217,21 @@ async fn run(
     }
 }
 
+/// Closes who is banned while connected, a part of the connections at a time.
+async fn enforce(worker: Shared, mut bans: watch::Receiver<Arc<InForce>>) {
+    while bans.changed().await.is_ok() {
+        let now = Arc::clone(&bans.borrow_and_update());
+        let keys = worker.borrow_mut().bans_changed(now);
+        for part in keys.chunks(ENFORCED_A_TURN) {
+            {
+                let mut worker = worker.borrow_mut();
+                part.iter().for_each(|key| worker.enforce(*key));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Each worker keeps the wills of its own clients.
 fn wills_of_a_worker(all: &WillSettings, workers: usize) -> WillSettings {
     let share = |most: usize| most.div_ceil(workers.max(1));
@@ -237,6 +258,10 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
         match listener.accept().await {
             Ok((socket, address)) => {
                 exhausted = false;
+                if worker.borrow().refuses(number, address) {
+                    worker.borrow().refused(RefuseReason::Banned);
+                    continue;
+                }
                 let states = Rc::clone(&worker.borrow().listeners);
                 if !states[usize::from(number)].opened() {
                     worker.borrow().refused(RefuseReason::Limit);

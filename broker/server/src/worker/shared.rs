@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::inbox::Inbox;
 use super::registry::ClientRegistry;
 use super::renew::Live;
+use crate::bans::{Bans, FlapWatch};
 use crate::features::Features;
 use crate::metrics::Metrics;
 
@@ -51,6 +52,10 @@ pub(crate) struct NodeShared {
     pub(crate) live: watch::Sender<Arc<Live>>,
     /// What it does besides publish and subscribe.
     pub(crate) features: Features,
+    /// Who may not connect.
+    pub(crate) bans: Arc<Bans>,
+    /// Counts CONNECT packets, where that is switched on.
+    pub(crate) flapping: Option<FlapWatch>,
     /// The numbers of all workers.
     pub(crate) metrics: Arc<Metrics>,
 }

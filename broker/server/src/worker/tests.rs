@@ -75,6 +75,8 @@ impl Lab {
             name: "test".into(),
             live: watch::Sender::new(Arc::new(Live::new(&features, &[]))),
             features,
+            bans: crate::bans::Bans::none(),
+            flapping: None,
             metrics: Arc::clone(&metrics),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();

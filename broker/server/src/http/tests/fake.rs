@@ -30,6 +30,21 @@ pub(super) fn identity() -> ClusterIdentity {
 }
 
 impl ControlOps for Fake {
+    fn bans(&self) -> Answer<'_, Bans> {
+        Box::pin(async { Ok(Bans { bans: Vec::new() }) })
+    }
+
+    fn ban(&self, request: BanRequest, by: String) -> Answer<'_, Ban> {
+        self.note(format!("ban {:?} {} by {by}", request.kind, request.value));
+        let BanRequest { kind, value, reason, until_ms, .. } = request;
+        Box::pin(async move { Ok(Ban { kind, value, reason, by, flapping: false, since_ms: 1, until_ms }) })
+    }
+
+    fn unban(&self, request: UnbanRequest) -> Answer<'_, Unbanned> {
+        self.note(format!("unban {:?} {}", request.kind, request.value));
+        Box::pin(async move { Ok(Unbanned { kind: request.kind, value: request.value }) })
+    }
+
     fn status(&self) -> Answer<'_, NodeStatus> {
         Box::pin(async {
             if self.hang.load(Ordering::Relaxed) {
