@@ -130,6 +130,11 @@ mqtt:
     retain: true
   authentication:
     testMethod: false
+flapping:
+  enable: false
+  maxCount: 15
+  window: 1m
+  banTime: 5m
 storage:
   walSegmentBytes: 64MiB
   ballastBytes: 16MiB

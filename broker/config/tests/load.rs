@@ -157,7 +157,7 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             "completely: 1\n",
             &[],
             &[],
-            "node.yaml:1:1: completely: unknown setting (known here: cluster, http, listeners",
+            "node.yaml:1:1: completely: unknown setting (known here: cluster, flapping, http, listeners",
         ),
         (
             "listeners:\n- name: a\n  bind: ':1'\n  ssl: {}\n",
