@@ -405,7 +405,6 @@ impl Worker {
         }
         self.hand_over_all();
         self.node.leaving.fetch_add(1, Ordering::AcqRel);
-        self.close_all(ReasonCode::ServerShuttingDown, self.node.lease.is_serving());
     }
 
     /// Closes every connection: the node shuts down, or may not serve any more. Without a lease, what was not written before it ran out is

@@ -197,7 +197,14 @@ async fn run(
     worker.borrow_mut().begin_end();
     let node = Arc::clone(&worker.borrow().node);
     let drained = async {
-        while worker.borrow().connections() > 0 || !node.all_leaving() {
+        // What a connection that closes has for a group goes to nobody of this node: a worker that has not got here yet would still be
+        // chosen, and might be gone before it gets it.
+        while !node.all_leaving() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let leased = node.lease.is_serving();
+        worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown, leased);
+        while worker.borrow().connections() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
