@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-import pytest
 import paho.mqtt.client as paho
 from harness import Client, LocalCluster, metric_sum, wait_until
 from wire import Wire
@@ -130,7 +129,6 @@ def test_a_node_that_hangs_keeps_no_message_of_a_group():
             os.kill(three.pid, signal.SIGCONT)
 
 
-@pytest.mark.xfail(strict=False, reason="about one run in six misses some 64 of the 800 messages: where they stay is not found yet")
 def test_a_node_that_stops_hands_over_what_its_clients_leave():
     count, wills = 800, 50
     with LocalCluster() as cluster:

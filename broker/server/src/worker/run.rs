@@ -45,6 +45,8 @@ const HAND_OVER_PAUSE: Duration = Duration::from_millis(1);
 const FENCED_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are held against new bans before others have their turn.
 const ENFORCED_A_TURN: usize = 1024;
+/// Time for all workers to know that the node ends.
+const AGREEMENT: Duration = Duration::from_secs(3);
 /// Time for the clients to read their last packets when the node shuts down.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -196,14 +198,17 @@ async fn run(
     }
     worker.borrow_mut().begin_end();
     let node = Arc::clone(&worker.borrow().node);
-    let drained = async {
-        // What a connection that closes has for a group goes to nobody of this node: a worker that has not got here yet would still be
-        // chosen, and might be gone before it gets it.
+    // What a connection that closes has for a group goes to nobody of this node: a worker that has not got here yet would still be
+    // chosen, and might be gone before it gets it. One that never gets here does not hold up the others.
+    let agreed = async {
         while !node.all_leaving() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let leased = node.lease.is_serving();
-        worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown, leased);
+    };
+    let _ = tokio::time::timeout(AGREEMENT, agreed).await;
+    let leased = node.lease.is_serving();
+    worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown, leased);
+    let drained = async {
         while worker.borrow().connections() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
