@@ -33,28 +33,53 @@ fn act_on(node: &Arc<Node>, fate: Fate) {
         Fate::Unknown | Fate::Active => {}
         Fate::Replaced { id } => node.fail(Fatal::Replaced { id }),
         Fate::Left { id } => {
-            if *node.stage.borrow() == Stage::Leaving {
-                node.set_stage(Stage::Left);
-                node.spawn(retire(Arc::clone(node)));
-            } else if *node.stage.borrow() != Stage::Left {
-                // Nobody asked this node to leave while it listened: its directory is of no use any more.
-                node.fail(Fatal::Left { id });
+            let stage = node.stage.borrow().clone();
+            match stage {
+                Stage::Leaving => {
+                    node.set_stage(Stage::Left);
+                    node.spawn(retire(Arc::clone(node)));
+                }
+                // The groups stopped talking to it before it heard that it was asked to leave.
+                Stage::Member => {
+                    if begin_to_leave(node) {
+                        node.spawn(leave_at_once(Arc::clone(node)));
+                    }
+                }
+                Stage::Left => {}
+                // It was not a member yet in this run: its directory is of no use any more.
+                _ => node.fail(Fatal::Left { id }),
             }
         }
         Fate::Leaving => {
-            let first = node.stage.send_if_modified(|stage| {
-                let first = *stage == Stage::Member;
-                if first {
-                    *stage = Stage::Leaving;
-                }
-                first
-            });
-            if first {
-                info!("leaving the cluster");
+            if begin_to_leave(node) {
                 node.spawn(depart(Arc::clone(node)));
             }
         }
     }
+}
+
+/// Whether this was the first to say so.
+fn begin_to_leave(node: &Node) -> bool {
+    let first = node.stage.send_if_modified(|stage| {
+        let first = *stage == Stage::Member;
+        if first {
+            *stage = Stage::Leaving;
+        }
+        first
+    });
+    if first {
+        info!("leaving the cluster");
+    }
+    first
+}
+
+/// It is out already.
+async fn leave_at_once(node: Arc<Node>) {
+    if let Some(running) = node.running() {
+        lease::release(&node, running).await;
+    }
+    node.set_stage(Stage::Left);
+    retire(node).await;
 }
 
 /// The others have forgotten this node, but its own log may call it a voter still: without this it would ask for votes for ever.

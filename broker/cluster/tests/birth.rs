@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Lab, bootstrap, eventually, members, serving};
+use common::{Lab, bootstrap, eventually, has_left, members, serving};
 use raftmq_cluster::{ControlError, Stage};
 
 const MANY: usize = 4;
@@ -75,17 +75,7 @@ async fn three_become_five_and_three_again() {
     leaving.sort();
     let (left, stay): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| leaving.contains(&p.name));
     for p in &left {
-        eventually("who leaves stops serving and is out", || {
-            !p.is_serving() && *p.cluster.stage().borrow() == Stage::Left
-        })
-        .await;
-    }
-    for p in &left {
-        // Nothing of it asks for votes any more, whatever its own log says.
-        eventually("its groups are stopped", || {
-            p.cluster.status().groups.iter().all(|(_, group)| group.role == raftmq_raft::Role::Stopped)
-        })
-        .await;
+        has_left(p).await;
     }
     for p in &stay {
         eventually("three members", || members(p).len() == 3).await;

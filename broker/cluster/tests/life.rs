@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{LEASE, Lab, Process, eventually, members, serving};
+use common::{LEASE, Lab, Process, eventually, has_left, members, serving};
 use raftmq_cluster::{BarrierError, Fatal, Phase, Stage};
 use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
 use raftmq_routing::{ForwardFrame, SharedForward, Tried};
@@ -253,6 +253,24 @@ async fn a_dead_member_is_taken_out_and_its_directory_is_refused() {
     let again = lab.start(&name, &["n1", "n2", "n3", "n4"]).await;
     let fatal = tokio::time::timeout(Duration::from_secs(20), again.cluster.failed()).await.unwrap();
     assert_eq!(fatal, Fatal::Left { id: voter });
+}
+
+/// The groups do not tell it: it is no member of them any more when it hears of the others again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_was_cut_off_while_it_was_asked_to_leave_leaves() {
+    let lab = Lab::new();
+    let all = lab.form(&["n1", "n2", "n3", "n4"]).await;
+    let leader = all[0].meta_leader().unwrap();
+    let cut = all.iter().position(|p| p.id() != leader).unwrap();
+    all[cut].cluster.isolate(true);
+    let stay: Vec<_> = all.iter().enumerate().filter(|(at, _)| *at != cut).map(|(_, p)| p).collect();
+    stay[0].cluster.control().leave(&all[cut].name).await.unwrap();
+    for p in stay {
+        eventually("three members", || members(p).len() == 3).await;
+    }
+    assert_eq!(*all[cut].cluster.stage().borrow(), Stage::Member);
+    all[cut].cluster.isolate(false);
+    has_left(&all[cut]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftmq_cluster::{Cluster, ClusterConfig, Forwarded, LeaseParams, StartError};
+use raftmq_cluster::{Cluster, ClusterConfig, Forwarded, LeaseParams, Stage, StartError};
 use raftmq_discovery::{DiscoverySettings, Strategy};
 use raftmq_links::pki::{ClusterCa, TlsMaterial};
 use raftmq_links::{LinkConfig, LinkOptions};
-use raftmq_raft::RaftOptions;
+use raftmq_raft::{RaftOptions, Role};
 use raftmq_routing::{LocalRoutesOptions, SharedRoutes, Targets};
 use raftmq_storage::{StoreOptions, WalOptions};
 
@@ -194,20 +194,31 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 pub async fn serving(all: &[Process]) {
-    let describe = || {
-        all.iter()
-            .map(|p| {
-                let s = p.cluster.status();
-                format!("{} {:?} {:?} {:?} {}", p.name, s.stage, s.phase, s.raft_id, s.detail)
-            })
-            .collect::<Vec<_>>()
-            .join("; ")
-    };
     let deadline = Instant::now() + Duration::from_secs(40);
     while !all.iter().all(Process::is_serving) {
-        assert!(Instant::now() < deadline, "not all serve: {}", describe());
+        assert!(Instant::now() < deadline, "not all serve: {}", describe(all));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A node that was asked to leave serves no more and is out.
+pub async fn has_left(process: &Process) {
+    let stopped = || process.cluster.status().groups.iter().all(|(_, group)| group.role == Role::Stopped);
+    let deadline = Instant::now() + Duration::from_secs(40);
+    // Nothing of it asks for votes any more, whatever its own log says.
+    while process.is_serving() || *process.cluster.stage().borrow() != Stage::Left || !stopped() {
+        assert!(Instant::now() < deadline, "it has not left: {}", describe(std::slice::from_ref(process)));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn describe(all: &[Process]) -> String {
+    let of = |p: &Process| {
+        let s = p.cluster.status();
+        let groups: Vec<_> = s.groups.iter().map(|(name, g)| format!("{name} {:?} {:?}", g.role, g.voters)).collect();
+        format!("{} {:?} {:?} {:?} {} {groups:?}", p.name, s.stage, s.phase, s.raft_id, s.detail)
+    };
+    all.iter().map(of).collect::<Vec<_>>().join("; ")
 }
 
 /// Members by name, as a node knows them.
