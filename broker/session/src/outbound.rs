@@ -101,6 +101,9 @@ pub(crate) struct Outbound {
     /// How many in flight are `counted`.
     counted: u16,
     last_id: u16,
+    /// One of the identifiers in flight was there still when all others had been used since: they do not go up from the first to
+    /// `last_id` any more.
+    lapped: bool,
 }
 
 impl Outbound {
@@ -293,6 +296,10 @@ impl Outbound {
         self.counted -= u16::from(flight.counted);
         self.unsent_releases -= u16::from(flight.message.is_none() && !flight.here);
         self.resumed -= u16::from(at < usize::from(self.resumed));
+        if self.lapped && at == 0 {
+            let (first, flight) = (self.first_id(), &self.flight);
+            self.lapped = !flight.iter().is_sorted_by_key(|flight| flight.id.get().wrapping_sub(first));
+        }
         if self.flight.is_empty() && self.flight.capacity() > 64 {
             self.flight = VecDeque::new();
         }
@@ -425,17 +432,35 @@ impl Outbound {
     fn free_id(&mut self) -> NonZeroU16 {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
-            if let Some(id) = NonZeroU16::new(self.last_id)
-                && self.position(id).is_none()
-            {
+            let Some(id) = NonZeroU16::new(self.last_id) else { continue };
+            if !self.lapped && id.get() != self.first_id() {
+                return id;
+            }
+            // The first one is met: those after it are where they were left.
+            self.lapped = true;
+            if !self.flight.iter().any(|flight| flight.id == id) {
                 return id;
             }
         }
     }
 
+    /// Of the messages in flight; 0 if there are none.
+    fn first_id(&self) -> u16 {
+        self.flight.front().map_or(0, |flight| flight.id.get())
+    }
+
     fn position(&self, id: NonZeroU16) -> Option<usize> {
-        // Mostly the first one.
-        self.flight.iter().position(|flight| flight.id == id)
+        if self.lapped {
+            return self.flight.iter().position(|flight| flight.id == id);
+        }
+        let first = self.first_id();
+        let distance = |id: NonZeroU16| id.get().wrapping_sub(first);
+        // Mostly none in between is gone, and so it is that far from the first one.
+        let guess = usize::from(distance(id));
+        if self.flight.get(guess).is_some_and(|flight| flight.id == id) {
+            return Some(guess);
+        }
+        self.flight.binary_search_by_key(&distance(id), |flight| distance(flight.id)).ok()
     }
 }
 

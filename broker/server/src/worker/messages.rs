@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use raftmq_mqtt::{Message, QoS};
+use raftmq_mqtt::{Message, PacketType, QoS};
 use raftmq_session::{Delivery, Forms, Matched, Now, SubscriptionInfo};
 
 use super::connection::{count_as, drop_reason};
@@ -84,6 +84,9 @@ impl Worker {
                 }
                 if let Delivery::Sent(qos) = delivery {
                     self.counters.messages_out(count_as(qos), 1, written);
+                    if conn.outlet.is_counted(written) {
+                        self.counters.packet_out(PacketType::Publish);
+                    }
                     self.mark_dirty(key);
                 }
                 delivery

@@ -159,6 +159,16 @@ impl Outlet {
         }
     }
 
+    /// The last `length` bytes are one packet, which the caller counts. False: others before it are not counted yet, and it is
+    /// counted with them.
+    pub(crate) fn is_counted(&mut self, length: usize) -> bool {
+        let alone = self.counted + length == self.bytes.len();
+        if alone {
+            self.counted = self.bytes.len();
+        }
+        alone
+    }
+
     /// Whether a connection that closes has nothing left to say, the layers' last words included.
     pub(crate) fn is_done(&self) -> bool {
         self.is_empty() && self.layered.as_ref().is_none_or(|layered| layered.closed)
@@ -361,5 +371,11 @@ mod tests {
         outlet.buffer(&mut spares).extend_from_slice(&[0x40, 2, 0, 1]);
         assert_eq!(count(&mut outlet), [PacketType::PubAck]);
         assert_eq!(count(&mut outlet), []);
+        // One that its writer counts, alone and behind another.
+        outlet.buffer(&mut spares).extend_from_slice(&large);
+        assert!(outlet.is_counted(large.len()));
+        outlet.buffer(&mut spares).extend_from_slice(&[&[0x40, 2, 0, 2], &large[..]].concat());
+        assert!(!outlet.is_counted(large.len()));
+        assert_eq!(count(&mut outlet), [PacketType::PubAck, PacketType::Publish]);
     }
 }

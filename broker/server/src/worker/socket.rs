@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::quic::QuicStream;
@@ -64,7 +65,7 @@ impl Socket {
     /// Reads without waiting. A stream of QUIC that has nothing wakes the task of `context` when that changes.
     pub(crate) fn try_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(socket) => socket.try_read(buffer),
+            Self::Tcp(socket) => try_read(socket, buffer),
             Self::Quic(stream) => ready(stream.borrow_mut().receive.poll_read(context, buffer).map_err(Into::into)),
         }
     }
@@ -122,6 +123,22 @@ impl Socket {
             }
         }
     }
+}
+
+/// A read that does not fill the buffer has taken all there was: the reactor tells of what comes then, and the socket need not be
+/// asked once more to say that it is empty. (Readiness is by edges: what comes after the read is one, and so is the end of the stream.)
+fn try_read(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let size = buffer.len();
+    let mut short = None;
+    let read = socket.try_io(Interest::READABLE, || match recv(socket, &mut *buffer, RecvFlags::empty())?.1 {
+        count if count > 0 && count < size => {
+            short = Some(count);
+            // Not ready any more.
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        count => Ok(count),
+    });
+    short.map_or(read, Ok)
 }
 
 fn ready(poll: Poll<io::Result<usize>>) -> io::Result<usize> {

@@ -179,6 +179,33 @@ fn identifiers_in_flight_are_not_used_again() {
     }
 }
 
+/// [MQTT-2.2.1-4], [MQTT-4.3.2-1], [MQTT311-2.3.1-4]: whatever is acknowledged when, also long after all other identifiers came round.
+#[test]
+fn each_identifier_in_flight_is_there_once_and_found() {
+    for stays in [1, 5_000, 90_000] {
+        let mut peer = window(V4, 40);
+        let mut flight: Vec<(u16, u32)> = Vec::new();
+        let mut random = 1_u64;
+        for round in 0..200_000_u32 {
+            if flight.len() == 40 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                // Mostly the first one; one of 4,096 stays until it is old.
+                let any = if random >> 61 == 0 { (random >> 33) as usize % 40 } else { 0 };
+                let old = |&(id, since): &(u16, u32)| id % 4_096 != 0 || since.wrapping_add(stays) < round;
+                let at = (any..40).chain(0..any).find(|at| old(&flight[*at])).unwrap();
+                let (id, _) = flight.remove(at);
+                peer.puback(id);
+                assert_eq!(peer.connection.session().messages().0, 39, "{id} was in flight");
+            }
+            peer.deliver(&message("m", QoS::AtLeastOnce), &at(QoS::AtLeastOnce));
+            let (_, id, _) = peer.deliveries().pop().unwrap();
+            assert!(!flight.iter().any(|(known, _)| *known == id), "{id} is in flight");
+            flight.push((id, round));
+        }
+        assert_eq!(peer.closed(), None);
+    }
+}
+
 #[test]
 fn the_queue_is_bounded_by_bytes() {
     let limits = SessionLimits { max_queued_bytes: 2_500, ..SessionLimits::default() };
