@@ -355,6 +355,8 @@ impl Worker {
     fn forget(&mut self, client: Key, state: SessionState) {
         self.end_session(client, state);
         if let Some(entry) = self.clients.remove(client) {
+            // Its place goes to another client, who would get what is meant for it.
+            debug_assert_eq!(entry.subscriptions, 0, "subscriptions of a client that is forgotten");
             self.by_id.remove(&entry.id);
             raftmq_routing::shrink(&mut self.by_id);
             self.release(&entry.id);

@@ -203,7 +203,7 @@ impl Worker {
     /// `[MQTT-3.10.4-2]` `[MQTT311-3.10.4-2]`.
     fn is_member(&mut self, chosen: &ChosenMember) -> bool {
         let key = client_of(chosen.member);
-        self.effective_subscription(key, &chosen.filter)
+        self.stands_for(key, &chosen.filter).is_some()
     }
 
     /// Gives a message to a member on this worker; false: it does not take it.

@@ -93,8 +93,9 @@ impl Worker {
         client: Key,
         item: &SubscribeItem,
     ) -> Result<(Arc<str>, bool), ReasonCode> {
-        let filter = self.rename(key, client, &item.filter)?;
+        let filter = self.renamed(key, &item.filter)?;
         let new = self.add_effective(client, &filter, item.info())?;
+        self.note_name(client, &item.filter, &filter);
         Ok((filter, new))
     }
 
@@ -129,8 +130,8 @@ impl Worker {
         Ok(new)
     }
 
-    /// The filter that the rules make of a session's, and notes it with the client.
-    fn rename(&mut self, key: Key, client: Key, filter: &Arc<str>) -> Result<Arc<str>, ReasonCode> {
+    /// The filter that the rules make of a session's now.
+    fn renamed(&mut self, key: Key, filter: &Arc<str>) -> Result<Arc<str>, ReasonCode> {
         if !self.rules.rewriter.subscribes() {
             return Ok(Arc::clone(filter));
         }
@@ -140,27 +141,34 @@ impl Worker {
         let limits = limits_of(&self.node, &self.listeners, conn.listener);
         let mount = limits.mount_point.as_deref();
         let own = mount::client_filter(mount, filter);
-        let renamed = match self.rules.rewriter.filter(&own, &conn.vars()) {
-            Ok(renamed) => renamed.map(|new| Arc::<str>::from(mount::mounted_filter(mount, new))),
+        match self.rules.rewriter.filter(&own, &conn.vars()) {
+            Ok(Some(new)) => Ok(mount::mounted_filter(mount, new).into()),
+            Ok(None) => Ok(Arc::clone(filter)),
             Err(error) => {
                 tracing::debug!(client = %conn.session.client_id(), %error, "a SUBSCRIBE is refused");
-                return Err(RewriteError::SUBSCRIBE);
+                Err(RewriteError::SUBSCRIBE)
             }
-        };
-        let Some(entry) = self.clients.get_mut(client) else {
-            return Err(ReasonCode::UnspecifiedError);
-        };
-        let old = match (&renamed, &mut entry.renamed) {
-            (Some(new), names) => names.get_or_insert_default().insert(Arc::clone(filter), Arc::clone(new)),
-            (None, Some(names)) => names.remove(filter),
-            (None, None) => None,
-        };
-        let new = renamed.unwrap_or_else(|| Arc::clone(filter));
-        if let Some(old) = old.filter(|old| *old != new && !self.effective_subscription(client, old)) {
-            // A client's user name or address has changed, and with it what its filter stands for.
-            self.remove_effective(client, &[old]);
         }
-        Ok(new)
+    }
+
+    /// Notes what a filter of a client's session stands for. What it stood for before goes: the rules, or the client's user name or address,
+    /// may have changed since it subscribed first.
+    fn note_name(&mut self, client: Key, filter: &Arc<str>, new: &Arc<str>) {
+        let Some(entry) = self.clients.get_mut(client) else {
+            return;
+        };
+        let old = if filter == new {
+            entry.renamed.as_mut().and_then(|names| names.remove(filter))
+        } else {
+            let names = entry.renamed.get_or_insert_default();
+            Some(names.insert(Arc::clone(filter), Arc::clone(new)).unwrap_or_else(|| Arc::clone(filter)))
+        };
+        if entry.renamed.as_ref().is_some_and(|names| names.is_empty()) {
+            entry.renamed = None;
+        }
+        if let Some(old) = old.filter(|old| old != new) {
+            self.release_effective(client, vec![old]);
+        }
     }
 
     /// What a filter of a client's session stands for.
@@ -169,19 +177,16 @@ impl Worker {
         names.and_then(|names| names.get(filter)).unwrap_or(filter).clone()
     }
 
-    /// Whether a client has a subscription that stands for this filter.
-    pub(super) fn effective_subscription(&mut self, client: Key, filter: &str) -> bool {
-        let Some(entry) = self.clients.get_mut(client) else {
-            return false;
-        };
-        let Some(session) = session_in(&entry.state, &mut self.conns) else {
-            return false;
-        };
+    /// The options of a client's subscription that stands for this filter; of several, of one with the highest QoS.
+    pub(super) fn stands_for(&mut self, client: Key, filter: &str) -> Option<SubscriptionInfo> {
+        let entry = self.clients.get_mut(client)?;
+        let session = session_in(&entry.state, &mut self.conns)?;
         let Some(names) = &entry.renamed else {
-            return has_filter(session, filter);
+            return session.subscription(filter);
         };
-        (has_filter(session, filter) && !names.contains_key(filter))
-            || names.iter().any(|(own, new)| **new == *filter && has_filter(session, own))
+        let plain = session.subscription(filter).filter(|_| !names.contains_key(filter));
+        let renamed = names.iter().filter(|(_, new)| ***new == *filter);
+        renamed.filter_map(|(own, _)| session.subscription(own)).chain(plain).max_by_key(|info| info.options.qos)
     }
 
     /// The answer to a SUBSCRIBE, then the retained messages. Nobody gets them if the connection has ended, or another one has taken the
@@ -338,17 +343,28 @@ impl Worker {
             return;
         };
         if let Some(names) = &mut entry.renamed {
-            let mut effective: Vec<Arc<str>> =
+            let effective: Vec<Arc<str>> =
                 filters.iter().map(|filter| names.remove(filter).unwrap_or_else(|| Arc::clone(filter))).collect();
             if names.is_empty() {
                 entry.renamed = None;
             }
-            // A rule may have made one of several filters, some of which the session still has.
-            effective.retain(|filter| !self.effective_subscription(client, filter));
-            self.remove_effective(client, &effective);
+            self.release_effective(client, effective);
         } else {
             self.remove_effective(client, filters);
         }
+    }
+
+    /// Filters for which one that is gone stood. A rule may have made one of several: it stays for the others, with their options.
+    fn release_effective(&mut self, client: Key, mut effective: Vec<Arc<str>>) {
+        effective.retain(|filter| match self.stands_for(client, filter) {
+            Some(info) => {
+                // It is there, and so it is new to nobody; a claim was made.
+                let _ = self.add_effective(client, filter, info);
+                false
+            }
+            None => true,
+        });
+        self.remove_effective(client, &effective);
     }
 
     fn remove_effective(&mut self, client: Key, filters: &[Arc<str>]) {

@@ -150,6 +150,54 @@ fn a_filter_ends_with_the_last_one_that_stands_for_it() {
     node.wait_metric("raftmq_subscriptions", 1);
 }
 
+/// And with the options of one that the client still has.
+#[test]
+fn what_stays_of_two_filters_that_are_one_has_its_own_options() {
+    let node = Node::start_with("{rewrite: [{source: 'x/#', regex: '^x/(.+)$', destination: 'y/$1'}]}", "", None);
+    let mut reader = Client::connect(node.mqtt, "reader");
+    let mut publisher = Client::connect(node.mqtt, "publisher");
+    reader.subscribe("y/1", QoS::AtLeastOnce);
+    reader.subscribe("x/1", QoS::AtMostOnce);
+    reader.send(&unsubscribe(3, "x/1"));
+    assert!(matches!(reader.receive(), Got::Other(_)));
+    publisher.send(&publish("y/1", b"m", Some(1)));
+    let got = reader.receive();
+    assert!(matches!(got, Got::Publish { qos: QoS::AtLeastOnce, .. }), "{got:?}");
+}
+
+/// What a rule makes of a filter depends on the user name, which a session does not keep.
+#[test]
+fn a_filter_that_stands_for_another_one_now_stands_for_no_other() {
+    for filter in ["a/z", "$exclusive/a/z", "$share/g/a/z"] {
+        for names in [[None, Some("u")], [Some("u"), None], [Some("u"), Some("v")]] {
+            let rules = "{rewrite: [{source: 'a/#', regex: '^a/(.+)$', destination: 'b/${username}/$1'}]}";
+            let node = Node::start_with(rules, "", None);
+            for username in names {
+                let mut client = Client::open(node.mqtt);
+                client.send(&Hello { id: "c", username, expiry_s: 60, ..Hello::default() }.packet());
+                assert!(matches!(client.receive(), Got::ConnAck { .. }));
+                client.send(&crate::client::subscribe(1, filter, QoS::AtLeastOnce));
+                // Without a user name the rule has nothing to put there.
+                let got = client.receive();
+                assert!(matches!(&got, Got::SubAck(codes) if codes[0] == ReasonCode::GrantedQoS1), "{got:?}");
+                assert_eq!(node.metric("raftmq_subscriptions"), 1, "{filter} {names:?}");
+                if username == names[1] {
+                    client.send(&unsubscribe(3, filter));
+                    assert!(matches!(client.receive(), Got::Other(_)));
+                }
+            }
+            assert_eq!(node.metric("raftmq_subscriptions"), 0, "{filter} {names:?}");
+            assert_eq!(node.metric("raftmq_exclusive_subscriptions"), 0, "{filter} {names:?}");
+            let mut publisher = Client::connect(node.mqtt, "publisher");
+            for topic in ["a/z", "b/u/z", "b/v/z"] {
+                publisher.send(&publish(topic, b"m", Some(1)));
+                let nobody = Got::PubAck { packet_id: 1, reason: ReasonCode::NoMatchingSubscribers };
+                assert_eq!(publisher.receive(), nobody, "{topic} {filter} {names:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn subscriptions_that_nobody_asked_for() {
     let node = Node::start_with("{autoSubscribe: [{topic: 'inbox/${clientid}', qos: 1}, {topic: 'u/%u'}]}", "", None);

@@ -4,7 +4,7 @@ use raftmq_mqtt::{QoS, ReasonCode};
 
 use crate::client::{Client, Got, publish, subscribe};
 use crate::process::Node;
-use crate::words::publish_with;
+use crate::words::{publish_with, unsubscribe};
 
 const LISTENERS: &str = "- {name: mqtt, bind: '@0', zone: a}
 - {name: other, bind: '@1'}
@@ -109,4 +109,46 @@ fn limits_of_connections_rules_and_log_change_and_what_cannot_is_named() {
     Client::connect(node.addresses[1], "third").send(&[0xFF, 0xFF]);
     node.wait_metric("raftmq_protocol_errors_total", 1);
     assert!(!node.log()[mark..].contains("DEBUG"), "{}", &node.log()[mark..]);
+}
+
+/// A filter that is subscribed to again stands for what the rules make of it now, and for nothing else.
+#[test]
+fn a_rule_that_comes_or_goes_leaves_no_subscription_behind() {
+    let rule = "{rewrite: [{source: a/#, regex: '^a/(.+)$', destination: 'b/$1'}]}";
+    let (none, some) = ("mqtt: {}".to_owned(), format!("mqtt: {rule}"));
+    for (before, after) in [(&some, &none), (&none, &some)] {
+        let node = Node::with_listeners("- {name: mqtt, bind: '@0'}", &[]);
+        let mut reloads = 0;
+        if *before != none {
+            node.edit(&none, before);
+            node.reload(reloads);
+            reloads += 1;
+        }
+        let mut client = Client::connect(node.mqtt, "c");
+        client.subscribe("a/x", QoS::AtLeastOnce);
+        node.edit(before, after);
+        node.reload(reloads);
+        // The worker takes the new rules in its turn.
+        let deadline = std::time::Instant::now() + crate::client::PATIENCE;
+        let mut renames = || {
+            client.subscribe("a/probe", QoS::AtMostOnce);
+            client.send(&publish("b/probe", b"", Some(1)));
+            loop {
+                if let Got::PubAck { reason, .. } = client.receive() {
+                    return reason == ReasonCode::Success;
+                }
+            }
+        };
+        while renames() != (*after == some) {
+            assert!(std::time::Instant::now() < deadline, "{after}");
+        }
+        client.send(&unsubscribe(3, "a/probe"));
+        while !matches!(client.receive(), Got::Other(_)) {}
+        assert_eq!(node.metric("raftmq_subscriptions"), 1, "{after}");
+        client.subscribe("a/x", QoS::AtLeastOnce);
+        assert_eq!(node.metric("raftmq_subscriptions"), 1, "{after}");
+        client.send(&unsubscribe(3, "a/x"));
+        assert!(matches!(client.receive(), Got::Other(_)));
+        assert_eq!(node.metric("raftmq_subscriptions"), 0, "{after}");
+    }
 }
