@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::topic::{TopicError, validate_topic};
@@ -15,6 +16,8 @@ use crate::{PacketType, Properties, Property, PropertyError, PropertyPlace, Publ
 /// received at u64, expires at u64, then topic, publisher, properties, payload.
 const FORMAT: u8 = 1;
 const HEADER: usize = 48;
+/// Larger messages are gathered in an allocation of their own.
+const ON_THE_STACK: usize = 1024;
 
 const QOS_BITS: u8 = 0b11;
 const RETAIN: u8 = 1 << 2;
@@ -110,21 +113,27 @@ impl Message {
             | if expires_at_ms.is_some() { EXPIRES } else { 0 };
 
         let total = HEADER + publish.topic.len() + publisher.len() + kept.length + publish.payload.len();
-        let mut writer = ExactWriter::new(total);
-        writer.put(&[FORMAT, flags]);
-        writer.put(&publisher_length.to_le_bytes());
-        writer.put(&topic_length.to_le_bytes());
-        writer.put(&[0; 2]);
-        writer.put(&properties_length.to_le_bytes());
-        writer.put(&payload_length.to_le_bytes());
-        for number in [origin.node, origin.sequence, received_at_ms, expires_at_ms.unwrap_or(0)] {
-            writer.put(&number.to_le_bytes());
+        let mut header = [0; HEADER];
+        header[0] = FORMAT;
+        header[1] = flags;
+        header[2..4].copy_from_slice(&publisher_length.to_le_bytes());
+        header[4..6].copy_from_slice(&topic_length.to_le_bytes());
+        header[8..12].copy_from_slice(&properties_length.to_le_bytes());
+        header[12..16].copy_from_slice(&payload_length.to_le_bytes());
+        for (at, number) in
+            [origin.node, origin.sequence, received_at_ms, expires_at_ms.unwrap_or(0)].into_iter().enumerate()
+        {
+            header[16 + 8 * at..24 + 8 * at].copy_from_slice(&number.to_le_bytes());
         }
-        writer.put(publish.topic.as_bytes());
-        writer.put(publisher.as_bytes());
-        kept.segments().for_each(|segment| writer.put(segment));
-        writer.put(publish.payload);
-        Ok(Self(writer.finish()))
+        // Gathered where nothing is filled with zeros first, then copied into the one allocation.
+        let mut bytes = SmallVec::<[u8; ON_THE_STACK]>::with_capacity(total);
+        bytes.extend_from_slice(&header);
+        bytes.extend_from_slice(publish.topic.as_bytes());
+        bytes.extend_from_slice(publisher.as_bytes());
+        kept.segments().for_each(|segment| bytes.extend_from_slice(segment));
+        bytes.extend_from_slice(publish.payload);
+        debug_assert_eq!(bytes.len(), total);
+        Ok(Self(Arc::from(&bytes[..])))
     }
 
     /// The topic name.
@@ -351,30 +360,6 @@ fn u16_at(bytes: &[u8], at: usize) -> usize {
 
 fn u32_at(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(array_at(bytes, at)) as usize
-}
-
-/// Fills a shared slice whose length is known beforehand: one allocation, where a `Vec` made into an `Arc` takes two.
-struct ExactWriter {
-    bytes: Arc<[u8]>,
-    at: usize,
-}
-
-impl ExactWriter {
-    fn new(length: usize) -> Self {
-        // The iterator knows its length, so that this allocates once.
-        Self { bytes: std::iter::repeat_n(0, length).collect(), at: 0 }
-    }
-
-    fn put(&mut self, bytes: &[u8]) {
-        let target = Arc::get_mut(&mut self.bytes).expect("not shared before it is finished");
-        target[self.at..self.at + bytes.len()].copy_from_slice(bytes);
-        self.at += bytes.len();
-    }
-
-    fn finish(self) -> Arc<[u8]> {
-        debug_assert_eq!(self.at, self.bytes.len());
-        self.bytes
-    }
 }
 
 #[cfg(test)]

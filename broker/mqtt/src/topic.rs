@@ -45,12 +45,11 @@ pub enum TopicError {
 /// Checks a topic name.
 pub fn validate_topic(topic: &str) -> Result<(), TopicError> {
     validate_length(topic)?;
-    for byte in topic.bytes() {
-        match byte {
-            0 => return Err(TopicError::Nul),
-            b'+' | b'#' => return Err(TopicError::Wildcard),
-            _ => {}
-        }
+    // Mostly there is none, which is found without a branch for each byte.
+    let is_bad = |byte: u8| (byte == 0) | (byte == b'+') | (byte == b'#');
+    if topic.bytes().fold(false, |bad, byte| bad | is_bad(byte)) {
+        let first = topic.bytes().find(|byte| is_bad(*byte));
+        return Err(if first == Some(0) { TopicError::Nul } else { TopicError::Wildcard });
     }
     Ok(())
 }

@@ -71,7 +71,9 @@ impl<'a> Cursor<'a> {
     /// character like any other (`[MQTT-1.5.4-3]`, `[MQTT311-1.5.3-3]`).
     pub(crate) fn text(&mut self) -> Result<&'a str, FieldError> {
         let text = std::str::from_utf8(self.binary()?).map_err(|_| FieldError::Utf8)?;
-        if text.contains('\0') { Err(FieldError::Nul) } else { Ok(text) }
+        // Without a branch for each byte.
+        let has_nul = text.bytes().fold(false, |found, byte| found | (byte == 0));
+        if has_nul { Err(FieldError::Nul) } else { Ok(text) }
     }
 
     /// `[MQTT-1.5.7-1]`

@@ -16,12 +16,11 @@ pub(super) const EXCLUSIVE: u32 = 1 << 31;
 impl Worker {
     /// Gives a message to the subscribers of this worker: those with a filter that its topic name matches `[MQTT-3.3.2-3]`
     /// `[MQTT311-3.3.2-3]`.
-    pub(super) fn deliver(&mut self, message: &Message) {
+    pub(super) fn deliver(&mut self, message: &Message, now: Now) {
         let mut matched = std::mem::take(&mut self.matched);
         self.index.matches(message.topic(), |client, info| matched.push((client & !EXCLUSIVE, *info)));
         self.leave_out_own(message, &mut matched);
         if !matched.is_empty() {
-            let now = self.node.clock.now();
             let mut forms = Forms::new(message.clone(), now);
             for_each_client(&mut matched, self.node.features.merge, |client, matched| {
                 if let Some(reason) = self.deliver_to(client, matched, &mut forms, now) {
@@ -132,10 +131,11 @@ impl Worker {
         if self.arrived.is_empty() {
             return;
         }
+        let now = self.node.clock.now();
         let mut others = VecDeque::new();
         while let Some(item) = self.arrived.pop_front() {
             match item {
-                Item::Publish(message) => self.deliver(&message),
+                Item::Publish(message) => self.deliver(&message, now),
                 Item::Shared(shared) => self.receive_shared(*shared),
                 other => others.push_back(other),
             }

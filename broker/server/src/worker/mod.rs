@@ -50,7 +50,7 @@ use raftmq_features::wills::PendingWills;
 use raftmq_mqtt::Message;
 use raftmq_routing::{SubscriptionIndex, Targets, TopicCache};
 use raftmq_session::{
-    Action, CloseReason, Connection, Origins, OwnedWill, SessionLimits, SessionState, SubscriptionInfo,
+    Action, CloseReason, Connection, Now, Origins, OwnedWill, SessionLimits, SessionState, SubscriptionInfo,
 };
 use raftmq_transport::PeerInfo;
 use tokio::sync::Notify;
@@ -200,6 +200,8 @@ pub(crate) struct Worker {
     /// Ends of sessions that are not connected.
     expiries: Wheel,
     due: Vec<Key>,
+    /// When the bytes were taken that are parsed now.
+    read_at: Now,
     read_buffer: Vec<u8>,
     /// What a read carried of MQTT, where layers are in between.
     plain: Vec<u8>,

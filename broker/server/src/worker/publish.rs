@@ -51,7 +51,11 @@ impl Worker {
         let sent = self.sent;
         let plain =
             message.topic_bytes().first() != Some(&b'$') && !message.retain() && !self.rules.rewriter.publishes();
-        let result = if plain { Ok(self.route(&message, Reach::Cluster)) } else { self.publish_other(key, message) };
+        let result = if plain {
+            Ok(self.route(&message, Reach::Cluster, self.read_at))
+        } else {
+            self.publish_other(key, message)
+        };
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
@@ -156,7 +160,7 @@ impl Worker {
     fn publish_now(&mut self, message: &Message, now: Now, tell: bool, reach: Reach) -> Result<Routed, ReasonCode> {
         let node = Arc::clone(&self.node);
         if !message.retain() || !node.features.retain {
-            return Ok(self.route(message, reach));
+            return Ok(self.route(message, reach, now));
         }
         let mut retained = node.features.retained_mut();
         let outcome = retained.set(message, now.unix_ms);
@@ -170,7 +174,7 @@ impl Worker {
                 return Err(ReasonCode::QuotaExceeded);
             }
         }
-        let routed = self.route(message, reach);
+        let routed = self.route(message, reach, now);
         for (inbox, outgoing) in node.inboxes.iter().zip(&mut self.outgoing) {
             inbox.push_all(outgoing);
         }
@@ -201,7 +205,7 @@ impl Worker {
     }
 
     /// Hands a message to everybody who has subscribers of it.
-    pub(super) fn route(&mut self, message: &Message, reach: Reach) -> Routed {
+    pub(super) fn route(&mut self, message: &Message, reach: Reach, now: Now) -> Routed {
         let mut targets = std::mem::take(&mut self.targets);
         targets.clone_from(self.cache.lookup(message.topic()));
         if reach == Reach::Node {
@@ -210,7 +214,7 @@ impl Worker {
         let mut routed = Routed { matched: !targets.is_empty(), stalled: false };
         for worker in targets.workers() {
             if worker == self.id {
-                self.deliver(message);
+                self.deliver(message, now);
             } else {
                 routed.stalled |= self.send_to(worker, Item::Publish(message.clone()));
             }

@@ -186,6 +186,7 @@ impl Worker {
     fn parse(&mut self, key: Key, bytes: &[u8]) -> usize {
         let node = Arc::clone(&self.node);
         let now = node.clock.now();
+        self.read_at = now;
         // After the read and before anything is matched: what was read without a lease waits.
         let serving = self.is_serving();
         let limit = self.answers_limit();

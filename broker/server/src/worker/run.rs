@@ -132,6 +132,7 @@ async fn run(
         wheel: Wheel::new(node.clock.ms()),
         expiries: Wheel::new(node.clock.ms()),
         due: Vec::new(),
+        read_at: node.clock.now(),
         read_buffer: vec![0; READ_BUFFER],
         plain: Vec::new(),
         spares: Spares::default(),
@@ -360,12 +361,13 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
         may_deliver(&node, &mut phase).await;
         worker.borrow_mut().take_arrived();
         let mut budget = 0;
+        let mut now = node.clock.now();
         loop {
             let Some(item) = worker.borrow_mut().arrived.pop_front() else {
                 break;
             };
             match item {
-                Item::Publish(message) => worker.borrow_mut().deliver(&message),
+                Item::Publish(message) => worker.borrow_mut().deliver(&message, now),
                 Item::Shared(shared) => worker.borrow_mut().receive_shared(*shared),
                 Item::Adopt(adopted) => {
                     let Adopted { socket, rest } = *adopted;
@@ -391,6 +393,7 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
                 // What was delivered is written, and the connections have their turn.
                 tokio::task::yield_now().await;
                 may_deliver(&node, &mut phase).await;
+                now = node.clock.now();
             }
         }
     }
