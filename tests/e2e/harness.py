@@ -261,7 +261,11 @@ class LocalCluster:
 
     def wait_ready(self, deadline=60, nodes=None):
         for node in nodes or self.nodes:
-            wait_until(f"{node.name} is ready", node.ready, deadline)
+            try:
+                wait_until(f"{node.name} is ready", node.ready, deadline)
+            except AssertionError as error:
+                lines = [f"--- {each.name}\n" + "\n".join(each.log().splitlines()[-25:]) for each in self.nodes]
+                raise AssertionError("\n".join([str(error), *lines])) from None
 
     def output(self):
         return (self.root / "up.log").read_text(errors="replace")
