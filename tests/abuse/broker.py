@@ -32,7 +32,8 @@ def _target(link):
 
 
 class Broker:
-    def __init__(self, directory, mqtt):
+    def __init__(self, directory, mqtt, others=None):
+        """`others`: settings that are not below `mqtt`."""
         self.directory = directory
         cert, key = certificate(directory)
         *ports, http, self.metrics_port = harness.free_ports(len(TRANSPORTS) + 2)
@@ -48,6 +49,7 @@ class Broker:
             "http": {"bind": f"127.0.0.1:{http}"},
             "metrics": {"bind": f"127.0.0.1:{self.metrics_port}"},
             "mqtt": {"connectTimeout": f"{CONNECT_TIMEOUT:.0f}s", **mqtt},
+            **(others or {}),
         }
         (directory / "config.yaml").write_text(json.dumps(config))
         self.tls = ssl.create_default_context(cafile=str(cert))

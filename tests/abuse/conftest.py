@@ -29,5 +29,8 @@ def ground():
 @pytest.fixture
 def broker(request, tmp_path):
     """A broker of one test's own; its settings beside the usual ones by `@pytest.mark.parametrize(…, indirect=True)`."""
-    with Broker(tmp_path, getattr(request, "param", {})) as broker:
+    mqtt = dict(getattr(request, "param", {}))
+    # Those that have a place of their own in the file.
+    others = {name: mqtt.pop(name) for name in ("flapping",) if name in mqtt}
+    with Broker(tmp_path, mqtt, others) as broker:
         yield broker
