@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import signal
+import threading
 import time
 
 import paho.mqtt.client as paho
@@ -166,6 +167,78 @@ def test_a_node_that_stops_hands_over_what_its_clients_leave():
         # Their threads end by themselves; to wait for each takes half a second.
         for client in mortal:
             client.disconnect()
+
+
+class _Stream(threading.Thread):
+    """Publishes to a topic at a steady rate, QoS 1, each number once, until it is stopped."""
+
+    def __init__(self, port, topic, pause=0.002):
+        super().__init__()
+        self.publisher, self.topic, self.pause = Wire(port, "stream", timeout=30), topic, pause
+        self.count, self.going = 0, True
+        self.start()
+
+    def run(self):
+        while self.going:
+            self.publisher.publish(self.topic, str(self.count).encode())
+            self.count += 1
+            time.sleep(self.pause)
+
+    def stop(self):
+        self.going = False
+        self.join()
+        return collections.Counter(str(number) for number in range(self.count))
+
+
+def test_a_node_that_stops_loses_nothing_that_is_on_its_way_to_it():
+    """Its members take a third of what is published on another node, until it stops."""
+    with LocalCluster() as cluster:
+        cluster.start()
+        one, _two, three = cluster.nodes
+        members = [Client(node.mqtt, client_id=f"steady{at}") for at, node in enumerate(cluster.nodes)]
+        for member in members:
+            member.subscribe("$share/steady/s", qos=1)
+        stream = _Stream(one.mqtt, "s")
+        try:
+            wait_until("all have some", lambda: all(len(member.messages) > 50 for member in members))
+            os.kill(three.pid, signal.SIGTERM)
+            # Longer than it takes to end, and to start again.
+            time.sleep(3)
+        finally:
+            wanted = stream.stop()
+        wait_until("each message", lambda: set(wanted) <= set(_numbers(members, "s")))
+        time.sleep(0.5)
+        again = {number: count for number, count in _numbers(members, "s").items() if count > 1}
+        # What its member had got and not acknowledged yet.
+        assert len(again) <= 5, f"of {len(wanted)} came more than once: {again}"
+        assert metric_sum(one.metrics(), "raftmq_messages_dropped_total") == 0
+
+
+def test_a_node_that_was_frozen_gives_nothing_to_others_that_they_have():
+    """While it hangs, what it does not take goes to others; when it goes on, it finds in its sockets what they have had."""
+    with LocalCluster() as cluster:
+        cluster.start()
+        one, _two, three = cluster.nodes
+        members = [Client(node.mqtt, client_id=f"frozen{at}") for at, node in enumerate(cluster.nodes)]
+        for member in members:
+            member.subscribe("$share/frozen/f", qos=1)
+        stream = _Stream(one.mqtt, "f")
+        try:
+            wait_until("all have some", lambda: all(len(member.messages) > 50 for member in members))
+            os.kill(three.pid, signal.SIGSTOP)
+            try:
+                # Until it is declared down, and some more.
+                time.sleep(9)
+            finally:
+                os.kill(three.pid, signal.SIGCONT)
+            wait_until("it serves again", three.ready)
+        finally:
+            wanted = stream.stop()
+        wait_until("each message came", lambda: set(wanted) <= set(_numbers(members, "f")))
+        time.sleep(1)
+        again = {number: count for number, count in _numbers(members, "f").items() if count > 1}
+        # What it had in its hands when it was frozen it may have acknowledged or not.
+        assert len(again) <= 5, f"{len(again)} came again, of {len(wanted)}: {sorted(again, key=int)[:20]}"
 
 
 def _shares(strategy, publish, members=((0, "m0"), (1, "m1"), (1, "m1b"), (2, "m2"))):

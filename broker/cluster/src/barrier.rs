@@ -44,6 +44,12 @@ impl Barriers {
         *self.watermark.borrow()
     }
 
+    /// Waits until every node that may be serving has applied routes up to an index.
+    pub(crate) async fn covered(&self, index: u64) {
+        // The sender is here as long as this is.
+        let _ = self.watermark.subscribe().wait_for(|w| w.is_some_and(|w| w >= index)).await;
+    }
+
     /// A watermark that may be relied on.
     pub(crate) fn raise(&self, index: u64) {
         self.watermark.send_if_modified(|known| {

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use raftmq_meta::{MetaState, Phase};
@@ -15,6 +17,11 @@ use crate::error::{Fatal, StartError};
 use crate::lease::LeaseState;
 use crate::node::Node;
 use crate::status::{ClusterCounters, ClusterStatus, Stage};
+
+/// Nothing comes for so long: nothing was on its way.
+const QUIET: Duration = Duration::from_millis(50);
+/// Where something comes all the time.
+const MOST_LOOKS: u32 = 10;
 
 /// Gets the frames that other nodes forward: the Raft id of the sender and the frame. Called on a task of the links, in
 /// the sender's order; must not block, and while it runs, the sender's queue fills.
@@ -128,6 +135,27 @@ impl Cluster {
     /// A worker has no subscriber of these filters any more: once for each filter of a [`Self::subscribe`].
     pub fn unsubscribe<F: AsRef<str>>(&self, worker: u8, filters: &[F]) {
         self.node.routes.unsubscribe(worker, filters);
+    }
+
+    /// The node is about to end, and its workers have left all groups: waits until no other node chooses this one for a group any more, and
+    /// nothing that was on its way has come for a moment. False: not in time.
+    pub async fn withdraw_groups(&self, within: Duration) -> bool {
+        let withdrawn = async {
+            if !self.node.routes.withdraw_groups().await {
+                return;
+            }
+            // What was chosen before is on the links. Frames for other subscribers go on coming.
+            let came = || self.node.counters.forwards_in.load(Ordering::Relaxed);
+            let mut before = came();
+            for _ in 0..MOST_LOOKS {
+                tokio::time::sleep(QUIET).await;
+                let now = came();
+                if std::mem::replace(&mut before, now) == now {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(within, withdrawn).await.is_ok()
     }
 
     /// Hands one frame to each of the nodes, in order with earlier ones, kept until acknowledged while the node's process

@@ -54,12 +54,18 @@ impl Handler for LinkHandler {
         })
     }
 
-    fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes) {
-        let Ok(node) = self.node() else { return };
+    fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes) -> Result<(), String> {
+        let node = self.node()?;
         if kind == kind::FORWARD {
+            // The others may have declared this node down, as after a pause, and have taken back what they had for it: it would come to
+            // somebody twice. If they have not, it comes again.
+            if !node.lease.is_serving() {
+                return Err("the node does not serve".to_owned());
+            }
             ClusterCounters::add(&node.counters.forwards_in);
             (node.on_forward)(Forwarded::From(peer.hello.raft_id, payload));
         }
+        Ok(())
     }
 
     fn on_undelivered(&self, kind: u16, payload: Bytes, handled: bool) {

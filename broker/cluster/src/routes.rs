@@ -19,6 +19,8 @@ use crate::error::Fatal;
 use crate::node::{Node, RETRY, Running};
 use crate::status::ClusterCounters;
 
+/// Between two looks at whether routes are withdrawn.
+const WITHDRAWAL: Duration = Duration::from_millis(5);
 /// For one proposal, changes of leader included.
 const PROPOSAL: Duration = Duration::from_secs(3);
 
@@ -73,6 +75,28 @@ impl RoutesOwner {
             }
         }
         self.wake.notify_one();
+    }
+
+    /// See [`LocalRoutes::hurry_groups`].
+    fn hurry_groups(&self) -> Option<u64> {
+        let gone = self.local().hurry_groups(millis());
+        self.wake.notify_one();
+        gone
+    }
+
+    /// Waits until every node that may be serving knows that this one has no members of groups any more. False: it had none.
+    pub(crate) async fn withdraw_groups(&self) -> bool {
+        if self.hurry_groups().is_some() {
+            return false;
+        }
+        let index = loop {
+            match self.hurry_groups() {
+                Some(index) => break index,
+                None => tokio::time::sleep(WITHDRAWAL).await,
+            }
+        };
+        self.barriers.covered(index).await;
+        true
     }
 
     /// Whether a stream is open and everything that was to be announced when it was opened is committed.

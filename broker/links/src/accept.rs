@@ -286,8 +286,11 @@ impl Inbound<'_> {
         };
         // The lock is held while the frame is handled: see `InStream`.
         let mut stream = lock(&claim.stream);
-        match stream.accept(claim.owner, frame.id) {
-            Ok(true) => self.shared.handler.on_frame(&self.peer, frame.kind, frame.payload),
+        match stream.accepts(claim.owner, frame.id) {
+            Ok(true) => {
+                self.shared.handler.on_frame(&self.peer, frame.kind, frame.payload)?;
+                stream.handled(frame.id);
+            }
             Ok(false) => self.shared.metrics.count_dropped(DropReason::Duplicate, 1),
             Err(error) => return Err(error.to_string()),
         }

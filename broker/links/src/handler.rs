@@ -23,8 +23,9 @@ pub trait Handler: Send + Sync + 'static {
     fn on_request(&self, peer: Arc<PeerHello>, kind: u16, payload: Bytes) -> HandlerFuture;
 
     /// A one-way frame: in the sender's order, at most once. Runs on the connection's own task and must not block; while it
-    /// runs, the sender's queue fills.
-    fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes);
+    /// runs, the sender's queue fills. An error says why it is not taken now: the connection is closed, and the sender offers the frame
+    /// on the next one, until somebody takes it back there.
+    fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes) -> Result<(), String>;
 
     /// A one-way frame is dropped: it was written to an earlier boot of the peer, which may have `handled` it, or the peer was
     /// forgotten. Must not block.

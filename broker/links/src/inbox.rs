@@ -38,8 +38,8 @@ pub(crate) struct InStream {
 }
 
 impl InStream {
-    /// True: handle it. False: a repeat.
-    pub(crate) fn accept(&mut self, owner: u64, sequence: u64) -> Result<bool, InboxError> {
+    /// True: handle it, and say so when it is taken. False: a repeat.
+    pub(crate) fn accepts(&self, owner: u64, sequence: u64) -> Result<bool, InboxError> {
         if self.owner != owner {
             return Err(InboxError::Superseded);
         }
@@ -49,8 +49,21 @@ impl InStream {
         if sequence != self.last + 1 {
             return Err(InboxError::Gap { last: self.last, got: sequence });
         }
-        self.last = sequence;
         Ok(true)
+    }
+
+    /// A frame that is accepted was taken.
+    pub(crate) fn handled(&mut self, sequence: u64) {
+        self.last = sequence;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn accept(&mut self, owner: u64, sequence: u64) -> Result<bool, InboxError> {
+        let accepts = self.accepts(owner, sequence);
+        if accepts == Ok(true) {
+            self.handled(sequence);
+        }
+        accepts
     }
 
     pub(crate) fn last(&self) -> u64 {

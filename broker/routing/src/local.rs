@@ -88,6 +88,8 @@ pub struct LocalRoutes {
     lingering: VecDeque<(u64, RouteKey)>,
     stream: Stream,
     tickets: u64,
+    /// The highest index at which a batch was applied.
+    applied: u64,
 }
 
 /// In the place of a worker where the node itself holds a route: a rank above 0.
@@ -139,6 +141,7 @@ impl LocalRoutes {
             lingering: VecDeque::new(),
             stream: Stream::default(),
             tickets: 0,
+            applied: 0,
         }
     }
 
@@ -338,6 +341,7 @@ impl LocalRoutes {
         progress: &mut Progress,
     ) -> Outcome {
         let index = result.map_or(0, |(index, _)| index);
+        self.applied = self.applied.max(index);
         let mut batches = Vec::new();
         let outcome =
             self.stream.on_result(stream, seq, result.map(|(_, response)| response), |batch| batches.push(batch));
@@ -366,6 +370,28 @@ impl LocalRoutes {
             self.start_over(progress);
         }
         outcome
+    }
+
+    /// The node is about to end: groups without members here linger no longer. Gives the index of the routes group at which the last of
+    /// them was gone; `None`: some are not gone yet, call it again.
+    pub fn hurry_groups(&mut self, now: u64) -> Option<u64> {
+        let mut left = false;
+        let mut due_now = Vec::new();
+        for (key, entry) in &mut self.entries {
+            if !matches!(key, RouteKey::Shared { .. }) || !entry.workers.is_empty() {
+                continue;
+            }
+            left = true;
+            if let EntryState::Lingering { due, .. } = &mut entry.state
+                && *due > now
+            {
+                *due = now;
+                due_now.push((now, key.clone()));
+            }
+        }
+        // Their later times are passed over.
+        due_now.into_iter().for_each(|due| self.lingering.push_front(due));
+        (!left).then_some(self.applied)
     }
 
     /// When [`LocalRoutes::next_batch`] may have something that it has not now.

@@ -38,6 +38,9 @@ use crate::worker::{
 /// Time for the workers to close their clients at the end; they take less.
 const WORKERS_END: Duration = Duration::from_secs(8);
 
+/// Time for the other nodes to learn that this one takes nothing for groups any more.
+const WITHDRAWAL: Duration = Duration::from_millis(2_500);
+
 /// How a node is started.
 pub(crate) struct NodeOptions {
     /// The settings' file.
@@ -189,6 +192,7 @@ impl Node {
             raft_id: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             leaving: AtomicUsize::new(0),
+            chosen: AtomicBool::new(false),
             forwards_lost,
             clock: Clock::new(),
             name: config.node.name.clone(),
@@ -302,8 +306,12 @@ impl Node {
 
     /// Clients are told and closed, then the node leaves its part in the groups to others.
     async fn stop(self) {
+        self.shared.chosen.store(self.cluster.is_some(), Ordering::Release);
         self.shared.closing.store(true, Ordering::Release);
         self.closing.send_replace(true);
+        if let Some(cluster) = &self.cluster {
+            self.withdraw(cluster).await;
+        }
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {
             // All are waited for, whatever became of the first.
@@ -321,6 +329,22 @@ impl Node {
             cluster.shutdown().await;
         }
         tracing::info!("stopped");
+    }
+
+    /// While the workers are there, which send it on, other nodes learn that this one takes nothing for groups any more.
+    async fn withdraw(&self, cluster: &Cluster) {
+        let withdrawn = async {
+            while !self.shared.all_leaving() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            cluster.withdraw_groups(WITHDRAWAL).await
+        };
+        if !tokio::time::timeout(WITHDRAWAL, withdrawn).await.unwrap_or(false) {
+            tracing::warn!(
+                "not all nodes know yet that this one ends: messages of groups on their way to it may be lost"
+            );
+        }
+        self.shared.chosen.store(false, Ordering::Release);
     }
 
     fn readiness(&self) -> Arc<dyn ReadinessSource> {

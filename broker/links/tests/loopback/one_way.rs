@@ -193,3 +193,28 @@ async fn forgetting_drops_and_counts() {
     let after = a.links.send("127.0.0.1:1", 1, numbered(0));
     assert_eq!(after, Err(SendError::Shutdown));
 }
+
+/// What a peer does not take now it gets on a later connection; what was taken back in the meantime it does not get at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_taken_is_offered_again_until_it_is_taken_back() {
+    let ca = ca();
+    let a = start(&ca, "a", 1, 1).await;
+    let b = start(&ca, "b", 2, 1).await;
+    let to = b.links.local_addr().to_string();
+    *b.seen.most_frames.lock().unwrap() = Some(3);
+    for n in 0..10 {
+        a.links.send(&to, 9, numbered(n)).unwrap();
+    }
+    until("it is offered more than once", || b.seen.refusals.load(Ordering::Relaxed) > 2).await;
+    assert_eq!(b.seen.count(), 3);
+    let mut taken = Vec::new();
+    a.links.revise(&to, |_, frame, _| {
+        taken.push(number(frame));
+        (number(frame) % 2 == 0).then(|| 100u32.to_le_bytes().to_vec().into())
+    });
+    assert_eq!(taken, [3, 4, 5, 6, 7, 8, 9]);
+    *b.seen.most_frames.lock().unwrap() = None;
+    assert!(a.links.drain(Duration::from_secs(30)).await);
+    let got: Vec<u32> = b.seen.payloads().iter().map(|p| number(p)).collect();
+    assert_eq!(got, [0, 1, 2, 3, 100, 5, 100, 7, 100, 9]);
+}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,10 @@ pub(crate) struct Recorder {
     pub(crate) running: Mutex<(usize, usize)>,
     pub(crate) refuse: Mutex<Option<String>>,
     pub(crate) frame_delay: Mutex<Duration>,
+    /// So many frames are taken, and no more.
+    pub(crate) most_frames: Mutex<Option<usize>>,
+    /// How often one was not.
+    pub(crate) refusals: AtomicUsize,
 }
 
 impl Default for Recorder {
@@ -41,6 +46,8 @@ impl Default for Recorder {
             running: Mutex::default(),
             refuse: Mutex::default(),
             frame_delay: Mutex::default(),
+            most_frames: Mutex::default(),
+            refusals: AtomicUsize::new(0),
         }
     }
 }
@@ -89,13 +96,18 @@ impl Handler for TestHandler {
         })
     }
 
-    fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes) {
+    fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes) -> Result<(), String> {
+        if self.0.most_frames.lock().unwrap().is_some_and(|most| self.0.count() >= most) {
+            self.0.refusals.fetch_add(1, Ordering::Relaxed);
+            return Err("not now".to_owned());
+        }
         let delay = *self.0.frame_delay.lock().unwrap();
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
         let frame = (peer.hello.node.clone(), peer.hello.boot, kind, payload);
         self.0.frames.lock().unwrap().push(frame);
+        Ok(())
     }
 }
 

@@ -392,18 +392,12 @@ impl Worker {
         }
     }
 
-    /// The node shuts down. From here on none of this worker's members is chosen for a group, and whoever was is given to its worker:
-    /// when all workers are here, what they have is in their inboxes.
+    /// The node shuts down. From here on none of this worker's clients is a member of a group, and what one was chosen for is given to its
+    /// worker: when all workers are here, what they have is in their inboxes. What the clients have not acknowledged goes to others when
+    /// they are closed.
     pub(super) fn begin_end(&mut self) {
         for client in self.clients.keys() {
-            let shared = match self.clients.get_mut(client).map(|entry| &entry.state) {
-                Some(ClientState::Online(conn)) => {
-                    let conn = *conn;
-                    self.conns.get_mut(conn).map_or_else(Vec::new, |conn| shared_filters(conn.session.session()))
-                }
-                _ => Vec::new(),
-            };
-            self.set_members_online(client, &shared, false);
+            self.leave_groups(client);
         }
         self.hand_over_all();
         self.node.leaving.fetch_add(1, Ordering::AcqRel);
@@ -431,7 +425,7 @@ impl Worker {
 }
 
 /// The subscriptions of a session by which it is a member of groups.
-fn shared_filters(session: &SessionState) -> Vec<Arc<str>> {
+pub(super) fn shared_filters(session: &SessionState) -> Vec<Arc<str>> {
     let subscriptions = session.subscriptions().iter();
     subscriptions.filter(|entry| is_shared(&entry.filter)).map(|entry| Arc::clone(&entry.filter)).collect()
 }

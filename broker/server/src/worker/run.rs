@@ -200,9 +200,10 @@ async fn run(
     worker.borrow_mut().begin_end();
     let node = Arc::clone(&worker.borrow().node);
     // What a connection that closes has for a group goes to nobody of this node: a worker that has not got here yet would still be
-    // chosen, and might be gone before it gets it. One that never gets here does not hold up the others.
+    // chosen, and might be gone before it gets it. Nor do other nodes find anybody here. One that never gets here does not hold up the
+    // others.
     let agreed = async {
-        while !node.all_leaving() {
+        while !node.all_leaving() || node.chosen.load(Ordering::Acquire) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

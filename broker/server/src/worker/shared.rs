@@ -42,6 +42,8 @@ pub(crate) struct NodeShared {
     pub(crate) closing: AtomicBool,
     /// Workers none of whose members is chosen for a group any more, and that have handed over what they chose before: the node ends.
     pub(crate) leaving: AtomicUsize,
+    /// Other nodes may still choose this one for groups, while it ends: its clients are not closed yet.
+    pub(crate) chosen: AtomicBool,
     /// Messages of other nodes that a worker's full queue did not take.
     pub(crate) forwards_lost: Arc<AtomicU64>,
     /// The node's clocks.

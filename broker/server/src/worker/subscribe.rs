@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
 use raftmq_cluster::BarrierError;
@@ -12,6 +13,7 @@ use raftmq_mqtt::ReasonCode;
 use raftmq_routing::FilterKind;
 use raftmq_session::{Action, SessionState, SubscribeItem, SubscriptionInfo};
 
+use super::clients::shared_filters;
 use super::messages::EXCLUSIVE;
 use super::sharing::{is_shared, member_id};
 use super::slab::Slab;
@@ -269,6 +271,9 @@ impl Worker {
     }
 
     fn put_back(&mut self, client: Key, filter: &Arc<str>, info: SubscriptionInfo) {
+        if self.node.closing.load(Ordering::Acquire) {
+            return;
+        }
         let filter = self.effective_filter(client, filter);
         if self.add_effective(client, &filter, info) == Ok(true) {
             // It was not there: its route is needed, which nobody waits for.
@@ -364,6 +369,17 @@ impl Worker {
             }
             None => true,
         });
+        self.remove_effective(client, &effective);
+    }
+
+    /// A client is no member of groups any more; its session goes on having the subscriptions.
+    pub(super) fn leave_groups(&mut self, client: Key) {
+        let Some(session) = self.clients.get_mut(client).and_then(|entry| session_in(&entry.state, &mut self.conns))
+        else {
+            return;
+        };
+        let shared = shared_filters(session);
+        let effective: Vec<_> = shared.iter().map(|filter| self.effective_filter(client, filter)).collect();
         self.remove_effective(client, &effective);
     }
 

@@ -70,6 +70,7 @@ impl Lab {
             closing: AtomicBool::new(false),
             // The others do not keep it waiting.
             leaving: AtomicUsize::new(inboxes - 1),
+            chosen: AtomicBool::new(false),
             forwards_lost: Arc::default(),
             clock: Clock::new(),
             name: "test".into(),

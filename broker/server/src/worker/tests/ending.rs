@@ -83,7 +83,29 @@ fn a_member_that_is_about_to_leave_is_not_chosen() {
         assert!(Instant::now() < deadline, "it is chosen");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(lab.online(), Some(false), "it is still there");
+    assert_eq!(lab.online(), None, "it is no member any more");
+    assert_ne!(lab.metric("raftmq_clients"), 0, "it is still there");
+}
+
+/// Other nodes may choose this one a moment longer: what they send goes on to others, which a worker that has ended would not do.
+#[test]
+fn clients_are_closed_when_no_other_node_chooses_this_one() {
+    let mut lab = Lab::new(LeaseState::always());
+    let _slow = lab.stuck();
+    lab.shared.chosen.store(true, Ordering::Release);
+    lab.begin_end();
+    std::thread::sleep(SILENCE);
+    assert_ne!(lab.metric("raftmq_clients"), 0);
+    lab.shared.inboxes[0].push_one(shared());
+    let deadline = Instant::now() + Duration::from_secs(2);
+    // There are no others in this case.
+    while lab.metric("raftmq_messages_dropped_total{reason=\"no_member\"}") == 0 {
+        assert!(Instant::now() < deadline, "nobody looks at it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    lab.shared.chosen.store(false, Ordering::Release);
+    lab.stop();
+    assert_eq!(lab.metric("raftmq_clients"), 0);
 }
 
 /// Until all workers know who leaves, one may choose a member of another.
