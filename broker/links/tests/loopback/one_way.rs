@@ -210,7 +210,7 @@ async fn what_is_not_taken_is_offered_again_until_it_is_taken_back() {
     let mut taken = Vec::new();
     a.links.revise(&to, |_, frame, _| {
         taken.push(number(frame));
-        (number(frame) % 2 == 0).then(|| 100u32.to_le_bytes().to_vec().into())
+        number(frame).is_multiple_of(2).then(|| 100u32.to_le_bytes().to_vec().into())
     });
     assert_eq!(taken, [3, 4, 5, 6, 7, 8, 9]);
     *b.seen.most_frames.lock().unwrap() = None;
