@@ -79,6 +79,12 @@ impl Bans {
         Self::new(Source::Local(LocalBans::in_memory()))
     }
 
+    /// Has the workers hold clients against these from now on.
+    #[cfg(test)]
+    pub(crate) fn in_force(&self, bans: Vec<Ban>) {
+        self.publish(&bans.into_iter().collect(), &BanList::default());
+    }
+
     fn new(source: Source) -> Arc<Self> {
         Arc::new(Self {
             source,
