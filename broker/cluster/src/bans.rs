@@ -13,17 +13,20 @@ use crate::node::Node;
 /// How often the leader looks whether a ban is over.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Bans clients. Done when it is committed; nodes hold it as soon as they have applied it.
-pub(crate) async fn add(node: &Node, bans: Vec<Ban>) -> Result<(), ControlError> {
-    ask(node, &MetaCommand::Ban { bans }).await
+/// Bans clients. Done when it is committed; nodes hold it as soon as they have applied it. Says for how many there was no room.
+pub(crate) async fn add(node: &Node, bans: Vec<Ban>) -> Result<usize, ControlError> {
+    match ask(node, &MetaCommand::Ban { bans }).await? {
+        MetaResponse::BansLeftOut { count } => Ok(count as usize),
+        _ => Ok(0),
+    }
 }
 
 /// Ends a ban.
 pub(crate) async fn remove(node: &Node, target: BanTarget) -> Result<(), ControlError> {
-    ask(node, &MetaCommand::Unban { target }).await
+    ask(node, &MetaCommand::Unban { target }).await.map(drop)
 }
 
-async fn ask(node: &Node, command: &MetaCommand) -> Result<(), ControlError> {
+async fn ask(node: &Node, command: &MetaCommand) -> Result<MetaResponse, ControlError> {
     let Some(running) = node.running() else {
         return Err(ControlError::Unavailable("the node is not a member of a cluster yet".into()));
     };
@@ -34,9 +37,9 @@ async fn ask(node: &Node, command: &MetaCommand) -> Result<(), ControlError> {
     refused(node, propose(&running.meta, command).await)
 }
 
-fn refused(node: &Node, answer: Result<MetaResponse, String>) -> Result<(), ControlError> {
+fn refused(node: &Node, answer: Result<MetaResponse, String>) -> Result<MetaResponse, ControlError> {
     match answer.map(MetaResponse::into_result) {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(done)) => Ok(done),
         Ok(Err(Refusal::NoSuchBan)) => Err(ControlError::NotFound("there is no such ban".into())),
         Ok(Err(Refusal::Invalid(what))) => Err(ControlError::Invalid(what)),
         Ok(Err(Refusal::BansFull)) => {

@@ -76,11 +76,11 @@ impl BanList {
     }
 
     /// Adds bans, or replaces those of the same targets. What a node found never takes the place of what an operator asked for, nor
-    /// shortens it. Those for which there is no room are left out; an error if that is all of them.
+    /// shortens it. Those for which there is no room are left out: says how many; an error if that is all of them.
     ///
     /// # Errors
     /// What is wrong with one of the bans, and then nothing has changed; or that the list is full.
-    pub fn add(&mut self, bans: Vec<Ban>) -> Result<(), BanRefusal> {
+    pub fn add(&mut self, bans: Vec<Ban>) -> Result<usize, BanRefusal> {
         if bans.len() > MAX_BATCH {
             return Err(BanRefusal::Invalid(format!("{} bans at once; at most {MAX_BATCH}", bans.len())));
         }
@@ -91,7 +91,7 @@ impl BanList {
         for ban in bans {
             refused += usize::from(self.add_one(ban).is_err());
         }
-        if some && refused == all { Err(BanRefusal::Full) } else { Ok(()) }
+        if some && refused == all { Err(BanRefusal::Full) } else { Ok(refused) }
     }
 
     fn add_one(&mut self, ban: Ban) -> Result<(), Full> {
@@ -102,7 +102,7 @@ impl BanList {
         }
         // What there would be, before anything is changed: a copy of the list is not to be had for nothing.
         let (mut all, mut of_flapping) = (self.all, self.flapping);
-        for old in old {
+        if let Some(old) = old {
             all.remove(old);
             if old.origin == BanOrigin::Flapping {
                 of_flapping.remove(old);

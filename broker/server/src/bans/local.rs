@@ -53,13 +53,13 @@ impl LocalBans {
 
     /// Changes the list on the disk first. What was begun is done to its end, and the next change waits for that, also where the future is
     /// dropped.
-    pub(super) async fn change(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut BanList) -> Result<(), ControlError>,
-    ) -> Result<(), ControlError> {
+        change: impl FnOnce(&mut BanList) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
         let one = Arc::clone(&self.changing).lock_owned().await;
         let mut list = self.list();
-        change(&mut list)?;
+        let done = change(&mut list)?;
         let (file, in_force) = (self.file.clone(), Arc::clone(&self.list));
         let work = move || {
             let written = file.map_or(Ok(()), |file| {
@@ -69,7 +69,7 @@ impl LocalBans {
                 in_force.send_replace(list);
             }
             drop(one);
-            written
+            written.map(|()| done)
         };
         let shutting_down = |_| Err(ControlError::Unavailable("the node is shutting down".into()));
         tokio::task::spawn_blocking(work).await.unwrap_or_else(shutting_down)
@@ -89,7 +89,8 @@ fn write(file: &Path, list: &BanList) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-pub(super) fn added(list: &mut BanList, bans: Vec<Ban>) -> Result<(), ControlError> {
+/// Says for how many there was no room.
+pub(super) fn added(list: &mut BanList, bans: Vec<Ban>) -> Result<usize, ControlError> {
     list.add(bans).map_err(|refusal| match refusal {
         BanRefusal::Invalid(what) => ControlError::Invalid(what),
         BanRefusal::Full => {

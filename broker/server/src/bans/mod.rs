@@ -146,8 +146,8 @@ impl Bans {
         }
     }
 
-    /// Bans clients, on all nodes.
-    pub(crate) async fn add(&self, bans: Vec<Ban>) -> Result<(), ControlError> {
+    /// Bans clients, on all nodes. Says for how many there was no room; an error if that is all of them.
+    pub(crate) async fn add(&self, bans: Vec<Ban>) -> Result<usize, ControlError> {
         match &self.source {
             Source::Cluster(cluster) => cluster.control().ban(bans).await,
             Source::Local(local) => local.change(|list| local::added(list, bans)).await,
