@@ -7,7 +7,7 @@ use raftmq_meta::{BANS_LEVEL, Ban, BanTarget, MetaCommand, MetaResponse, Refusal
 use tracing::{info, warn};
 
 use crate::control::ControlError;
-use crate::member::propose;
+use crate::member::{propose, propose_once};
 use crate::node::Node;
 
 /// How often the leader looks whether a ban is over.
@@ -34,7 +34,15 @@ async fn ask(node: &Node, command: &MetaCommand) -> Result<MetaResponse, Control
         // Switched on by the first who needs it; a member with an older binary would not apply what follows.
         refused(node, propose(&running.meta, &MetaCommand::FeatureLevel { level: BANS_LEVEL }).await)?;
     }
-    refused(node, propose(&running.meta, command).await)
+    refused(node, propose_once(&running.meta, command).await.map(first_answer))
+}
+
+/// A command whose answer was lost is proposed again. That its ban is gone by then is its own doing.
+fn first_answer((answer, repeated): (MetaResponse, bool)) -> MetaResponse {
+    match answer {
+        MetaResponse::Refused(Refusal::NoSuchBan) if repeated => MetaResponse::Done,
+        answer => answer,
+    }
 }
 
 fn refused(node: &Node, answer: Result<MetaResponse, String>) -> Result<MetaResponse, ControlError> {
@@ -76,4 +84,18 @@ pub(crate) async fn end_those_over(node: Arc<Node>) {
 fn unix_ms() -> u64 {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ban_that_is_gone_by_the_first_attempt_was_ended() {
+        let gone = || MetaResponse::Refused(Refusal::NoSuchBan);
+        assert_eq!(first_answer((gone(), false)), gone());
+        assert_eq!(first_answer((gone(), true)), MetaResponse::Done);
+        let other = || MetaResponse::Refused(Refusal::BansFull);
+        assert_eq!(first_answer((other(), true)), other());
+    }
 }

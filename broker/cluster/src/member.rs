@@ -205,9 +205,16 @@ async fn announce_boot(node: Arc<Node>) {
 
 /// Proposes to the meta group through its leader.
 pub(crate) async fn propose(meta: &Group, command: &MetaCommand) -> Result<MetaResponse, String> {
+    propose_once(meta, command).await.map(|(answer, _)| answer)
+}
+
+/// As [`propose`], for what can be done once only: also says whether the command may have been applied before, and the answer be that to a
+/// repetition.
+pub(crate) async fn propose_once(meta: &Group, command: &MetaCommand) -> Result<(MetaResponse, bool), String> {
     let applied =
         meta.propose_anywhere(command.encode().into(), Duration::from_secs(3)).await.map_err(|e| e.to_string())?;
-    MetaResponse::decode(&applied.response).map_err(|e| e.to_string())
+    let answer = MetaResponse::decode(&applied.response).map_err(|e| e.to_string())?;
+    Ok((answer, applied.repeated))
 }
 
 pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {
