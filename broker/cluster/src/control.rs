@@ -186,7 +186,7 @@ impl Control {
     ///
     /// # Errors
     /// `Invalid`, `Conflict` when the list is full or a member does not know bans, `Unavailable`.
-    pub async fn ban(&self, bans: Vec<Ban>) -> Result<(), ControlError> {
+    pub async fn ban(&self, bans: Vec<Ban>) -> Result<usize, ControlError> {
         crate::bans::add(&self.node, bans).await
     }
 

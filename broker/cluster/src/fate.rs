@@ -28,7 +28,8 @@ pub(crate) fn own(node: &Arc<Node>, running: &Running, state: &MetaState) {
     act_on(node, fate);
 }
 
-fn act_on(node: &Arc<Node>, fate: Fate) {
+/// Does what a node does of which this has become, whoever says so.
+pub(crate) fn act_on(node: &Arc<Node>, fate: Fate) {
     match fate {
         Fate::Unknown | Fate::Active => {}
         Fate::Replaced { id } => node.fail(Fatal::Replaced { id }),

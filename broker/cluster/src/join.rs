@@ -127,7 +127,9 @@ async fn join(node: &Node, address: &str) -> Result<Membership, JoinError> {
             return Ok(membership);
         }
         MetaResponse::Refused(refusal) => refusal,
-        MetaResponse::Done => return Err(later("an answer to something else".into())),
+        MetaResponse::Done | MetaResponse::BansLeftOut { .. } => {
+            return Err(later("an answer to something else".into()));
+        }
     };
     Err(JoinError::Fatal(match refusal {
         Refusal::Stale { boot, recorded } => Fatal::StaleDisk { boot, recorded, witness: address.to_owned() },

@@ -19,6 +19,7 @@ use crate::machine::{MetaAdapter, RoutesAdapter, SharedMachine};
 use crate::net::LinkTransport;
 use crate::node::{GROUPS, Node, RETRY, Running};
 use crate::status::Stage;
+use crate::wire::Fate;
 use crate::{META, ROUTES, bans, bootstrap, driver, fate, leader, lease, routes as own_routes};
 
 /// Starts the groups and everything that a member does.
@@ -177,6 +178,8 @@ async fn announce_boot(node: Arc<Node>) {
         let refusal = match propose(&running.meta, &command).await {
             Ok(MetaResponse::Refused(refusal)) => refusal,
             Ok(_) => break,
+            // It is out, and its groups are stopped.
+            Err(_) if *node.stage.borrow() == Stage::Left => return node.set_detail(""),
             Err(reason) => {
                 node.set_detail(format!("waiting for the meta group: {reason}"));
                 tokio::time::sleep(RETRY).await;
@@ -189,7 +192,10 @@ async fn announce_boot(node: Arc<Node>) {
                 return node.fail(Fatal::StaleDisk { boot, recorded, witness: "the meta group".into() });
             }
             Refusal::Replaced { id } => return node.fail(Fatal::Replaced { id }),
-            Refusal::Left { id } => return node.fail(Fatal::Left { id }),
+            Refusal::Left { id } => {
+                node.set_detail("");
+                return fate::act_on(&node, Fate::Left { id });
+            }
             other => return node.fail(Fatal::Refused(other.to_string())),
         }
     }
@@ -199,9 +205,16 @@ async fn announce_boot(node: Arc<Node>) {
 
 /// Proposes to the meta group through its leader.
 pub(crate) async fn propose(meta: &Group, command: &MetaCommand) -> Result<MetaResponse, String> {
+    propose_once(meta, command).await.map(|(answer, _)| answer)
+}
+
+/// As [`propose`], for what can be done once only: also says whether the command may have been applied before, and the answer be that to a
+/// repetition.
+pub(crate) async fn propose_once(meta: &Group, command: &MetaCommand) -> Result<(MetaResponse, bool), String> {
     let applied =
         meta.propose_anywhere(command.encode().into(), Duration::from_secs(3)).await.map_err(|e| e.to_string())?;
-    MetaResponse::decode(&applied.response).map_err(|e| e.to_string())
+    let answer = MetaResponse::decode(&applied.response).map_err(|e| e.to_string())?;
+    Ok((answer, applied.repeated))
 }
 
 pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {

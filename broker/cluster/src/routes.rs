@@ -190,7 +190,7 @@ async fn open(node: &Node, running: &Running, stream: u64) -> Opened {
     node.routes.opened_at.store(since, Ordering::Relaxed);
     loop {
         match running.routes.propose_anywhere(command.clone().into(), PROPOSAL).await {
-            Ok(Applied { index, response }) => {
+            Ok(Applied { index, response, .. }) => {
                 let response = RoutesResponse::decode(&response);
                 return match node.routes.work(|local, _| local.on_opened(stream, &response)) {
                     Outcome::Continue => Opened::At(index),

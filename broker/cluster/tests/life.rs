@@ -273,6 +273,44 @@ async fn a_node_that_was_cut_off_while_it_was_asked_to_leave_leaves() {
     has_left(&all[cut]).await;
 }
 
+/// It takes part again and is cut off before that is recorded. When it hears of the others again, either they or the answer to its record tell it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_is_taken_out_before_its_start_is_recorded_leaves() {
+    let names = ["n1", "n2", "n3", "n4"];
+    let lab = Lab::new();
+    let mut all = lab.form(&names).await;
+    eventually("three vote", || all[0].voters(0).len() == 3).await;
+    let voters = all[0].voters(0);
+    let at = all.iter().position(|p| !voters.contains(&p.id())).unwrap();
+    let mut cut = all.remove(at);
+    let name = cut.name.clone();
+    let waits = |p: &Process| p.cluster.status().detail.starts_with("waiting for the meta group");
+    for attempt in 0.. {
+        assert!(attempt < 20, "each start was recorded before the node was cut off");
+        cut.kill().await;
+        cut = lab.start(&name, &names).await;
+        let mut stage = cut.cluster.stage();
+        stage.wait_for(|stage| *stage == Stage::Member).await.unwrap();
+        cut.cluster.isolate(true);
+        let begun = Instant::now();
+        while !waits(&cut) && begun.elapsed() < Duration::from_secs(5) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if waits(&cut) {
+            break;
+        }
+    }
+    all[0].cluster.control().leave(&name).await.unwrap();
+    for p in &all {
+        eventually("three members", || members(p).len() == 3).await;
+    }
+    cut.cluster.isolate(false);
+    has_left(&cut).await;
+    eventually("it waits for nothing", || cut.cluster.status().detail.is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(cut.cluster.status().detail, "");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn all_nodes_return_under_other_addresses() {
     let lab = Lab::new();

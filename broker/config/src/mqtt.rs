@@ -162,6 +162,6 @@ pub enum QueueFull {
     /// The message that comes.
     #[default]
     DropNewest,
-    /// Those that wait longest, but for messages of shared subscriptions.
+    /// Those that wait longest, but for messages of shared subscriptions; for one with QoS 0, only those with QoS 0.
     DropOldest,
 }

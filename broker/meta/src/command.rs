@@ -222,6 +222,11 @@ pub enum MetaResponse {
     },
     /// Nothing changed, and why.
     Refused(Refusal),
+    /// Done, but for bans for which there was no room.
+    BansLeftOut {
+        /// How many.
+        count: u32,
+    },
 }
 
 /// Bytes that are no command or answer.

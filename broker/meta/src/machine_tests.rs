@@ -2,7 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::bans::{Ban, BanOrigin, BanTarget};
+use crate::bans::{Ban, BanOrigin, BanTarget, MAX_BANS, MAX_BATCH};
 use crate::command::{InitialMember, NodeAddresses};
 use crate::state::MemberStatus;
 
@@ -254,6 +254,27 @@ fn bans_wait_until_all_members_know_them() {
     let last = damaged.len() - 1;
     damaged[last] ^= 1;
     assert!(MetaMachine::new().restore(&damaged).is_err());
+}
+
+#[test]
+fn who_proposes_bans_hears_how_many_had_no_room() {
+    let mut m = with_bans();
+    run(&mut m, &MetaCommand::FeatureLevel { level: 2 });
+    let of = |number: usize| Ban {
+        target: BanTarget::ClientId(number.to_string()),
+        reason: String::new(),
+        by: "test".into(),
+        origin: BanOrigin::Operator,
+        since_ms: 1,
+        until_ms: None,
+    };
+    let batch = |from: usize, to: usize| MetaCommand::Ban { bans: (from..to).map(of).collect() };
+    let last = MAX_BANS - 1;
+    for from in (0..last).step_by(MAX_BATCH) {
+        assert_eq!(run(&mut m, &batch(from, (from + MAX_BATCH).min(last))), MetaResponse::Done);
+    }
+    assert_eq!(run(&mut m, &batch(last, last + 3)), MetaResponse::BansLeftOut { count: 2 });
+    assert_eq!(refused(run(&mut m, &batch(last + 1, last + 3))), Refusal::BansFull);
 }
 
 proptest! {

@@ -168,11 +168,14 @@ impl MetaState {
             MetaCommand::FeatureLevel { level } => self.set_feature_level(level),
             MetaCommand::Ban { bans } => {
                 self.needs(BANS_LEVEL)?;
-                self.bans.add(bans).map_err(|refusal| match refusal {
+                let left_out = self.bans.add(bans).map_err(|refusal| match refusal {
                     BanRefusal::Invalid(what) => Refusal::Invalid(what),
                     BanRefusal::Full => Refusal::BansFull,
                 })?;
-                Ok(MetaResponse::Done)
+                match u32::try_from(left_out).unwrap_or(u32::MAX) {
+                    0 => Ok(MetaResponse::Done),
+                    count => Ok(MetaResponse::BansLeftOut { count }),
+                }
             }
             MetaCommand::Unban { target } => {
                 self.needs(BANS_LEVEL)?;

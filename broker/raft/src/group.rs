@@ -55,6 +55,8 @@ pub struct Applied {
     pub index: u64,
     /// What the machine answered.
     pub response: Bytes,
+    /// It was proposed before without an answer, and may have been applied then, too ([`Group::propose_anywhere`]).
+    pub repeated: bool,
 }
 
 impl Group {
@@ -118,7 +120,7 @@ impl Group {
         let permits = permits(command.len());
         let _permit = self.inner.in_flight.acquire_many(permits).await.map_err(|_| ProposeError::Shutdown)?;
         match self.inner.raft.client_write(Command(command)).await {
-            Ok(done) => Ok(Applied { index: done.log_id.index, response: done.data.0 }),
+            Ok(done) => Ok(Applied { index: done.log_id.index, response: done.data.0, repeated: false }),
             Err(RaftError::APIError(
                 ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
             )) => Err(ProposeError::NotLeader { leader: forward.leader_id.filter(|id| *id != self.inner.sender.node) }),
@@ -130,7 +132,7 @@ impl Group {
 
     /// Proposes through the leader, wherever it is, and waits for one within the deadline.
     ///
-    /// An answer that is lost on its way makes it propose again: **the command may be applied twice**.
+    /// An answer that is lost on its way makes it propose again: **the command may be applied twice**, and [`Applied::repeated`] says so.
     /// [`Applied::index`] is applied on the leader; use [`Group::wait_applied`] before reading here.
     ///
     /// # Errors
@@ -147,6 +149,7 @@ impl Group {
         let mut status = self.status();
         // A hint of a node that does not lead any more; used once, before this node's own view is asked again.
         let mut hint = None;
+        let mut repeated = false;
         loop {
             let leader = {
                 let status = status.borrow_and_update();
@@ -165,8 +168,9 @@ impl Group {
             match result {
                 Err(ProposeError::NotLeader { leader: other }) if other != leader => hint = other,
                 Err(ProposeError::NotLeader { .. } | ProposeError::Timeout | ProposeError::DiskFull) => {}
-                result => return result,
+                result => return result.map(|applied| Applied { repeated, ..applied }),
             }
+            repeated |= leader.is_some();
             if hint.is_none() {
                 // Either the status changes, or the same leader is asked again.
                 let _ = timeout(ASK_AGAIN, status.changed()).await;
@@ -177,7 +181,7 @@ impl Group {
     async fn propose_at(&self, leader: NodeId, command: &Bytes, end: Instant) -> Result<Applied, ProposeError> {
         let left = end.saturating_duration_since(Instant::now());
         match self.inner.sender.propose(self.inner.id, leader, command, left).await {
-            Ok(Proposed::Applied { index, response }) => Ok(Applied { index, response }),
+            Ok(Proposed::Applied { index, response }) => Ok(Applied { index, response, repeated: false }),
             Ok(Proposed::NotLeader(leader)) => Err(ProposeError::NotLeader { leader }),
             Ok(Proposed::TooLarge { limit }) => {
                 Err(ProposeError::TooLarge { len: command.len(), limit: usize::try_from(limit).unwrap_or(usize::MAX) })

@@ -51,6 +51,30 @@ async fn three_and_five_nodes_elect_and_replicate() {
     }
 }
 
+/// Who asks for something that can be done once only must know that a refusal may be the second answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_whose_answer_was_lost_is_applied_again_and_says_so() {
+    let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
+    let leader = cluster.leader().await;
+    let (from, other) = ((leader % 3) + 1, ((leader + 1) % 3) + 1);
+    for id in [leader, from] {
+        let once = cluster.group(id).propose_anywhere(Bytes::from_static(b"once"), SOON).await.unwrap();
+        assert!(!once.repeated, "{id} of leader {leader}");
+    }
+    cluster.same(1..=3, 2).await;
+    // It is said to the leader, which commits it with the third node, and the answer does not come.
+    cluster.net.cut_way(leader, from);
+    let group = cluster.group(from).clone();
+    let asked = tokio::spawn(async move { group.propose_anywhere(Bytes::from_static(b"twice"), SOON).await });
+    eventually("it is applied", || cluster.nodes[&other].journal.get().len() >= 3).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    cluster.net.heal();
+    let done = asked.await.unwrap().unwrap();
+    assert!(done.repeated);
+    let commands = cluster.nodes[&leader].journal.get();
+    assert!(commands.iter().filter(|command| *command == b"twice").count() >= 2, "{commands:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_is_too_large_is_refused() {
     let options = RaftOptions { max_command: 100, ..RaftOptions::default() };

@@ -49,6 +49,11 @@ impl OutMessage {
         Self { message: message.clone(), extra, sub_id, qos, retain }
     }
 
+    #[cfg(test)]
+    pub(crate) fn payload(&self) -> &[u8] {
+        self.message.payload()
+    }
+
     pub(crate) fn qos(&self) -> QoS {
         self.qos
     }

@@ -94,6 +94,9 @@ pub(crate) struct Outbound {
     expired: u32,
     /// Messages with QoS 0 in the queue: while there are any, a new one must not overtake them.
     queued_qos0: u32,
+    /// At least so many at the front of the queue are not dropped for a newer one above QoS 0, and for one with QoS 0: those are not
+    /// looked at again.
+    kept: [u16; 2],
     /// Everything in flight before this place was sent on this connection.
     resumed: u16,
     /// PUBRELs that are still to be sent on this connection.
@@ -174,21 +177,31 @@ impl Outbound {
         if displaced == 0 { Delivery::Queued } else { Delivery::Displaced(displaced) }
     }
 
-    /// Makes room for a message by dropping those that wait longest. One that comes through a shared subscription drops none, and is not
-    /// dropped: where there is no room for it another member of its group gets it. Nothing is dropped if that would not be enough. Says how
-    /// many were.
+    /// Makes room for a message by dropping those that wait longest: one with QoS 0 only such, since the publishers of the others know that
+    /// they are kept. One that comes through a shared subscription drops none, and is not dropped: where there is no room for it another
+    /// member of its group gets it. Nothing is dropped if that would not be enough. Says how many were.
     fn drop_oldest(&mut self, limits: &SessionLimits, newer: &OutMessage) -> u32 {
         let cost = newer.cost();
         if newer.share().is_some() || limits.max_queued_messages == 0 || cost > limits.max_queued_bytes {
             return 0;
         }
+        let qos0 = newer.is_qos0();
+        if qos0 && self.queued_qos0 == 0 {
+            return 0;
+        }
+        let stays = |older: &OutMessage| if qos0 { !older.is_qos0() } else { older.share().is_some() };
+        let mut first = usize::from(self.kept[usize::from(qos0)]);
+        while self.queue.get(first).is_some_and(stays) {
+            first += 1;
+        }
+        self.kept[usize::from(qos0)] = u16::try_from(first).unwrap_or(u16::MAX);
         let (mut messages, mut bytes) = (self.queue.len(), self.queue_bytes);
         let fits = |messages, bytes: usize| {
             messages < limits.max_queued_messages && bytes.saturating_add(cost) <= limits.max_queued_bytes
         };
-        let mut end = 0;
+        let mut end = first;
         while end < self.queue.len() && !fits(messages, bytes) {
-            if self.queue[end].share().is_none() {
+            if !stays(&self.queue[end]) {
                 (messages, bytes) = (messages - 1, bytes - self.queue[end].cost());
             }
             end += 1;
@@ -197,13 +210,14 @@ impl Outbound {
             return 0;
         }
         // Mostly the first one is enough, and the others do not move.
-        let (mut at, mut count) = (0, 0);
-        for _ in 0..end {
-            if self.queue[at].share().is_some() {
+        let (mut at, mut count) = (first, 0);
+        for _ in first..end {
+            if stays(&self.queue[at]) {
                 at += 1;
             } else if let Some(dropped) = self.queue.remove(at) {
                 self.queue_bytes -= dropped.cost();
                 self.queued_qos0 -= u32::from(dropped.is_qos0());
+                self.kept.iter_mut().for_each(|kept| *kept -= u16::from(at < usize::from(*kept)));
                 count += 1;
             }
         }
@@ -228,6 +242,7 @@ impl Outbound {
     fn drop_queued(&mut self, is_dropped: impl Fn(&OutMessage) -> bool) -> u32 {
         let before = self.queue.len();
         self.queue.retain(|message| !is_dropped(message));
+        self.kept = [0; 2];
         self.queue_bytes = self.queue.iter().map(OutMessage::cost).sum();
         self.queued_qos0 = self.queue.iter().map(|message| u32::from(message.is_qos0())).sum();
         self.tidy_queue();
@@ -397,6 +412,7 @@ impl Outbound {
             (taken, kept)
         };
         self.queue = kept;
+        self.kept = [0; 2];
         self.queue_bytes -= taken.iter().map(OutMessage::cost).sum::<usize>();
         taken.into_iter().filter_map(OutMessage::into_shared).collect()
     }
@@ -412,6 +428,7 @@ impl Outbound {
 
     fn dequeue(&mut self) -> Option<OutMessage> {
         let message = self.queue.pop_front()?;
+        self.kept = self.kept.map(|kept| kept.saturating_sub(1));
         self.queue_bytes -= message.cost();
         self.queued_qos0 -= u32::from(message.is_qos0());
         self.tidy_queue();
@@ -479,3 +496,6 @@ impl Flushed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,12 @@ impl Layers {
         self.proxy.is_none() && self.tls.as_ref().is_none_or(Tls::is_open) && self.ws.as_ref().is_none_or(Ws::is_open)
     }
 
+    /// Whether the PROXY header that says where the connection comes from has not come yet.
+    #[must_use]
+    pub const fn awaits_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
     /// Takes bytes from the socket, however they are split. Bytes of MQTT are appended to `plain`
     /// (also those before an error), answers of the layers for the socket to `out`, and what they learn goes to `peer`.
     ///

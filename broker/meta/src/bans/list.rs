@@ -76,11 +76,11 @@ impl BanList {
     }
 
     /// Adds bans, or replaces those of the same targets. What a node found never takes the place of what an operator asked for, nor
-    /// shortens it. Those for which there is no room are left out; an error if that is all of them.
+    /// shortens it. Those for which there is no room are left out: says how many; an error if that is all of them.
     ///
     /// # Errors
     /// What is wrong with one of the bans, and then nothing has changed; or that the list is full.
-    pub fn add(&mut self, bans: Vec<Ban>) -> Result<(), BanRefusal> {
+    pub fn add(&mut self, bans: Vec<Ban>) -> Result<usize, BanRefusal> {
         if bans.len() > MAX_BATCH {
             return Err(BanRefusal::Invalid(format!("{} bans at once; at most {MAX_BATCH}", bans.len())));
         }
@@ -91,7 +91,7 @@ impl BanList {
         for ban in bans {
             refused += usize::from(self.add_one(ban).is_err());
         }
-        if some && refused == all { Err(BanRefusal::Full) } else { Ok(()) }
+        if some && refused == all { Err(BanRefusal::Full) } else { Ok(refused) }
     }
 
     fn add_one(&mut self, ban: Ban) -> Result<(), Full> {
@@ -100,15 +100,23 @@ impl BanList {
         if flapping && old.is_some_and(|old| old.origin == BanOrigin::Operator || ends(old) >= ends(&ban)) {
             return Ok(());
         }
-        let before = self.clone();
-        self.remove(&ban.target);
-        self.count(&ban);
+        // What there would be, before anything is changed: a copy of the list is not to be had for nothing.
+        let (mut all, mut of_flapping) = (self.all, self.flapping);
+        if let Some(old) = old {
+            all.remove(old);
+            if old.origin == BanOrigin::Flapping {
+                of_flapping.remove(old);
+            }
+        }
+        all.add(&ban);
+        if flapping {
+            of_flapping.add(&ban);
+        }
         let fits = |size: Size, share| size.count <= MAX_BANS / share && size.bytes <= MAX_BAN_BYTES / share;
-        if !fits(self.all, 1) || (flapping && !fits(self.flapping, 2)) {
-            *self = before;
+        if !fits(all, 1) || (flapping && !fits(of_flapping, 2)) {
             return Err(Full);
         }
-        drop(before);
+        (self.all, self.flapping) = (all, of_flapping);
         Arc::make_mut(&mut self.bans).insert(ban.target.clone(), ban);
         Ok(())
     }
@@ -180,5 +188,32 @@ impl Serialize for BanList {
 impl<'a> Deserialize<'a> for BanList {
     fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Vec::<Ban>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn of_client(id: &str, origin: BanOrigin, until_ms: u64) -> Ban {
+        let target = BanTarget::ClientId(id.into());
+        Ban { target, reason: String::new(), by: "n".into(), origin, since_ms: 1, until_ms: Some(until_ms) }
+    }
+
+    /// An entry of the log may replace many bans of a long list.
+    #[test]
+    fn nothing_is_copied_to_replace_or_refuse_a_ban() {
+        let mut list: BanList = (0..MAX_BANS).map(|n| of_client(&n.to_string(), BanOrigin::Operator, 9)).collect();
+        let place = |list: &BanList| Arc::as_ptr(&list.bans);
+        let before = place(&list);
+        // One at a time: of two copies the second is where the list was first.
+        list.add(vec![of_client("7", BanOrigin::Operator, 10)]).unwrap();
+        assert_eq!(place(&list), before);
+        let full = list.add(vec![of_client("other", BanOrigin::Operator, 9)]);
+        assert_eq!((full, place(&list)), (Err(BanRefusal::Full), before));
+        assert_eq!(list.iter().filter(|ban| ban.until_ms == Some(10)).count(), 1);
+        // What is counted is what counting it anew finds.
+        assert_eq!(list, list.iter().cloned().collect());
     }
 }

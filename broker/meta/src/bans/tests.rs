@@ -120,6 +120,17 @@ fn the_list_is_bounded_and_flapping_clients_leave_room() {
     assert!((50..=64).contains(&fit), "{fit}");
 }
 
+/// Members of different builds must find the same bans too many.
+#[test]
+fn what_a_ban_takes_never_changes() {
+    let size = |target| ban(target, BanOrigin::Operator, None).size();
+    assert_eq!(size(BanTarget::ClientId("client".into())), 128 + 6 + "test".len() + "me".len());
+    assert_eq!(size(BanTarget::Username("user".into())), 128 + 4 + "test".len() + "me".len());
+    assert_eq!(size(BanTarget::Address(range("10.0.0.0/8"))), 128 + 17 + "test".len() + "me".len());
+    assert_eq!(size(BanTarget::Address(range("fd00::/16"))), 128 + 17 + "test".len() + "me".len());
+    assert_eq!((MAX_BANS, MAX_BAN_BYTES, MAX_BATCH, MAX_BAN_TEXT, MAX_BAN_VALUE), (10_000, 4_194_304, 64, 256, 65_535));
+}
+
 #[test]
 fn wrong_bans_change_nothing() {
     let mut list = BanList::default();

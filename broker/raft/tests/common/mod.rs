@@ -104,6 +104,11 @@ impl Net {
         self.state.lock().unwrap().cut.extend([(a, b), (b, a)]);
     }
 
+    /// Nothing goes from the first to the second any more; the other way is open.
+    pub(crate) fn cut_way(&self, from: NodeId, to: NodeId) {
+        self.state.lock().unwrap().cut.insert((from, to));
+    }
+
     /// Cuts the node off from everybody else.
     pub(crate) fn isolate(&self, node: NodeId, others: impl IntoIterator<Item = NodeId>) {
         others.into_iter().filter(|other| *other != node).for_each(|other| self.cut(node, other));

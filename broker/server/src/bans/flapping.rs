@@ -18,6 +18,9 @@ use super::{Bans, unix_ms};
 const WAITING: usize = 1024;
 /// Pause after each proposal.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Most client identifiers in a line of the log, and most characters of each.
+const SHOWN: usize = 8;
+const SHOWN_CHARS: usize = 40;
 
 /// The node's count of CONNECT packets, for all workers.
 pub(crate) struct FlapWatch {
@@ -64,9 +67,16 @@ pub(crate) async fn propose(bans: Arc<Bans>, node: String, ban_time: Duration, m
         });
         let count = clients.len() as u64;
         match bans.add(found.collect()).await {
-            Ok(()) => {
-                bans.counters.flapping_banned.fetch_add(count, Relaxed);
-                tracing::warn!(clients = ?clients, seconds = ban_time.as_secs(), "flapping clients are banned");
+            Ok(left_out) => {
+                let left_out = count.min(left_out as u64);
+                bans.counters.flapping_banned.fetch_add(count - left_out, Relaxed);
+                bans.counters.flapping_failed.fetch_add(left_out, Relaxed);
+                tracing::warn!(
+                    clients = shown(&clients),
+                    left_out,
+                    seconds = ban_time.as_secs(),
+                    "flapping clients are banned"
+                );
             }
             Err(error) => {
                 bans.counters.flapping_failed.fetch_add(count, Relaxed);
@@ -75,5 +85,63 @@ pub(crate) async fn propose(bans: Arc<Bans>, node: String, ban_time: Duration, m
         }
         clients.clear();
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// For the log, where it takes no more than a few hundred bytes.
+fn shown(clients: &[Arc<str>]) -> String {
+    let clipped = |client: &Arc<str>| {
+        let text: String = client.chars().take(SHOWN_CHARS).collect();
+        let rest = if text.len() < client.len() { "…" } else { "" };
+        format!("{text:?}{rest}")
+    };
+    let mut text = clients.iter().take(SHOWN).map(clipped).collect::<Vec<_>>().join(", ");
+    if clients.len() > SHOWN {
+        text += &format!(" and {} more", clients.len() - SHOWN);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use raftmq_meta::MAX_BANS;
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_short_whatever_clients_call_themselves() {
+        let client = |text: &str| Arc::<str>::from(text);
+        assert_eq!(shown(&[client("a"), client("ü\n")]), r#""a", "ü\n""#);
+        let long = client(&"ü".repeat(30_000));
+        let line = shown(&vec![long; MAX_BATCH]);
+        assert!(line.ends_with(&format!("\"{}\"… and {} more", "ü".repeat(SHOWN_CHARS), MAX_BATCH - SHOWN)), "{line}");
+        assert!(line.len() < 1000, "{}", line.len());
+    }
+
+    #[tokio::test]
+    async fn who_had_no_room_is_not_counted_as_banned() {
+        let bans = Bans::none();
+        let of = |id: String| Ban {
+            target: BanTarget::ClientId(id),
+            reason: String::new(),
+            by: String::new(),
+            origin: BanOrigin::Flapping,
+            since_ms: 0,
+            until_ms: None,
+        };
+        let before: Vec<Ban> = (1..MAX_BANS / 2).map(|n| of(n.to_string())).collect();
+        for batch in before.chunks(MAX_BATCH) {
+            bans.add(batch.to_vec()).await.unwrap();
+        }
+        let (over, waiting) = channel(WAITING);
+        for client in ["a", "b", "c"] {
+            over.try_send(client.into()).unwrap();
+        }
+        drop(over);
+        propose(Arc::clone(&bans), "n".into(), Duration::from_secs(60), waiting).await;
+        assert_eq!(bans.list().len(), MAX_BANS / 2);
+        let counters = &bans.counters;
+        assert_eq!((counters.flapping_banned.load(Relaxed), counters.flapping_failed.load(Relaxed)), (1, 2));
     }
 }

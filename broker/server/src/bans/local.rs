@@ -20,9 +20,9 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) struct LocalBans {
     /// `None` in tests.
     file: Option<PathBuf>,
-    list: watch::Sender<BanList>,
+    list: Arc<watch::Sender<BanList>>,
     /// One change at a time: what is in force is what is on the disk.
-    changing: Mutex<()>,
+    changing: Arc<Mutex<()>>,
 }
 
 impl LocalBans {
@@ -35,12 +35,12 @@ impl LocalBans {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BanList::default(),
             Err(error) => return Err(error),
         };
-        Ok(Self { file: Some(file), list: watch::Sender::new(list), changing: Mutex::default() })
+        Ok(Self { file: Some(file), list: Arc::new(watch::Sender::new(list)), changing: Arc::default() })
     }
 
     #[cfg(test)]
     pub(super) fn in_memory() -> Self {
-        Self { file: None, list: watch::Sender::default(), changing: Mutex::default() }
+        Self { file: None, list: Arc::default(), changing: Arc::default() }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<BanList> {
@@ -51,27 +51,28 @@ impl LocalBans {
         self.list.borrow().clone()
     }
 
-    /// Changes the list on the disk first.
-    pub(super) async fn change(
+    /// Changes the list on the disk first. What was begun is done to its end, and the next change waits for that, also where the future is
+    /// dropped.
+    pub(super) async fn change<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut BanList) -> Result<(), ControlError>,
-    ) -> Result<(), ControlError> {
-        let _one = self.changing.lock().await;
+        change: impl FnOnce(&mut BanList) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        let one = Arc::clone(&self.changing).lock_owned().await;
         let mut list = self.list();
-        change(&mut list)?;
-        if let Some(file) = self.file.clone() {
-            let copy = list.clone();
-            let written = tokio::task::spawn_blocking(move || write(&file, &copy).map_err(|error| (file, error))).await;
-            match written {
-                Ok(Ok(())) => {}
-                Ok(Err((file, error))) => {
-                    return Err(ControlError::Unavailable(format!("{}: {error}", file.display())));
-                }
-                Err(_) => return Err(ControlError::Unavailable("the node is shutting down".into())),
+        let done = change(&mut list)?;
+        let (file, in_force) = (self.file.clone(), Arc::clone(&self.list));
+        let work = move || {
+            let written = file.map_or(Ok(()), |file| {
+                write(&file, &list).map_err(|error| ControlError::Unavailable(format!("{}: {error}", file.display())))
+            });
+            if written.is_ok() {
+                in_force.send_replace(list);
             }
-        }
-        self.list.send_replace(list);
-        Ok(())
+            drop(one);
+            written.map(|()| done)
+        };
+        let shutting_down = |_| Err(ControlError::Unavailable("the node is shutting down".into()));
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(shutting_down)
     }
 }
 
@@ -88,7 +89,8 @@ fn write(file: &Path, list: &BanList) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-pub(super) fn added(list: &mut BanList, bans: Vec<Ban>) -> Result<(), ControlError> {
+/// Says for how many there was no room.
+pub(super) fn added(list: &mut BanList, bans: Vec<Ban>) -> Result<usize, ControlError> {
     list.add(bans).map_err(|refusal| match refusal {
         BanRefusal::Invalid(what) => ControlError::Invalid(what),
         BanRefusal::Full => {
@@ -133,21 +135,24 @@ mod tests {
     use super::*;
     use raftmq_meta::BanOrigin;
 
-    #[tokio::test]
-    async fn bans_of_a_standalone_node_are_there_after_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("not/made/yet");
-        let bans = LocalBans::open(&data).unwrap();
-        let target = BanTarget::Address("fd00::/16".parse().unwrap());
-        let ban = Ban {
+    fn ban(target: &BanTarget) -> Ban {
+        Ban {
             target: target.clone(),
             reason: "r".into(),
             by: "b".into(),
             origin: BanOrigin::Operator,
             since_ms: 1,
             until_ms: None,
-        };
-        bans.change(|list| added(list, vec![ban])).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn bans_of_a_standalone_node_are_there_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("not/made/yet");
+        let bans = LocalBans::open(&data).unwrap();
+        let target = BanTarget::Address("fd00::/16".parse().unwrap());
+        bans.change(|list| added(list, vec![ban(&target)])).await.unwrap();
         let again = LocalBans::open(&data).unwrap();
         assert_eq!(again.list(), bans.list());
         again.change(|list| removed(list, &target)).await.unwrap();
@@ -155,5 +160,30 @@ mod tests {
         assert!(LocalBans::open(&data).unwrap().list().is_empty());
         std::fs::write(data.join(FILE), b"[{").unwrap();
         assert!(LocalBans::open(&data).is_err());
+    }
+
+    /// A caller that hangs up drops the future, whatever has come of it.
+    #[tokio::test]
+    async fn a_change_that_nobody_waits_for_is_done_to_its_end_before_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let bans = LocalBans::open(directory.path()).unwrap();
+        let target = |n: u32| BanTarget::ClientId(format!("{n}-{}", "x".repeat(40_000)));
+        let is_kept = |targets: &[u32], there: bool| {
+            let list = bans.list();
+            for n in targets {
+                assert_eq!(list.get(&target(*n)).is_some(), there, "{n} in force");
+            }
+            assert_eq!(LocalBans::open(directory.path()).unwrap().list(), list, "what is in force is on the disk");
+        };
+        for n in (0..20).step_by(2) {
+            let cut_off = bans.change(|list| added(list, vec![ban(&target(n))]));
+            assert!(tokio::time::timeout(Duration::ZERO, cut_off).await.is_err());
+            bans.change(|list| added(list, vec![ban(&target(n + 1))])).await.unwrap();
+            is_kept(&[n, n + 1], true);
+        }
+        let cut_off = bans.change(|list| removed(list, &target(0)));
+        assert!(tokio::time::timeout(Duration::ZERO, cut_off).await.is_err());
+        bans.change(|list| removed(list, &target(1))).await.unwrap();
+        is_kept(&[0, 1], false);
     }
 }

@@ -79,6 +79,12 @@ impl Bans {
         Self::new(Source::Local(LocalBans::in_memory()))
     }
 
+    /// Has the workers hold clients against these from now on.
+    #[cfg(test)]
+    pub(crate) fn in_force(&self, bans: Vec<Ban>) {
+        self.publish(&bans.into_iter().collect(), &BanList::default());
+    }
+
     fn new(source: Source) -> Arc<Self> {
         Arc::new(Self {
             source,
@@ -140,8 +146,8 @@ impl Bans {
         }
     }
 
-    /// Bans clients, on all nodes.
-    pub(crate) async fn add(&self, bans: Vec<Ban>) -> Result<(), ControlError> {
+    /// Bans clients, on all nodes. Says for how many there was no room; an error if that is all of them.
+    pub(crate) async fn add(&self, bans: Vec<Ban>) -> Result<usize, ControlError> {
         match &self.source {
             Source::Cluster(cluster) => cluster.control().ban(bans).await,
             Source::Local(local) => local.change(|list| local::added(list, bans)).await,

@@ -1,6 +1,6 @@
 //! What of changed settings a running node can take, as a pure function.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raftmq_config::{Config, Listener, Mqtt};
 use serde_json::Value as Json;
@@ -51,6 +51,12 @@ pub(super) fn plan(running: &Config, wanted: &Config, mounts: &[Option<&str>]) -
             needs_restart.insert(format!("listeners[{index}].mountPoint"));
         }
     }
+    for (path, counts) in forbidden(running, &applied, wanted) {
+        if !counts {
+            changed.remove(&path);
+        }
+        needs_restart.insert(path);
+    }
     Plan { applied, changed: changed.into_iter().collect(), needs_restart: needs_restart.into_iter().collect() }
 }
 
@@ -92,6 +98,37 @@ fn take_listener(listener: &mut Listener, wanted: &Listener) {
     listener.max_packet_size = wanted.max_packet_size;
     listener.connect_timeout = wanted.connect_timeout;
     listener.zone.clone_from(&wanted.zone);
+}
+
+/// What listeners and zones get only after the node's own settings have changed, which needs a new start; and whether something of it
+/// changes now.
+fn forbidden(running: &Config, applied: &Config, wanted: &Config) -> BTreeMap<String, bool> {
+    let mut found = BTreeMap::new();
+    for (index, listener) in wanted.listeners.iter().enumerate() {
+        let of = |config: &Config| {
+            let own = config.listeners.iter().find(|own| own.name == listener.name)?;
+            Some(config.settings_of(own).mqtt)
+        };
+        let (Some(before), Some(now), Some(then)) = (of(running), of(applied), of(wanted)) else { continue };
+        let zone = listener.zone.as_ref().and_then(|name| wanted.zones.get_key_value(name));
+        let mut compare = |path: String, value: &dyn Fn(&Mqtt) -> u64| {
+            if value(&now) != value(&then) {
+                *found.entry(path).or_default() |= value(&before) != value(&now);
+            }
+        };
+        if listener.max_packet_size.is_some() {
+            compare(format!("listeners[{index}].maxPacketSize"), &|mqtt| mqtt.max_packet_size.bytes());
+        } else if let Some((name, _)) = zone.filter(|(_, zone)| zone.max_packet_size.is_some()) {
+            compare(format!("zones.{name}.maxPacketSize"), &|mqtt| mqtt.max_packet_size.bytes());
+        }
+        if let Some((name, _)) = zone.filter(|(_, zone)| zone.retain.is_some()) {
+            compare(format!("zones.{name}.retain"), &|mqtt| mqtt.retained.enabled.into());
+        }
+        if let Some((name, _)) = zone.filter(|(_, zone)| zone.shared_subscriptions.is_some()) {
+            compare(format!("zones.{name}.sharedSubscriptions"), &|mqtt| mqtt.shared_subscription.enabled.into());
+        }
+    }
+    found
 }
 
 fn json(config: &Config) -> Json {
@@ -194,5 +231,45 @@ log: {level: debug, format: json}
         let plan = planned("listeners:\n- {name: b, bind: ':1884'}\n");
         assert_eq!(plan.needs_restart, ["listeners", "zones"]);
         assert_eq!(plan.applied, config(RUNNING));
+    }
+
+    /// Zones and listeners have at most what the node has, and that may need a new start.
+    #[test]
+    fn what_the_node_still_forbids_is_not_said_to_count() {
+        let running = config(
+            "
+mqtt: {maxPacketSize: 64KiB, retained: {enabled: false}, sharedSubscription: {enabled: false}}
+zones:
+  z: {maxPacketSize: 4KiB}
+listeners:
+- {name: a, bind: ':1883', zone: z}
+- {name: b, bind: ':1884', zone: z, maxPacketSize: 8KiB}
+",
+        );
+        let wanted = config(
+            "
+mqtt: {maxPacketSize: 1MiB, retained: {enabled: true}, sharedSubscription: {enabled: true}}
+zones:
+  z: {maxPacketSize: 512KiB, retain: true, sharedSubscriptions: true}
+listeners:
+- {name: a, bind: ':1883', zone: z}
+- {name: b, bind: ':1884', zone: z, maxPacketSize: 128KiB}
+",
+        );
+        let restart = [
+            "listeners[1].maxPacketSize",
+            "mqtt.maxPacketSize",
+            "mqtt.retained.enabled",
+            "mqtt.sharedSubscription.enabled",
+            "zones.z.maxPacketSize",
+            "zones.z.retain",
+            "zones.z.sharedSubscriptions",
+        ];
+        let first = plan(&running, &wanted, &[None, None]);
+        assert_eq!(first.needs_restart, restart);
+        // The packets have grown to what the node takes.
+        assert_eq!(first.changed, ["listeners[1].maxPacketSize", "zones.z.maxPacketSize"]);
+        let again = plan(&first.applied, &wanted, &[None, None]);
+        assert_eq!((again.changed, again.needs_restart), (Vec::new(), first.needs_restart));
     }
 }

@@ -48,6 +48,10 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.closing.is_none() && conn.moving.is_none()) else {
             return;
         };
+        if conn.outlet.awaits_proxy() {
+            // Its address is the balancer's. It is looked at once the header is there.
+            return;
+        }
         let address = Some(conn.peer.address.ip());
         let seen = if conn.client.is_some() {
             Seen { client_id: Some(conn.session.client_id()), username: conn.username.as_deref(), address }

@@ -97,6 +97,11 @@ impl Outlet {
         self.layered.is_some()
     }
 
+    /// Whether a balancer has not said yet where the connection comes from.
+    pub(crate) fn awaits_proxy(&self) -> bool {
+        self.layered.as_ref().is_some_and(|layered| layered.layers.awaits_proxy())
+    }
+
     /// Takes bytes of the socket through the layers: `plain` gets what they carry of MQTT, also before an error; what the layers
     /// answer waits here.
     pub(crate) fn receive(

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod authentication;
+mod banned;
 mod ending;
 mod handing;
 mod refused;

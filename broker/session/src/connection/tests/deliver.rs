@@ -305,6 +305,34 @@ fn the_oldest_make_room() {
     }
 }
 
+/// What was acknowledged to its publisher is not lost for what nobody waits for.
+#[test]
+fn qos_0_makes_room_for_qos_0_alone() {
+    let (q0, q1) = (QoS::AtMostOnce, QoS::AtLeastOnce);
+    let limits = SessionLimits {
+        max_queued_messages: 3,
+        drop_oldest: true,
+        queue_qos0_offline: true,
+        ..SessionLimits::default()
+    };
+    let mut session = Peer::open(V5, limits.clone(), &PropertiesBuf::new(), None).lose();
+    let mut give = |payload: &str, qos| {
+        session.deliver_offline(Now { ms: 0, unix_ms: 0 }, &limits, "c", &message(payload, qos), &at(qos))
+    };
+    for (payload, qos) in [("a", q1), ("b", q0), ("c", q1)] {
+        assert_eq!(give(payload, qos), Delivery::Queued);
+    }
+    assert_eq!(give("d", q0), Delivery::Displaced(1), "b");
+    assert_eq!(give("e", q1), Delivery::Displaced(1), "a");
+    assert_eq!(give("f", q1), Delivery::Displaced(1), "c");
+    assert_eq!(give("g", q1), Delivery::Displaced(1), "d");
+    assert_eq!(give("h", q0), Delivery::Dropped(DropReason::QueueFull));
+    let mut peer = Peer::connecting(V5, limits);
+    peer.opened(OpenResult::Accepted { session: Some(session) });
+    let sent: Vec<String> = peer.deliveries().into_iter().map(|(payload, _, _)| payload).collect();
+    assert_eq!(sent, ["e", "f", "g"]);
+}
+
 /// QoS 0 for a client that is away is a setting, whether it comes before or after the connection's end.
 #[test]
 fn what_waits_with_qos_0_ends_with_the_connection() {
