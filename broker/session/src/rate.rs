@@ -9,15 +9,16 @@ pub struct Rate {
     pub burst: u64,
 }
 
+/// Parts of a second: a burst is at least what comes back in one. Who looks at a bucket looks now and then, and what came back in between
+/// is not to be lost.
+const LEAST_BURST: u64 = 20;
+
 impl Rate {
-    /// From settings: `None` for a rate of 0, which is no limit; a burst of 0 is that of one second.
+    /// From settings: `None` for a rate of 0, which is no limit; a burst of 0 is that of one second, and the least that of 50 ms.
     #[must_use]
-    pub const fn new(per_second: u64, burst: u64) -> Option<Self> {
-        match (per_second, burst) {
-            (0, _) => None,
-            (_, 0) => Some(Self { per_second, burst: per_second }),
-            _ => Some(Self { per_second, burst }),
-        }
+    pub fn new(per_second: u64, burst: u64) -> Option<Self> {
+        let burst = if burst == 0 { per_second } else { burst.max(per_second / LEAST_BURST) };
+        (per_second > 0).then_some(Self { per_second, burst })
     }
 }
 
@@ -98,7 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn bucket(per_second: u64, burst: u64) -> Bucket {
-        Bucket::new(Rate::new(per_second, burst).unwrap(), 0)
+        Bucket::new(Rate { per_second, burst }, 0)
     }
 
     #[test]
@@ -107,6 +108,7 @@ mod tests {
         assert_eq!(Rate::new(0, 9), None);
         assert_eq!(Rate::new(7, 0), Some(Rate { per_second: 7, burst: 7 }));
         assert_eq!(Rate::new(7, 2), Some(Rate { per_second: 7, burst: 2 }));
+        assert_eq!(Rate::new(1_000, 2), Some(Rate { per_second: 1_000, burst: 50 }));
     }
 
     #[test]
