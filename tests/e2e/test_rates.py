@@ -163,8 +163,8 @@ def test_messages_of_a_client(tmp_path, transport):
                 assert not bad.disconnected, bad.disconnected
                 print(f"\n{transport}, QoS {qos}: {count} messages in {took:.2f} s at {RATE} a second and a burst of {BURST}")
                 slowest = show("PUBACK beside it", beside)
-                assert 2.9 <= took < 6
-                assert slowest < 1, "the well-behaved one waits"
+                assert 2.9 <= took < 12
+                assert slowest < 2, "the well-behaved one waits"
         show("PUBACK alone", alone)
         assert not good.disconnected
         assert node.throttled("messages", "client") >= 3
@@ -185,8 +185,8 @@ def test_bytes_of_a_client(tmp_path, transport):
         wait_until("all arrive", lambda: len(reader.received("bad")) == 30, 20)
         took = time.monotonic() - begun
         print(f"\n{transport}: 300 KiB in {took:.2f} s at 100 KiB a second and a burst of 20 KiB")
-        assert show("PUBACK beside it", beside) < 1
-        assert 2.6 <= took < 6
+        assert show("PUBACK beside it", beside) < 2
+        assert 2.6 <= took < 12
         wait_until("all PUBACKs", lambda: len(bad.took) == 30, 15)
         assert not bad.disconnected and not good.disconnected
         assert node.throttled("bytes", "client") > 0
@@ -207,8 +207,8 @@ def test_clients_of_a_listener_share(tmp_path):
         took = time.monotonic() - begun
         print(f"\n400 messages of two clients in {took:.2f} s at {RATE} a second together; after two seconds {halves}")
         slowest = show("PUBACK of a third one", beside)
-        assert 3.85 <= took < 7
-        assert slowest < 1
+        assert 3.85 <= took < 12
+        assert slowest < 2
         assert min(halves) > 0.5 * max(halves)
         assert node.throttled("messages", "listener") > 0 and node.throttled("messages", "client") == 0
         assert not one.disconnected + two.disconnected + good.disconnected
@@ -235,9 +235,9 @@ def test_connections_wait(tmp_path):
         for one in all_of_them:
             stack.enter_context(one)
         print(f"\n45 connections in {took:.2f} s at 20 a second and a burst of 5")
-        assert show("PUBACK of who is connected", beside) < 1
+        assert show("PUBACK of who is connected", beside) < 2
         assert not failed and len(all_of_them) == 45
-        assert 1.9 <= took < 8
+        assert 1.9 <= took < 12
         assert node.throttled("connections", "listener") > 0
         refused = [name for name, value in metrics(node.metrics).items() if "connections_refused" in name and value]
         assert not refused

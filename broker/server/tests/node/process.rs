@@ -184,15 +184,6 @@ impl Node {
         }
     }
 
-    /// Processor time that it has used.
-    pub(crate) fn processor(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
-        // A hundredth of a second each.
-        Duration::from_millis(10 * (ticks(11) + ticks(12)))
-    }
-
     /// Resident memory in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
