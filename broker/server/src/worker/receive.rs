@@ -34,6 +34,10 @@ impl Worker {
         match conn.socket.try_read(context, &mut buffer[..most]) {
             Ok(0) => self.lost(key),
             Ok(count) => self.take_bytes(key, &buffer[..count]),
+            // All that it had sent before nothing could be written to it any more is read.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && conn.deaf && !conn.socket.has_unread() => {
+                self.lost(key);
+            }
             // A reactor has to be asked again, to wake the task.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => progress = conn.socket.has_readiness(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
