@@ -5,7 +5,8 @@ use std::path::Path;
 
 use kube::KubeSchema;
 use raftmq_config::{
-    ByteSize, ClientAuth, HumanDuration, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion, Websocket,
+    ByteSize, ClientAuth, HumanDuration, ListenerRates, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion,
+    Websocket,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ pub struct ListenerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-raftmq-min" = "100ms", "x-raftmq-max" = "10m"))]
     pub connect_timeout: Option<HumanDuration>,
+    /// What all clients of this listener on one node may do together a second. Absent: anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<ListenerRates>,
     /// What is put before every topic of this listener's clients, and taken off again on delivery, as `plant-1/`. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
@@ -79,6 +83,7 @@ impl Default for ListenerSpec {
             zone: None,
             max_packet_size: None,
             connect_timeout: None,
+            rates: None,
             mount_point: None,
             proxy_protocol: ProxyProtocol::None,
             websocket: None,

@@ -245,6 +245,7 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
                 zone: listener.zone.clone(),
                 max_packet_size: listener.max_packet_size,
                 connect_timeout: listener.connect_timeout,
+                rates: listener.rates.clone(),
                 mount_point: listener.mount_point.clone(),
                 proxy_protocol: listener.proxy_protocol,
                 websocket: listener.websocket.clone(),

@@ -85,6 +85,10 @@ mqtt:
   maxTopicLength: 65535
   maxSubscriptions: 10000
   maxUserProperties: 1000
+  messageRate: 0
+  messageBurst: 0
+  byteRate: 0B
+  byteBurst: 0B
   maxQos: 2
   wildcardSubscriptions: true
   subscriptionIdentifiers: true
@@ -267,7 +271,7 @@ fn listeners_have_what_the_spec_says_and_their_secrets_as_files() {
     let cluster = cluster(
         "
   listeners:
-  - { name: mqtt, port: 1883, proxyProtocol: v2, mountPoint: a/, maxPacketSize: 64KiB, connectTimeout: 3s, maxConnections: 9 }
+  - { name: mqtt, port: 1883, proxyProtocol: v2, mountPoint: a/, maxPacketSize: 64KiB, connectTimeout: 3s, maxConnections: 9, rates: { connections: 50, bytes: 1MiB } }
   - { name: ws, port: 8083, type: ws, websocket: { path: /other } }
   - { name: quic, port: 14567, type: quic, tls: { secretName: one, clientAuth: optional } }
   - name: mqtts
@@ -289,7 +293,8 @@ fn listeners_have_what_the_spec_says_and_their_secrets_as_files() {
         yaml,
         serde_json::json!([
             { "name": "mqtt", "type": "tcp", "bind": "0.0.0.0:1883", "proxyProtocol": "v2", "mountPoint": "a/",
-              "maxPacketSize": "64KiB", "connectTimeout": "3s", "maxConnections": 9 },
+              "maxPacketSize": "64KiB", "connectTimeout": "3s", "maxConnections": 9,
+              "rates": { "connections": 50, "bytes": "1MiB" } },
             { "name": "ws", "type": "ws", "bind": "0.0.0.0:8083", "websocket": { "path": "/other" } },
             { "name": "quic", "type": "quic", "bind": "0.0.0.0:14567", "tls": {
                 "certFile": file("one/tls.crt"), "keyFile": file("one/tls.key"), "clientAuth": "optional",

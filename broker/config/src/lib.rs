@@ -30,7 +30,8 @@ pub use cluster::{
 pub use error::{ConfigError, Origin, Problem};
 pub use flapping::Flapping;
 pub use listeners::{
-    ClientAuth, Listener, ListenerTls, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion, Websocket,
+    ClientAuth, Listener, ListenerRates, ListenerTls, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion,
+    Websocket,
 };
 pub use load::{Origins, from_document};
 pub use mqtt::{Mqtt, QueueFull};

@@ -37,6 +37,9 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-raftmq-min" = "100ms", "x-raftmq-max" = "10m"))]
     pub connect_timeout: Option<HumanDuration>,
+    /// What all clients of this listener on this node may do together a second. Absent: anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<ListenerRates>,
     /// What is put before every topic of this listener's clients, and taken off again on delivery, as `plant-1/`. Absent:
     /// that of the zone, or nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +69,7 @@ impl Listener {
             zone: None,
             max_packet_size: None,
             connect_timeout: None,
+            rates: None,
             mount_point: None,
             proxy_protocol: ProxyProtocol::None,
             websocket: None,
@@ -99,6 +103,42 @@ impl Default for Listener {
     fn default() -> Self {
         Self::new("mqtt", ListenerType::Tcp, BindAddr::any(1883))
     }
+}
+
+/// What the clients of a listener may do together, on one node. Nothing is refused for it: connections wait to be accepted, and
+/// clients are read more slowly, each in its turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ListenerRates {
+    /// Connections accepted a second. 0: any number.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub connections: u32,
+    /// Connections accepted at once after a pause. 0: those of one second.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub connection_burst: u32,
+    /// PUBLISH packets a second. 0: any number.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub messages: u32,
+    /// PUBLISH packets at once after a pause. 0: those of one second.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub message_burst: u32,
+    /// Bytes of packets a second. `0B`: any number.
+    #[serde(skip_serializing_if = "ByteSize::is_zero")]
+    #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "16GiB"))]
+    pub bytes: ByteSize,
+    /// Bytes of packets at once after a pause. `0B`: those of one second.
+    #[serde(skip_serializing_if = "ByteSize::is_zero")]
+    #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "16GiB"))]
+    pub byte_burst: ByteSize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What carries MQTT.

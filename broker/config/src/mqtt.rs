@@ -64,6 +64,18 @@ pub struct Mqtt {
     /// User properties of a CONNECT, its will, a PUBLISH, a SUBSCRIBE or an UNSUBSCRIBE. More are refused with 0x97.
     #[schemars(range(min = 0, max = 65535))]
     pub max_user_properties: u16,
+    /// PUBLISH packets a second that one client may send. One that sends more is read more slowly. 0: any number.
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub message_rate: u32,
+    /// PUBLISH packets that a client may send at once after a pause. 0: those of one second.
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub message_burst: u32,
+    /// Bytes of packets a second that one client may send. One that sends more is read more slowly. `0B`: any number.
+    #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "16GiB"))]
+    pub byte_rate: ByteSize,
+    /// Bytes of packets that a client may send at once after a pause. `0B`: those of one second.
+    #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "16GiB"))]
+    pub byte_burst: ByteSize,
     /// Highest QoS of a PUBLISH or will, and the highest that is granted (Maximum QoS).
     #[schemars(range(min = 0, max = 2))]
     pub max_qos: u8,
@@ -131,6 +143,10 @@ impl Default for Mqtt {
             max_topic_length: 65_535,
             max_subscriptions: 10_000,
             max_user_properties: 1_000,
+            message_rate: 0,
+            message_burst: 0,
+            byte_rate: ByteSize::from_bytes(0),
+            byte_burst: ByteSize::from_bytes(0),
             max_qos: 2,
             wildcard_subscriptions: true,
             subscription_identifiers: true,

@@ -116,6 +116,12 @@ impl ByteSize {
         Self(bytes)
     }
 
+    /// Whether it is nothing.
+    #[must_use]
+    pub const fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+
     /// Of so many KiB.
     #[must_use]
     pub const fn kib(n: u64) -> Self {

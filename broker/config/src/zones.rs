@@ -75,6 +75,22 @@ pub struct Zone {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub max_user_properties: Option<u16>,
+    /// As `mqtt.messageRate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub message_rate: Option<u32>,
+    /// As `mqtt.messageBurst`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub message_burst: Option<u32>,
+    /// As `mqtt.byteRate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "16GiB"))]
+    pub byte_rate: Option<ByteSize>,
+    /// As `mqtt.byteBurst`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "16GiB"))]
+    pub byte_burst: Option<ByteSize>,
     /// As `mqtt.maxQos`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2))]
@@ -112,15 +128,10 @@ pub struct Zone {
     pub mount_point: Option<String>,
 }
 
-impl Zone {
-    /// The settings of `mqtt` with those of the zone in their places.
-    #[must_use]
-    pub fn over(&self, mqtt: &Mqtt) -> Mqtt {
-        let mut all = mqtt.clone();
-        macro_rules! take {
-            ($($setting:ident),*) => { $(if let Some(own) = &self.$setting { all.$setting = own.clone(); })* };
-        }
-        take!(
+/// The settings of `mqtt` that a zone may set, by the names that they have in both: the one list of them.
+macro_rules! each_setting {
+    ($take:ident) => {
+        $take!(
             max_packet_size,
             receive_maximum,
             max_inflight,
@@ -138,6 +149,10 @@ impl Zone {
             max_topic_length,
             max_subscriptions,
             max_user_properties,
+            message_rate,
+            message_burst,
+            byte_rate,
+            byte_burst,
             max_qos,
             wildcard_subscriptions,
             subscription_identifiers,
@@ -145,11 +160,33 @@ impl Zone {
             max_topic_aliases_out,
             check_payload_format,
             response_information
-        );
+        )
+    };
+}
+
+impl Zone {
+    /// The settings of `mqtt` with those of the zone in their places.
+    #[must_use]
+    pub fn over(&self, mqtt: &Mqtt) -> Mqtt {
+        let mut all = mqtt.clone();
+        macro_rules! take {
+            ($($setting:ident),*) => { $(if let Some(own) = &self.$setting { all.$setting = own.clone(); })* };
+        }
+        each_setting!(take);
         // A zone can take these away, not give what the node does not have.
         all.retained.enabled &= self.retain.unwrap_or(true);
         all.shared_subscription.enabled &= self.shared_subscriptions.unwrap_or(true);
         all
+    }
+}
+
+impl Mqtt {
+    /// Takes all settings that a zone may set from others, but what a zone can only take away.
+    pub fn take_zone_settings(&mut self, from: &Self) {
+        macro_rules! take {
+            ($($setting:ident),*) => { $(self.$setting = from.$setting.clone();)* };
+        }
+        each_setting!(take);
     }
 }
 

@@ -14,7 +14,7 @@ use raftmq_features::sys::SysSettings;
 use raftmq_features::wills::WillSettings;
 use raftmq_mqtt::{Message, QoS, RetainHandling, SubOptions};
 use raftmq_routing::{GroupStrategy, NodeGroups, RetainedLimits, RetainedStore};
-use raftmq_session::{SessionLimits, SubscriptionInfo};
+use raftmq_session::{Rate, SessionLimits, SubscriptionInfo};
 
 use crate::authn::{Methods, TestMethod};
 
@@ -245,6 +245,8 @@ pub(crate) fn session_limits(mqtt: &Mqtt) -> SessionLimits {
         max_topic_levels: usize::from(mqtt.max_topic_levels),
         max_topic_bytes: usize::from(mqtt.max_topic_length),
         max_user_properties: usize::from(mqtt.max_user_properties),
+        message_rate: Rate::new(mqtt.message_rate.into(), mqtt.message_burst.into()),
+        byte_rate: Rate::new(mqtt.byte_rate.bytes(), mqtt.byte_burst.bytes()),
         max_subscriptions: mqtt.max_subscriptions as usize,
         queue_qos0_offline: mqtt.queue_qos0_offline,
         check_payload_format: mqtt.check_payload_format,

@@ -20,7 +20,13 @@ pub(crate) fn add(
     listeners: Vec<ListenerState>,
     readiness: Arc<dyn ReadinessSource>,
 ) {
-    metrics.add_source(move |out: &mut Encoder| listeners.iter().for_each(|one| sources::listener(&numbers(one), out)));
+    metrics.add_source(move |out: &mut Encoder| {
+        listeners.iter().for_each(|one| sources::listener(&numbers(one), out));
+        let sum = |count: fn(&ListenerState) -> &AtomicU64| {
+            listeners.iter().map(|one| count(one).load(Ordering::Relaxed)).sum()
+        };
+        sources::accept_waits(sum(|one| &one.rates.waits), sum(|one| &one.rates.waited_ms), out);
+    });
     metrics.add_source(move |out: &mut Encoder| sources::readiness(&readiness.readiness(), out));
     let features = Arc::clone(shared);
     metrics.add_source(move |out: &mut Encoder| sources::features(&feature_numbers(&features), out));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use raftmq_mqtt::{Properties, QoS, ReasonCode, topic};
 
-use crate::Action;
+use crate::{Action, Rate};
 
 /// Limits of connections and sessions; one value shared by all of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,10 @@ pub struct SessionLimits {
     pub max_topic_bytes: usize,
     /// User properties of one packet, those of a will counted on their own.
     pub max_user_properties: usize,
+    /// PUBLISH packets that the client may send; `None` for any number. What keeps it to that is the worker: it reads no faster.
+    pub message_rate: Option<Rate>,
+    /// Bytes of packets that the client may send, likewise.
+    pub byte_rate: Option<Rate>,
     /// Subscriptions of a session.
     pub max_subscriptions: usize,
     /// Topic filters of SUBSCRIBE and UNSUBSCRIBE packets that wait for the server; what is above is refused at once.
@@ -95,6 +99,8 @@ impl Default for SessionLimits {
             max_topic_levels: 128,
             max_topic_bytes: 65_535,
             max_user_properties: 1_000,
+            message_rate: None,
+            byte_rate: None,
             max_subscriptions: 10_000,
             max_pending_filters: 10_000,
             queue_qos0_offline: false,
@@ -124,6 +130,8 @@ impl SessionLimits {
             max_topic_levels: newer.max_topic_levels,
             max_topic_bytes: newer.max_topic_bytes,
             max_user_properties: newer.max_user_properties,
+            message_rate: newer.message_rate,
+            byte_rate: newer.byte_rate,
             max_subscriptions: newer.max_subscriptions,
             max_pending_filters: newer.max_pending_filters,
             check_payload_format: newer.check_payload_format,

@@ -86,6 +86,9 @@ catalog! {
         MESSAGES_DROPPED = Counter "raftmq_messages_dropped_total" ["reason"] "Deliveries that did not happen, by reason: slow_consumer, session_queue_full, worker_queue_full, link_queue_full, expired, packet_too_large, disconnected, not_serving, no_member.";
         MESSAGES_REFUSED = Counter "raftmq_messages_refused_total" ["reason"] "Messages not taken from their publisher, by reason: topic, not_authorized, quota. A retained message over quota of an MQTT 3 client, or with QoS 0, is delivered and not kept.";
         LIMITS_MET = Counter "raftmq_limits_met_total" ["limit"] "Requests of clients refused for a limit of their listener's, by limit: qos, retain, wildcard, shared, subscription_identifier, topic, subscriptions, user_properties, receive_maximum, packet_size, client_id.";
+        THROTTLED = Counter "raftmq_throttled_total" ["limit" "scope"] "How often a rate made somebody wait, by what is limited (messages, bytes, connections) and for whom (client, listener): a client's connection was not read, or one more connection not accepted, for a while.";
+        THROTTLED_SECONDS = Counter "raftmq_throttled_seconds_total" ["limit" "scope"] "How long they waited in all; of connections that were not accepted, those that were the next one.";
+        THROTTLED_CONNECTIONS = Gauge "raftmq_throttled_connections" [] "Connections of clients that are not read at this time because of a rate.";
         MESSAGES_UNMATCHED = Counter "raftmq_messages_unmatched_total" [] "Messages that nobody had subscribed to; not those that the node publishes itself.";
         RETAINED = Gauge "raftmq_retained_messages" [] "Retained messages of this node.";
         RETAINED_BYTES = Gauge "raftmq_retained_bytes" [] "Bytes of the retained messages of this node.";

@@ -15,7 +15,7 @@ mod worker;
 
 pub use catalog::{Kind, Metric, reference_markdown};
 pub use encoder::Encoder;
-pub use worker::{DropReason, EndReason, PublishQos, PublishRefusal, RefuseReason, WorkerCounters};
+pub use worker::{DropReason, EndReason, PublishQos, PublishRefusal, RefuseReason, Throttle, WorkerCounters};
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};

@@ -112,6 +112,13 @@ pub struct ListenerNumbers {
     pub certificates: Option<CertificateNumbers>,
 }
 
+/// Connections that waited to be accepted, over all listeners: how many, and how many milliseconds.
+pub fn accept_waits(waits: u64, waited_ms: u64, out: &mut Encoder) {
+    let labels = &["connections", "listener"];
+    out.counter(&c::THROTTLED, labels, waits);
+    out.counter_f64(&c::THROTTLED_SECONDS, labels, waited_ms as f64 / 1_000.0);
+}
+
 /// What is known of a listener's certificates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CertificateNumbers {

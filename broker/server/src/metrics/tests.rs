@@ -48,6 +48,7 @@ fn everything() -> Arc<Metrics> {
         let listener =
             sources::ListenerNumbers { name: "mqtts".into(), transport: "tls", connections: 5, ..Default::default() };
         sources::listener(&sources::ListenerNumbers { certificates, ..listener }, out);
+        sources::accept_waits(3, 1_500, out);
         sources::wal(&WalMetrics::default(), out);
         sources::discovery(&PeerSet::default(), out);
         for name in ["meta", "routes"] {

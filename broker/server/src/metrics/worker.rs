@@ -6,6 +6,7 @@
 
 mod end;
 mod sys;
+mod throttle;
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -20,6 +21,7 @@ use super::Encoder;
 use super::catalog as c;
 pub use end::EndReason;
 pub(super) use sys::sys;
+pub use throttle::Throttle;
 
 /// The QoS of a PUBLISH, as an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +226,10 @@ pub(super) struct Shared {
     unsubscribed: AtomicU64,
     publish_refused: [AtomicU64; PublishRefusal::ALL.len()],
     limits_met: [AtomicU64; Limit::ALL.len()],
+    throttled: [AtomicU64; Throttle::ALL.len()],
+    throttled_ms: [AtomicU64; Throttle::ALL.len()],
+    /// How many are now.
+    throttled_now: AtomicU64,
     counts: [AtomicU64; COUNTS],
     /// By type.
     packets_in: [AtomicU64; 16],
@@ -254,6 +260,9 @@ impl Shared {
             unsubscribed: zero(),
             publish_refused: std::array::from_fn(|_| zero()),
             limits_met: std::array::from_fn(|_| zero()),
+            throttled: std::array::from_fn(|_| zero()),
+            throttled_ms: std::array::from_fn(|_| zero()),
+            throttled_now: zero(),
             counts: std::array::from_fn(|_| zero()),
             packets_in: std::array::from_fn(|_| zero()),
             packets_out: std::array::from_fn(|_| zero()),
@@ -330,6 +339,18 @@ impl WorkerCounters {
     /// A client has met a limit, and was refused what it asked for.
     pub fn limit_met(&self, limit: Limit) {
         add(&self.shared.limits_met[limit as usize], 1);
+    }
+
+    /// A connection is not read from now on, because of this rate.
+    pub fn throttled(&self, throttle: Throttle) {
+        add(&self.shared.throttled[throttle as usize], 1);
+        add(&self.shared.throttled_now, 1);
+    }
+
+    /// It is read again, after so many milliseconds, or gone.
+    pub fn throttled_no_more(&self, throttle: Throttle, waited_ms: u64) {
+        add(&self.shared.throttled_ms[throttle as usize], waited_ms);
+        subtract(&self.shared.throttled_now, 1);
     }
 
     /// A connected client broke the protocol and was disconnected.
@@ -534,6 +555,13 @@ pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
     for (at, limit) in Limit::ALL.iter().enumerate() {
         out.counter(&c::LIMITS_MET, &[limit.name()], each(at, |worker| &worker.limits_met));
     }
+    for (at, throttle) in Throttle::ALL.iter().enumerate() {
+        let labels = &[throttle.limit(), throttle.scope()];
+        out.counter(&c::THROTTLED, labels, each(at, |worker| &worker.throttled));
+        let seconds = each(at, |worker| &worker.throttled_ms) as f64 / 1_000.0;
+        out.counter_f64(&c::THROTTLED_SECONDS, labels, seconds);
+    }
+    out.gauge(&c::THROTTLED_CONNECTIONS, &[], sum(|worker| &worker.throttled_now));
     let counted = |what: Count| each(what as usize, |worker| &worker.counts);
     out.counter(&c::MESSAGES_UNMATCHED, &[], counted(Count::Unmatched));
     out.counter(&c::SHARED_DISPATCHES, &[], counted(Count::SharedDispatched));

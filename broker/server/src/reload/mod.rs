@@ -87,6 +87,11 @@ impl Reloader {
             Arc::new(SessionLimits { mount_point: mount.map(Arc::from), ..listener_limits(listener, &applied) })
         });
         let live = Live { limits: limits.collect(), rules: Arc::new(rules) };
+        let now_ms = self.shared.clock.ms();
+        for (listener, state) in applied.listeners.iter().zip(&self.listeners) {
+            state.rates.set(listener.rates.as_ref(), now_ms);
+        }
+        // The workers look at those, too, when they are told.
         self.shared.live.send_replace(Arc::new(live));
         for (listener, state) in applied.listeners.iter().zip(&self.listeners) {
             state.max_connections.store(listener.max_connections.unwrap_or(0), Ordering::Relaxed);

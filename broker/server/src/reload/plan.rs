@@ -60,43 +60,20 @@ pub(super) fn plan(running: &Config, wanted: &Config, mounts: &[Option<&str>]) -
     Plan { applied, changed: changed.into_iter().collect(), needs_restart: needs_restart.into_iter().collect() }
 }
 
+/// What a zone may set, a running node takes, but for what its buffers and links were made for.
 fn take_mqtt(mqtt: &mut Mqtt, wanted: &Mqtt) {
-    macro_rules! take {
-        ($($setting:ident),* $(,)?) => { $(mqtt.$setting = wanted.$setting.clone();)* };
-    }
-    take!(
-        receive_maximum,
-        max_inflight,
-        max_queued_messages,
-        max_queued_bytes,
-        queue_full,
-        queue_qos0_offline,
-        session_expiry_max,
-        message_expiry_max,
-        connect_timeout,
-        min_keep_alive,
-        max_keep_alive,
-        max_client_id_length,
-        max_topic_levels,
-        max_topic_length,
-        max_subscriptions,
-        max_user_properties,
-        max_qos,
-        wildcard_subscriptions,
-        subscription_identifiers,
-        max_topic_aliases,
-        max_topic_aliases_out,
-        check_payload_format,
-        response_information,
-        rewrite,
-        auto_subscribe,
-    );
+    let max_packet_size = mqtt.max_packet_size;
+    mqtt.take_zone_settings(wanted);
+    mqtt.max_packet_size = max_packet_size;
+    mqtt.rewrite.clone_from(&wanted.rewrite);
+    mqtt.auto_subscribe.clone_from(&wanted.auto_subscribe);
 }
 
 fn take_listener(listener: &mut Listener, wanted: &Listener) {
     listener.max_connections = wanted.max_connections;
     listener.max_packet_size = wanted.max_packet_size;
     listener.connect_timeout = wanted.connect_timeout;
+    listener.rates.clone_from(&wanted.rates);
     listener.zone.clone_from(&wanted.zone);
 }
 

@@ -145,7 +145,7 @@ impl Worker {
         let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);
         let known = self.by_id.get(&request.client_id).copied();
         let fresh = request.clean_start || known.is_some_and(|client| self.is_foreign(client, listener));
-        let old = known.and_then(|client| self.detach(client, fresh));
+        let old = known.and_then(|client| self.detach(client, key, fresh));
         let client = known.unwrap_or_else(|| {
             let id = Arc::clone(&request.client_id);
             let client = self.clients.insert(Client::new(Arc::clone(&id), key, listener));
@@ -234,7 +234,7 @@ impl Worker {
 
     /// Takes the session of a client out of where it is, for a new connection; an older connection is closed first
     /// `[MQTT-3.1.4-3]`, `[MQTT311-3.1.4-2]`. `None` if the session ends now.
-    fn detach(&mut self, client: Key, clean_start: bool) -> Option<Box<SessionState>> {
+    fn detach(&mut self, client: Key, newer: Key, clean_start: bool) -> Option<Box<SessionState>> {
         let now = self.node.clock.now();
         let entry = self.clients.get_mut(client)?;
         let older = match &mut entry.state {
@@ -251,7 +251,9 @@ impl Worker {
             ClientState::Online(older) => *older,
         };
         // The client may have ended it: its DISCONNECT, or the rest of its connection, waits behind what came by another way.
+        self.read_unlimited(older);
         self.read_last(older);
+        self.inherit_rates(newer, older);
         let own_end = self.conns.get_mut(older).filter(|conn| conn.closing.is_some()).map(|conn| conn.reason);
         let own_end = own_end.map(|reason| reason.unwrap_or(CloseReason::Lost));
         let (reason, end) = match own_end {

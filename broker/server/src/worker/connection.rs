@@ -54,6 +54,9 @@ impl Worker {
             listener,
             dirty: false,
             stalled: false,
+            throttled: false,
+            deaf: false,
+            rates: None,
             sent: 0,
             closing: None,
             watched: None,
@@ -64,6 +67,7 @@ impl Worker {
             exchange: None,
             reserves: false,
         });
+        self.set_rates(key);
         self.watch(key);
         if self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty()) {
             // The layers' answers that were not written on the worker that it comes from.
@@ -76,12 +80,7 @@ impl Worker {
     pub(super) fn next(&mut self, key: Key, waker: &Waker) -> Next {
         let serving = self.is_serving();
         let limit = self.answers_limit();
-        let ready = |conn: &mut Conn| {
-            conn.held && !conn.stalled && conn.moving.is_none() && conn.session.can_read() && conn.outlet.len() <= limit
-        };
-        if self.conns.get_mut(key).is_some_and(|conn| ready(conn) && (serving || conn.client.is_none())) {
-            self.parse_held(key);
-        }
+        self.parse_if_held(key);
         if self
             .conns
             .get_mut(key)
@@ -108,6 +107,25 @@ impl Worker {
         Next::Wait { read: wants_bytes(conn, serving, limit), write }
     }
 
+    /// Parses what was held back, if it may go on. True: there was something.
+    pub(super) fn parse_if_held(&mut self, key: Key) -> bool {
+        let serving = self.is_serving();
+        let limit = self.answers_limit();
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.held) else {
+            return false;
+        };
+        let ready = !conn.stalled
+            && !conn.throttled
+            && conn.moving.is_none()
+            && conn.session.can_read()
+            && conn.outlet.len() <= limit
+            && (serving || conn.client.is_none());
+        if ready {
+            self.parse_held(key);
+        }
+        true
+    }
+
     /// The socket has room again. False: it has none after all, and says when it has.
     pub(super) fn writable(&mut self, key: Key) -> bool {
         let waiting = |worker: &mut Self| worker.conns.get_mut(key).map_or(0, |conn| conn.outlet.len());
@@ -128,6 +146,7 @@ impl Worker {
             let rest = Rest { listener, peer, layered: conn.outlet.into_layered(), bytes, ended };
             return Some(Move { worker, rest });
         }
+        self.forget_throttled(&conn);
         conn.socket.hang_up(&mut self.read_buffer);
         self.gone(conn.listener);
         if let Some(client) = conn.client {
@@ -187,7 +206,9 @@ impl Worker {
             return self.watch(key);
         }
         if conn.client.is_some()
-            && (!serving || conn.stalled || (conn.outlet.len() <= limit && conn.socket.has_unread()))
+            && (!serving
+                || conn.stalled
+                || (conn.outlet.len() <= limit && (conn.throttled || conn.socket.has_unread())))
         {
             // A client that is not read cannot be blamed for its silence, nor for that of this thread or of the whole
             // process. One that leaves its answers unread is.
@@ -314,6 +335,10 @@ impl Worker {
             return false;
         };
         conn.dirty = false;
+        if conn.deaf {
+            conn.outlet.clear();
+            return conn.closing.is_some();
+        }
         if !serving && conn.client.is_some() && conn.closing.is_none() {
             // Nothing is acknowledged or delivered without a lease: it waits, until all look again.
             conn.outlet.blocked = false;
@@ -352,9 +377,21 @@ impl Worker {
             Err(_) => {
                 // It takes nothing any more; it may have said that it leaves.
                 self.read_last(key);
-                self.lost(key);
+                self.unwritable(key);
                 false
             }
+        }
+    }
+
+    /// Nothing can be written to a connection any more. One that waits because of a rate has sent something before it went that is still to
+    /// be read, its DISCONNECT perhaps: its end is where its stream ends.
+    fn unwritable(&mut self, key: Key) {
+        match self.conns.get_mut(key) {
+            Some(conn) if conn.throttled && conn.closing.is_none() => {
+                conn.deaf = true;
+                conn.outlet.clear();
+            }
+            _ => self.lost(key),
         }
     }
 

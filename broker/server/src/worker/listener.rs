@@ -16,6 +16,8 @@ use raftmq_transport::ws::WsSettings;
 use raftmq_transport::{Layers, Transport};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use super::Clock;
+use super::meter::Meters;
 use crate::features::session_limits;
 use crate::listener_tls::ListenerCertificates;
 
@@ -52,6 +54,8 @@ pub(crate) struct ListenerState {
     pub(crate) connections: Arc<AtomicU32>,
     /// What its clients may use.
     pub(crate) limits: Arc<SessionLimits>,
+    /// What they may do together, over all workers.
+    pub(crate) rates: Arc<Meters>,
     proxy: Option<Versions>,
     ws: Option<Arc<WsSettings>>,
     /// Its certificates, where it has TLS.
@@ -68,6 +72,7 @@ impl ListenerState {
             max_connections: Arc::new(AtomicU32::new(settings.max_connections.unwrap_or(0))),
             connections: Arc::new(AtomicU32::new(0)),
             limits: Arc::new(limits_of(settings, node)),
+            rates: Arc::new(Meters::new(settings.rates.as_ref())),
             proxy: match settings.proxy_protocol {
                 ProxyProtocol::None => None,
                 ProxyProtocol::V1 => Some(Versions::V1),
@@ -91,6 +96,11 @@ impl ListenerState {
             self.closed();
         }
         fits
+    }
+
+    /// Waits until one more connection may be accepted.
+    pub(super) async fn wait_to_accept(&self, clock: &Clock) {
+        self.rates.connection(&self.name, clock).await;
     }
 
     /// Whether its connections begin with a header that says where they come from.

@@ -18,10 +18,12 @@ mod connection;
 mod inbox;
 mod listener;
 mod messages;
+mod meter;
 mod mount;
 mod outlet;
 mod publish;
 mod quic;
+mod rates;
 mod receive;
 mod registry;
 mod renew;
@@ -70,6 +72,7 @@ pub(crate) use shared::{Clock, NodeShared, Router};
 pub(crate) use sharing::{Attempt, Shared};
 
 use outlet::{Outlet, Spares};
+use rates::{Rates, Throttled};
 use slab::Slab;
 use socket::Socket;
 use wheel::{Key, Wheel};
@@ -106,6 +109,12 @@ struct Conn {
     dirty: bool,
     /// Its messages wait for another worker: it is not read.
     stalled: bool,
+    /// It has sent more than it may: it is not read.
+    throttled: bool,
+    /// Nothing can be written to it any more, and what it sent before that is still to be read.
+    deaf: bool,
+    /// Its limits by time, where there are any.
+    rates: Option<Box<Rates>>,
     /// What `sent` of the worker was when it published something for another worker: nothing is written to it before that is handed over.
     sent: u64,
     /// Write what is left, then end; at this time in any case.
@@ -218,6 +227,8 @@ pub(crate) struct Worker {
     handed_over: u64,
     /// Publishers that wait until `outgoing` is handed over.
     stalled: Vec<Key>,
+    /// Connections that wait because of a rate.
+    throttled: Throttled,
     /// A connection was not served for want of a lease: all look again when there is one.
     unserved: bool,
     /// Wakes the writing task.

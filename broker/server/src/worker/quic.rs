@@ -183,7 +183,7 @@ impl Accepting {
             } else if self.is_banned(incoming.remote_address()) {
                 incoming.refuse();
                 self.refused(next, RefuseReason::Banned);
-            } else if let Some(place) = Place::take(&self.state) {
+            } else if let Some(place) = self.place().await {
                 let config = configs.current(&self.state);
                 tokio::spawn(self.clone().handshake(incoming, config, place, next));
             } else {
@@ -191,6 +191,12 @@ impl Accepting {
                 self.refused(next, RefuseReason::Limit);
             }
         }
+    }
+
+    /// A place for one more connection, if there is one, when one more may come.
+    async fn place(&self) -> Option<Place> {
+        self.state.wait_to_accept(&self.node.clock).await;
+        Place::take(&self.state)
     }
 
     fn is_banned(&self, address: SocketAddr) -> bool {

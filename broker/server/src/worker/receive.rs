@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::task::Context;
 
-use raftmq_mqtt::{Decoded, Packet, connect_version, decode};
+use raftmq_mqtt::{Decoded, Packet, PacketType, connect_version, decode};
 use raftmq_session::CloseReason;
 use raftmq_transport::{LayerError, Received};
 
 use super::connection::count_as;
+use super::rates::What;
 use super::wheel::Key;
 use super::{Conn, READ_BUFFER, Worker};
 use crate::metrics::RefuseReason;
@@ -21,15 +22,22 @@ const LAST_READS: usize = 32;
 impl Worker {
     /// The socket has bytes. False: it has none after all, and says when it has.
     pub(super) fn readable(&mut self, key: Key, context: &mut Context<'_>) -> bool {
+        let Some(most) = self.bytes_allowed(key) else {
+            return true;
+        };
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let Some(conn) = self.conns.get_mut(key) else {
             self.read_buffer = buffer;
             return true;
         };
         let mut progress = true;
-        match conn.socket.try_read(context, &mut buffer) {
+        match conn.socket.try_read(context, &mut buffer[..most]) {
             Ok(0) => self.lost(key),
             Ok(count) => self.take_bytes(key, &buffer[..count]),
+            // All that it had sent before nothing could be written to it any more is read.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && conn.deaf && !conn.socket.has_unread() => {
+                self.lost(key);
+            }
             // A reactor has to be asked again, to wake the task.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => progress = conn.socket.has_readiness(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -74,6 +82,9 @@ impl Worker {
             return;
         };
         let mut partial = std::mem::take(&mut conn.partial);
+        if conn.rates.is_some() {
+            self.charge(key, What::Bytes, bytes.len() as u64);
+        }
         if partial.is_empty() {
             let taken = self.parse(key, bytes);
             self.keep(key, bytes[taken..].to_vec());
@@ -192,6 +203,9 @@ impl Worker {
         let limit = self.answers_limit();
         let mut actions = std::mem::take(&mut self.actions);
         let mut at = 0;
+        let limited = self.conns.get_mut(key).is_some_and(|conn| conn.rates.is_some());
+        let mut messages = if limited { self.messages_allowed(key, now.ms) } else { u64::MAX };
+        let mut used = 0;
         while let Some(conn) = self.conns.get_mut(key) {
             if conn.closing.is_some() || conn.moving.is_some() || at == bytes.len() {
                 break;
@@ -204,6 +218,12 @@ impl Worker {
                 conn.held = true;
                 break;
             }
+            if messages == 0 && conn.client.is_some() && is_publish(bytes[at]) {
+                conn.held = true;
+                self.charge(key, What::Messages, std::mem::take(&mut used));
+                self.throttle(key, What::Messages, now.ms);
+                break;
+            }
             let codec = conn.session.limits().codec();
             let out = conn.outlet.buffer(&mut self.spares);
             match decode(&bytes[at..], conn.session.version(), &codec) {
@@ -212,6 +232,8 @@ impl Worker {
                     self.counters.packet_in(packet.packet_type());
                     if let Packet::Publish(publish) = &packet {
                         self.counters.message_in(count_as(publish.qos), consumed);
+                        messages = messages.saturating_sub(1);
+                        used += 1;
                     }
                     conn.session.on_packet(now, &mut self.origins, packet, out, &mut actions);
                     self.act(key, &bytes[at..], &mut actions);
@@ -226,6 +248,9 @@ impl Worker {
             }
         }
         self.actions = actions;
+        if limited {
+            self.charge(key, What::Messages, used);
+        }
         self.mark_dirty(key);
         self.note_load(key);
         let client = self.conns.get_mut(key).and_then(|conn| conn.client);
@@ -234,12 +259,18 @@ impl Worker {
     }
 }
 
+/// Whether a packet that begins so is a PUBLISH.
+const fn is_publish(first: u8) -> bool {
+    first >> 4 == PacketType::Publish as u8
+}
+
 /// Whether the client is to be read. What is not served is not read: the client's own flow control holds it back. Before CONNECT
 /// it is read, to be refused.
 pub(super) fn wants_bytes(conn: &Conn, serving: bool, limit: usize) -> bool {
     conn.closing.is_none()
         && !conn.ended
         && !conn.stalled
+        && !conn.throttled
         && !conn.held
         && conn.session.can_read()
         && conn.outlet.len() <= limit

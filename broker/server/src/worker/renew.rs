@@ -49,6 +49,7 @@ impl Worker {
             if conn.session.version().is_none() {
                 // It was told nothing yet.
                 conn.session.set_limits(Arc::clone(newest));
+                self.set_rates(key);
                 continue;
             }
             let known = renewed.iter().find(|(old, listener, _)| Arc::ptr_eq(old, told) && *listener == conn.listener);
@@ -62,6 +63,7 @@ impl Worker {
                 }
             };
             conn.session.set_limits(limits);
+            self.set_rates(key);
         }
     }
 }

@@ -25,6 +25,7 @@ use super::connection::Rest;
 use super::inbox::{Adopted, Item, Outgoing};
 use super::listener::ListenerState;
 use super::outlet::{Outlet, Spares};
+use super::rates::{self, Throttled};
 use super::replay::Replays;
 use super::slab::Slab;
 use super::socket::{Loose, Socket};
@@ -144,6 +145,7 @@ async fn run(
         sent: 0,
         handed_over: 0,
         stalled: Vec::new(),
+        throttled: Throttled::new(states.len()),
         unserved: false,
         flush: Rc::new(Notify::new()),
         bans: Arc::clone(&bans.borrow_and_update()),
@@ -176,6 +178,7 @@ async fn run(
     spawn_local(replay(Rc::clone(&worker)));
     spawn_local(time(Rc::clone(&worker)));
     spawn_local(enforce(Rc::clone(&worker), bans));
+    spawn_local(throttled(Rc::clone(&worker)));
     loop {
         tokio::select! {
             // A standalone node has nobody who would change it: then only the other branch is left.
@@ -246,6 +249,17 @@ async fn enforce(worker: Shared, mut bans: watch::Receiver<Arc<InForce>>) {
     }
 }
 
+/// Lets connections that wait because of a rate go on when they may.
+async fn throttled(worker: Shared) {
+    let begun = Rc::clone(&worker.borrow().throttled.begun);
+    loop {
+        if !worker.borrow_mut().look_at_throttled() {
+            begun.notified().await;
+        }
+        tokio::time::sleep(rates::PERIOD).await;
+    }
+}
+
 /// Each worker keeps the wills of its own clients.
 fn wills_of_a_worker(all: &WillSettings, workers: usize) -> WillSettings {
     let share = |most: usize| most.div_ceil(workers.max(1));
@@ -277,6 +291,8 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
                     continue;
                 }
                 let states = Rc::clone(&worker.borrow().listeners);
+                let node = Arc::clone(&worker.borrow().node);
+                states[usize::from(number)].wait_to_accept(&node.clock).await;
                 if !states[usize::from(number)].opened() {
                     worker.borrow().refused(RefuseReason::Limit);
                     continue;

@@ -12,7 +12,7 @@ const TICK_MS: u64 = 128;
 const SLOTS: usize = 1024;
 
 /// Names one connection of a worker: a slot that is used again has another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     /// Index in the worker's slab.
     pub(crate) slot: u32,

@@ -15,6 +15,7 @@ mod pki;
 mod process;
 mod proxy;
 mod quic;
+mod rates;
 mod reload;
 mod retained;
 mod sessions;

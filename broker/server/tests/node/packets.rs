@@ -48,7 +48,7 @@ fn a_large_packet_in_small_pieces_costs_its_size() {
     assert!(spent < 200, "{spent} ticks of the processor, {:?}", start.elapsed());
 }
 
-fn cpu_ticks(node: &Node) -> u64 {
+pub(crate) fn cpu_ticks(node: &Node) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.pid())).unwrap();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()

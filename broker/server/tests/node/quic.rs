@@ -16,7 +16,7 @@ use crate::pki::{Ca, Pair, serial_of};
 use crate::process::Node;
 
 /// One stream of one connection.
-struct Quic {
+pub(crate) struct Quic {
     runtime: Runtime,
     endpoint: Endpoint,
     connection: Connection,
@@ -26,7 +26,12 @@ struct Quic {
 }
 
 impl Quic {
-    fn open(address: SocketAddr, ca: &Ca, own: Option<&Pair>, protocol: &str) -> Result<Self, ConnectionError> {
+    pub(crate) fn open(
+        address: SocketAddr,
+        ca: &Ca,
+        own: Option<&Pair>,
+        protocol: &str,
+    ) -> Result<Self, ConnectionError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut tls = ca.client(own, &[&rustls::version::TLS13]);
         tls.alpn_protocols = vec![protocol.into()];

@@ -73,7 +73,7 @@ fn open(address: SocketAddr) -> Client<Ws<TcpStream>> {
     Client::over(ws)
 }
 
-fn start(address: SocketAddr, id: &str) -> Client<Ws<TcpStream>> {
+pub(crate) fn start(address: SocketAddr, id: &str) -> Client<Ws<TcpStream>> {
     let mut client = open(address);
     client.start(&connect(id, true, 0, 0));
     client
