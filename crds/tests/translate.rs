@@ -75,6 +75,9 @@ mqtt:
   maxQueuedBytes: 16MiB
   queueFull: dropNewest
   maxOutboundBytes: 1MiB
+  slowConsumerQos0: drop
+  slowConsumerQos1: queue
+  sessionExpiryMin: 0s
   sessionExpiryMax: 7d
   messageExpiryMax: 0s
   connectTimeout: 10s

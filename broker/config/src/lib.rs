@@ -33,7 +33,7 @@ pub use listeners::{
     ClientAuth, Listener, ListenerTls, ListenerType, ProxyProtocol, ServerCertificate, TlsVersion, Websocket,
 };
 pub use load::{Origins, from_document};
-pub use mqtt::{Mqtt, QueueFull};
+pub use mqtt::{Mqtt, QueueFull, SlowQos0, SlowQos1};
 pub use node::{Config, Http, Log, LogFormat, LogLevel, Metrics, Node, Storage, TlsFiles};
 pub use reference::reference_markdown;
 pub use validate::{is_host_port, is_rfc1123_label};

@@ -70,6 +70,7 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
 
 fn check_mqtt(mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
     for (path, duration) in [
+        ("mqtt.sessionExpiryMin", mqtt.session_expiry_min),
         ("mqtt.sessionExpiryMax", mqtt.session_expiry_max),
         ("mqtt.messageExpiryMax", mqtt.message_expiry_max),
         ("mqtt.minKeepAlive", mqtt.min_keep_alive),
@@ -80,6 +81,9 @@ fn check_mqtt(mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
     }
     if let Some(message) = wrong_keep_alive(mqtt) {
         wrong("mqtt.minKeepAlive", message);
+    }
+    if let Some(message) = wrong_session_expiry(mqtt) {
+        wrong("mqtt.sessionExpiryMin", message);
     }
 }
 
@@ -97,6 +101,7 @@ fn check_zone(zone: &Zone, mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
         wrong("maxPacketSize", message);
     }
     for (field, duration) in [
+        ("sessionExpiryMin", zone.session_expiry_min),
         ("sessionExpiryMax", zone.session_expiry_max),
         ("messageExpiryMax", zone.message_expiry_max),
         ("minKeepAlive", zone.min_keep_alive),
@@ -108,6 +113,11 @@ fn check_zone(zone: &Zone, mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
         && let Some(message) = wrong_keep_alive(&zone.over(mqtt))
     {
         wrong(if zone.min_keep_alive.is_some() { "minKeepAlive" } else { "maxKeepAlive" }, message);
+    }
+    if (zone.session_expiry_min.is_some() || zone.session_expiry_max.is_some())
+        && let Some(message) = wrong_session_expiry(&zone.over(mqtt))
+    {
+        wrong(if zone.session_expiry_min.is_some() { "sessionExpiryMin" } else { "sessionExpiryMax" }, message);
     }
     for (field, own, node, of_node) in [
         ("retain", zone.retain, mqtt.retained.enabled, "mqtt.retained.enabled"),
@@ -136,6 +146,11 @@ fn whole_seconds(path: &str, duration: Option<HumanDuration>, wrong: &mut impl F
 fn wrong_keep_alive(mqtt: &Mqtt) -> Option<String> {
     let (min, max) = (mqtt.min_keep_alive, mqtt.max_keep_alive);
     (max.as_millis() > 0 && min > max).then(|| format!("minKeepAlive ({min}) is more than maxKeepAlive ({max})"))
+}
+
+fn wrong_session_expiry(mqtt: &Mqtt) -> Option<String> {
+    let (min, max) = (mqtt.session_expiry_min, mqtt.session_expiry_max);
+    (min > max).then(|| format!("sessionExpiryMin ({min}) is more than sessionExpiryMax ({max})"))
 }
 
 fn too_large(size: ByteSize, of_node: ByteSize) -> Option<String> {

@@ -185,7 +185,6 @@ impl Node {
             router: cluster.clone().map_or_else(|| Router::standalone(routes.clone()), Router::Cluster),
             lease: cluster.as_ref().map_or_else(|| Arc::new(LeaseState::always()), Cluster::lease),
             limits: Arc::new(session_limits(&config.mqtt)),
-            max_outbound: config.mqtt.max_outbound_bytes.as_usize(),
             raft_id: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             leaving: AtomicUsize::new(0),

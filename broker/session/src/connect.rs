@@ -70,7 +70,7 @@ impl Connection {
             (false, false) => u32::MAX,
         };
         self.expiry_asked = asked_s > 0;
-        let expiry_s = asked_s.min(self.limits.max_session_expiry_s);
+        let expiry_s = self.limits.session_expiry_s(asked_s);
         // [MQTT-3.2.2-22]
         let keep_alive_s = if v5 { self.keep_alive_of(connect.keep_alive) } else { connect.keep_alive };
         let keep_alive_changed = keep_alive_s != connect.keep_alive;

@@ -62,7 +62,7 @@ catalog! {
         CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving, proxy_header, tls_handshake, websocket_upgrade, banned.";
         CLIENTS = Gauge "raftmq_clients" [] "Clients whose CONNECT was accepted and who are connected.";
         SESSIONS = Gauge "raftmq_sessions" [] "Sessions of this node, of clients that are connected and of those that may come back.";
-        DISCONNECTED = Counter "raftmq_clients_disconnected_total" ["reason"] "Clients whose CONNECT had been accepted and who are gone, by reason: disconnect (their own DISCONNECT), closed (the socket, without one), keep_alive, malformed_packet, packet_too_large, transport (TLS or WebSocket broken by the client), protocol_error, taken_over, server.";
+        DISCONNECTED = Counter "raftmq_clients_disconnected_total" ["reason"] "Clients whose CONNECT had been accepted and who are gone, by reason: disconnect (their own DISCONNECT), closed (the socket, without one), keep_alive, malformed_packet, packet_too_large, transport (TLS or WebSocket broken by the client), protocol_error, taken_over, slow_consumer (it did not keep up, and its limits end it then), server.";
         PROTOCOL_ERRORS = Counter "raftmq_protocol_errors_total" [] "Connected clients that were disconnected because they broke the protocol, MQTT or one below it; those of which nothing was heard do not count.";
         SUBSCRIPTIONS = Gauge "raftmq_subscriptions" [] "Subscriptions of the clients of this node.";
         SUBSCRIBED = Counter "raftmq_subscriptions_added_total" [] "Subscriptions added, those that replaced one not counted.";

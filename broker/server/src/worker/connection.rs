@@ -75,7 +75,7 @@ impl Worker {
     /// What the connection's task is to wait for.
     pub(super) fn next(&mut self, key: Key, waker: &Waker) -> Next {
         let serving = self.is_serving();
-        let limit = self.answers_limit();
+        let limit = self.answers_limit(key);
         let ready = |conn: &mut Conn| {
             conn.held && !conn.stalled && conn.moving.is_none() && conn.session.can_read() && conn.outlet.len() <= limit
         };
@@ -163,7 +163,7 @@ impl Worker {
     pub(super) fn on_deadline(&mut self, key: Key) {
         let now = self.node.clock.now();
         let serving = self.is_serving();
-        let limit = self.answers_limit();
+        let limit = self.answers_limit(key);
         if self.conns.get_mut(key).is_some_and(|conn| !conn.socket.has_readiness() && wants_bytes(conn, serving, limit))
         {
             // What is there already speaks for the client; its task waits for what comes then.
@@ -309,7 +309,7 @@ impl Worker {
     /// look again.
     fn write(&mut self, key: Key) -> bool {
         let serving = self.is_serving();
-        let limit = self.answers_limit();
+        let limit = self.answers_limit(key);
         let Some(conn) = self.conns.get_mut(key) else {
             return false;
         };
@@ -336,7 +336,7 @@ impl Worker {
                     if conn.session.is_congested() && conn.closing.is_none() {
                         self.uncongest(key);
                     }
-                } else if conn.outlet.len() > self.node.max_outbound {
+                } else if conn.outlet.len() > conn.session.limits().max_outbound_bytes {
                     conn.session.set_congested();
                 }
                 let Some(conn) = self.conns.get_mut(key) else {

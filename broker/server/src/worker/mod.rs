@@ -300,8 +300,9 @@ impl Worker {
         }
     }
 
-    /// From here on a client is not read: it asks and does not read the answers.
-    fn answers_limit(&self) -> usize {
-        self.node.max_outbound + self.node.limits.max_packet_size as usize + MAX_ANSWERS
+    /// Bytes for a client that wait from which on it is not read: it asks and does not read the answers.
+    fn answers_limit(&mut self, key: Key) -> usize {
+        let limits = self.conns.get_mut(key).map_or(&*self.node.limits, |conn| conn.session.limits());
+        limits.max_outbound_bytes + limits.max_packet_size as usize + MAX_ANSWERS
     }
 }

@@ -34,8 +34,6 @@ pub(crate) struct NodeShared {
     pub(crate) lease: Arc<LeaseState>,
     /// What a client may use.
     pub(crate) limits: Arc<SessionLimits>,
-    /// Bytes encoded for a client's socket that may wait.
-    pub(crate) max_outbound: usize,
     /// The node's Raft id, once it has one: the origin of its messages.
     pub(crate) raft_id: AtomicU64,
     /// Connections are to be closed and none to be taken: the node shuts down.

@@ -65,7 +65,6 @@ impl Lab {
             router: router(routes),
             lease: Arc::new(lease),
             limits: Arc::new(SessionLimits::default()),
-            max_outbound: 1 << 20,
             raft_id: AtomicU64::new(1),
             closing: AtomicBool::new(false),
             // The others do not keep it waiting.
