@@ -138,6 +138,13 @@ flapping:
   maxCount: 15
   window: 1m
   banTime: 5m
+overload:
+  memoryLimit: 0B
+  memoryRefuse: 80
+  memoryShed: 90
+  loopDelayRefuse: 1s
+  loopDelayShed: 5s
+  recovery: 5s
 storage:
   walSegmentBytes: 64MiB
   ballastBytes: 16MiB

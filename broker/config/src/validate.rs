@@ -2,7 +2,7 @@
 
 use crate::{
     BindAddr, ByteSize, ClientAuth, Cluster, Config, Discovery, DiscoveryStrategy, HumanDuration, Listener,
-    ListenerTls, Mqtt, Zone,
+    ListenerTls, Mqtt, Overload, Zone,
 };
 
 /// Whether a text is a label of RFC 1123: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end.
@@ -62,6 +62,7 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
     check_addresses(config, &mut wrong);
     check_mqtt(&config.mqtt, &mut wrong);
     check_zones(config, &mut wrong);
+    check_overload(&config.overload, &mut wrong);
     if let Some(message) = wrong_modules(&config.log.modules) {
         wrong("log.modules", message);
     }
@@ -84,6 +85,22 @@ fn check_mqtt(mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
     }
     if let Some(message) = wrong_session_expiry(mqtt) {
         wrong("mqtt.sessionExpiryMin", message);
+    }
+}
+
+fn check_overload(overload: &Overload, wrong: &mut impl FnMut(&str, String)) {
+    let Overload { memory_refuse: memory, memory_shed, loop_delay_refuse: delay, loop_delay_shed, .. } = overload;
+    if *memory_shed > 0 && memory > memory_shed {
+        wrong(
+            "overload.memoryRefuse",
+            format!("{memory} is more than memoryShed ({memory_shed}): connections are refused first"),
+        );
+    }
+    if loop_delay_shed.as_millis() > 0 && delay > loop_delay_shed {
+        wrong(
+            "overload.loopDelayRefuse",
+            format!("{delay} is more than loopDelayShed ({loop_delay_shed}): connections are refused first"),
+        );
     }
 }
 

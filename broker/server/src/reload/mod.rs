@@ -88,6 +88,7 @@ impl Reloader {
         });
         let live = Live { limits: limits.collect(), rules: Arc::new(rules) };
         self.shared.live.send_replace(Arc::new(live));
+        self.shared.overload.set(&applied.overload);
         for (listener, state) in applied.listeners.iter().zip(&self.listeners) {
             state.max_connections.store(listener.max_connections.unwrap_or(0), Ordering::Relaxed);
             // They are looked at from time to time as well.

@@ -63,6 +63,7 @@ impl Worker {
             connected_at_ms: 0,
             exchange: None,
             reserves: false,
+            overload: false,
         });
         self.watch(key);
         if self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty()) {
@@ -282,7 +283,10 @@ impl Worker {
             }
             CloseReason::Refused(ReasonCode::Banned) => self.counters.refused(RefuseReason::Banned),
             CloseReason::Refused(ReasonCode::NotAuthorized) => self.counters.refused(RefuseReason::NotAuthorized),
-            CloseReason::Refused(_) => self.counters.refused(RefuseReason::Protocol),
+            CloseReason::Refused(_) => {
+                let overload = self.conns.get_mut(key).is_some_and(|conn| conn.overload);
+                self.counters.refused(if overload { RefuseReason::Overload } else { RefuseReason::Protocol });
+            }
             CloseReason::Fault(reason) => {
                 if reason != ReasonCode::KeepAliveTimeout {
                     self.counters.protocol_error();

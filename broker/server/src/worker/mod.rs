@@ -62,6 +62,7 @@ use crate::metrics::WorkerCounters;
 use inbox::Outgoing;
 pub(crate) use inbox::{Inbox, Item};
 pub(crate) use listener::{ListenError, ListenerState, Opened, limits_of as listener_limits, open as open_listener};
+pub(crate) use publish::is_reserved;
 pub(crate) use quic::{QuicServer, Starting};
 pub(crate) use registry::ClientRegistry;
 pub(crate) use renew::Live;
@@ -72,7 +73,8 @@ pub(crate) use sharing::{Attempt, Shared};
 use outlet::{Outlet, Spares};
 use slab::Slab;
 use socket::Socket;
-use wheel::{Key, Wheel};
+use wheel::Key;
+pub(crate) use wheel::Wheel;
 
 /// Bytes that one read of a socket may bring.
 const READ_BUFFER: usize = 64 * 1024;
@@ -124,6 +126,8 @@ struct Conn {
     exchange: Option<Box<dyn Exchange>>,
     /// It is counted in `authenticating`.
     reserves: bool,
+    /// It is refused because the node has too much to do.
+    overload: bool,
 }
 
 impl Conn {

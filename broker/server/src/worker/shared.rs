@@ -19,6 +19,7 @@ use super::renew::Live;
 use crate::bans::{Bans, FlapWatch};
 use crate::features::Features;
 use crate::metrics::Metrics;
+use crate::overload::Overload;
 
 /// The parts of the node that every worker sees.
 pub(crate) struct NodeShared {
@@ -54,6 +55,8 @@ pub(crate) struct NodeShared {
     pub(crate) bans: Arc<Bans>,
     /// Counts CONNECT packets, where that is switched on.
     pub(crate) flapping: Option<FlapWatch>,
+    /// What is refused while there is too much to do.
+    pub(crate) overload: Arc<Overload>,
     /// The numbers of all workers.
     pub(crate) metrics: Arc<Metrics>,
 }

@@ -5,6 +5,7 @@
 mod authentication;
 mod ending;
 mod handing;
+mod overloaded;
 mod refused;
 
 use std::io::Read;
@@ -30,6 +31,7 @@ use super::socket::Loose;
 use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, Live, NodeShared, Router, WorkerHandle, start};
 use crate::features::Features;
 use crate::metrics::{Metrics, RefuseReason};
+use crate::overload::{self, Overload};
 
 /// Long enough to see that nothing comes.
 const SILENCE: Duration = Duration::from_millis(400);
@@ -76,6 +78,7 @@ impl Lab {
             features,
             bans: crate::bans::Bans::none(),
             flapping: None,
+            overload: Arc::new(Overload::new(&config.overload)),
             metrics: Arc::clone(&metrics),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -262,6 +262,37 @@ fn the_server_refuses() {
     }
 }
 
+/// [MQTT-3.2.2-19]
+#[test]
+fn the_server_refuses_with_words_for_who_takes_them() {
+    let plain = |reason| Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::EMPTY });
+    let said = properties(&[Property::ReasonString("too much")]);
+    let asks_not = properties(&[Property::RequestProblemInformation(0)]);
+    let small = properties(&[Property::MaximumPacketSize(12)]);
+    let large = properties(&[Property::MaximumPacketSize(16)]);
+    let none = PropertiesBuf::new();
+    for reason in [ReasonCode::ServerBusy, ReasonCode::QuotaExceeded] {
+        for (version, asked, words) in
+            [(V5, &none, true), (V5, &large, true), (V5, &small, false), (V5, &asks_not, false), (V4, &none, false)]
+        {
+            let mut peer = Peer::new(SessionLimits::default());
+            peer.give(Packet::Connect(Box::new(Connect { properties: asked.as_properties(), ..connect(version) })));
+            peer.opened(OpenResult::RefusedSaying(reason, "too much"));
+            let mut expected = Vec::new();
+            if version == V4 {
+                expected.extend([0x20, 2, 0, 3]);
+            } else if words {
+                let packet = ConnAck { session_present: false, reason, properties: said.as_properties() };
+                encode(&Packet::ConnAck(packet), version, &mut expected).unwrap();
+            } else {
+                encode(&plain(reason), version, &mut expected).unwrap();
+            }
+            assert_eq!(peer.out, expected, "{reason} {version:?} {asked:?}");
+            assert_eq!(peer.closed(), Some(CloseReason::Refused(reason)));
+        }
+    }
+}
+
 /// [MQTT-3.1.0-1], [MQTT-3.1.2-1], [MQTT-3.1.2-2], [MQTT-3.1.4-1], [MQTT311-3.1.0-1], [MQTT311-3.1.2-1], [MQTT311-3.1.2-2], [MQTT311-3.1.4-1]
 #[test]
 fn what_is_no_connect() {
