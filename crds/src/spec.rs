@@ -199,6 +199,9 @@ pub struct BrokerSettings {
     /// Clients that connect too often are banned for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flapping: Option<raftmq_config::Flapping>,
+    /// What is refused, and then shed, when a node has too much to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<raftmq_config::Overload>,
     /// Timing and snapshots of the Raft groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raft: Option<raftmq_config::Raft>,

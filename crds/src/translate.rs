@@ -258,6 +258,7 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
         mqtt,
         zones: settings.zones,
         flapping: settings.flapping.unwrap_or_default(),
+        overload: settings.overload.unwrap_or_default(),
         storage: settings.storage.unwrap_or_default(),
         log: settings.log.unwrap_or_default(),
     })
@@ -265,9 +266,10 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
 
 /// Where an `MqttCluster` has the setting that the broker knows under this path.
 fn resource_path(path: &str) -> String {
-    const SECTIONS: [(&str, &str); 11] = [
+    const SECTIONS: [(&str, &str); 12] = [
         ("cluster.name", "metadata.name"),
         ("flapping.", "spec.config.flapping."),
+        ("overload.", "spec.config.overload."),
         ("node.name", "metadata.name"),
         ("cluster.raft.", "spec.config.raft."),
         ("mqtt.", "spec.config.mqtt."),

@@ -75,6 +75,9 @@ mqtt:
   maxQueuedBytes: 16MiB
   queueFull: dropNewest
   maxOutboundBytes: 1MiB
+  slowConsumerQos0: drop
+  slowConsumerQos1: queue
+  sessionExpiryMin: 0s
   sessionExpiryMax: 7d
   messageExpiryMax: 0s
   connectTimeout: 10s
@@ -139,6 +142,13 @@ flapping:
   maxCount: 15
   window: 1m
   banTime: 5m
+overload:
+  memoryLimit: 0B
+  memoryRefuse: 80
+  memoryShed: 90
+  loopDelayRefuse: 1s
+  loopDelayShed: 5s
+  recovery: 5s
 storage:
   walSegmentBytes: 64MiB
   ballastBytes: 16MiB

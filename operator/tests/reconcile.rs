@@ -94,6 +94,7 @@ impl Brokers for FakeBrokers {
                 uptime_seconds: 1,
                 clients: 0,
                 memory: None,
+                overload: None,
                 lease_remaining_ms: None,
                 ready: identity.is_some(),
                 failing: Vec::new(),

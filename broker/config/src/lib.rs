@@ -17,6 +17,7 @@ mod listeners;
 mod load;
 mod mqtt;
 mod node;
+mod overload;
 mod reference;
 pub mod schema;
 pub mod tree;
@@ -34,8 +35,9 @@ pub use listeners::{
     Websocket,
 };
 pub use load::{Origins, from_document};
-pub use mqtt::{Mqtt, QueueFull};
+pub use mqtt::{Mqtt, QueueFull, SlowQos0, SlowQos1};
 pub use node::{Config, Http, Log, LogFormat, LogLevel, Metrics, Node, Storage, TlsFiles};
+pub use overload::Overload;
 pub use reference::reference_markdown;
 pub use validate::{is_host_port, is_rfc1123_label};
 pub use values::{BindAddr, ByteSize, HumanDuration};

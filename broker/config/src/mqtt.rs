@@ -30,9 +30,17 @@ pub struct Mqtt {
     pub max_queued_bytes: ByteSize,
     /// What is dropped, and counted, when a message comes for a client and there is no room for it.
     pub queue_full: QueueFull,
-    /// Bytes encoded for a client's socket that may wait for it to read. QoS 0 messages beyond are dropped and counted.
+    /// Bytes encoded for a client's socket that may wait for it to read. Beyond, `slowConsumerQos0` says what becomes of QoS 0 messages;
+    /// others wait in the queue.
     #[schemars(extend("x-raftmq-min" = "16KiB", "x-raftmq-max" = "1GiB"))]
     pub max_outbound_bytes: ByteSize,
+    /// What happens when a QoS 0 message comes for a client that has `maxOutboundBytes` waiting.
+    pub slow_consumer_qos0: SlowQos0,
+    /// What happens when a QoS 1 or 2 message comes for a connected client whose queue (`maxQueuedMessages`, `maxQueuedBytes`) is full.
+    pub slow_consumer_qos1: SlowQos1,
+    /// Shortest Session Expiry Interval but for 0, with which a session ends with its connection: a shorter one is raised to it.
+    #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "3650d"))]
+    pub session_expiry_min: HumanDuration,
     /// Longest Session Expiry Interval; a longer one is cut to it. It is also that of MQTT 3 sessions that are not clean.
     #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "3650d"))]
     pub session_expiry_max: HumanDuration,
@@ -133,6 +141,9 @@ impl Default for Mqtt {
             max_queued_bytes: ByteSize::mib(16),
             queue_full: QueueFull::default(),
             max_outbound_bytes: ByteSize::mib(1),
+            slow_consumer_qos0: SlowQos0::default(),
+            slow_consumer_qos1: SlowQos1::default(),
+            session_expiry_min: HumanDuration::from_secs(0),
             session_expiry_max: HumanDuration::from_secs(7 * 24 * 3600),
             message_expiry_max: HumanDuration::from_secs(0),
             connect_timeout: HumanDuration::from_secs(10),
@@ -180,4 +191,28 @@ pub enum QueueFull {
     DropNewest,
     /// Those that wait longest, but for messages of shared subscriptions; for one with QoS 0, only those with QoS 0.
     DropOldest,
+}
+
+/// What a QoS 0 message comes to, for a client that does not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub enum SlowQos0 {
+    /// It is dropped and counted.
+    #[default]
+    Drop,
+    /// It is dropped and counted, and the client is disconnected with 0x97.
+    Disconnect,
+}
+
+/// What happens to a connected client whose queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub enum SlowQos1 {
+    /// It stays, and `queueFull` says which messages are dropped.
+    #[default]
+    Queue,
+    /// The same, and it is disconnected with 0x97. Its session is kept as long as it asked for, with what waits.
+    Disconnect,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BindAddr, ByteSize, Cluster, Flapping, Listener, Mqtt, Zone};
+use crate::{BindAddr, ByteSize, Cluster, Flapping, Listener, Mqtt, Overload, Zone};
 
 /// The settings of one broker node.
 ///
@@ -35,6 +35,8 @@ pub struct Config {
     pub zones: BTreeMap<String, Zone>,
     /// Clients that connect too often are banned for a while.
     pub flapping: Flapping,
+    /// What is refused, and then shed, when the node has too much to do.
+    pub overload: Overload,
     /// Sizes of the log and of the state store.
     pub storage: Storage,
     /// What the node logs, and how.
@@ -53,6 +55,7 @@ impl Default for Config {
             mqtt: Mqtt::default(),
             zones: BTreeMap::new(),
             flapping: Flapping::default(),
+            overload: Overload::default(),
             storage: Storage::default(),
             log: Log::default(),
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     BindAddr, ByteSize, ClientAuth, Cluster, Config, Discovery, DiscoveryStrategy, HumanDuration, Listener,
-    ListenerTls, Mqtt, Zone,
+    ListenerTls, Mqtt, Overload, Zone,
 };
 
 /// Whether a text is a label of RFC 1123: 1 to 63 lower-case letters, digits and hyphens, no hyphen at an end.
@@ -62,6 +62,7 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
     check_addresses(config, &mut wrong);
     check_mqtt(&config.mqtt, &mut wrong);
     check_zones(config, &mut wrong);
+    check_overload(&config.overload, &mut wrong);
     if let Some(message) = wrong_modules(&config.log.modules) {
         wrong("log.modules", message);
     }
@@ -70,6 +71,7 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
 
 fn check_mqtt(mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
     for (path, duration) in [
+        ("mqtt.sessionExpiryMin", mqtt.session_expiry_min),
         ("mqtt.sessionExpiryMax", mqtt.session_expiry_max),
         ("mqtt.messageExpiryMax", mqtt.message_expiry_max),
         ("mqtt.minKeepAlive", mqtt.min_keep_alive),
@@ -80,6 +82,25 @@ fn check_mqtt(mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
     }
     if let Some(message) = wrong_keep_alive(mqtt) {
         wrong("mqtt.minKeepAlive", message);
+    }
+    if let Some(message) = wrong_session_expiry(mqtt) {
+        wrong("mqtt.sessionExpiryMin", message);
+    }
+}
+
+fn check_overload(overload: &Overload, wrong: &mut impl FnMut(&str, String)) {
+    let Overload { memory_refuse: memory, memory_shed, loop_delay_refuse: delay, loop_delay_shed, .. } = overload;
+    if *memory_shed > 0 && memory > memory_shed {
+        wrong(
+            "overload.memoryRefuse",
+            format!("{memory} is more than memoryShed ({memory_shed}): connections are refused first"),
+        );
+    }
+    if loop_delay_shed.as_millis() > 0 && delay > loop_delay_shed {
+        wrong(
+            "overload.loopDelayRefuse",
+            format!("{delay} is more than loopDelayShed ({loop_delay_shed}): connections are refused first"),
+        );
     }
 }
 
@@ -97,6 +118,7 @@ fn check_zone(zone: &Zone, mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
         wrong("maxPacketSize", message);
     }
     for (field, duration) in [
+        ("sessionExpiryMin", zone.session_expiry_min),
         ("sessionExpiryMax", zone.session_expiry_max),
         ("messageExpiryMax", zone.message_expiry_max),
         ("minKeepAlive", zone.min_keep_alive),
@@ -108,6 +130,11 @@ fn check_zone(zone: &Zone, mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {
         && let Some(message) = wrong_keep_alive(&zone.over(mqtt))
     {
         wrong(if zone.min_keep_alive.is_some() { "minKeepAlive" } else { "maxKeepAlive" }, message);
+    }
+    if (zone.session_expiry_min.is_some() || zone.session_expiry_max.is_some())
+        && let Some(message) = wrong_session_expiry(&zone.over(mqtt))
+    {
+        wrong(if zone.session_expiry_min.is_some() { "sessionExpiryMin" } else { "sessionExpiryMax" }, message);
     }
     for (field, own, node, of_node) in [
         ("retain", zone.retain, mqtt.retained.enabled, "mqtt.retained.enabled"),
@@ -136,6 +163,11 @@ fn whole_seconds(path: &str, duration: Option<HumanDuration>, wrong: &mut impl F
 fn wrong_keep_alive(mqtt: &Mqtt) -> Option<String> {
     let (min, max) = (mqtt.min_keep_alive, mqtt.max_keep_alive);
     (max.as_millis() > 0 && min > max).then(|| format!("minKeepAlive ({min}) is more than maxKeepAlive ({max})"))
+}
+
+fn wrong_session_expiry(mqtt: &Mqtt) -> Option<String> {
+    let (min, max) = (mqtt.session_expiry_min, mqtt.session_expiry_max);
+    (min > max).then(|| format!("sessionExpiryMin ({min}) is more than sessionExpiryMax ({max})"))
 }
 
 fn too_large(size: ByteSize, of_node: ByteSize) -> Option<String> {

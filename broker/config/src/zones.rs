@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, Config, HumanDuration, Listener, Mqtt, QueueFull};
+use crate::{ByteSize, Config, HumanDuration, Listener, Mqtt, QueueFull, SlowQos0, SlowQos1};
 
 /// A named set of limits. What it does not say is as under `mqtt`; what a listener says itself counts before its zone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,9 +32,23 @@ pub struct Zone {
     /// As `mqtt.queueFull`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_full: Option<QueueFull>,
+    /// As `mqtt.maxOutboundBytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-raftmq-min" = "16KiB", "x-raftmq-max" = "1GiB"))]
+    pub max_outbound_bytes: Option<ByteSize>,
+    /// As `mqtt.slowConsumerQos0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_consumer_qos0: Option<SlowQos0>,
+    /// As `mqtt.slowConsumerQos1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_consumer_qos1: Option<SlowQos1>,
     /// As `mqtt.queueQos0Offline`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_qos0_offline: Option<bool>,
+    /// As `mqtt.sessionExpiryMin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "3650d"))]
+    pub session_expiry_min: Option<HumanDuration>,
     /// As `mqtt.sessionExpiryMax`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "3650d"))]
@@ -138,7 +152,11 @@ macro_rules! each_setting {
             max_queued_messages,
             max_queued_bytes,
             queue_full,
+            max_outbound_bytes,
+            slow_consumer_qos0,
+            slow_consumer_qos1,
             queue_qos0_offline,
+            session_expiry_min,
             session_expiry_max,
             message_expiry_max,
             connect_timeout,

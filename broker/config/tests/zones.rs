@@ -67,6 +67,22 @@ fn what_is_wrong_is_named_with_its_place() {
             "mqtt: {retained: {enabled: false}}\nzones:\n  a: {retain: true}",
             "node.yaml:3:15: zones.a.retain: is true, and",
         ),
+        (
+            "zones:\n  a: {sessionExpiryMin: 8d}",
+            "node.yaml:2:25: zones.a.sessionExpiryMin: sessionExpiryMin (8d) is more than sessionExpiryMax (7d)",
+        ),
+        (
+            "mqtt: {sessionExpiryMin: 2h}\nzones:\n  a: {sessionExpiryMax: 1h}",
+            "node.yaml:3:25: zones.a.sessionExpiryMax: sessionExpiryMin (2h) is more than sessionExpiryMax (1h)",
+        ),
+        ("overload: {memoryRefuse: 95}", "node.yaml:1:26: overload.memoryRefuse: 95 is more than memoryShed (90)"),
+        ("overload: {memoryShed: 101}", "node.yaml:1:24: overload.memoryShed: 101 is out of range: 0 to 100"),
+        (
+            "overload: {loopDelayRefuse: 6s}",
+            "node.yaml:1:29: overload.loopDelayRefuse: 6s is more than loopDelayShed (5s)",
+        ),
+        ("mqtt: {sessionExpiryMin: 8d}", "node.yaml:1:26: mqtt.sessionExpiryMin: sessionExpiryMin (8d) is more"),
+        ("zones:\n  a: {slowConsumerQos0: queue}", "node.yaml:2:25: zones.a.slowConsumerQos0: "),
         ("zones:\n  a: {mountPoint: b}", "node.yaml:2:19: zones.a.mountPoint: \"b\" cannot begin topics"),
         (
             "zones: {a: {}}\nlisteners:\n- {name: l, bind: ':1', zone: b}",

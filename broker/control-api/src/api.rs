@@ -67,12 +67,31 @@ pub struct NodeStatus {
     /// What it keeps in its memory alone; `None` from a version that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+    /// What it refuses because it has too much to do; `None` from a version that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<Overload>,
     /// What is left of its serving lease; `None` without one (or standalone).
     pub lease_remaining_ms: Option<u64>,
     /// Whether it is ready, as `/readyz` says.
     pub ready: bool,
     /// What keeps it from being ready.
     pub failing: Vec<FailingCondition>,
+}
+
+/// What a node refuses because it has too much to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overload {
+    /// `normal`; `refuse`: no new connection is taken; `shed`: nor messages with QoS 0.
+    pub level: String,
+    /// What has passed its mark: `memory`, `loopDelay`.
+    pub reasons: Vec<String>,
+    /// Resident memory of the process.
+    pub memory_bytes: u64,
+    /// What it may have, if there is a limit.
+    pub memory_limit_bytes: Option<u64>,
+    /// How late the latest of the workers' loops is.
+    pub loop_delay_ms: u64,
 }
 
 /// What a node keeps in its memory alone: it ends with the process.

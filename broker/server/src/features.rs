@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use raftmq_config::extensions::{Overlapping, RewriteAction as Action, SharedStrategy};
-use raftmq_config::{Config, Mqtt, QueueFull};
+use raftmq_config::{Config, Mqtt, QueueFull, SlowQos0, SlowQos1};
 use raftmq_features::auto_subscribe::{AutoSubscribe, AutoSubscribeError, AutoSubscription};
 use raftmq_features::delayed::{DelayCounts, DelayQueue, DelayedSettings, Pushed};
 use raftmq_features::events::{EventSettings, Events};
@@ -232,6 +232,7 @@ pub(crate) fn session_limits(mqtt: &Mqtt) -> SessionLimits {
         min_keep_alive_s: u16::try_from(mqtt.min_keep_alive.as_secs()).unwrap_or(u16::MAX),
         max_keep_alive_s: u16::try_from(mqtt.max_keep_alive.as_secs()).unwrap_or(u16::MAX),
         max_client_id_bytes: usize::from(mqtt.max_client_id_length),
+        min_session_expiry_s: u32::try_from(mqtt.session_expiry_min.as_secs()).unwrap_or(u32::MAX),
         max_session_expiry_s: u32::try_from(mqtt.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
         max_message_expiry_s: u32::try_from(mqtt.message_expiry_max.as_secs()).unwrap_or(u32::MAX),
         receive_maximum: mqtt.receive_maximum,
@@ -240,6 +241,9 @@ pub(crate) fn session_limits(mqtt: &Mqtt) -> SessionLimits {
         max_queued_messages: mqtt.max_queued_messages as usize,
         max_queued_bytes: mqtt.max_queued_bytes.as_usize(),
         drop_oldest: mqtt.queue_full == QueueFull::DropOldest,
+        max_outbound_bytes: mqtt.max_outbound_bytes.as_usize(),
+        slow_qos0_disconnects: mqtt.slow_consumer_qos0 == SlowQos0::Disconnect,
+        slow_qos1_disconnects: mqtt.slow_consumer_qos1 == SlowQos1::Disconnect,
         max_topic_aliases: mqtt.max_topic_aliases,
         max_topic_aliases_out: mqtt.max_topic_aliases_out,
         max_topic_levels: usize::from(mqtt.max_topic_levels),

@@ -7,7 +7,9 @@ use raftmq_cluster::Forwarded;
 use raftmq_mqtt::{Message, QoS};
 use raftmq_routing::{ForwardFrame, SharedForward, SharedRoutes, Targets};
 
-use crate::worker::{Attempt, Inbox, Item, Shared};
+use crate::metrics::Metrics;
+use crate::overload::Overload;
+use crate::worker::{Attempt, Inbox, Item, Shared, is_reserved};
 
 /// What takes the frames of other nodes.
 pub(crate) struct Incoming {
@@ -15,11 +17,18 @@ pub(crate) struct Incoming {
     inboxes: Arc<Vec<Inbox>>,
     /// Messages that a worker's full queue did not take.
     lost: Arc<AtomicU64>,
+    /// Whether QoS 0 is shed, and who counts it.
+    shedding: Option<(Arc<Overload>, Arc<Metrics>)>,
 }
 
 impl Incoming {
-    pub(crate) fn new(routes: SharedRoutes, inboxes: Arc<Vec<Inbox>>, lost: Arc<AtomicU64>) -> Self {
-        Self { routes, inboxes, lost }
+    pub(crate) fn new(
+        routes: SharedRoutes,
+        inboxes: Arc<Vec<Inbox>>,
+        lost: Arc<AtomicU64>,
+        shedding: Option<(Arc<Overload>, Arc<Metrics>)>,
+    ) -> Self {
+        Self { routes, inboxes, lost, shedding }
     }
 
     /// Takes a frame of another node, or one that comes back from it.
@@ -62,6 +71,13 @@ impl Incoming {
             Ok(frame) => frame,
             Err(error) => return tracing::warn!(%error, "a peer forwarded what is no message of this version"),
         };
+        if let Some((overload, metrics)) = &self.shedding
+            && message.qos() == QoS::AtMostOnce
+            && overload.sheds()
+            && !is_reserved(message.topic())
+        {
+            return metrics.forwarded_shed();
+        }
         let mut targets = Targets::default();
         self.routes.lookup(message.topic(), &mut targets);
         for worker in targets.workers().filter(|_| plain) {
@@ -93,12 +109,16 @@ mod tests {
     use raftmq_routing::{LocalRoutes, LocalRoutesOptions, Tried};
 
     fn message(payload: &[u8]) -> Message {
+        message_of("t", QoS::AtMostOnce, payload)
+    }
+
+    fn message_of(topic: &str, qos: QoS, payload: &[u8]) -> Message {
         let publish = Publish {
             dup: false,
-            qos: QoS::AtMostOnce,
+            qos,
             retain: false,
-            topic: "t",
-            packet_id: None,
+            topic,
+            packet_id: std::num::NonZeroU16::new(u16::from(qos != QoS::AtMostOnce)),
             properties: Properties::EMPTY,
             payload,
         };
@@ -119,7 +139,7 @@ mod tests {
     fn forwarded_messages_that_find_no_room_are_counted() {
         let lost = Arc::new(AtomicU64::new(0));
         let inboxes = Arc::new(vec![Inbox::new()]);
-        let incoming = Incoming::new(routes(&[("t", 0)]), Arc::clone(&inboxes), Arc::clone(&lost));
+        let incoming = Incoming::new(routes(&[("t", 0)]), Arc::clone(&inboxes), Arc::clone(&lost), None);
         let mut frame = Vec::new();
         message(&vec![0; 16 << 20]).to_wire(&mut frame);
         for _ in 0..10 {
@@ -133,7 +153,8 @@ mod tests {
     #[test]
     fn a_frame_names_whom_it_is_for() {
         let inboxes = Arc::new(vec![Inbox::new(), Inbox::new()]);
-        let incoming = Incoming::new(routes(&[("t", 0), ("$share/g/t", 1)]), Arc::clone(&inboxes), Arc::default());
+        let incoming =
+            Incoming::new(routes(&[("t", 0), ("$share/g/t", 1)]), Arc::clone(&inboxes), Arc::default(), None);
         let group = SharedForward { key: "$share/g/t".into(), tried: Tried::new() };
         for (plain, shared, expected) in [
             (true, vec![], (false, true)),
@@ -148,5 +169,31 @@ mod tests {
                 inbox.take(&mut std::collections::VecDeque::new());
             }
         }
+    }
+
+    #[test]
+    fn qos_0_of_other_nodes_is_shed_and_counted_but_for_what_nodes_say_themselves() {
+        let inboxes = Arc::new(vec![Inbox::new()]);
+        let (overload, metrics) = (Arc::new(Overload::new(&raftmq_config::Overload::default())), Metrics::new());
+        let shedding = Some((Arc::clone(&overload), Arc::clone(&metrics)));
+        let incoming =
+            Incoming::new(routes(&[("#", 0), ("$SYS/#", 0)]), Arc::clone(&inboxes), Arc::default(), shedding);
+        for (refuses, sheds, topic, qos, expected) in [
+            (false, false, "t", QoS::AtMostOnce, true),
+            (true, false, "t", QoS::AtMostOnce, true),
+            (true, true, "t", QoS::AtMostOnce, false),
+            (true, true, "t", QoS::AtLeastOnce, true),
+            (true, true, "$SYS/a", QoS::AtMostOnce, true),
+        ] {
+            overload.force(refuses, false, sheds);
+            let mut frame = Vec::new();
+            message_of(topic, qos, b"m").to_wire(&mut frame);
+            incoming.frame(&frame);
+            let mut taken = std::collections::VecDeque::new();
+            inboxes[0].take(&mut taken);
+            assert_eq!(!taken.is_empty(), expected, "{refuses} {sheds} {topic} {qos:?}");
+        }
+        let text = metrics.render();
+        assert!(text.contains("raftmq_messages_dropped_total{reason=\"overload\"} 1\n"), "{text}");
     }
 }

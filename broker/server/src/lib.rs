@@ -20,6 +20,7 @@ mod memory;
 pub mod metrics;
 mod node;
 mod ops;
+mod overload;
 mod reload;
 mod sources;
 pub mod telemetry;

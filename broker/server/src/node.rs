@@ -28,6 +28,7 @@ use crate::listener_tls::{self, CertificateError, ListenerCertificates};
 use crate::memory::memory;
 use crate::metrics::Metrics;
 use crate::ops::NodeOps;
+use crate::overload::{self, Overload};
 use crate::reload::{Reloader, Source};
 use crate::telemetry::{self, LogControl, TelemetryError};
 use crate::worker::{
@@ -155,13 +156,15 @@ impl Node {
         let routes = SharedRoutes::new();
         let inboxes: Arc<Vec<Inbox>> = Arc::new((0..workers).map(|_| Inbox::new()).collect());
         let forwards_lost = Arc::new(AtomicU64::new(0));
+        let overload = Arc::new(Overload::new(&config.overload));
         let cluster = match &config.cluster {
             Some(_) => {
                 let mut settings = ClusterConfig::from_settings(config, env!("CARGO_PKG_VERSION"))?;
                 if let Ok(bound) = http_socket.local_addr() {
                     settings.control = control_address(bound, &settings.advertise);
                 }
-                let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes), Arc::clone(&forwards_lost));
+                let shedding = Some((Arc::clone(&overload), Arc::clone(&metrics)));
+                let receive = Incoming::new(routes.clone(), Arc::clone(&inboxes), Arc::clone(&forwards_lost), shedding);
                 Some(
                     Cluster::start(settings, routes.clone(), Arc::new(move |forwarded| receive.take(forwarded)))
                         .await?,
@@ -188,7 +191,6 @@ impl Node {
             router: cluster.clone().map_or_else(|| Router::standalone(routes.clone()), Router::Cluster),
             lease: cluster.as_ref().map_or_else(|| Arc::new(LeaseState::always()), Cluster::lease),
             limits: Arc::new(session_limits(&config.mqtt)),
-            max_outbound: config.mqtt.max_outbound_bytes.as_usize(),
             raft_id: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             leaving: AtomicUsize::new(0),
@@ -200,6 +202,7 @@ impl Node {
             features,
             bans: Arc::clone(&bans),
             flapping,
+            overload: Arc::clone(&overload),
             metrics: Arc::clone(&metrics),
         });
         let (closing, closing_seen) = watch::channel(false);
@@ -214,6 +217,7 @@ impl Node {
                     .map_err(|source| NodeError::Thread { what: "a worker", source })?;
             handles.push(handle);
         }
+        tokio::spawn(overload::watch(Arc::clone(&shared)));
         tokio::spawn(listener_tls::watch(states.iter().filter_map(|state| state.tls.clone()).collect()));
         let quic = (0u16..)
             .zip(listeners)
@@ -243,6 +247,7 @@ impl Node {
             cluster: node.cluster.clone(),
             readiness,
             bans,
+            overload,
             clients: Arc::new(move || (clients.metrics.sys().gauges.clients_connected, memory(&clients))),
             reloader: Arc::clone(&reloader),
             started,

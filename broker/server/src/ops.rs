@@ -17,6 +17,7 @@ use crate::http::api::{
 use crate::http::control::{Answer, ControlOps};
 use crate::http::error::{ApiError, Reason};
 use crate::http::health::ReadinessSource;
+use crate::overload::Overload;
 use crate::reload::{ReloadError, Reloader};
 
 mod ban_api;
@@ -31,6 +32,8 @@ pub(crate) struct NodeOps {
     pub(crate) readiness: Arc<dyn ReadinessSource>,
     /// Who may not connect.
     pub(crate) bans: Arc<NodeBans>,
+    /// What is refused for want of memory or time.
+    pub(crate) overload: Arc<Overload>,
     /// How many clients are connected, and what the node keeps for them.
     pub(crate) clients: Arc<dyn Fn() -> (u64, Memory) + Send + Sync>,
     /// Reads the settings again.
@@ -71,6 +74,7 @@ impl ControlOps for NodeOps {
             uptime_seconds: self.started.elapsed().as_secs(),
             clients,
             memory: Some(memory),
+            overload: Some(self.overload.answer()),
             lease_remaining_ms: status
                 .as_ref()
                 .filter(|status| !status.lease_left.is_zero())

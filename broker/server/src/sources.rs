@@ -30,6 +30,8 @@ pub(crate) fn add(
     metrics.add_source(move |out: &mut Encoder| sources::readiness(&readiness.readiness(), out));
     let features = Arc::clone(shared);
     metrics.add_source(move |out: &mut Encoder| sources::features(&feature_numbers(&features), out));
+    let overload = Arc::clone(&shared.overload);
+    metrics.add_source(move |out: &mut Encoder| overload.report(out));
     let bans = Arc::clone(&shared.bans);
     metrics.add_source(move |out: &mut Encoder| crate::bans::report(&bans, out));
     let Some(cluster) = cluster.cloned() else {

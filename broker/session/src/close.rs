@@ -130,7 +130,7 @@ impl Connection {
             if !self.expiry_asked && expiry_s != 0 {
                 return self.fault(ReasonCode::ProtocolError, out, actions);
             }
-            self.state.expiry_s = expiry_s.min(self.limits.max_session_expiry_s);
+            self.state.expiry_s = self.limits.session_expiry_s(expiry_s);
         }
         self.end(CloseReason::Client(disconnect.reason), out, actions);
     }

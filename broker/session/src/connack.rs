@@ -22,6 +22,10 @@ impl Connection {
         let session = match result {
             // [MQTT-3.1.2-4], [MQTT-3.1.4-4], [MQTT-3.2.2-2], [MQTT311-3.1.2-6], [MQTT311-3.1.4-3], [MQTT311-3.2.2-1]
             OpenResult::Accepted { session } => session.filter(|_| !opening.clean_start),
+            OpenResult::RefusedSaying(reason, detail) => {
+                self.write_refusal_saying(reason, detail, out);
+                return self.end(CloseReason::Refused(reason), out, actions);
+            }
             OpenResult::Refused(reason) => {
                 // [MQTT-3.2.2-7], [MQTT311-3.2.2-5]
                 self.write_refusal(reason, out);

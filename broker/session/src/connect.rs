@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use raftmq_mqtt::{ConnAck, Connect, DecodeError, Packet, PacketType, Properties, ReasonCode, Version, Will, encode};
+use raftmq_mqtt::{
+    ConnAck, Connect, DecodeError, Packet, PacketType, Properties, PropertiesBuf, Property, ReasonCode, Version, Will,
+    encode,
+};
 
 use crate::{
     Action, AuthKind, AuthRequest, CloseReason, Connection, Limit, Now, OpenRequest, OwnedWill, Secret,
     alias_out::OutAliases,
     auth::{Exchange, Turn},
-    connection::Phase,
+    connection::{Phase, put},
     filter::mounted_topic,
     limits::Refusal,
 };
@@ -70,7 +73,7 @@ impl Connection {
             (false, false) => u32::MAX,
         };
         self.expiry_asked = asked_s > 0;
-        let expiry_s = asked_s.min(self.limits.max_session_expiry_s);
+        let expiry_s = self.limits.session_expiry_s(asked_s);
         // [MQTT-3.2.2-22]
         let keep_alive_s = if v5 { self.keep_alive_of(connect.keep_alive) } else { connect.keep_alive };
         let keep_alive_changed = keep_alive_s != connect.keep_alive;
@@ -181,6 +184,20 @@ impl Connection {
         let retain = will.retain && self.limits.retain_available;
         let topic = mounted_topic(mount, will.topic);
         OwnedWill::new(&Will { qos, retain, ..*will }, &topic, self.limits.max_message_expiry_s)
+    }
+
+    /// A CONNACK that refuses, with words for a client that takes them: not for one that did not ask for such, nor where the packet were
+    /// too large by them `[MQTT-3.2.2-19]`.
+    pub(crate) fn write_refusal_saying(&self, reason: ReasonCode, detail: &str, out: &mut Vec<u8>) {
+        let mut properties = PropertiesBuf::new();
+        if self.version.is_v5() && self.explain && properties.push(Property::ReasonString(detail)).is_ok() {
+            let properties = properties.as_properties();
+            let packet = Packet::ConnAck(ConnAck { session_present: false, reason, properties });
+            if put(&packet, self.version, self.max_packet_size, out) {
+                return;
+            }
+        }
+        self.write_refusal(reason, out);
     }
 
     /// A CONNACK that refuses; MQTT 3 clients get the return code that comes nearest.

@@ -19,6 +19,8 @@ pub struct SessionLimits {
     pub max_client_id_bytes: usize,
     /// The longest client identifier in characters of an MQTT 3.1 client. That specification says 23.
     pub max_client_id_chars_v3_1: usize,
+    /// The shortest time in seconds that a session outlives its connection, but for not at all.
+    pub min_session_expiry_s: u32,
     /// The longest time in seconds that a session outlives its connection; `u32::MAX` for ever. Sessions of MQTT 3 clients
     /// with clean session 0 have this.
     pub max_session_expiry_s: u32,
@@ -37,6 +39,12 @@ pub struct SessionLimits {
     pub max_queued_bytes: usize,
     /// Whether a message for which there is no room takes that of the one that waits longest, instead of being lost itself.
     pub drop_oldest: bool,
+    /// Bytes encoded for the client's socket from which on it is congested. The session does not look at it: its worker does.
+    pub max_outbound_bytes: usize,
+    /// Whether a client is disconnected when a message with QoS 0 is lost to it because it is congested. For the worker.
+    pub slow_qos0_disconnects: bool,
+    /// Whether a connected client is disconnected when a message is lost to it, or displaced, because its queue is full. For the worker.
+    pub slow_qos1_disconnects: bool,
     /// The highest topic alias taken from an MQTT 5 client; 0 for none.
     pub max_topic_aliases: u16,
     /// Topic aliases used towards an MQTT 5 client, at most its own maximum; 0 for none.
@@ -85,6 +93,7 @@ impl Default for SessionLimits {
             max_keep_alive_s: 0,
             max_client_id_bytes: 1_024,
             max_client_id_chars_v3_1: 23,
+            min_session_expiry_s: 0,
             max_session_expiry_s: 7 * 24 * 3_600,
             max_message_expiry_s: 0,
             receive_maximum: 1_024,
@@ -93,6 +102,9 @@ impl Default for SessionLimits {
             max_queued_messages: 1_000,
             max_queued_bytes: 16 * 1_048_576,
             drop_oldest: false,
+            max_outbound_bytes: 1_048_576,
+            slow_qos0_disconnects: false,
+            slow_qos1_disconnects: false,
             max_topic_aliases: 32,
             max_topic_aliases_out: 32,
             max_topic_alias_bytes: 16 * 1_024,
@@ -126,6 +138,9 @@ impl SessionLimits {
             max_queued_messages: newer.max_queued_messages,
             max_queued_bytes: newer.max_queued_bytes,
             drop_oldest: newer.drop_oldest,
+            max_outbound_bytes: newer.max_outbound_bytes,
+            slow_qos0_disconnects: newer.slow_qos0_disconnects,
+            slow_qos1_disconnects: newer.slow_qos1_disconnects,
             queue_qos0_offline: newer.queue_qos0_offline,
             max_topic_levels: newer.max_topic_levels,
             max_topic_bytes: newer.max_topic_bytes,
@@ -153,6 +168,12 @@ impl SessionLimits {
     /// Whether a packet's user properties are within their limit.
     pub(crate) fn takes_properties(&self, properties: Properties<'_>) -> bool {
         properties.is_empty() || properties.user_properties().count() <= self.max_user_properties
+    }
+
+    /// How long a session outlives its connection, in seconds, for a client that asks for so long.
+    pub(crate) fn session_expiry_s(&self, asked_s: u32) -> u32 {
+        let shortest_s = if asked_s == 0 { 0 } else { self.min_session_expiry_s };
+        asked_s.max(shortest_s).min(self.max_session_expiry_s)
     }
 
     /// When a message expires that would at `expires_ms`.

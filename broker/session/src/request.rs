@@ -42,6 +42,8 @@ pub enum OpenResult {
     },
     /// It is not; the reason must be one of CONNACK.
     Refused(ReasonCode),
+    /// The same, with words for people, which MQTT 5 clients get.
+    RefusedSaying(ReasonCode, &'static str),
 }
 
 /// A password, or what an authentication method exchanges: not in `Debug` forms.

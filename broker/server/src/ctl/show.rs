@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::loss::NodeLoss;
 use super::table::Table;
-use crate::http::api::{Groups, Leaders, Member, MemberRole, MemberState, Members, NodeStatus, Reloaded};
+use crate::http::api::{Groups, Leaders, Member, MemberRole, MemberState, Members, NodeStatus, Overload, Reloaded};
 
 pub(crate) fn members(answer: &Members) -> String {
     if answer.cluster.is_none() {
@@ -117,10 +117,27 @@ pub(crate) fn status(answer: &NodeStatus) -> String {
     ] {
         table.row([name.to_owned(), value]);
     }
+    if let Some(overload) = answer.overload.as_ref().filter(|overload| overload.level != "normal") {
+        table.row(["overload".to_owned(), overloaded(overload)]);
+    }
     for failing in &answer.failing {
         table.row([format!("  {}", failing.condition), failing.reason.clone()]);
     }
     table.to_string()
+}
+
+/// What is refused, and why, in figures.
+fn overloaded(overload: &Overload) -> String {
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let why = overload.reasons.iter().map(|reason| match reason.as_str() {
+        "memory" => {
+            let limit = overload.memory_limit_bytes.map(|limit| format!(" of {}", mib(limit)));
+            format!("memory {}{}", mib(overload.memory_bytes), limit.unwrap_or_default())
+        }
+        "loopDelay" => format!("loop delay {} ms", overload.loop_delay_ms),
+        other => other.to_owned(),
+    });
+    format!("{} ({})", overload.level, why.collect::<Vec<_>>().join(", "))
 }
 
 pub(crate) fn loss(node: &str, answer: &NodeLoss) -> String {
@@ -245,6 +262,28 @@ mod tests {
         assert_eq!(memory(told)[8..14], expected);
         // Of an earlier version.
         assert_eq!(memory(serde_json::Value::Null)[8..10], ["clients 2", "sessions -"]);
+    }
+
+    #[test]
+    fn an_overload_is_told_with_its_figures_and_only_then() {
+        let shown = |overload: serde_json::Value| {
+            let answer = serde_json::json!({
+                "node": "a", "version": "1", "uptimeSeconds": 1, "clients": 2, "ready": true, "failing": [], "overload": overload,
+            });
+            let shown = status(&serde_json::from_value(answer).expect("a status"));
+            shown.lines().find(|line| line.starts_with("overload")).map(|line| line[8..].trim().to_owned())
+        };
+        let told = |level: &str, reasons: &[&str], limit: Option<u64>| {
+            serde_json::json!({
+                "level": level, "reasons": reasons, "memoryBytes": 900 << 20, "memoryLimitBytes": limit, "loopDelayMs": 1200,
+            })
+        };
+        assert_eq!(shown(told("normal", &[], Some(1 << 30))), None);
+        assert_eq!(shown(serde_json::Value::Null), None);
+        let memory = shown(told("refuse", &["memory"], Some(1 << 30)));
+        assert_eq!(memory.as_deref(), Some("refuse (memory 900 MiB of 1024 MiB)"));
+        let both = shown(told("shed", &["memory", "loopDelay"], None));
+        assert_eq!(both.as_deref(), Some("shed (memory 900 MiB, loop delay 1200 ms)"));
     }
 
     #[test]

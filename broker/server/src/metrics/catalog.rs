@@ -59,10 +59,10 @@ catalog! {
     "Clients" {
         CONNECTIONS = Gauge "raftmq_connections" [] "Open sockets of clients, before and after their CONNECT.";
         CONNECTIONS_OPENED = Counter "raftmq_connections_opened_total" [] "Sockets of clients accepted.";
-        CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving, proxy_header, tls_handshake, websocket_upgrade, banned.";
+        CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving, proxy_header, tls_handshake, websocket_upgrade, banned, overload.";
         CLIENTS = Gauge "raftmq_clients" [] "Clients whose CONNECT was accepted and who are connected.";
         SESSIONS = Gauge "raftmq_sessions" [] "Sessions of this node, of clients that are connected and of those that may come back.";
-        DISCONNECTED = Counter "raftmq_clients_disconnected_total" ["reason"] "Clients whose CONNECT had been accepted and who are gone, by reason: disconnect (their own DISCONNECT), closed (the socket, without one), keep_alive, malformed_packet, packet_too_large, transport (TLS or WebSocket broken by the client), protocol_error, taken_over, server.";
+        DISCONNECTED = Counter "raftmq_clients_disconnected_total" ["reason"] "Clients whose CONNECT had been accepted and who are gone, by reason: disconnect (their own DISCONNECT), closed (the socket, without one), keep_alive, malformed_packet, packet_too_large, transport (TLS or WebSocket broken by the client), protocol_error, taken_over, slow_consumer (it did not keep up, and its limits end it then), server.";
         PROTOCOL_ERRORS = Counter "raftmq_protocol_errors_total" [] "Connected clients that were disconnected because they broke the protocol, MQTT or one below it; those of which nothing was heard do not count.";
         SUBSCRIPTIONS = Gauge "raftmq_subscriptions" [] "Subscriptions of the clients of this node.";
         SUBSCRIBED = Counter "raftmq_subscriptions_added_total" [] "Subscriptions added, those that replaced one not counted.";
@@ -83,7 +83,7 @@ catalog! {
         MESSAGES_RECEIVED_BYTES = Counter "raftmq_messages_received_bytes_total" ["qos"] "Bytes of the PUBLISH packets received from clients, by QoS.";
         MESSAGES_SENT = Counter "raftmq_messages_sent_total" ["qos"] "PUBLISH packets sent to clients, by the QoS of the delivery.";
         MESSAGES_SENT_BYTES = Counter "raftmq_messages_sent_bytes_total" ["qos"] "Bytes of the PUBLISH packets sent to clients, by the QoS of the delivery.";
-        MESSAGES_DROPPED = Counter "raftmq_messages_dropped_total" ["reason"] "Deliveries that did not happen, by reason: slow_consumer, session_queue_full, worker_queue_full, link_queue_full, expired, packet_too_large, disconnected, not_serving, no_member.";
+        MESSAGES_DROPPED = Counter "raftmq_messages_dropped_total" ["reason"] "Deliveries that did not happen, by reason: slow_consumer, session_queue_full, worker_queue_full, link_queue_full, expired, packet_too_large, disconnected, not_serving, no_member, overload (QoS 0 messages shed as they came, once for each).";
         MESSAGES_REFUSED = Counter "raftmq_messages_refused_total" ["reason"] "Messages not taken from their publisher, by reason: topic, not_authorized, quota. A retained message over quota of an MQTT 3 client, or with QoS 0, is delivered and not kept.";
         LIMITS_MET = Counter "raftmq_limits_met_total" ["limit"] "Requests of clients refused for a limit of their listener's, by limit: qos, retain, wildcard, shared, subscription_identifier, topic, subscriptions, user_properties, receive_maximum, packet_size, client_id.";
         THROTTLED = Counter "raftmq_throttled_total" ["limit" "scope"] "How often a rate made somebody wait, by what is limited (messages, bytes, connections) and for whom (client, listener): a client's connection was not read, or one more connection not accepted, for a while.";
@@ -164,6 +164,10 @@ catalog! {
     }
     "Process" {
         BUILD_INFO = Gauge "raftmq_build_info" ["version" "architecture"] "Always 1; the labels say what is running.";
+        OVERLOAD_LEVEL = Gauge "raftmq_overload_level" [] "What is refused because the node has too much to do: 0 nothing, 1 new connections, 2 messages with QoS 0 as well.";
+        OVERLOAD_MEMORY = Gauge "raftmq_overload_memory_bytes" [] "Resident memory as measured for the overload level, a few times a second; 0 where it is not known.";
+        OVERLOAD_MEMORY_LIMIT = Gauge "raftmq_overload_memory_limit_bytes" [] "The memory of which the overload settings are shares; 0 without a limit.";
+        WORKER_LOOP_DELAY = Histogram "raftmq_worker_loop_delay_seconds" ["worker"] "By how much each worker's loop was late, some eight times a second.";
         WORKERS = Gauge "raftmq_workers" [] "Worker threads.";
         PROCESS_CPU = Counter "raftmq_process_cpu_seconds_total" ["mode"] "Processor time used, by mode: user, system.";
         PROCESS_RESIDENT = Gauge "raftmq_process_resident_memory_bytes" [] "Memory in use.";

@@ -17,6 +17,7 @@ pub use catalog::{Kind, Metric, reference_markdown};
 pub use encoder::Encoder;
 pub use worker::{DropReason, EndReason, PublishQos, PublishRefusal, RefuseReason, Throttle, WorkerCounters};
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub struct Metrics {
     started: Instant,
     workers: Mutex<Vec<Arc<Shared>>>,
     tasks: tasks::Tasks,
+    /// Messages of other nodes that were shed before a worker got them.
+    forwarded_shed: AtomicU64,
     sources: RwLock<Vec<Box<dyn MetricsSource>>>,
 }
 
@@ -58,6 +61,7 @@ impl Metrics {
             started: Instant::now(),
             workers: Mutex::default(),
             tasks: tasks::Tasks::default(),
+            forwarded_shed: AtomicU64::new(0),
             sources: RwLock::new(vec![Box::new(process::ProcessSource)]),
         })
     }
@@ -84,7 +88,7 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         let mut out = Encoder::default();
-        worker::collect(&self.lock_workers(), &mut out);
+        worker::collect(&self.lock_workers(), self.forwarded_shed.load(Ordering::Relaxed), &mut out);
         self.tasks.collect(&mut out);
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
         for source in sources.iter() {
@@ -111,6 +115,19 @@ impl Metrics {
         let now = self.started.elapsed();
         let workers = self.lock_workers();
         workers.iter().map(|worker| worker.silent_for(now)).collect()
+    }
+
+    /// How late the latest of the workers' loops is now: that of its last tick, or of the next, which is due
+    /// after `period`.
+    #[must_use]
+    pub fn loop_delay(&self, period: Duration) -> Duration {
+        let now = self.started.elapsed();
+        self.lock_workers().iter().map(|worker| worker.late(now, period)).max().unwrap_or_default()
+    }
+
+    /// A message of another node was shed.
+    pub(crate) fn forwarded_shed(&self) {
+        self.forwarded_shed.fetch_add(1, Ordering::Relaxed);
     }
 
     fn lock_workers(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Shared>>> {

@@ -31,6 +31,7 @@ fn everything() -> Arc<Metrics> {
         worker.routed(false);
         worker.publish_refused(PublishRefusal::Quota);
         worker.shared_redispatched();
+        worker.beat(Duration::from_millis(30));
     }
     two.connection_closed();
     two.client_disconnected(EndReason::KeepAlive);
@@ -44,6 +45,7 @@ fn everything() -> Arc<Metrics> {
         sources::readiness(&Readiness::default(), out);
         sources::features(&sources::FeatureNumbers { groups: 2, ..Default::default() }, out);
         crate::bans::report(&crate::bans::Bans::none(), out);
+        crate::overload::Overload::new(&raftmq_config::Overload::default()).report(out);
         let certificates = Some(sources::CertificateNumbers { reloads: 3, ..Default::default() });
         let listener =
             sources::ListenerNumbers { name: "mqtts".into(), transport: "tls", connections: 5, ..Default::default() };
@@ -112,6 +114,9 @@ fn workers_are_summed() {
         "raftmq_messages_unmatched_total 2",
         "raftmq_messages_refused_total{reason=\"quota\"} 2",
         "raftmq_shared_redispatches_total 2",
+        "raftmq_worker_loop_delay_seconds_bucket{worker=\"1\",le=\"0.01\"} 0",
+        "raftmq_worker_loop_delay_seconds_bucket{worker=\"1\",le=\"0.05\"} 1",
+        "raftmq_worker_loop_delay_seconds_sum{worker=\"1\"} 0.03",
         "raftmq_shared_groups 2",
         "raftmq_listener_connections{listener=\"mqtts\",transport=\"tls\"} 5",
         "raftmq_listener_certificate_reloads_total{listener=\"mqtts\",result=\"ok\"} 3",
@@ -199,13 +204,32 @@ fn a_worker_that_stops_beating_is_seen() {
     let (alive, _silent) = (metrics.worker(), metrics.worker());
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        alive.beat();
+        alive.beat(Duration::ZERO);
         let beats = metrics.worker_beats();
         if beats[1] >= Duration::from_millis(50) {
             assert!(beats[0] < beats[1], "{beats:?}");
             return;
         }
         assert!(Instant::now() < deadline, "{beats:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_loop_is_late_by_its_last_tick_or_by_the_one_that_does_not_come() {
+    let metrics = Metrics::new();
+    let (one, two) = (metrics.worker(), metrics.worker());
+    let far = Duration::from_secs(3_600);
+    assert_eq!(metrics.loop_delay(far), Duration::ZERO);
+    one.beat(Duration::from_millis(300));
+    two.beat(Duration::from_millis(20));
+    assert_eq!(metrics.loop_delay(far), Duration::from_millis(300));
+    one.beat(Duration::from_millis(5));
+    assert_eq!(metrics.loop_delay(far), Duration::from_millis(20));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while metrics.loop_delay(Duration::from_millis(10)) < Duration::from_millis(100) {
+        assert!(Instant::now() < deadline, "a tick that does not come is not seen");
+        one.beat(Duration::ZERO);
         std::thread::yield_now();
     }
 }

@@ -55,11 +55,13 @@ pub enum DropReason {
     NotServing,
     /// No member of the group could take it.
     NoMember,
+    /// The node had too much to do (QoS 0 only): counted once for a message, whoever had subscribed.
+    Overload,
 }
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SlowConsumer,
         Self::SessionQueueFull,
         Self::WorkerQueueFull,
@@ -69,6 +71,7 @@ impl DropReason {
         Self::Disconnected,
         Self::NotServing,
         Self::NoMember,
+        Self::Overload,
     ];
 
     /// The name in metrics.
@@ -84,6 +87,7 @@ impl DropReason {
             Self::Disconnected => "disconnected",
             Self::NotServing => "not_serving",
             Self::NoMember => "no_member",
+            Self::Overload => "overload",
         }
     }
 }
@@ -166,11 +170,13 @@ pub enum RefuseReason {
     WebsocketUpgrade,
     /// The client, its user name or its address is banned.
     Banned,
+    /// The node had too much to do.
+    Overload,
 }
 
 impl RefuseReason {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Authentication,
         Self::NotAuthorized,
         Self::Protocol,
@@ -181,6 +187,7 @@ impl RefuseReason {
         Self::TlsHandshake,
         Self::WebsocketUpgrade,
         Self::Banned,
+        Self::Overload,
     ];
 
     /// The name in metrics.
@@ -197,9 +204,13 @@ impl RefuseReason {
             Self::TlsHandshake => "tls_handshake",
             Self::WebsocketUpgrade => "websocket_upgrade",
             Self::Banned => "banned",
+            Self::Overload => "overload",
         }
     }
 }
+
+/// Upper bounds of the histogram of a loop's delays, in seconds.
+const LATE_BUCKETS: [f64; 7] = [0.002, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// The numbers of one worker. Aligned so that no two workers write to one pair of cache lines.
 #[derive(Debug)]
@@ -208,6 +219,11 @@ pub(super) struct Shared {
     started: Instant,
     /// Milliseconds after `started` of the last sign of life.
     beat: AtomicU64,
+    /// Milliseconds by which it was late.
+    late: AtomicU64,
+    /// How often it was so late, by [`LATE_BUCKETS`], and microseconds of all.
+    lates: [AtomicU64; LATE_BUCKETS.len() + 1],
+    late_sum: AtomicU64,
     opened: AtomicU64,
     closed: AtomicU64,
     clients: AtomicU64,
@@ -242,6 +258,9 @@ impl Shared {
         let shared = Self {
             started,
             beat: zero(),
+            late: zero(),
+            lates: std::array::from_fn(|_| zero()),
+            late_sum: zero(),
             opened: zero(),
             closed: zero(),
             clients: zero(),
@@ -277,6 +296,12 @@ impl Shared {
         self.beat.store(now, Relaxed);
     }
 
+    /// By how much its loop is late: as at its last sign of life, or more when the next is overdue.
+    pub(super) fn late(&self, now: Duration, period: Duration) -> Duration {
+        let last = Duration::from_millis(self.late.load(Relaxed));
+        last.max(self.silent_for(now).saturating_sub(period))
+    }
+
     pub(super) fn silent_for(&self, now: Duration) -> Duration {
         now.saturating_sub(Duration::from_millis(self.beat.load(Relaxed)))
     }
@@ -303,8 +328,13 @@ impl WorkerCounters {
         Self { shared, one_writer: PhantomData }
     }
 
-    /// The worker's loop turns. To be called at least every second, also when there is nothing to do.
-    pub fn beat(&self) {
+    /// The worker's loop turns, late by so much. To be called at each of its ticks, also when there is nothing to do.
+    pub fn beat(&self, late: Duration) {
+        self.shared.late.store(u64::try_from(late.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        let seconds = late.as_secs_f64();
+        let bucket = LATE_BUCKETS.iter().take_while(|bound| seconds > **bound).count();
+        add(&self.shared.lates[bucket], 1);
+        add(&self.shared.late_sum, u64::try_from(late.as_micros()).unwrap_or(u64::MAX));
         self.shared.beat_now();
     }
 
@@ -518,8 +548,8 @@ pub(super) fn wills_waiting(workers: &[Arc<Shared>]) -> u64 {
     workers.iter().map(|worker| worker.counts[Count::WillsWaiting as usize].load(Relaxed)).sum()
 }
 
-/// The sums over all workers.
-pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
+/// The sums over all workers, with the messages that were shed before one got them; and each worker's own.
+pub(super) fn collect(workers: &[Arc<Shared>], forwarded_shed: u64, out: &mut Encoder) {
     let sum =
         |field: fn(&Shared) -> &AtomicU64| -> u64 { workers.iter().map(|worker| field(worker).load(Relaxed)).sum() };
     // Closed first: a connection that closes in between must not make the difference negative.
@@ -547,7 +577,8 @@ pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
         out.counter(&c::MESSAGES_SENT_BYTES, label, each(at, |worker| &worker.message_bytes_out));
     }
     for (at, reason) in DropReason::ALL.iter().enumerate() {
-        out.counter(&c::MESSAGES_DROPPED, &[reason.name()], each(at, |worker| &worker.dropped));
+        let elsewhere = if *reason == DropReason::Overload { forwarded_shed } else { 0 };
+        out.counter(&c::MESSAGES_DROPPED, &[reason.name()], each(at, |worker| &worker.dropped) + elsewhere);
     }
     for (at, reason) in PublishRefusal::ALL.iter().enumerate() {
         out.counter(&c::MESSAGES_REFUSED, &[reason.name()], each(at, |worker| &worker.publish_refused));
@@ -568,6 +599,11 @@ pub(super) fn collect(workers: &[Arc<Shared>], out: &mut Encoder) {
     out.counter(&c::SHARED_REDISPATCHES, &[], counted(Count::SharedRedispatched));
     out.counter(&c::WILLS_PUBLISHED, &[], counted(Count::WillPublished));
     out.gauge(&c::WILLS_WAITING, &[], counted(Count::WillsWaiting));
+    for (number, worker) in workers.iter().enumerate() {
+        let counts: Vec<u64> = worker.lates.iter().map(|count| count.load(Relaxed)).collect();
+        let seconds = worker.late_sum.load(Relaxed) as f64 / 1e6;
+        out.histogram(&c::WORKER_LOOP_DELAY, &[&number.to_string()], &LATE_BUCKETS, &counts, seconds);
+    }
     for (at, reason) in EndReason::ALL.iter().enumerate() {
         out.counter(&c::DISCONNECTED, &[reason.name()], each(at, |worker| &worker.ended));
     }

@@ -93,6 +93,7 @@ impl Reloader {
         }
         // The workers look at those, too, when they are told.
         self.shared.live.send_replace(Arc::new(live));
+        self.shared.overload.set(&applied.overload);
         for (listener, state) in applied.listeners.iter().zip(&self.listeners) {
             state.max_connections.store(listener.max_connections.unwrap_or(0), Ordering::Relaxed);
             // They are looked at from time to time as well.

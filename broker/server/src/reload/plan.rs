@@ -25,6 +25,7 @@ pub(super) fn plan(running: &Config, wanted: &Config, mounts: &[Option<&str>]) -
     applied.log.level = wanted.log.level;
     applied.log.modules.clone_from(&wanted.log.modules);
     take_mqtt(&mut applied.mqtt, &wanted.mqtt);
+    applied.overload.clone_from(&wanted.overload);
     applied.zones.clone_from(&wanted.zones);
     for (name, zone) in &mut applied.zones {
         if let Some(before) = running.zones.get(name) {
@@ -165,6 +166,7 @@ listeners:
     fn what_can_change_does_and_the_rest_is_named() {
         let plan = planned(
             "
+overload: {memoryLimit: 1GiB, loopDelayRefuse: 2s}
 mqtt: {maxTopicLevels: 5, maxPacketSize: 2MiB, retained: {enabled: false}}
 zones:
   slow: {maxQos: 0, mountPoint: slow/}
@@ -176,9 +178,9 @@ workers: 3
 log: {level: debug, format: json}
 ",
         );
-        let changed =
-            ["listeners[0].maxConnections", "listeners[1].zone", "log.level", "mqtt.maxTopicLevels", "zones.fast"];
-        assert_eq!(plan.changed, [&changed[..], &["zones.slow.maxQos"]].concat());
+        let changed = ["listeners[0].maxConnections", "listeners[1].zone", "log.level", "mqtt.maxTopicLevels"];
+        let more = ["overload.loopDelayRefuse", "overload.memoryLimit", "zones.fast", "zones.slow.maxQos"];
+        assert_eq!(plan.changed, [&changed[..], &more].concat());
         let restart = ["listeners[1].bind", "log.format", "mqtt.maxPacketSize", "mqtt.retained.enabled", "workers"];
         assert_eq!(plan.needs_restart, restart);
         let own = plan.applied.settings_of(&plan.applied.listeners[1]);

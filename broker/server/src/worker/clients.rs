@@ -18,6 +18,7 @@ use super::wills::connection_end;
 use super::{Client, ClientState, Conn, Worker, limits_of};
 use crate::authn::Step;
 use crate::metrics::{DropReason, EndReason};
+use crate::overload::Refusal;
 
 impl Worker {
     /// A step of enhanced authentication. A method that is not known is refused `[MQTT-4.12.0-1]`.
@@ -28,6 +29,14 @@ impl Worker {
                 if let Some(conn) = self.conns.get_mut(key) {
                     let out = conn.outlet.buffer(&mut self.spares);
                     conn.session.on_authenticated(now, AuthStep::Refused(ReasonCode::Banned), out, actions);
+                }
+                return;
+            }
+            if let Some(refusal) = self.refused_by_overload(key) {
+                let now = self.node.clock.now();
+                if let Some(conn) = self.conns.get_mut(key) {
+                    let out = conn.outlet.buffer(&mut self.spares);
+                    conn.session.on_authenticated(now, AuthStep::Refused(refusal.reason), out, actions);
                 }
                 return;
             }
@@ -111,6 +120,10 @@ impl Worker {
         if !self.node.is_serving() {
             return self.answer(key, OpenResult::Refused(ReasonCode::ServerUnavailable), actions);
         }
+        if let Some(Refusal { reason, detail }) = self.refused_by_overload(key) {
+            // Who comes back is no less work than who is new.
+            return self.answer(key, OpenResult::RefusedSaying(reason, detail), actions);
+        }
         if self.is_banned(key, &request.client_id, request.username.as_deref()) {
             return self.answer(key, OpenResult::Refused(ReasonCode::Banned), actions);
         }
@@ -192,6 +205,15 @@ impl Worker {
         };
         self.announce_connected(key, with);
         self.subscribe_unasked(key, &request, actions);
+    }
+
+    /// Whether, and why, the connection is refused for want of memory or time.
+    fn refused_by_overload(&mut self, key: Key) -> Option<Refusal> {
+        let refusal = self.node.overload.refuses()?;
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.overload = true;
+        }
+        Some(refusal)
     }
 
     /// Whether a client's session was made behind another mount point than that of a listener: what is in it is not for who comes

@@ -66,6 +66,7 @@ impl Worker {
             connected_at_ms: 0,
             exchange: None,
             reserves: false,
+            overload: false,
         });
         self.set_rates(key);
         self.watch(key);
@@ -79,7 +80,7 @@ impl Worker {
     /// What the connection's task is to wait for.
     pub(super) fn next(&mut self, key: Key, waker: &Waker) -> Next {
         let serving = self.is_serving();
-        let limit = self.answers_limit();
+        let limit = self.answers_limit(key);
         self.parse_if_held(key);
         if self
             .conns
@@ -110,7 +111,7 @@ impl Worker {
     /// Parses what was held back, if it may go on. True: there was something.
     pub(super) fn parse_if_held(&mut self, key: Key) -> bool {
         let serving = self.is_serving();
-        let limit = self.answers_limit();
+        let limit = self.answers_limit(key);
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.held) else {
             return false;
         };
@@ -182,7 +183,7 @@ impl Worker {
     pub(super) fn on_deadline(&mut self, key: Key) {
         let now = self.node.clock.now();
         let serving = self.is_serving();
-        let limit = self.answers_limit();
+        let limit = self.answers_limit(key);
         if self.conns.get_mut(key).is_some_and(|conn| !conn.socket.has_readiness() && wants_bytes(conn, serving, limit))
         {
             // What is there already speaks for the client; its task waits for what comes then.
@@ -303,7 +304,10 @@ impl Worker {
             }
             CloseReason::Refused(ReasonCode::Banned) => self.counters.refused(RefuseReason::Banned),
             CloseReason::Refused(ReasonCode::NotAuthorized) => self.counters.refused(RefuseReason::NotAuthorized),
-            CloseReason::Refused(_) => self.counters.refused(RefuseReason::Protocol),
+            CloseReason::Refused(_) => {
+                let overload = self.conns.get_mut(key).is_some_and(|conn| conn.overload);
+                self.counters.refused(if overload { RefuseReason::Overload } else { RefuseReason::Protocol });
+            }
             CloseReason::Fault(reason) => {
                 if reason != ReasonCode::KeepAliveTimeout {
                     self.counters.protocol_error();
@@ -330,7 +334,7 @@ impl Worker {
     /// look again.
     fn write(&mut self, key: Key) -> bool {
         let serving = self.is_serving();
-        let limit = self.answers_limit();
+        let limit = self.answers_limit(key);
         let Some(conn) = self.conns.get_mut(key) else {
             return false;
         };
@@ -361,7 +365,7 @@ impl Worker {
                     if conn.session.is_congested() && conn.closing.is_none() {
                         self.uncongest(key);
                     }
-                } else if conn.outlet.len() > self.node.max_outbound {
+                } else if conn.outlet.len() > conn.session.limits().max_outbound_bytes {
                     conn.session.set_congested();
                 }
                 let Some(conn) = self.conns.get_mut(key) else {

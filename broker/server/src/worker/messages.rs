@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use raftmq_mqtt::{Message, PacketType, QoS};
-use raftmq_session::{Delivery, Forms, Matched, Now, SubscriptionInfo};
+use raftmq_mqtt::{Message, PacketType, QoS, ReasonCode};
+use raftmq_session::{CloseReason, Delivery, DropReason as Lost, Forms, Matched, Now, SubscriptionInfo};
 
 use super::connection::{count_as, drop_reason};
 use super::inbox::Item;
+use super::wheel::Key;
 use super::{ClientState, Worker, limits_of};
 use crate::metrics::DropReason;
 
@@ -65,11 +66,12 @@ impl Worker {
             ClientState::Online(key) => {
                 let key = *key;
                 let conn = self.conns.get_mut(key)?;
-                let full = conn.outlet.len() > self.node.max_outbound;
+                let full = conn.outlet.len() > conn.session.limits().max_outbound_bytes;
                 if full {
                     conn.session.set_congested();
                     if matched.qos.min(forms.message().qos()) == QoS::AtMostOnce {
                         // QoS 0 to a slow reader is dropped, not kept.
+                        self.fell_behind(key, QoS::AtMostOnce);
                         return Some(DropReason::SlowConsumer);
                     }
                 }
@@ -81,12 +83,18 @@ impl Worker {
                     // A client that gets nothing keeps no buffer.
                     conn.outlet.release(&mut self.spares);
                 }
-                if let Delivery::Sent(qos) = delivery {
-                    self.counters.messages_out(count_as(qos), 1, written);
-                    if conn.outlet.is_counted(written) {
-                        self.counters.packet_out(PacketType::Publish);
+                match delivery {
+                    Delivery::Sent(qos) => {
+                        self.counters.messages_out(count_as(qos), 1, written);
+                        if conn.outlet.is_counted(written) {
+                            self.counters.packet_out(PacketType::Publish);
+                        }
+                        self.mark_dirty(key);
                     }
-                    self.mark_dirty(key);
+                    Delivery::Dropped(Lost::QueueFull) | Delivery::Displaced(_) => {
+                        self.fell_behind(key, matched.qos.min(forms.message().qos()));
+                    }
+                    Delivery::Dropped(_) | Delivery::Skipped | Delivery::Queued => {}
                 }
                 delivery
             }
@@ -104,6 +112,23 @@ impl Worker {
                 None
             }
             Delivery::Sent(_) | Delivery::Queued => None,
+        }
+    }
+
+    /// A connected client has lost a message with this QoS because it does not read, or acknowledge, what it has: it is disconnected
+    /// where its limits want that.
+    fn fell_behind(&mut self, key: Key, qos: QoS) {
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.closing.is_none()) else {
+            return;
+        };
+        let limits = conn.session.limits();
+        let disconnects = match qos {
+            QoS::AtMostOnce => limits.slow_qos0_disconnects,
+            QoS::AtLeastOnce | QoS::ExactlyOnce => limits.slow_qos1_disconnects,
+        };
+        if disconnects {
+            tracing::debug!(client = %conn.session.client_id(), ?qos, "a client that does not keep up is disconnected");
+            self.close(key, CloseReason::Server(ReasonCode::QuotaExceeded));
         }
     }
 

@@ -64,6 +64,7 @@ use crate::metrics::WorkerCounters;
 use inbox::Outgoing;
 pub(crate) use inbox::{Inbox, Item};
 pub(crate) use listener::{ListenError, ListenerState, Opened, limits_of as listener_limits, open as open_listener};
+pub(crate) use publish::is_reserved;
 pub(crate) use quic::{QuicServer, Starting};
 pub(crate) use registry::ClientRegistry;
 pub(crate) use renew::Live;
@@ -75,7 +76,8 @@ use outlet::{Outlet, Spares};
 use rates::{Rates, Throttled};
 use slab::Slab;
 use socket::Socket;
-use wheel::{Key, Wheel};
+use wheel::Key;
+pub(crate) use wheel::Wheel;
 
 /// Bytes that one read of a socket may bring.
 const READ_BUFFER: usize = 64 * 1024;
@@ -133,6 +135,8 @@ struct Conn {
     exchange: Option<Box<dyn Exchange>>,
     /// It is counted in `authenticating`.
     reserves: bool,
+    /// It is refused because the node has too much to do.
+    overload: bool,
 }
 
 impl Conn {
@@ -311,8 +315,9 @@ impl Worker {
         }
     }
 
-    /// From here on a client is not read: it asks and does not read the answers.
-    fn answers_limit(&self) -> usize {
-        self.node.max_outbound + self.node.limits.max_packet_size as usize + MAX_ANSWERS
+    /// Bytes for a client that wait from which on it is not read: it asks and does not read the answers.
+    fn answers_limit(&mut self, key: Key) -> usize {
+        let limits = self.conns.get_mut(key).map_or(&*self.node.limits, |conn| conn.session.limits());
+        limits.max_outbound_bytes + limits.max_packet_size as usize + MAX_ANSWERS
     }
 }

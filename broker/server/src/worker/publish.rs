@@ -40,7 +40,7 @@ pub(super) enum Reach {
 }
 
 impl Worker {
-    /// Routes a client's message.
+    /// Routes a client's message; one with QoS 0 only while the node has not too much to do.
     pub(super) fn publish(
         &mut self,
         key: Key,
@@ -48,6 +48,10 @@ impl Worker {
         token: Option<PublishToken>,
         actions: &mut Vec<Action>,
     ) {
+        // Who gets no answer has sent it with QoS 0.
+        if token.is_none() && self.node.overload.sheds() {
+            return self.counters.dropped(DropReason::Overload, 1);
+        }
         let sent = self.sent;
         let plain =
             message.topic_bytes().first() != Some(&b'$') && !message.retain() && !self.rules.rewriter.publishes();
@@ -271,7 +275,7 @@ impl Worker {
 }
 
 /// Topics that only the server publishes to.
-pub(super) fn is_reserved(topic: &str) -> bool {
+pub(crate) fn is_reserved(topic: &str) -> bool {
     topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

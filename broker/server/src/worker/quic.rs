@@ -183,6 +183,9 @@ impl Accepting {
             } else if self.is_banned(incoming.remote_address()) {
                 incoming.refuse();
                 self.refused(next, RefuseReason::Banned);
+            } else if self.node.overload.sheds() {
+                incoming.refuse();
+                self.refused(next, RefuseReason::Overload);
             } else if let Some(place) = self.place().await {
                 let config = configs.current(&self.state);
                 tokio::spawn(self.clone().handshake(incoming, config, place, next));

@@ -53,7 +53,7 @@ impl Worker {
         let mut buffer = [0; LAST_BUFFER];
         for _ in 0..LAST_READS {
             let serving = self.is_serving();
-            let limit = self.answers_limit();
+            let limit = self.answers_limit(key);
             let Some(conn) = self.conns.get_mut(key).filter(|conn| wants_bytes(conn, serving, limit)) else {
                 break;
             };
@@ -200,7 +200,7 @@ impl Worker {
         self.read_at = now;
         // After the read and before anything is matched: what was read without a lease waits.
         let serving = self.is_serving();
-        let limit = self.answers_limit();
+        let limit = self.answers_limit(key);
         let mut actions = std::mem::take(&mut self.actions);
         let mut at = 0;
         let limited = self.conns.get_mut(key).is_some_and(|conn| conn.rates.is_some());

@@ -249,7 +249,7 @@ impl Worker {
                     return None;
                 }
                 let (_, queued) = session.messages();
-                let bytes = (self.node.max_outbound / 2).saturating_sub(conn.outlet.len());
+                let bytes = (conn.session.limits().max_outbound_bytes / 2).saturating_sub(conn.outlet.len());
                 let messages = if conn.session.is_congested() || bytes == 0 {
                     0
                 } else if queued == 0 {

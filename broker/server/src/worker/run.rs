@@ -293,6 +293,11 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
                 let states = Rc::clone(&worker.borrow().listeners);
                 let node = Arc::clone(&worker.borrow().node);
                 states[usize::from(number)].wait_to_accept(&node.clock).await;
+                // A handshake is the most expensive of what would be refused in the end.
+                if states[usize::from(number)].tls.is_some() && worker.borrow().node.overload.sheds() {
+                    worker.borrow().refused(RefuseReason::Overload);
+                    continue;
+                }
                 if !states[usize::from(number)].opened() {
                     worker.borrow().refused(RefuseReason::Limit);
                     continue;
@@ -459,9 +464,9 @@ async fn time(worker: Shared) {
     let mut ticks = tokio::time::interval(Wheel::period());
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        let due = ticks.tick().await;
         let mut worker = worker.borrow_mut();
-        worker.counters.beat();
+        worker.counters.beat(due.elapsed());
         worker.serve_again();
         worker.origins.node = worker.node.raft_id.load(Ordering::Relaxed);
         let now = worker.node.clock.ms();

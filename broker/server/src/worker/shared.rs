@@ -19,6 +19,7 @@ use super::renew::Live;
 use crate::bans::{Bans, FlapWatch};
 use crate::features::Features;
 use crate::metrics::Metrics;
+use crate::overload::Overload;
 
 /// The parts of the node that every worker sees.
 pub(crate) struct NodeShared {
@@ -34,8 +35,6 @@ pub(crate) struct NodeShared {
     pub(crate) lease: Arc<LeaseState>,
     /// What a client may use.
     pub(crate) limits: Arc<SessionLimits>,
-    /// Bytes encoded for a client's socket that may wait.
-    pub(crate) max_outbound: usize,
     /// The node's Raft id, once it has one: the origin of its messages.
     pub(crate) raft_id: AtomicU64,
     /// Connections are to be closed and none to be taken: the node shuts down.
@@ -58,6 +57,8 @@ pub(crate) struct NodeShared {
     pub(crate) bans: Arc<Bans>,
     /// Counts CONNECT packets, where that is switched on.
     pub(crate) flapping: Option<FlapWatch>,
+    /// What is refused while there is too much to do.
+    pub(crate) overload: Arc<Overload>,
     /// The numbers of all workers.
     pub(crate) metrics: Arc<Metrics>,
 }

@@ -6,6 +6,7 @@ mod authentication;
 mod banned;
 mod ending;
 mod handing;
+mod overloaded;
 mod refused;
 
 use std::io::Read;
@@ -31,6 +32,7 @@ use super::socket::Loose;
 use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, Live, NodeShared, Router, WorkerHandle, start};
 use crate::features::Features;
 use crate::metrics::{Metrics, RefuseReason};
+use crate::overload::{self, Overload};
 
 /// Long enough to see that nothing comes.
 const SILENCE: Duration = Duration::from_millis(400);
@@ -66,7 +68,6 @@ impl Lab {
             router: router(routes),
             lease: Arc::new(lease),
             limits: Arc::new(SessionLimits::default()),
-            max_outbound: 1 << 20,
             raft_id: AtomicU64::new(1),
             closing: AtomicBool::new(false),
             // The others do not keep it waiting.
@@ -79,6 +80,7 @@ impl Lab {
             features,
             bans: crate::bans::Bans::none(),
             flapping: None,
+            overload: Arc::new(Overload::new(&config.overload)),
             metrics: Arc::clone(&metrics),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();

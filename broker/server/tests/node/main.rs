@@ -20,6 +20,7 @@ mod reload;
 mod retained;
 mod sessions;
 mod sharing;
+mod slow;
 mod tls;
 mod tls_reload;
 mod websocket;

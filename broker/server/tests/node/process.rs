@@ -74,7 +74,8 @@ impl Node {
             &file,
             format!(
                 "workers: 2\nnode: {{name: test, dataDir: {data}}}\nlisteners:\n{listeners}\n\
-                 metrics: {{bind: '{metrics}'}}\nhttp: {{bind: '{http}'}}\nmqtt: {mqtt}\nlog: {{level: {log}}}\n",
+                 metrics: {{bind: '{metrics}'}}\nhttp: {{bind: '{http}'}}\nmqtt: {mqtt}\nlog: {{level: {log}}}\n\
+                 overload: {{loopDelayRefuse: 0s, loopDelayShed: 0s}}\n",
                 data = directory.path().join("data").display(),
             ),
         )

@@ -26,6 +26,7 @@ zones:
     receiveMaximum: 2
     maxPacketSize: 4KiB
     maxTopicAliases: 3
+    sessionExpiryMin: 30s
     sessionExpiryMax: 60s
     messageExpiryMax: 100s
     minKeepAlive: 10s
@@ -74,6 +75,9 @@ fn connack_tells_what_the_zone_has() {
             assert_eq!((told.receive_maximum(), told.maximum_packet_size()), (Some(2), Some(4_096)));
             assert_eq!((told.topic_alias_maximum(), told.session_expiry_interval()), (Some(3), Some(60)));
         });
+    }
+    for (asked, given) in [(0, None), (10, Some(30)), (40, None)] {
+        told(node.addresses[1], 15, asked, |told| assert_eq!(told.session_expiry_interval(), given, "{asked}"));
     }
     told(node.addresses[0], 5, 600, |told| {
         assert_eq!((told.server_keep_alive(), told.session_expiry_interval(), told.maximum_qos()), (None, None, None));

@@ -17,8 +17,8 @@ mod unasked;
 use std::{num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{
-    Ack, Connect, Decoded, Disconnect, Limits, Message, Origin, Packet, Properties, PropertiesBuf, Property, Publish,
-    QoS, ReasonCode, SubOptions, Subscribe, Subscription, Unsubscribe, Version, decode,
+    Ack, ConnAck, Connect, Decoded, Disconnect, Limits, Message, Origin, Packet, Properties, PropertiesBuf, Property,
+    Publish, QoS, ReasonCode, SubOptions, Subscribe, Subscription, Unsubscribe, Version, decode, encode,
 };
 
 use crate::{

@@ -165,6 +165,7 @@ pub(crate) mod tests {
             uptime_seconds: 1,
             clients: 0,
             memory: None,
+            overload: None,
             lease_remaining_ms: None,
             failing: Vec::new(),
         };

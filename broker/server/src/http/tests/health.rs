@@ -60,7 +60,7 @@ async fn a_node_is_healthy_while_its_workers_turn_and_tells_its_metrics() {
     let router = health::router_with(Arc::clone(&metrics), Arc::new(Readiness::ready), Duration::from_millis(200));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = HttpServer::start(listener, None, router, Limits::default()).unwrap();
-    worker.beat();
+    worker.beat(Duration::ZERO);
     assert_eq!(get(server.address(), "/healthz").await.0, 200);
 
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -73,7 +73,7 @@ async fn a_node_is_healthy_while_its_workers_turn_and_tells_its_metrics() {
         assert!(std::time::Instant::now() < deadline, "still {status}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    worker.beat();
+    worker.beat(Duration::ZERO);
     assert_eq!(get(server.address(), "/healthz").await.0, 200);
 
     let (status, text) = get(server.address(), "/metrics").await;

@@ -22,13 +22,15 @@ pub enum EndReason {
     ProtocolError,
     /// Another connection came with its client identifier.
     TakenOver,
+    /// It did not keep up with its messages, and its limits want that it is disconnected then.
+    SlowConsumer,
     /// The server ended it for reasons of its own.
     Server,
 }
 
 impl EndReason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Disconnect,
         Self::Closed,
         Self::KeepAlive,
@@ -37,6 +39,7 @@ impl EndReason {
         Self::Transport,
         Self::ProtocolError,
         Self::TakenOver,
+        Self::SlowConsumer,
         Self::Server,
     ];
 
@@ -52,6 +55,7 @@ impl EndReason {
             Self::Transport => "transport",
             Self::ProtocolError => "protocol_error",
             Self::TakenOver => "taken_over",
+            Self::SlowConsumer => "slow_consumer",
             Self::Server => "server",
         }
     }
@@ -68,6 +72,7 @@ impl From<CloseReason> for EndReason {
             CloseReason::Fault(ReasonCode::PacketTooLarge) => Self::PacketTooLarge,
             CloseReason::Fault(_) => Self::ProtocolError,
             CloseReason::Server(ReasonCode::SessionTakenOver) => Self::TakenOver,
+            CloseReason::Server(ReasonCode::QuotaExceeded) => Self::SlowConsumer,
             // The first two end before a client is connected.
             CloseReason::ConnectTimeout | CloseReason::Refused(_) | CloseReason::Server(_) => Self::Server,
         }

@@ -98,6 +98,44 @@ fn what_is_asked_of_the_server() {
     assert_eq!((&*request.client_id, request.assigned), ("auto-07070707070707070707070707070707", true));
 }
 
+/// What is asked for, what comes of it, what CONNACK tells of it, and what DISCONNECT can still make of it.
+#[test]
+fn a_session_expiry_is_brought_within_its_bounds_but_for_none() {
+    let limits = SessionLimits { min_session_expiry_s: 60, max_session_expiry_s: 100, ..SessionLimits::default() };
+    for (asked, given, told) in [
+        (None, 0, None),
+        (Some(0), 0, None),
+        (Some(1), 60, Some(60)),
+        (Some(59), 60, Some(60)),
+        (Some(60), 60, None),
+        (Some(100), 100, None),
+        (Some(101), 100, Some(100)),
+        (Some(u32::MAX), 100, Some(100)),
+    ] {
+        let list = asked.map(Property::SessionExpiryInterval);
+        let asked_for = properties(list.as_slice());
+        let with = || Connect { properties: asked_for.as_properties(), ..connect(V5) };
+        assert_eq!(try_connect(limits.clone(), with()).unwrap().session_expiry_s, given, "{asked:?}");
+        connack(limits.clone(), with(), |properties| {
+            assert_eq!(properties.session_expiry_interval(), told, "{asked:?}")
+        });
+    }
+    for (clean_start, given) in [(true, 0), (false, 100)] {
+        assert_eq!(
+            try_connect(limits.clone(), Connect { clean_start, ..connect(V4) }).unwrap().session_expiry_s,
+            given
+        );
+    }
+    let expiring = properties(&[Property::SessionExpiryInterval(80)]);
+    for (asked, given) in [(0, 0), (5, 60), (70, 70), (500, 100)] {
+        let mut peer = Peer::open(V5, limits.clone(), &expiring, None);
+        let changed = properties(&[Property::SessionExpiryInterval(asked)]);
+        let (reason, properties) = (ReasonCode::Success, changed.as_properties());
+        peer.give(Packet::Disconnect(Disconnect { reason, properties }));
+        assert_eq!(peer.end().expiry_s(), given, "{asked}");
+    }
+}
+
 /// The properties of a successful CONNACK, given to `check`.
 fn connack(limits: SessionLimits, connect: Connect<'_>, check: impl FnOnce(Properties<'_>)) {
     let mut peer = Peer::new(limits);
@@ -221,6 +259,37 @@ fn the_server_refuses() {
         // A late second answer.
         peer.opened(OpenResult::Accepted { session: None });
         assert!(peer.connection.is_closed());
+    }
+}
+
+/// [MQTT-3.2.2-19]
+#[test]
+fn the_server_refuses_with_words_for_who_takes_them() {
+    let plain = |reason| Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::EMPTY });
+    let said = properties(&[Property::ReasonString("too much")]);
+    let asks_not = properties(&[Property::RequestProblemInformation(0)]);
+    let small = properties(&[Property::MaximumPacketSize(12)]);
+    let large = properties(&[Property::MaximumPacketSize(16)]);
+    let none = PropertiesBuf::new();
+    for reason in [ReasonCode::ServerBusy, ReasonCode::QuotaExceeded] {
+        for (version, asked, words) in
+            [(V5, &none, true), (V5, &large, true), (V5, &small, false), (V5, &asks_not, false), (V4, &none, false)]
+        {
+            let mut peer = Peer::new(SessionLimits::default());
+            peer.give(Packet::Connect(Box::new(Connect { properties: asked.as_properties(), ..connect(version) })));
+            peer.opened(OpenResult::RefusedSaying(reason, "too much"));
+            let mut expected = Vec::new();
+            if version == V4 {
+                expected.extend([0x20, 2, 0, 3]);
+            } else if words {
+                let packet = ConnAck { session_present: false, reason, properties: said.as_properties() };
+                encode(&Packet::ConnAck(packet), version, &mut expected).unwrap();
+            } else {
+                encode(&plain(reason), version, &mut expected).unwrap();
+            }
+            assert_eq!(peer.out, expected, "{reason} {version:?} {asked:?}");
+            assert_eq!(peer.closed(), Some(CloseReason::Refused(reason)));
+        }
     }
 }
 
