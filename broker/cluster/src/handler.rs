@@ -42,6 +42,11 @@ impl Handler for LinkHandler {
             match kind {
                 kind::RAFT => {
                     let running = node.running().ok_or("no group runs here yet")?;
+                    // What it answered to a directory that is stale would count for it.
+                    if !node.net.is_confirmed(peer.hello.raft_id) {
+                        node.net.showed_itself.notify_one();
+                        return Err("no word yet that no later start of this node is known there".to_owned());
+                    }
                     Ok(running.groups.handle(payload).await)
                 }
                 kind::CALL => {
@@ -88,6 +93,8 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
     Ok(match request {
         Request::Probe => Response::Probe(bootstrap::own_probe(node)),
         Request::Boot { incarnation, boot, nonce, cluster_id } => {
+            // It is there: if it has to be asked the same, then now.
+            node.net.showed_itself.notify_one();
             Response::Boot(on_boot(node, incarnation, boot, nonce, cluster_id).await?)
         }
         Request::Agree(plan) => Response::Agree(bootstrap::on_agree(node, plan).await),

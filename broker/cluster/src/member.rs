@@ -20,7 +20,7 @@ use crate::net::LinkTransport;
 use crate::node::{GROUPS, Node, RETRY, Running};
 use crate::status::Stage;
 use crate::wire::Fate;
-use crate::{META, ROUTES, bans, bootstrap, driver, fate, leader, lease, routes as own_routes};
+use crate::{META, ROUTES, bans, bootstrap, driver, fate, leader, lease, permission, routes as own_routes};
 
 /// Starts the groups and everything that a member does.
 pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), Fatal> {
@@ -71,6 +71,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
         node.spawn(driver::drive(Arc::clone(node), name, number));
     }
     node.spawn(watch_members(Arc::clone(node)));
+    node.spawn(permission::confirm(Arc::clone(node), membership));
     node.spawn(announce_boot(Arc::clone(node)));
     node.spawn(bootstrap::finish(Arc::clone(node)));
     node.spawn(own_routes::run(Arc::clone(node)));

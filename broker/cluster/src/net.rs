@@ -1,6 +1,6 @@
 //! The links, as this crate uses them: calls by address, and Raft's transport by id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use raftmq_links::{Class, LinkError, Links, SendError};
 use raftmq_raft::{NodeId, Transport, TransportError};
+use tokio::sync::Notify;
 
 use crate::wire::{self, Request, Response, kind};
 
@@ -33,6 +34,10 @@ pub(crate) struct Net {
     addresses: ArcSwap<BTreeMap<u64, String>>,
     /// Where members were found though the meta group says otherwise: they moved and could not tell it yet.
     moved: ArcSwap<BTreeMap<u64, String>>,
+    /// Who said that it has seen no later start of this node's directory than this one.
+    confirmed: ArcSwap<BTreeSet<u64>>,
+    /// A peer is there that may not have said so yet.
+    pub(crate) showed_itself: Notify,
 }
 
 impl Net {
@@ -42,6 +47,8 @@ impl Net {
             isolated: AtomicBool::new(false),
             addresses: ArcSwap::default(),
             moved: ArcSwap::default(),
+            confirmed: ArcSwap::default(),
+            showed_itself: Notify::new(),
         })
     }
 
@@ -94,6 +101,25 @@ impl Net {
         };
         self.moved.store(Arc::new(moved));
         true
+    }
+
+    /// Whether groups of this node may talk to those of the peer, be it one or the other that begins.
+    pub(crate) fn is_confirmed(&self, node: u64) -> bool {
+        self.confirmed.load().contains(&node)
+    }
+
+    pub(crate) fn confirm(&self, node: u64) {
+        if !self.is_confirmed(node) {
+            self.confirmed.rcu(|known| known.iter().copied().chain([node]).collect::<BTreeSet<_>>());
+        }
+    }
+
+    /// Ids are never used again; what is kept about those that are gone would only grow.
+    pub(crate) fn keep_confirmed(&self, members: &BTreeMap<u64, String>) {
+        if self.confirmed.load().iter().any(|id| !members.contains_key(id)) {
+            self.confirmed
+                .rcu(|known| known.iter().copied().filter(|id| members.contains_key(id)).collect::<BTreeSet<_>>());
+        }
     }
 
     /// Calls a peer by its address.
@@ -187,6 +213,9 @@ impl Transport for LinkTransport {
             let unreachable = |reason: &str| TransportError::Unreachable { to, reason: reason.to_owned() };
             if net.is_isolated() {
                 return Err(unreachable("cut off by a test"));
+            }
+            if !net.is_confirmed(to) {
+                return Err(unreachable("it has not said yet that it knows of no later start of this node"));
             }
             let address = net.address_of(to).ok_or_else(|| unreachable("no address known"))?;
             let links = net.links.get().ok_or_else(|| unreachable("no links"))?;

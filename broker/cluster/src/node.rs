@@ -198,12 +198,17 @@ impl Node {
         let own_id = self.raft_id();
         let known = self.net.addresses();
         let known = known.iter().filter(|(id, _)| Some(**id) != own_id).map(|(_, address)| address.clone());
-        let found = self.discovery.peers();
-        let found = found.borrow().addresses().map(str::to_owned).collect::<Vec<_>>();
-        let mut all: Vec<String> = known.chain(found).filter(|a| *a != self.config.advertise).collect();
+        let mut all: Vec<String> = known.chain(self.discovered()).filter(|a| *a != self.config.advertise).collect();
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// What discovery found last, without this node itself.
+    pub(crate) fn discovered(&self) -> Vec<String> {
+        let found = self.discovery.peers();
+        let found = found.borrow();
+        found.addresses().filter(|a| *a != self.config.advertise).map(str::to_owned).collect()
     }
 
     /// Runs a change of the directory's files where blocking is allowed.

@@ -146,6 +146,64 @@ async fn a_directory_copied_back_is_refused() {
     assert!(all.iter().all(Process::is_serving));
 }
 
+/// The copy is of a time when the node was the only voter: it needs nobody's word to begin, and has to hear it afterwards. Its next start has
+/// the number of one that the others know, or one that is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_copy_of_the_only_voter_ends_when_another_node_answers() {
+    for (starts, late) in [(1, true), (3, false)] {
+        let lab = Lab::new();
+        let mut all = lab.form(&NAMES[..2]).await;
+        assert_eq!(all[0].voters(0), [1].into_iter().collect());
+        let copy = lab.dir("copy");
+        all.remove(0).kill().await;
+        copy_dir(&lab.dir("n1"), &copy);
+        all.push(lab.start("n3", &NAMES).await);
+        for _ in 0..starts {
+            all.push(lab.start("n1", &NAMES).await);
+            serving(&all).await;
+            eventually("three vote, and two of them are enough", || {
+                let settled = |p: &Process| {
+                    p.cluster.status().groups.iter().all(|(_, g)| g.membership_settled && g.voters.len() == 3)
+                };
+                all.iter().all(settled)
+            })
+            .await;
+            if let Some(again) = all.pop() {
+                again.kill().await;
+            }
+        }
+        let before = members(&all[0]);
+        for p in all {
+            p.kill().await;
+        }
+        std::fs::remove_dir_all(lab.dir("n1")).unwrap();
+        copy_dir(&copy, &lab.dir("n1"));
+        let stale = lab.start("n1", &NAMES).await;
+        eventually("it is the cluster by itself", || stale.is_serving() && stale.voters(0).len() == 1).await;
+        // It hears of the others while they start, or when they are a cluster again that has much to tell it.
+        let term = |of: &Process| of.cluster.status().groups[0].1.term;
+        let before_that = term(&stale);
+        stale.cluster.isolate(late);
+        let rest = [lab.start("n2", &NAMES).await, lab.start("n3", &NAMES).await];
+        if late {
+            serving(&rest).await;
+            stale.cluster.isolate(false);
+        }
+        let fatal = tokio::time::timeout(Duration::from_secs(20), stale.cluster.failed()).await.unwrap();
+        let recorded = 1 + starts;
+        assert!(matches!(fatal, Fatal::StaleDisk { boot: 2, recorded: r, .. } if r == recorded), "{fatal}");
+        assert!(!stale.is_serving());
+        // Nothing got from group to group.
+        assert_eq!((stale.voters(0), term(&stale)), ([1].into_iter().collect(), before_that));
+        stale.kill().await;
+        serving(&rest).await;
+        for p in &rest {
+            assert_eq!(members(p), before);
+            assert_eq!(p.voters(0).len(), 3);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_subscription_is_seen_everywhere_when_its_barrier_is_reached() {
     let lab = Lab::new();
