@@ -109,7 +109,7 @@ catalog! {
     "Cluster" {
         MEMBERS = Gauge "raftmq_members" ["state"] "Members of the cluster as this node knows them, by state: up, down, leaving.";
         ROUTES = Gauge "raftmq_routes" ["filter"] "Filters in this node's route table, by kind: exact, wildcard.";
-        LEASE_HELD = Gauge "raftmq_lease_held" [] "1 while this node holds a serving lease, otherwise 0. A standalone node needs none and says 1.";
+        LEASE_HELD = Gauge "raftmq_lease_held" [] "1 while this node holds a serving lease, otherwise 0.";
         LEASE_REMAINING = Gauge "raftmq_lease_remaining_seconds" [] "Time left of the serving lease; 0 without one.";
         LEASE_LOSSES = Counter "raftmq_lease_losses_total" [] "How often the serving lease ran out.";
         FORWARDED = Counter "raftmq_forwarded_messages_total" ["direction"] "Messages between this node and others, one for each node that gets it: sent, received.";
@@ -191,7 +191,10 @@ pub fn reference_markdown() -> String {
     let mut out = String::from(
         "# Metrics\n\n\
          Every node serves them at `/metrics` of its metrics port (9100) in the Prometheus text format. Names and labels are\n\
-         stable. Counters count from the start of the process.\n",
+         stable. Counters count from the start of the process.\n\n\
+         A node without a cluster has none of those under *Cluster* (but for `raftmq_ready`), *Raft groups*, *Write-ahead log* and *Node links*. Elsewhere\n\
+         a metric is absent while there is nothing to say: those of discovery with a static list, the indices of snapshots and purges before the\n\
+         first snapshot, those of certificates where no listener has TLS.\n",
     );
     for (section, metrics) in SECTIONS {
         // Writing to a String cannot fail.
