@@ -1,10 +1,12 @@
 """`raftmq up` as its user meets it."""
 
 import os
+import pty
 import signal
 import socket
 import subprocess
 import time
+import types
 
 import pytest
 
@@ -29,6 +31,50 @@ def test_up_killed_takes_its_brokers_with_it_and_can_start_again(cluster):
     cluster.up.wait()
     wait_until("the brokers end", lambda: not any(node.running() for node in cluster.nodes), 15)
     cluster.start()
+
+
+def test_a_hang_up_goes_on_to_the_brokers(cluster):
+    before = [node.pid for node in cluster.nodes]
+    cluster.up.send_signal(signal.SIGHUP)
+    for node in cluster.nodes:
+        wait_until(f"{node.name} read its settings", lambda node=node: "settings read again" in node.log(), 15)
+    assert cluster.up.poll() is None
+    assert [node.pid for node in cluster.nodes if node.running()] == before
+
+
+@pytest.mark.parametrize("survives", [False, True])
+def test_up_ends_with_its_terminal_unless_it_was_told_not_to(survives):
+    with LocalCluster(1) as cluster:
+        command = [BINARY, "up", str(cluster.root / "cluster.yaml"), "--data", str(cluster.data), "--free-ports"]
+        # As `nohup` does.
+        ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN if survives else signal.SIG_DFL)
+        pid, terminal = pty.fork()
+        if pid == 0:
+            with open(cluster.root / "up.log", "ab") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            os.execv(command[0], command)
+        signal.signal(signal.SIGHUP, ignored)
+        try:
+            # It is no child that `subprocess` knows.
+            cluster.up = types.SimpleNamespace(poll=lambda: None)
+            wait_until("nodes", lambda: (cluster.data / "up.json").exists() and cluster._read_nodes(), 30)
+            cluster.wait_ready()
+            os.close(terminal)
+            node = cluster.nodes[0]
+            if survives:
+                wait_until("the broker read its settings", lambda: "settings read again" in node.log(), 15)
+                assert os.waitpid(pid, os.WNOHANG) == (0, 0) and node.running()
+            else:
+                wait_until("up and its broker ended", lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, 20)
+                pid = None
+                assert not node.running()
+                assert "stopping" in cluster.output()
+        finally:
+            cluster.up = None
+            if pid:
+                os.kill(pid, signal.SIGTERM)
+                os.waitpid(pid, 0)
 
 
 def test_up_prints_addresses_and_health_changes(cluster):
@@ -124,7 +170,7 @@ def test_control_needs_a_certificate(cluster):
 
 
 def test_ctl_prints_tables(cluster):
-    text = cluster.ctl("members", as_json=False)
+    text = cluster.ctl("members", "--node", "test-1", as_json=False)
     for node in cluster.nodes:
         assert node.name in text
     assert "leader" in text

@@ -12,6 +12,7 @@ macro_rules! say {
 }
 
 mod cluster;
+mod hang_up;
 mod health;
 mod options;
 mod plan;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use raftmq_crds::{ParseError, PortClash, TranslateError, warnings};
 
 use crate::certs::{CertsError, ClusterPki};
+use hang_up::HangUps;
 pub(crate) use options::UpOptions;
 use plan::Plan;
 use ports::PortError;
@@ -63,6 +65,8 @@ pub(crate) enum UpError {
     DataGone { root: PathBuf },
     #[error("cannot watch for Ctrl-C: {0}")]
     Signals(io::Error),
+    #[error("the terminal is gone")]
+    TerminalGone,
     #[error("cannot find the raftmq binary: {0}")]
     Program(io::Error),
     #[error(transparent)]
@@ -71,6 +75,7 @@ pub(crate) enum UpError {
 
 /// Runs until Ctrl-C (or SIGTERM).
 pub(crate) async fn run(options: UpOptions) -> Result<(), UpError> {
+    let hang_ups = HangUps::listen().map_err(UpError::Signals)?;
     let (resource, source) = plan::read_resource(options.file.as_deref())?;
     let name = resource.metadata.name.clone().ok_or(TranslateError::NoName)?;
     for warning in warnings(&resource.spec) {
@@ -101,7 +106,7 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), UpError> {
             Launch { program: program.clone(), config, log: folder.join("log"), pid: folder.join("pid") }
         })
         .collect();
-    let mut supervisor = Supervisor::start(&plan, launches, !options.no_restart)?;
+    let mut supervisor = Supervisor::start(&plan, launches, !options.no_restart, hang_ups)?;
     print_addresses(&plan, &resource);
 
     let ended = tokio::select! {

@@ -66,12 +66,21 @@ impl Process {
         self.child.wait().await
     }
 
-    /// Asks it to stop (SIGTERM) and kills it after `patience`. True when it went by itself.
-    pub(crate) async fn stop(mut self, patience: Duration) -> bool {
+    /// Lets it read its settings again (SIGHUP).
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
         if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             // An error means that it is gone.
-            let _ = kill_process(pid, Signal::TERM);
+            let _ = kill_process(pid, signal);
         }
+    }
+
+    /// Asks it to stop (SIGTERM) and kills it after `patience`. True when it went by itself.
+    pub(crate) async fn stop(mut self, patience: Duration) -> bool {
+        self.signal(Signal::TERM);
         if tokio::time::timeout(patience, self.child.wait()).await.is_ok() {
             return true;
         }

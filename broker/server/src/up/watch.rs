@@ -10,6 +10,7 @@ use futures::future::{join_all, select_all};
 
 use super::UpError;
 use super::cluster::Control;
+use super::hang_up::{HangUp, HangUps};
 use super::health::{self, Health};
 use super::plan::Plan;
 use super::process::{Launch, Process};
@@ -57,10 +58,11 @@ pub(crate) struct Supervisor {
     forming: bool,
     leader: Option<String>,
     leader_asked: Option<Instant>,
+    hang_ups: HangUps,
 }
 
 impl Supervisor {
-    pub(crate) fn start(plan: &Plan, launches: Vec<Launch>, restart: bool) -> Result<Self, UpError> {
+    pub(crate) fn start(plan: &Plan, launches: Vec<Launch>, restart: bool, hang_ups: HangUps) -> Result<Self, UpError> {
         let mut nodes = Vec::new();
         let planned = plan.names.iter().zip(&plan.ports).zip(launches);
         for (ordinal, ((name, ports), launch)) in planned.enumerate() {
@@ -79,7 +81,7 @@ impl Supervisor {
                 retired: false,
             });
         }
-        Ok(Self { nodes, restart, forming: true, leader: None, leader_asked: None })
+        Ok(Self { nodes, restart, forming: true, leader: None, leader_asked: None, hang_ups })
     }
 
     /// The cluster is there: from now on a broker that ends is only started again.
@@ -89,6 +91,13 @@ impl Supervisor {
 
     /// One round: who died, who is to be started again, how everyone is. Prints what changed.
     pub(crate) async fn round(&mut self) -> Result<(), UpError> {
+        match self.hang_ups.came() {
+            Some(HangUp::Reload) => {
+                self.nodes.iter().filter_map(|node| node.process.as_ref()).for_each(Process::hang_up)
+            }
+            Some(HangUp::TerminalGone) => return Err(UpError::TerminalGone),
+            None => {}
+        }
         for node in &mut self.nodes {
             let ended = node.reap(self.restart);
             // One that was killed from outside is no broken one.
@@ -308,7 +317,7 @@ mod tests {
         });
         let launches: Vec<Launch> = launches.collect();
         std::fs::write(&launches[0].log, "the disk is full\n").unwrap();
-        Supervisor::start(&plan, launches, restart).unwrap()
+        Supervisor::start(&plan, launches, restart, HangUps::listen().unwrap()).unwrap()
     }
 
     async fn all_ended(supervisor: &mut Supervisor) {
