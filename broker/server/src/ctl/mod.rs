@@ -73,15 +73,18 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
         return bootstrap::run(&endpoints, asked, options.output).await;
     }
     let node = match &options.command {
-        Command::Groups { node } | Command::Status { node } | Command::Reload { node } | Command::Log { node, .. } => {
-            node.as_deref()
-        }
+        Command::Members { node }
+        | Command::Groups { node }
+        | Command::Leader { node }
+        | Command::Status { node }
+        | Command::Reload { node }
+        | Command::Log { node, .. } => node.as_deref(),
         _ => None,
     };
     let client = endpoints.pick(node).await?;
     let output = options.output;
     match &options.command {
-        Command::Members => {
+        Command::Members { .. } => {
             let answer = client.members().await?;
             print(output, &answer, || show::members(&answer))
         }
@@ -94,7 +97,7 @@ async fn carry_out(options: &CtlOptions) -> Result<(), CtlError> {
             };
             print(output, &answer, || show::groups(&answer, &members))
         }
-        Command::Leader => {
+        Command::Leader { .. } => {
             let answer = client.leaders().await?;
             print(output, &answer, || show::leaders(&answer))
         }
@@ -199,6 +202,9 @@ mod tests {
         let ctl = line("ctl log debug --node n --endpoint https://a:1,https://b:2").unwrap();
         assert_eq!(ctl.access.endpoint.len(), 2);
         assert!(matches!(ctl.command, Command::Log { filter: Some(_), node: Some(_) }));
+        for asked in ["members", "groups", "leader", "status", "reload", "log"] {
+            assert!(line(&format!("ctl {asked} --node n")).is_ok(), "{asked}");
+        }
         for wrong in ["ctl", "ctl bootstrap", "ctl leave", "ctl -o yaml members", "ctl member"] {
             assert_eq!(line(wrong).unwrap_err().exit_code(), 2, "{wrong}");
         }

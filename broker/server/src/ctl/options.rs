@@ -90,7 +90,11 @@ pub(crate) enum Command {
     ///
     /// ROLE is leader (votes and leads the meta group), voter, learner (follows without a vote) or changing (on its way
     /// from one to another). UP says whether the cluster holds the member to be alive. LEADS names the groups it leads.
-    Members,
+    Members {
+        /// Ask this node instead of the first that is ready
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
     /// The Raft groups as one node sees them
     ///
     /// Terms, indexes of the log, who votes. HERE is the answering node's part in the group.
@@ -100,7 +104,11 @@ pub(crate) enum Command {
         node: Option<String>,
     },
     /// Who leads each group
-    Leader,
+    Leader {
+        /// Ask this node instead of the first that is ready
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
     /// How a node is doing
     ///
     /// Identity, boot, clients, what it keeps for them in its memory alone, serving lease, and what keeps it from being ready.
