@@ -1,12 +1,14 @@
 """`raftmq node` alone, and what it says about wrong settings."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
 
-from harness import BINARY, Client, free_ports, http, wait_until
+from harness import BINARY, Client, free_ports, http, metrics, wait_until
 
 
 @pytest.fixture
@@ -57,6 +59,47 @@ def run(arguments, cwd, **environment):
     )
 
 
+def test_refused_connections_are_in_the_debug_log_and_health_checks_are_not(tmp_path):
+    mqtt, http_port, metrics_port = free_ports(3)
+    settings = {
+        "listeners": [{"name": "door", "bind": f"127.0.0.1:{mqtt}", "maxConnections": 1, "connectTimeout": "1s"}],
+        "http": {"bind": f"127.0.0.1:{http_port}"}, "metrics": {"bind": f"127.0.0.1:{metrics_port}"},
+        "log": {"level": "debug"},
+    }
+    (tmp_path / "node.yaml").write_text(json.dumps(settings))
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen([BINARY, "node", "--config", "node.yaml"], cwd=tmp_path, stdout=log, stderr=log)
+
+    def count(reason):
+        return metrics(metrics_port).get(f'raftmq_connections_refused_total{{reason="{reason}"}}', 0)
+
+    def refused(reason, port):
+        wait_until(f"{reason} is counted", lambda: count(reason) == 1, 10)
+        lines = [line for line in (tmp_path / "log").read_text().splitlines() if f"127.0.0.1:{port} " in line + " "]
+        assert any("connection refused" in line and reason in line and "door" in line for line in lines), lines
+
+    def opened():
+        return metrics(metrics_port).get("raftmq_connections_opened_total", 0), metrics(metrics_port).get("raftmq_connections", 0)
+
+    try:
+        wait_until("ready", lambda: http(f"http://127.0.0.1:{metrics_port}/readyz")[0] == 200, 15)
+        before, _ = opened()
+        socket.create_connection(("127.0.0.1", mqtt)).close()
+        wait_until("the health check came and went", lambda: opened() == (before + 1, 0), 10)
+        with socket.create_connection(("127.0.0.1", mqtt)) as idle:
+            with socket.create_connection(("127.0.0.1", mqtt)) as further:
+                refused("limit", further.getsockname()[1])
+            refused("timeout", idle.getsockname()[1])
+        wait_until("room", lambda: opened()[1] == 0, 10)
+        with socket.create_connection(("127.0.0.1", mqtt)) as wrong:
+            wrong.sendall(b"\xc0\x00")
+            refused("protocol", wrong.getsockname()[1])
+        assert [count(reason) for reason in ("limit", "timeout", "protocol")] == [1, 1, 1]
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("text, words", [
     ("nodes:\n  name: x\n", ["nodes", "node.yaml:1:", "did you mean \"node\""]),
     ("node:\n  name: x\nmqtt:\n  maxInflight: many\n", ["maxInflight", "node.yaml:4:"]),
@@ -76,7 +119,7 @@ def test_a_wrong_variable_or_flag_is_named(tmp_path):
     done = run(["node"], tmp_path, RAFTMQ__MQTT__MAXINFLIGHTS="3")
     assert done.returncode == 2 and "RAFTMQ__MQTT__MAXINFLIGHTS" in done.stderr
     done = run(["node", "--set", "mqtt.maxInflight=-1"], tmp_path)
-    assert done.returncode == 2 and "mqtt.maxInflight" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("mqtt.maxInflight") == 1, done.stderr
     done = run(["node", "--config", "absent.yaml"], tmp_path)
     assert done.returncode == 2 and "absent.yaml" in done.stderr
 

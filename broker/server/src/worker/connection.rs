@@ -1,5 +1,6 @@
 //! What happens on one connection: from its start to its end, what its session asks for, bytes out.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -173,7 +174,18 @@ impl Worker {
     }
 
     /// A connection was closed as soon as it was there.
-    pub(super) fn refused(&self, reason: RefuseReason) {
+    pub(super) fn refused(&self, listener: u16, address: SocketAddr, reason: RefuseReason) {
+        self.say_refused(listener, address, reason);
+        self.count_refused(reason);
+    }
+
+    fn say_refused(&self, listener: u16, address: SocketAddr, reason: RefuseReason) {
+        let listener = self.listeners.get(usize::from(listener)).map_or("", |listener| &*listener.name);
+        tracing::debug!(listener, %address, reason = reason.name(), "connection refused");
+    }
+
+    /// The same of one that was told of elsewhere.
+    pub(super) fn count_refused(&self, reason: RefuseReason) {
         self.counters.connection_opened();
         self.counters.refused(reason);
         self.counters.connection_closed();
@@ -296,18 +308,18 @@ impl Worker {
         if let Some(conn) = self.conns.get_mut(key) {
             conn.reason.get_or_insert(reason);
         }
+        if let Some(mut refused) = refused_by_session(reason) {
+            if let Some(conn) = self.conns.get_mut(key) {
+                if conn.overload && refused == RefuseReason::Protocol {
+                    refused = RefuseReason::Overload;
+                }
+                let (listener, address) = (conn.listener, conn.peer.address);
+                self.say_refused(listener, address, refused);
+            }
+            self.counters.refused(refused);
+        }
         match reason {
-            CloseReason::ConnectTimeout => self.counters.refused(RefuseReason::Timeout),
-            CloseReason::Refused(ReasonCode::ServerUnavailable) => self.counters.refused(RefuseReason::NotServing),
-            CloseReason::Refused(ReasonCode::BadAuthenticationMethod | ReasonCode::BadUserNameOrPassword) => {
-                self.counters.refused(RefuseReason::Authentication);
-            }
-            CloseReason::Refused(ReasonCode::Banned) => self.counters.refused(RefuseReason::Banned),
-            CloseReason::Refused(ReasonCode::NotAuthorized) => self.counters.refused(RefuseReason::NotAuthorized),
-            CloseReason::Refused(_) => {
-                let overload = self.conns.get_mut(key).is_some_and(|conn| conn.overload);
-                self.counters.refused(if overload { RefuseReason::Overload } else { RefuseReason::Protocol });
-            }
+            CloseReason::ConnectTimeout | CloseReason::Refused(_) => {}
             CloseReason::Fault(reason) => {
                 if reason != ReasonCode::KeepAliveTimeout {
                     self.counters.protocol_error();
@@ -449,4 +461,19 @@ pub(super) const fn drop_reason(lost: Lost) -> DropReason {
         Lost::Expired => DropReason::Expired,
         Lost::Offline => DropReason::Disconnected,
     }
+}
+
+/// Of a session that ended before its CONNECT was accepted: what it is counted as. One that the client ended was not refused.
+fn refused_by_session(reason: CloseReason) -> Option<RefuseReason> {
+    Some(match reason {
+        CloseReason::ConnectTimeout => RefuseReason::Timeout,
+        CloseReason::Refused(ReasonCode::ServerUnavailable) => RefuseReason::NotServing,
+        CloseReason::Refused(ReasonCode::BadAuthenticationMethod | ReasonCode::BadUserNameOrPassword) => {
+            RefuseReason::Authentication
+        }
+        CloseReason::Refused(ReasonCode::Banned) => RefuseReason::Banned,
+        CloseReason::Refused(ReasonCode::NotAuthorized) => RefuseReason::NotAuthorized,
+        CloseReason::Refused(_) => RefuseReason::Protocol,
+        _ => return None,
+    })
 }

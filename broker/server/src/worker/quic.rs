@@ -175,23 +175,24 @@ impl Accepting {
         let mut next = 0;
         while let Some(incoming) = endpoint.accept().await {
             next = (next + 1) % self.node.inboxes.len();
+            let address = incoming.remote_address();
             if self.handshakes.load(Ordering::Relaxed) >= MANY_HANDSHAKES && incoming.may_retry() {
                 // It comes again with a proof. An error: it has one.
                 let _ = incoming.retry();
             } else if self.node.closing.load(Ordering::Acquire) {
                 incoming.refuse();
-            } else if self.is_banned(incoming.remote_address()) {
+            } else if self.is_banned(address) {
                 incoming.refuse();
-                self.refused(next, RefuseReason::Banned);
+                self.refused(next, address, RefuseReason::Banned);
             } else if self.node.overload.sheds() {
                 incoming.refuse();
-                self.refused(next, RefuseReason::Overload);
+                self.refused(next, address, RefuseReason::Overload);
             } else if let Some(place) = self.place().await {
                 let config = configs.current(&self.state);
                 tokio::spawn(self.clone().handshake(incoming, config, place, next));
             } else {
                 incoming.refuse();
-                self.refused(next, RefuseReason::Limit);
+                self.refused(next, address, RefuseReason::Limit);
             }
         }
     }
@@ -209,7 +210,8 @@ impl Accepting {
         ban.inspect(|ban| super::banned::note_refused(bans, ban, address, "")).is_some()
     }
 
-    fn refused(&self, worker: usize, reason: RefuseReason) {
+    fn refused(&self, worker: usize, address: SocketAddr, reason: RefuseReason) {
+        tracing::debug!(listener = self.state.name, %address, reason = reason.name(), "connection refused");
         // A full queue: it is not counted.
         self.node.inboxes[worker].push_one(Item::Refused(reason));
     }
@@ -234,13 +236,13 @@ impl Accepting {
             (Ok(Err(error)), connection) => {
                 let reason = if connection.is_none() { RefuseReason::TlsHandshake } else { RefuseReason::Protocol };
                 tracing::debug!(listener = self.state.name, %address, %error, "a QUIC connection without a stream");
-                return self.refused(worker, reason);
+                return self.refused(worker, address, reason);
             }
             (Err(_), connection) => {
                 if let Some(connection) = connection {
                     connection.close(VarInt::from_u32(0), b"");
                 }
-                return self.refused(worker, RefuseReason::Timeout);
+                return self.refused(worker, address, RefuseReason::Timeout);
             }
         };
         let Some(connection) = connected else {

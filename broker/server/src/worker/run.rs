@@ -287,7 +287,7 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
             Ok((socket, address)) => {
                 exhausted = false;
                 if worker.borrow().refuses(number, address) {
-                    worker.borrow().refused(RefuseReason::Banned);
+                    worker.borrow().refused(number, address, RefuseReason::Banned);
                     continue;
                 }
                 let states = Rc::clone(&worker.borrow().listeners);
@@ -295,11 +295,11 @@ async fn accept(worker: Shared, number: u16, socket: StdListener) {
                 states[usize::from(number)].wait_to_accept(&node.clock).await;
                 // A handshake is the most expensive of what would be refused in the end.
                 if states[usize::from(number)].tls.is_some() && worker.borrow().node.overload.sheds() {
-                    worker.borrow().refused(RefuseReason::Overload);
+                    worker.borrow().refused(number, address, RefuseReason::Overload);
                     continue;
                 }
                 if !states[usize::from(number)].opened() {
-                    worker.borrow().refused(RefuseReason::Limit);
+                    worker.borrow().refused(number, address, RefuseReason::Limit);
                     continue;
                 }
                 worker.borrow().counters.connection_opened();
@@ -404,7 +404,7 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
                         settle(&worker, socket, rest);
                     }
                 }
-                Item::Refused(reason) => worker.borrow().refused(reason),
+                Item::Refused(reason) => worker.borrow().count_refused(reason),
                 #[cfg(test)]
                 Item::Panic => panic!("as the test wants it"),
                 #[cfg(test)]
