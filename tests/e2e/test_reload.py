@@ -89,6 +89,7 @@ def test_a_wrong_file_changes_nothing_by_either_way(node):
     line = 1 + next(at for at, text in enumerate(node.file.read_text().splitlines()) if "maxQos" in text)
     assert done.returncode == 1, done.stdout
     assert f"node.yaml:{line}:" in done.stderr and "zones.z.maxQos: 9 is out of range: 0 to 2" in done.stderr, done.stderr
+    assert done.stderr.count("zones.z.maxQos") == 1, done.stderr
     node.process.send_signal(signal.SIGHUP)
     wait_until("the signal's error", lambda: node.log().count("nothing has changed") == 2, 10)
     node.write("zones: [")

@@ -47,7 +47,7 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.origin)?;
-        if !self.path.is_empty() {
+        if !self.path.is_empty() && !matches!(&self.origin, Origin::Flag(name) if *name == self.path) {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.message)

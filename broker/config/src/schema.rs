@@ -306,30 +306,35 @@ pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// The message for an unknown name: the nearest known one, and all of them.
+/// The message for an unknown name: the nearest known one, if it is near, and all of them.
 pub(crate) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<_> = known.collect();
     let nearest = known
         .iter()
-        .map(|k| (distance(&name.to_lowercase(), &k.to_lowercase()), k))
+        .map(|k| (name.to_lowercase(), k.to_lowercase(), k))
+        .map(|(name, low, k)| (distance(&name, &low), low.starts_with(&name) && name.len() > 3, k))
         .min()
-        .filter(|(distance, k)| *distance <= 1 + k.len() / 4);
-    let hint = nearest.map_or_else(String::new, |(_, k)| format!("; did you mean {k:?}?"));
+        .filter(|(distance, begins, k)| *begins || *distance <= (k.len() / 4).max(1));
+    let hint = nearest.map_or_else(String::new, |(_, _, k)| format!("; did you mean {k:?}?"));
     format!("unknown setting{hint} (known here: {})", known.join(", "))
 }
 
-/// Edit distance: insertions, deletions, replacements.
+/// Edit distance: insertions, deletions, replacements, neighbours that changed places.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
+    for (i, ca) in a.iter().enumerate() {
+        let mut next = vec![i + 1];
         for (j, cb) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
+            let replace = row[j] + usize::from(ca != cb);
+            let mut least = replace.min(next[j] + 1).min(row[j + 1] + 1);
+            if i > 0 && j > 0 && *ca == b[j - 1] && a[i - 1] == *cb {
+                least = least.min(before[j - 1] + 1);
+            }
+            next.push(least);
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[b.len()]
 }

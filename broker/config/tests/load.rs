@@ -178,7 +178,7 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "environment variable RAFTMQ__WORKERS__X: workers: has no settings inside",
         ),
-        ("", &[], &[("log.levle", "info")], "flag log.levle: log.levle: unknown setting; did you mean \"level\"?"),
+        ("", &[], &[("log.levle", "info")], "flag log.levle: unknown setting; did you mean \"level\"?"),
         // Types.
         ("workers: many\n", &[], &[], "node.yaml:1:10: workers: expected a whole number, 0 to 64, found \"many\""),
         ("workers: [1]\n", &[], &[], "workers: expected a whole number, 0 to 64, found a list"),
@@ -221,7 +221,7 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "node.yaml:1:15: log.level: \"loud\" is not one of error, warn, info, debug, trace",
         ),
-        ("", &[], &[("log.format", "xml")], "flag log.format: log.format: \"xml\" is not one of text, json"),
+        ("", &[], &[("log.format", "xml")], "flag log.format: \"xml\" is not one of text, json"),
         // Names and combinations.
         (
             "node: { name: Raft_MQ }\n",

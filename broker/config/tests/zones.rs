@@ -52,6 +52,8 @@ fn zones_may_come_from_the_environment_and_flags() {
 fn what_is_wrong_is_named_with_its_place() {
     for (yaml, expected) in [
         ("zones:\n  a: {maxQoS: 1}", "node.yaml:2:7: zones.a.maxQoS: unknown setting; did you mean \"maxQos\"?"),
+        ("zones:\n  a: {maxFoo: 1}", "node.yaml:2:7: zones.a.maxFoo: unknown setting (known here: "),
+        ("zones:\n  a: {maxQso: 1}", "node.yaml:2:7: zones.a.maxQso: unknown setting; did you mean \"maxQos\"?"),
         ("zones:\n  a: {maxQos: 3}", "node.yaml:2:15: zones.a.maxQos: 3 is out of range: 0 to 2"),
         ("zones:\n  A_b: {}", "node.yaml:2:3: zones.A_b: \"A_b\" is not a zone's name"),
         (

@@ -105,8 +105,9 @@ impl ApiError {
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.field {
-            Some(field) => write!(f, "{field}: {}", self.message),
-            None => f.write_str(&self.message),
+            // A message that has more to say of it begins otherwise.
+            Some(field) if !self.message.contains(&format!("{field}: ")) => write!(f, "{field}: {}", self.message),
+            _ => f.write_str(&self.message),
         }
     }
 }
