@@ -234,9 +234,9 @@ pub(crate) fn violations(settings: &ListenerTls) -> Vec<(String, String)> {
                 _ => file(&format!("{at}certFile"), cert, source),
             }
         }
-        CertificateError::Tls(error @ TlsConfigError::Pem { what: "revocation list", .. }) => {
-            file("crlFile", settings.crl_file.as_deref().unwrap_or(ca), error)
-        }
+        CertificateError::Tls(
+            error @ (TlsConfigError::Pem { what: "revocation list", .. } | TlsConfigError::RevocationList(_)),
+        ) => file("crlFile", settings.crl_file.as_deref().unwrap_or(ca), error),
         CertificateError::Tls(error) => file("caFile", ca, error),
         // It went away this moment.
         CertificateError::File { .. } => ("certFile".to_owned(), error.to_string()),
@@ -257,6 +257,33 @@ mod tests {
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.serial_number = Some(rcgen::SerialNumber::from(serial));
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Version 1, as `openssl ca -gencrl` makes it without further settings.
+    const OLD_LIST: &str = "-----BEGIN X509 CRL-----\n\
+        MIGQMDkwCgYIKoZIzj0EAwIwDTELMAkGA1UEAwwCY2EXDTI2MTEyODEwMjIzM1oX\n\
+        DTM2MTEyNTEwMjIzM1owCgYIKoZIzj0EAwIDRwAwRAIgJ1bch1f1GEt3iQAzk7RM\n\
+        KjcZaHMY84DlXpd4bKehORECIEdTXJhwki5nB3gcypi/PAbkj+mtulmdvagnD2kU\n\
+        1tms\n\
+        -----END X509 CRL-----\n";
+
+    #[test]
+    fn a_revocation_list_of_version_1_is_named_as_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let (chain, key) = issue(1);
+        for (name, text) in [("tls.crt", chain.as_str()), ("tls.key", &key), ("crl.pem", OLD_LIST)] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let at = dir.path().display();
+        let yaml = format!(
+            "{{certFile: {at}/tls.crt, keyFile: {at}/tls.key, clientAuth: required, caFile: {at}/tls.crt, crlFile: {at}/crl.pem}}"
+        );
+        let settings: ListenerTls = serde_saphyr::from_str(&yaml).unwrap();
+        let found = violations(&settings);
+        let [(field, message)] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(field, "crlFile");
+        assert!(message.contains("crl.pem: the revocation list cannot be used"), "{message}");
+        assert!(message.contains("version 2"), "{message}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{CertRevocationListError, RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::names::{Resolver, dns_names};
@@ -103,7 +103,12 @@ pub enum TlsConfigError {
     /// Clients are asked for certificates and nobody is trusted to issue them.
     #[error("clients are asked for certificates, and there is no authority that issues them")]
     NoAuthority,
-    /// The authorities or revocation lists are not taken.
+    /// A revocation list that is PEM and is not taken.
+    #[error(
+        "the revocation list cannot be used ({0:?}); it has to be one of version 2, with a CRL number (openssl ca: crlnumber and crl_extensions)"
+    )]
+    RevocationList(CertRevocationListError),
+    /// The authorities are not taken.
     #[error("the clients' authorities cannot be used: {0}")]
     Verifier(#[from] VerifierBuilderError),
     /// The key is another certificate's.
@@ -206,7 +211,10 @@ impl TlsMaterial {
         if self.client_auth == ClientAuth::Optional {
             builder = builder.allow_unauthenticated();
         }
-        Ok(builder.build()?)
+        builder.build().map_err(|error| match error {
+            VerifierBuilderError::InvalidCrl(error) => TlsConfigError::RevocationList(error),
+            other => TlsConfigError::Verifier(other),
+        })
     }
 }
 
