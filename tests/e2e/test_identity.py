@@ -67,6 +67,8 @@ def test_a_data_directory_copied_back_is_refused(cluster):
     wait_until("the node gives up", lambda: node.process.poll() is not None, 30)
     assert node.process.returncode != 0
     assert re.search(r"copied back|rolled back|older than", node.log()), node.log()[-2000:]
+    # Once: in the log, and not by three parts of the node and once more on stderr.
+    assert node.log().count("the data directory is stale") == 1, node.log()[-2000:]
     # The others go on without it.
     others = [other for other in cluster.nodes if other is not node]
     with Client(others[0].mqtt) as subscriber, Client(others[1].mqtt) as publisher:

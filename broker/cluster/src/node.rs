@@ -260,7 +260,7 @@ impl Node {
         // The stage before the reason, for who wakes up by the reason and looks at the stage.
         if !self.has_failed() {
             error!("{fatal}");
-            self.set_detail(fatal.to_string());
+            *self.detail.lock().unwrap_or_else(PoisonError::into_inner) = fatal.to_string();
             self.stage.send_replace(Stage::Failed);
         }
         self.fatal.send_if_modified(|known| {

@@ -105,6 +105,10 @@ pub(crate) fn run(options: &NodeOptions) -> ExitCode {
     let source = Source { file: options.config.clone(), overrides: options.overrides.clone() };
     match start(&config, source, features, options.exit_with_stdin) {
         Ok(()) => ExitCode::SUCCESS,
+        // The part in the cluster has said it in the log.
+        Err(NodeError::Fatal(_)) if tracing::enabled!(target: "raftmq_cluster", tracing::Level::ERROR) => {
+            ExitCode::FAILURE
+        }
         Err(error) => {
             // For people at a terminal and for whoever reads the log.
             eprintln!("raftmq: {error}");
@@ -290,10 +294,7 @@ impl Node {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            fatal = fatal => {
-                tracing::error!(error = %fatal, "the node must end");
-                Err(fatal.into())
-            }
+            fatal = fatal => Err(fatal.into()),
             () = id_known => Ok(()),
             signal = crate::up::stop_signal() => {
                 match signal {
