@@ -11,7 +11,8 @@ import time
 
 from kube import OPERATOR_NAMESPACE, RELEASE, REPO, helm, kubectl, needs_lab, program, wait_until
 
-BEFORE = ("deploy/images ", "tests/lab/lab up", "tests/lab/lab load-image ", "alias ")
+# Images by docker are the other way to what `deploy/images` makes.
+BEFORE = ("deploy/images ", "docker build ", "tests/lab/lab up", "tests/lab/lab load-image ", "alias ")
 
 
 def commands():
