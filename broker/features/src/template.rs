@@ -33,7 +33,7 @@ pub enum TemplateError {
         name: String,
     },
     /// `$N` where the regular expression has fewer groups.
-    #[error("'${group}' at byte {at}: the groups of the regular expression are 1 to {groups}")]
+    #[error("'${group}' at byte {at}: the regular expression has {groups} groups, counted from 1")]
     Group {
         /// Where it begins.
         at: usize,
@@ -233,11 +233,11 @@ pub(crate) mod tests {
         for (template, error) in [
             ("a/${clientid", "'${' at byte 2 has no '}'"),
             ("${ip}", "'${ip}' at byte 0 is not known: there are clientid, username, host and port"),
-            ("a/$3", "'$3' at byte 2: the groups of the regular expression are 1 to 2"),
-            ("$0", "'$0' at byte 0: the groups of the regular expression are 1 to 2"),
+            ("a/$3", "'$3' at byte 2: the regular expression has 2 groups, counted from 1"),
+            ("$0", "'$0' at byte 0: the regular expression has 2 groups, counted from 1"),
             (
                 "$99999999999999999999999",
-                "'$99999999999999999999999' at byte 0: the groups of the regular expression are 1 to 2",
+                "'$99999999999999999999999' at byte 0: the regular expression has 2 groups, counted from 1",
             ),
         ] {
             assert_eq!(Template::parse(template, Some(2)).unwrap_err().to_string(), error);

@@ -123,7 +123,7 @@ fn errors_name_rule_and_place() {
         (all("a/#/b", "a", "b"), "[1].source: the filter has a '#' that is not alone in the last level"),
         (all("$share/g/a", "a", "b"), "[1].source: '$share/g/' is not part of what is rewritten"),
         (all("$queue/a", "a", "b"), "[1].source: '$queue/' is not part of what is rewritten"),
-        (all("a", "a", "b/$1"), "[1].destination: '$1' at byte 2: the groups of the regular expression are 1 to 0"),
+        (all("a", "a", "b/$1"), "[1].destination: '$1' at byte 2: the regular expression has 0 groups, counted from 1"),
         (
             all("a", "a", "b/${ip}"),
             "[1].destination: '${ip}' at byte 2 is not known: there are clientid, username, host and port",
