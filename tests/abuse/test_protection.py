@@ -43,7 +43,7 @@ def crowd(work, threads=4):
 
 @pytest.mark.parametrize("broker", [{"flapping": {"enable": True, "maxCount": 10, "window": "1m", "banTime": "1m"}}], indirect=True)
 def test_flapping_clients(broker):
-    """Each of 20 identifiers in turn on all transports, as fast as it goes: ten CONNECTs of each are taken, and no more."""
+    """Each of 20 identifiers in turn on all transports, as fast as it goes: ten CONNECT packets of each are taken, and few more."""
     transports, numbers = ("tcp", "ws", "tcp", "wss"), itertools.count()
     taken = dict.fromkeys(range(20), 0)
     lock = threading.Lock()

@@ -260,12 +260,7 @@ mod tests {
     }
 
     /// Version 1, as `openssl ca -gencrl` makes it without further settings.
-    const OLD_LIST: &str = "-----BEGIN X509 CRL-----\n\
-        MIGQMDkwCgYIKoZIzj0EAwIwDTELMAkGA1UEAwwCY2EXDTI2MTEyODEwMjIzM1oX\n\
-        DTM2MTEyNTEwMjIzM1owCgYIKoZIzj0EAwIDRwAwRAIgJ1bch1f1GEt3iQAzk7RM\n\
-        KjcZaHMY84DlXpd4bKehORECIEdTXJhwki5nB3gcypi/PAbkj+mtulmdvagnD2kU\n\
-        1tms\n\
-        -----END X509 CRL-----\n";
+    const OLD_LIST: &str = include_str!("listener_tls/version1.crl.pem");
 
     #[test]
     fn a_revocation_list_of_version_1_is_named_as_what_is_wrong() {

@@ -222,7 +222,7 @@ pub(super) struct Shared {
     /// Milliseconds by which it was late.
     late: AtomicU64,
     /// How often it was so late, by [`LATE_BUCKETS`], and microseconds of all.
-    lates: [AtomicU64; LATE_BUCKETS.len() + 1],
+    delays: [AtomicU64; LATE_BUCKETS.len() + 1],
     late_sum: AtomicU64,
     opened: AtomicU64,
     closed: AtomicU64,
@@ -259,7 +259,7 @@ impl Shared {
             started,
             beat: zero(),
             late: zero(),
-            lates: std::array::from_fn(|_| zero()),
+            delays: std::array::from_fn(|_| zero()),
             late_sum: zero(),
             opened: zero(),
             closed: zero(),
@@ -333,7 +333,7 @@ impl WorkerCounters {
         self.shared.late.store(u64::try_from(late.as_millis()).unwrap_or(u64::MAX), Relaxed);
         let seconds = late.as_secs_f64();
         let bucket = LATE_BUCKETS.iter().take_while(|bound| seconds > **bound).count();
-        add(&self.shared.lates[bucket], 1);
+        add(&self.shared.delays[bucket], 1);
         add(&self.shared.late_sum, u64::try_from(late.as_micros()).unwrap_or(u64::MAX));
         self.shared.beat_now();
     }
@@ -600,7 +600,7 @@ pub(super) fn collect(workers: &[Arc<Shared>], forwarded_shed: u64, out: &mut En
     out.counter(&c::WILLS_PUBLISHED, &[], counted(Count::WillPublished));
     out.gauge(&c::WILLS_WAITING, &[], counted(Count::WillsWaiting));
     for (number, worker) in workers.iter().enumerate() {
-        let counts: Vec<u64> = worker.lates.iter().map(|count| count.load(Relaxed)).collect();
+        let counts: Vec<u64> = worker.delays.iter().map(|count| count.load(Relaxed)).collect();
         let seconds = worker.late_sum.load(Relaxed) as f64 / 1e6;
         out.histogram(&c::WORKER_LOOP_DELAY, &[&number.to_string()], &LATE_BUCKETS, &counts, seconds);
     }
