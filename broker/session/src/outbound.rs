@@ -312,8 +312,10 @@ impl Outbound {
         self.unsent_releases -= u16::from(flight.message.is_none() && !flight.here);
         self.resumed -= u16::from(at < usize::from(self.resumed));
         if self.lapped && at == 0 {
-            let (first, flight) = (self.first_id(), &self.flight);
-            self.lapped = !flight.iter().is_sorted_by_key(|flight| flight.id.get().wrapping_sub(first));
+            // The next identifier comes after the last one that was used: that one closes the order.
+            let (first, last) = (self.first_id(), (!self.flight.is_empty()).then_some(self.last_id));
+            let ids = self.flight.iter().map(|flight| flight.id.get()).chain(last);
+            self.lapped = !ids.is_sorted_by_key(|id| id.wrapping_sub(first));
         }
         if self.flight.is_empty() && self.flight.capacity() > 64 {
             self.flight = VecDeque::new();

@@ -94,3 +94,61 @@ proptest! {
         }
     }
 }
+
+/// `[MQTT-2.2.1-4]`: an identifier is in flight once and found, whatever is acknowledged when. Against a plain list, over many rounds through all
+/// identifiers, while some stay for long.
+#[test]
+fn identifiers_in_flight() {
+    for seed in 1..=8_u64 {
+        let mut random = seed;
+        let mut below = |bound: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % bound
+        };
+        let message = out_message(0, Kind::Plain);
+        let mut outbound = Outbound::default();
+        // With the step before which it is not acknowledged.
+        let mut flight: Vec<(NonZeroU16, usize)> = Vec::new();
+        for step in 0..500_000 {
+            let ready = |at: &usize| flight[*at].1 <= step;
+            let found = if below(8) == 0 { (0..flight.len()).rev().find(ready) } else { (0..flight.len()).find(ready) };
+            if let Some(at) = found
+                && (flight.len() >= 24 || below(2) == 0)
+            {
+                let (id, _) = flight.remove(at);
+                assert_eq!(outbound.puback(id), Progress::Done, "{id}, seed {seed}");
+            } else {
+                let id = outbound.launch(message.clone());
+                assert!(!flight.iter().any(|(known, _)| *known == id), "{id} is in flight, seed {seed}");
+                let stays = if below(10_000) == 0 { below(400_000) } else { 0 };
+                flight.push((id, step + stays));
+            }
+            assert_eq!(outbound.in_flight(), flight.len());
+        }
+    }
+}
+
+/// The first one goes when those left are in order, but the next identifier is not behind them.
+#[test]
+fn identifiers_when_the_oldest_is_done_at_last() {
+    let message = out_message(0, Kind::Plain);
+    let mut outbound = Outbound::default();
+    let mut pass = |until: u16, held: &[u16]| loop {
+        let id = outbound.launch(message.clone());
+        if !held.contains(&id.get()) {
+            assert_eq!(outbound.puback(id), Progress::Done, "{id}");
+        }
+        if id.get() == until {
+            break;
+        }
+    };
+    pass(65_535, &[5, 100]);
+    pass(300, &[6]);
+    assert_eq!(outbound.puback(NonZeroU16::new(5).unwrap()), Progress::Done);
+    assert_eq!(outbound.in_flight(), 2);
+    for _ in 0..200_000 {
+        let id = outbound.launch(message.clone());
+        assert!(![6, 100].contains(&id.get()), "{id} is in flight");
+        assert_eq!(outbound.puback(id), Progress::Done, "{id}");
+    }
+}
