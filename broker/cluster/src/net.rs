@@ -38,6 +38,8 @@ pub(crate) struct Net {
     confirmed: ArcSwap<BTreeSet<u64>>,
     /// A peer is there that may not have said so yet.
     pub(crate) showed_itself: Notify,
+    /// See [`Net::confirmed_one_by_one`].
+    one_by_one: AtomicBool,
 }
 
 impl Net {
@@ -49,6 +51,7 @@ impl Net {
             moved: ArcSwap::default(),
             confirmed: ArcSwap::default(),
             showed_itself: Notify::new(),
+            one_by_one: AtomicBool::new(false),
         })
     }
 
@@ -105,20 +108,24 @@ impl Net {
 
     /// Whether groups of this node may talk to those of the peer, be it one or the other that begins.
     pub(crate) fn is_confirmed(&self, node: u64) -> bool {
-        self.confirmed.load().contains(&node)
+        !self.one_by_one.load(Ordering::Relaxed) || self.confirmed.load().contains(&node)
+    }
+
+    /// Whether groups talk to those peers only that have said that they know no later start of this node.
+    pub(crate) fn confirmed_one_by_one(&self, one_by_one: bool) {
+        self.one_by_one.store(one_by_one, Ordering::Relaxed);
     }
 
     pub(crate) fn confirm(&self, node: u64) {
-        if !self.is_confirmed(node) {
+        if !self.confirmed.load().contains(&node) {
             self.confirmed.rcu(|known| known.iter().copied().chain([node]).collect::<BTreeSet<_>>());
         }
     }
 
     /// Ids are never used again; what is kept about those that are gone would only grow.
-    pub(crate) fn keep_confirmed(&self, members: &BTreeMap<u64, String>) {
-        if self.confirmed.load().iter().any(|id| !members.contains_key(id)) {
-            self.confirmed
-                .rcu(|known| known.iter().copied().filter(|id| members.contains_key(id)).collect::<BTreeSet<_>>());
+    pub(crate) fn keep_confirmed(&self, keep: impl Fn(u64) -> bool) {
+        if self.confirmed.load().iter().any(|id| !keep(*id)) {
+            self.confirmed.rcu(|known| known.iter().copied().filter(|id| keep(*id)).collect::<BTreeSet<_>>());
         }
     }
 

@@ -41,6 +41,9 @@ pub(crate) async fn ask(node: &Node, membership: Membership) -> Result<(), Fatal
             fresh.insert(answer.id, answer.voters);
         }
         if is_enough(membership.raft_id, &voters, &fresh) {
+            // A majority of several has said so. An only voter has nobody's word: a copy of what it was then would take part beside those
+            // that came later.
+            node.net.confirmed_one_by_one(voters.iter().eq([&membership.raft_id]));
             return Ok(());
         }
         let agreeing = voters.iter().filter(|id| **id == membership.raft_id || fresh.contains_key(id)).count();
@@ -54,13 +57,14 @@ pub(crate) async fn ask(node: &Node, membership: Membership) -> Result<(), Fatal
 }
 
 /// Goes on asking for as long as the node is a member: an only voter begins with nobody's word, others with that of a majority, and whoever
-/// has not answered yet may know better. Until it has, no group of this node talks to one of that peer.
+/// has not answered yet may know better. Until it has, no group of a node that was the only voter talks to one of that peer: of its members
+/// such a node knows every one.
 pub(crate) async fn confirm(node: Arc<Node>, membership: Membership) {
     let mut settled = Settled::default();
     loop {
         let (known, found) = (node.net.addresses(), node.discovered());
         settled.forget_all_but(&known, &found);
-        node.net.keep_confirmed(&known);
+        node.net.keep_confirmed(|id| known.contains_key(&id) || settled.ids.contains(&id));
         let known = known.keys().filter_map(|id| Some((*id, node.net.address_of(*id)?)));
         let known: BTreeMap<u64, String> = known.filter(|(id, _)| *id != membership.raft_id).collect();
         for (address, answer) in ask_these(&node, membership, settled.open(&known, found)).await {
@@ -70,7 +74,7 @@ pub(crate) async fn confirm(node: Arc<Node>, membership: Membership) {
             // One that does not know the members yet may learn of a later boot from them.
             if answer.fate != Fate::Unknown {
                 settled.ids.insert(answer.id);
-                settled.addresses.insert(address);
+                settled.addresses.insert(address, answer.id);
             }
             fate::act_on(&node, answer.fate);
         }
@@ -84,19 +88,20 @@ pub(crate) async fn confirm(node: Arc<Node>, membership: Membership) {
 #[derive(Default)]
 struct Settled {
     ids: BTreeSet<u64>,
-    addresses: BTreeSet<String>,
+    /// With whose they are, also of those that this node does not know as members yet.
+    addresses: BTreeMap<String, u64>,
 }
 
 impl Settled {
     fn forget_all_but(&mut self, known: &BTreeMap<u64, String>, found: &[String]) {
-        self.ids.retain(|id| known.contains_key(id));
-        self.addresses.retain(|address| found.contains(address));
+        self.addresses.retain(|address, _| found.contains(address));
+        self.ids.retain(|id| known.contains_key(id) || self.addresses.values().any(|of| of == id));
     }
 
     /// Where the others are: members, and what discovery found and is none of them.
     fn open(&self, known: &BTreeMap<u64, String>, found: Vec<String>) -> Vec<String> {
         let members = known.iter().filter(|(id, _)| !self.ids.contains(id)).map(|(_, address)| address.clone());
-        let found = found.into_iter().filter(|a| !self.addresses.contains(a) && !known.values().any(|k| k == a));
+        let found = found.into_iter().filter(|a| !self.addresses.contains_key(a) && !known.values().any(|k| k == a));
         members.chain(found).collect()
     }
 }
@@ -158,9 +163,13 @@ mod tests {
         assert_eq!(settled.open(&known, found()), ["b:1", "c:1", "10.0.0.2:1", "d:1"]);
         // By a name that the member does not give itself.
         settled.ids.insert(2);
-        settled.addresses.insert("10.0.0.2:1".to_owned());
+        settled.addresses.insert("10.0.0.2:1".to_owned(), 2);
         assert_eq!(settled.open(&known, found()), ["c:1", "d:1"]);
-        settled.forget_all_but(&[(3, "c:1".to_owned())].into(), &["d:1".to_owned()]);
+        // It is found, and not known as a member (any more, or yet).
+        let others: BTreeMap<u64, String> = [(3, "c:1".to_owned())].into();
+        settled.forget_all_but(&others, &["10.0.0.2:1".to_owned()]);
+        assert!(settled.ids.contains(&2));
+        settled.forget_all_but(&others, &["d:1".to_owned()]);
         assert!(settled.ids.is_empty() && settled.addresses.is_empty());
     }
 

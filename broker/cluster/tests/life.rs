@@ -313,6 +313,32 @@ async fn a_dead_member_is_taken_out_and_its_directory_is_refused() {
     assert_eq!(fatal, Fatal::Left { id: voter });
 }
 
+/// The one that leads may be unknown to it, and nobody but that one tells it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_returns_to_a_leader_that_joined_while_it_was_away() {
+    for peers in [&["n1", "n2"][..], &["n1", "n2", "n4"]] {
+        let lab = Lab::new();
+        let mut all = lab.form(&NAMES).await;
+        let away = all.remove(2);
+        let name = away.name.clone();
+        away.kill().await;
+        all.push(lab.start("n4", &["n1", "n2"]).await);
+        serving(&all).await;
+        // It votes once the one that is away does not any more.
+        eventually("it votes", || all[0].voters(0).contains(&all[2].id())).await;
+        let new = all[2].id();
+        let begun = Instant::now();
+        while all[0].meta_leader() != Some(new) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it does not lead");
+            let _ = all[0].cluster.control().transfer("meta", Some("n4")).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let back = lab.start(&name, peers).await;
+        eventually("it serves", || back.is_serving()).await;
+        assert_eq!(all[0].meta_leader(), Some(new), "it was told by the new one");
+    }
+}
+
 /// The groups do not tell it: it is no member of them any more when it hears of the others again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_node_that_was_cut_off_while_it_was_asked_to_leave_leaves() {
