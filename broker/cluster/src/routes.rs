@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -90,10 +90,12 @@ impl RoutesOwner {
             return false;
         }
         let index = loop {
-            match self.hurry_groups() {
-                Some(index) => break index,
-                None => tokio::time::sleep(WITHDRAWAL).await,
+            let begun = Instant::now();
+            if let Some(index) = self.hurry_groups() {
+                break index;
             }
+            // It looks at all routes, under the lock of who unsubscribes.
+            tokio::time::sleep(WITHDRAWAL.max(begun.elapsed() * 10)).await;
         };
         self.barriers.covered(index).await;
         true
