@@ -144,7 +144,7 @@ fn identifiers_when_the_oldest_is_done_at_last() {
     };
     pass(65_535, &[5, 100]);
     pass(300, &[6]);
-    assert_eq!(outbound.puback(NonZeroU16::new(5).unwrap()), Progress::Done);
+    assert_eq!(outbound.puback(NonZeroU16::new(5).expect("not 0")), Progress::Done);
     assert_eq!(outbound.in_flight(), 2);
     for _ in 0..200_000 {
         let id = outbound.launch(message.clone());
