@@ -202,8 +202,9 @@ def test_a_node_that_stops_loses_nothing_that_is_on_its_way_to_it():
         try:
             wait_until("all have some", lambda: all(len(member.messages) > 50 for member in members))
             os.kill(three.pid, signal.SIGTERM)
-            # Longer than it takes to end, and to start again.
-            time.sleep(3)
+            wait_until("it has ended", lambda: "raftmq::node: stopped" in three.log())
+            ended = stream.count
+            wait_until("more is published", lambda: stream.count > ended + 200)
         finally:
             wanted = stream.stop()
         wait_until("each message", lambda: set(wanted) <= set(_numbers(members, "s")))
@@ -227,8 +228,9 @@ def test_a_node_that_was_frozen_gives_nothing_to_others_that_they_have():
             wait_until("all have some", lambda: all(len(member.messages) > 50 for member in members))
             os.kill(three.pid, signal.SIGSTOP)
             try:
-                # Until it is declared down, and some more.
-                time.sleep(9)
+                wait_until("it is declared down", lambda: metric_sum(one.metrics(), "raftmq_members", state="down") == 1)
+                down = stream.count
+                wait_until("more is published", lambda: stream.count > down + 200)
             finally:
                 os.kill(three.pid, signal.SIGCONT)
             wait_until("it serves again", three.ready)
