@@ -81,7 +81,6 @@ impl Worker {
     /// What the connection's task is to wait for.
     pub(super) fn next(&mut self, key: Key, waker: &Waker) -> Next {
         let serving = self.is_serving();
-        let limit = self.answers_limit(key);
         self.parse_if_held(key);
         if self
             .conns
@@ -106,13 +105,12 @@ impl Worker {
             conn.waker = Some(waker.clone());
         }
         let write = conn.outlet.blocked;
-        Next::Wait { read: wants_bytes(conn, serving, limit), write }
+        Next::Wait { read: wants_bytes(conn, serving), write }
     }
 
     /// Parses what was held back, if it may go on. True: there was something.
     pub(super) fn parse_if_held(&mut self, key: Key) -> bool {
         let serving = self.is_serving();
-        let limit = self.answers_limit(key);
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.held) else {
             return false;
         };
@@ -120,7 +118,7 @@ impl Worker {
             && !conn.throttled
             && conn.moving.is_none()
             && conn.session.can_read()
-            && conn.outlet.len() <= limit
+            && !conn.owes_reading()
             && (serving || conn.client.is_none());
         if ready {
             self.parse_held(key);
@@ -195,8 +193,7 @@ impl Worker {
     pub(super) fn on_deadline(&mut self, key: Key) {
         let now = self.node.clock.now();
         let serving = self.is_serving();
-        let limit = self.answers_limit(key);
-        if self.conns.get_mut(key).is_some_and(|conn| !conn.socket.has_readiness() && wants_bytes(conn, serving, limit))
+        if self.conns.get_mut(key).is_some_and(|conn| !conn.socket.has_readiness() && wants_bytes(conn, serving))
         {
             // What is there already speaks for the client; its task waits for what comes then.
             self.readable(key, &mut Context::from_waker(Waker::noop()));
@@ -221,7 +218,7 @@ impl Worker {
         if conn.client.is_some()
             && (!serving
                 || conn.stalled
-                || (conn.outlet.len() <= limit && (conn.throttled || conn.socket.has_unread())))
+                || (!conn.owes_reading() && (conn.throttled || conn.socket.has_unread())))
         {
             // A client that is not read cannot be blamed for its silence, nor for that of this thread or of the whole
             // process. One that leaves its answers unread is.
@@ -346,7 +343,6 @@ impl Worker {
     /// look again.
     fn write(&mut self, key: Key) -> bool {
         let serving = self.is_serving();
-        let limit = self.answers_limit(key);
         let Some(conn) = self.conns.get_mut(key) else {
             return false;
         };
@@ -367,7 +363,7 @@ impl Worker {
             self.mark_dirty(key);
             return false;
         }
-        let was_full = conn.outlet.len() > limit;
+        let was_full = conn.owes_reading();
         let closing = conn.closing.is_some();
         conn.outlet.count_packets(|packet| self.counters.packet_out(packet));
         match conn.outlet.write(&conn.socket, conn.waker.as_ref(), closing, &mut self.spares) {
@@ -385,7 +381,7 @@ impl Worker {
                 };
                 let look_again = conn.outlet.blocked
                     || (conn.closing.is_some() && conn.outlet.is_done())
-                    || (was_full && conn.outlet.len() <= limit);
+                    || (was_full && !conn.owes_reading());
                 let client = conn.client;
                 self.resume_replays(client);
                 look_again

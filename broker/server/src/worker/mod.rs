@@ -144,6 +144,12 @@ impl Conn {
     fn vars(&self) -> ClientVars<'_> {
         ClientVars { client_id: self.session.client_id(), username: self.username.as_deref(), peer: self.peer.address }
     }
+
+    /// More waits for it than it may leave unread: it asks and does not read the answers, and is not read itself.
+    fn owes_reading(&self) -> bool {
+        let limits = self.session.limits();
+        self.outlet.len() > limits.max_outbound_bytes + limits.max_packet_size as usize + MAX_ANSWERS
+    }
 }
 
 /// One client identifier that has a session on this worker.
@@ -315,9 +321,4 @@ impl Worker {
         }
     }
 
-    /// Bytes for a client that wait from which on it is not read: it asks and does not read the answers.
-    fn answers_limit(&mut self, key: Key) -> usize {
-        let limits = self.conns.get_mut(key).map_or(&*self.node.limits, |conn| conn.session.limits());
-        limits.max_outbound_bytes + limits.max_packet_size as usize + MAX_ANSWERS
-    }
 }

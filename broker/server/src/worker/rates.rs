@@ -297,8 +297,7 @@ impl Worker {
             return;
         }
         let serving = self.is_serving();
-        let limit = self.answers_limit(key);
-        if self.conns.get_mut(key).is_some_and(|conn| wants_bytes(conn, serving, limit)) {
+        if self.conns.get_mut(key).is_some_and(|conn| wants_bytes(conn, serving)) {
             // Its task was woken, and waits for what comes then.
             self.readable(key, &mut Context::from_waker(Waker::noop()));
         }

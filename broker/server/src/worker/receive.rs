@@ -25,11 +25,10 @@ impl Worker {
         let Some(most) = self.bytes_allowed(key) else {
             return true;
         };
-        let mut buffer = std::mem::take(&mut self.read_buffer);
         let Some(conn) = self.conns.get_mut(key) else {
-            self.read_buffer = buffer;
             return true;
         };
+        let mut buffer = std::mem::take(&mut self.read_buffer);
         let mut progress = true;
         match conn.socket.try_read(context, &mut buffer[..most]) {
             Ok(0) => self.lost(key),
@@ -53,8 +52,7 @@ impl Worker {
         let mut buffer = [0; LAST_BUFFER];
         for _ in 0..LAST_READS {
             let serving = self.is_serving();
-            let limit = self.answers_limit(key);
-            let Some(conn) = self.conns.get_mut(key).filter(|conn| wants_bytes(conn, serving, limit)) else {
+            let Some(conn) = self.conns.get_mut(key).filter(|conn| wants_bytes(conn, serving)) else {
                 break;
             };
             match conn.socket.read_now(&mut buffer) {
@@ -87,7 +85,9 @@ impl Worker {
         }
         if partial.is_empty() {
             let taken = self.parse(key, bytes);
-            self.keep(key, bytes[taken..].to_vec());
+            if taken < bytes.len() {
+                self.keep(key, bytes[taken..].to_vec());
+            }
         } else {
             // The rest of a packet: it grows by what has come, not by what it says that will come.
             partial.extend_from_slice(bytes);
@@ -200,7 +200,6 @@ impl Worker {
         self.read_at = now;
         // After the read and before anything is matched: what was read without a lease waits.
         let serving = self.is_serving();
-        let limit = self.answers_limit(key);
         let mut actions = std::mem::take(&mut self.actions);
         let mut at = 0;
         let limited = self.conns.get_mut(key).is_some_and(|conn| conn.rates.is_some());
@@ -212,7 +211,7 @@ impl Worker {
             }
             if conn.stalled
                 || !conn.session.can_read()
-                || conn.outlet.len() > limit
+                || conn.owes_reading()
                 || (conn.client.is_some() && !serving)
             {
                 conn.held = true;
@@ -266,13 +265,13 @@ const fn is_publish(first: u8) -> bool {
 
 /// Whether the client is to be read. What is not served is not read: the client's own flow control holds it back. Before CONNECT
 /// it is read, to be refused.
-pub(super) fn wants_bytes(conn: &Conn, serving: bool, limit: usize) -> bool {
+pub(super) fn wants_bytes(conn: &Conn, serving: bool) -> bool {
     conn.closing.is_none()
         && !conn.ended
         && !conn.stalled
         && !conn.throttled
         && !conn.held
         && conn.session.can_read()
-        && conn.outlet.len() <= limit
+        && !conn.owes_reading()
         && (conn.client.is_none() || serving)
 }
