@@ -58,3 +58,7 @@ fuzz SECONDS="300":
 # RaftMQ beside other brokers (docs/benchmarks.md): an hour and a half; ARGS such as --works fixed --brokers raftmq,mosquitto
 bench *ARGS:
     RAFTMQ_BENCH_ARGS="{{ARGS}}" tests/run bench
+
+# Where the time of the benchmarks' works goes (perf; a binary with symbols): ARGS such as --works pairs-qos1
+profile *ARGS:
+    tests/bench/profile {{ARGS}}
