@@ -89,7 +89,6 @@ impl Worker {
         {
             self.hung_up(key);
         }
-        let now = self.node.clock.ms();
         let Some(conn) = self.conns.get_mut(key) else {
             return Next::End;
         };
@@ -97,7 +96,7 @@ impl Worker {
             return Next::End;
         }
         if let Some(deadline) = conn.closing
-            && (conn.outlet.is_done() || now >= deadline)
+            && (conn.outlet.is_done() || self.node.clock.ms() >= deadline)
         {
             return Next::End;
         }
