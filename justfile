@@ -55,7 +55,7 @@ mutants *ARGS:
 fuzz SECONDS="300":
     FUZZ_SECONDS={{SECONDS}} tests/run fuzz
 
-# RaftMQ beside other brokers (docs/benchmarks.md): an hour and a half; ARGS such as --works fixed --brokers raftmq,mosquitto
+# RaftMQ beside other brokers (docs/benchmarks.md): under two hours; ARGS such as --works fixed --brokers raftmq,mosquitto
 bench *ARGS:
     RAFTMQ_BENCH_ARGS="{{ARGS}}" tests/run bench
 

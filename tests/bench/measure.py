@@ -1,5 +1,6 @@
 """One measurement: a broker started anew, and `raftmq bench` against it."""
 
+import contextlib
 import json
 import os
 import resource
@@ -8,6 +9,7 @@ import subprocess
 import time
 
 import brokers
+import cluster
 import works
 
 # Of the report of `raftmq bench` (docs/bench.md), what tables are made of or a doubt could be about.
@@ -44,26 +46,51 @@ def one(work, broker, options, records, connections):
     broker_cpus, client_cpus = options.broker_cpus, options.client_cpus
     if work.shared:
         broker_cpus = client_cpus = options.all_cpus
-    with brokers.running(broker, broker_cpus, work.tls) as (pid, port):
+    with started(broker, broker_cpus, work.tls) as (pids, at, subscribe_at, link):
         arguments = bench(work, options, records, connections)
         scheme = "mqtts" if work.tls else "mqtt"
-        url = ["--url", f"{scheme}://127.0.0.1:{port}", "--watch-pid", str(pid), "--json", "--progress", "false"]
+        url = ["--url", f"{scheme}://127.0.0.1:{at}", "--watch-pid", ",".join(map(str, pids)), "--json", "--progress", "false"]
+        if subscribe_at != at and arguments[0] != "conn":
+            url += ["--subscribe-url", f"{scheme}://127.0.0.1:{subscribe_at}"]
         command = brokers.on(client_cpus, [brokers.RAFTMQ, "bench", *arguments, *url])
+        before = link()
         # Connecting, draining and what the generator waits for at most are in the 90 s.
-        limit = 90 + options.warmup + options.duration
+        limit = 90 + sum(times(work, options))
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
             raise brokers.Failed(f"no result within {limit:.0f} s") from None
+        after = link()
     if done.returncode not in (0, 1):
         raise brokers.Failed(f"raftmq bench: {done.stderr.strip() or done.returncode}")
     report = json.loads(done.stdout)
-    if not report["watched"] or report["watched"][0]["resident_bytes_end"] is None:
+    if not report["watched"] or any(watched["resident_bytes_end"] is None for watched in report["watched"]):
         raise brokers.Failed(f"{broker} was gone at the end")
     if report["connections"]["connected"] < report["connections"]["wanted"]:
         raise brokers.Failed(f"not all clients came up: {report['connections']}, {report['errors']}")
     shown = f"taskset -c {client_cpus} raftmq bench {' '.join(arguments)}"
-    return shown, {name: report[name] for name in KEPT}
+    kept = {name: report[name] for name in KEPT}
+    if after:
+        kept["link"] = {name: after[name] - before[name] for name in after}
+    return shown, kept
+
+
+@contextlib.contextmanager
+def started(broker, cpus, tls):
+    """A broker: its processes, the port of publishers and others, that of subscribers, and what counts its messages to other nodes."""
+    if broker not in works.CLUSTER:
+        with brokers.running(broker, cpus, tls) as (pid, port):
+            yield [pid], port, port, dict
+        return
+    with cluster.running(cpus) as nodes:
+        subscribers = nodes[1] if broker == works.ACROSS else nodes[0]
+        yield [node.pid for node in nodes], nodes[0].mqtt, subscribers.mqtt, nodes[0].link
+
+
+def times(work, options):
+    """Seconds of warm-up, and those that are measured: the works of table `link` are many, and each is done twice."""
+    share = 0.5 if work.table == "link" else 1
+    return options.warmup * share, options.duration * share
 
 
 def bench(work, options, records, connections):
@@ -71,11 +98,14 @@ def bench(work, options, records, connections):
     arguments = [*work.arguments, "--mqtt-version", "4"]
     if connections is not None:
         arguments += ["-c", str(connections), "--hold", f"{options.hold:g}s"]
-    if work.table in ("idle", "connects"):
+    if work.name == "link-idle":
+        arguments += ["--hold", f"{options.duration:g}s"]
+    if work.arguments[0] == "conn":
         return arguments
     if work.table == "half":
         arguments += ["--rate", str(half(work, records))]
-    return [*arguments, "--payload-size", str(works.PAYLOAD), "--warmup", f"{options.warmup:g}s", "--duration", f"{options.duration:g}s"]
+    warmup, duration = (f"{seconds:g}s" if seconds == int(seconds) else f"{seconds * 1000:.0f}ms" for seconds in times(work, options))
+    return [*arguments, "--payload-size", str(works.PAYLOAD), "--warmup", warmup, "--duration", duration]
 
 
 def half(work, records):
@@ -93,7 +123,9 @@ def estimate(work, options):
         return 2 * (options.hold + 5) + (30 if work.tls else 8)
     if work.table == "connects":
         return 6
-    return options.warmup + options.duration + 2
+    if work.name == "link-idle":
+        return options.duration + 3
+    return sum(times(work, options)) + 2
 
 
 def now():

@@ -4,11 +4,12 @@ import re
 import statistics
 
 import brokers
+import cluster
 import works
 
 TITLES = {
     "mosquitto": "Mosquitto", "rumqttd": "rumqttd", "forwarder": "bare forwarder", "raftmq": "RaftMQ",
-    "raftmq-2": "RaftMQ, 2 workers",
+    "raftmq-2": "RaftMQ, 2 workers", works.ACROSS: "RaftMQ, across a link", works.ONE_NODE: "RaftMQ, one node of the cluster",
 }
 NOTHING = "–"
 # Processors that others took meanwhile: with more, a figure is none.
@@ -93,6 +94,64 @@ def latency(records):
     return table(["Work", "Deliveries/s", "Broker", "p50", "p99", "p99.9"], rows) if rows else ""
 
 
+def link(records):
+    """What each node of a cluster takes, and how much more it is in all when messages cross from one to another."""
+    def node(*which):
+        def value(record):
+            numbers = [record["reports"][0]["watched"][n]["cpu_seconds_per_million"] for n in which]
+            # Without a delivery there is none.
+            return None if None in numbers else sum(numbers)
+        return value
+
+    rows = []
+    for work in linked():
+        across, one = ([values(records, work, broker, node(n)) for n in range(cluster.NODES)] for broker in works.CLUSTER)
+        if not across[0] and not one[0]:
+            continue
+        everything = [values(records, work, broker, node(*range(cluster.NODES))) for broker in works.CLUSTER]
+        more = digits(statistics.median(everything[0]) - statistics.median(everything[1])) if all(everything) else NOTHING
+        rows.append([work.title, *map(spread, across), *map(spread, one[:1]), spread(values(records, work, works.ONE_NODE, node(1, 2))), more])
+    head = ["Work", "Across: publishers' node", "Across: subscribers' node", "Across: third node", "All on one node: that node",
+            "All on one node: the others", "Crossing adds"]
+    return table(head, rows) if rows else ""
+
+
+def link_rates(records):
+    def crossed(what):
+        def value(record):
+            report = record["reports"][0]
+            return report["link"][what] / report["messages"]["sent"] if report["messages"]["sent"] else None
+        return value
+
+    rows = []
+    for work in linked():
+        numbers = [values(records, work, broker, rate) for broker in works.CLUSTER]
+        numbers += [values(records, work, works.ACROSS, crossed(what)) for what in ("frames", "bytes")]
+        numbers += [values(records, work, broker, generator) for broker in works.CLUSTER]
+        if any(numbers):
+            rows.append([work.title, *map(spread, numbers)])
+    head = ["Work", "Deliveries/s, across", "Deliveries/s, one node", "Frames a message", "Bytes a message", "Clients' processors, across",
+            "Clients' processors, one node"]
+    return table(head, rows) if rows else ""
+
+
+def linked():
+    return [work for work in works.ALL if work.table == "link" and work.arguments[0] != "conn"]
+
+
+def link_idle(records):
+    """Seconds a second: what a cluster takes that has nothing to do."""
+    def node(which):
+        def value(record):
+            report = record["reports"][0]
+            return 1000 * report["watched"][which]["cpu_seconds"] / report["seconds"]["measured"]
+        return value
+
+    numbers = [values(records, works.BY_NAME["link-idle"], works.ACROSS, node(n)) for n in range(cluster.NODES)]
+    rows = [["a node that follows", spread(numbers[0] + numbers[1])], ["the node that leads", spread(numbers[2])]]
+    return table(["Node", "ms a second"], rows) if numbers[0] else ""
+
+
 def doubts(records):
     """What failed or lost something: a figure of it is none."""
     lines = []
@@ -114,11 +173,13 @@ def doubts(records):
 
 def environment(records):
     lines = []
+    # Each run says those of the brokers that it measured.
+    versions = {name: version for at in records.environments for name, version in at["versions"].items()}
     for at in records.environments[-1:]:
         lines += [f"- {at['date']}, commit {at['commit']}", f"- {at['cpu']}, {at['cores']} processors, Linux {at['kernel']}",
                   f"- broker on processor {at['broker_cpus']}, clients on {at['client_cpus']} (the table of workers: all on {at['all_cpus']})",
-                  f"- {at['repetitions']} repetitions of {at['duration']} s after {at['warmup']} s of warm-up, {works.PAYLOAD}-byte payload, MQTT 3.1.1",
-                  f"- {', '.join(at['versions'].values())}"]
+                  f"- {at['repetitions']} repetitions of {at['duration']} s after {at['warmup']} s of warm-up (across a link: half of both), {works.PAYLOAD}-byte payload, MQTT 3.1.1",
+                  f"- {', '.join(versions.values())}"]
     return "\n".join(lines)
 
 
@@ -137,6 +198,7 @@ def configurations(_records):
     for name, kind, text in (
         ("Mosquitto", "ini", brokers.mosquitto(1883, None)), ("rumqttd", "toml", brokers.rumqttd(1883, None)),
         ("RaftMQ", "json", brokers.raftmq(1883, None, http=8080, metrics=9090)),
+        ("RaftMQ, a cluster of three nodes, by `raftmq up`", "json", cluster.resource()),
     ):
         parts.append(f"{name}:\n\n```{kind}\n{text.strip()}\n```")
     return "\n\n".join(parts)
@@ -152,6 +214,9 @@ ALL = {
     "idle": lambda records: by_broker(records, "idle", slope, works.BROKERS),
     "connects": lambda records: by_broker(records, "connects", connects, works.BROKERS),
     "workers": lambda records: by_broker(records, "workers", cpu, works.WORKERS, "raftmq", "raftmq-2"),
+    "link": link,
+    "link-rates": link_rates,
+    "link-idle": link_idle,
     "doubts": doubts,
     "commands": commands,
     "configurations": configurations,
@@ -173,5 +238,5 @@ def write(records, path):
 
 
 def show(records):
-    for name in ("environment", "fixed", "saturated", "rates", "generator", "half", "idle", "connects", "workers", "doubts"):
+    for name in ("environment", "fixed", "saturated", "rates", "generator", "half", "idle", "connects", "workers", "link", "link-rates", "link-idle", "doubts"):
         print(f"\n## {name}\n\n{ALL[name](records) or 'Not measured.'}")

@@ -10,6 +10,8 @@ PAYLOAD = 64
 # What the forwarder cannot do is no work of it.
 EXACT = ("mosquitto", "rumqttd", "forwarder", "raftmq")
 REAL = ("mosquitto", "rumqttd", "raftmq")
+# A cluster of three nodes: publishers on one and subscribers on another, or all on one.
+ACROSS, ONE_NODE = CLUSTER = ("raftmq-across", "raftmq-one")
 
 PAIRS = ["pair", "-c", "200"]
 FANIN = ["fanin", "--publishers", "200", "--subscribers", "1"]
@@ -20,7 +22,7 @@ FANOUT = ["fanout", "--publishers", "1", "--subscribers", "500", "--topic", "raf
 class Work:
     name: str
     title: str
-    # fixed, saturated, half, idle, connects or workers
+    # fixed, saturated, half, idle, connects, workers or link
     table: str
     arguments: tuple
     brokers: tuple = REAL
@@ -51,6 +53,9 @@ LOADS = [
     load("fanin-qos1", "200 → 1 QoS 1", FANIN, 1, 10_000, 50, REAL),
     load("fanout-qos0", "1 → 500 QoS 0", FANOUT, 0, 100, 50, EXACT, copies=500),
 ]
+LINKED = [work for number in (0, 1) for work in LOADS[number][:2]] + [LOADS[3][0], LOADS[4][0]] + [
+    Work("one-qos0", "1 → 1 QoS 0, 10,000/s", "link", (*FANOUT[:3], "--subscribers", "1", *FANOUT[5:], "--rate", "10000")),
+]
 SUBSCRIBED = ["--subscriptions", "1", "--keep-alive", "300s"]
 # Each address of the clients has some 28,000 ports.
 MANY = [*SUBSCRIBED, "--bind", "127.0.0.2,127.0.0.3,127.0.0.4,127.0.0.5"]
@@ -65,6 +70,9 @@ ALL = [work for number in range(3) for work in (loads[number] for loads in LOADS
         for loads in LOADS[:2]
         for work in loads[:2]
     ),
+    *(dataclasses.replace(work, name=f"link-{work.name}", table="link", brokers=CLUSTER) for work in LINKED),
+    # One client, so that `raftmq bench` has something to do.
+    Work("link-idle", "a cluster that does nothing", "link", ("conn", "-c", "1", "--keep-alive", "300s"), (ACROSS,)),
 ]
 BY_NAME = {work.name: work for work in ALL}
 TABLES = tuple(dict.fromkeys(work.table for work in ALL))

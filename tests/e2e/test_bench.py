@@ -286,7 +286,38 @@ def test_several_urls_are_used_in_turn(broker):
     assert report["errors"] == [{"reason": "refused: nothing listens on that port", "count": 5}]
 
 
+@pytest.mark.parametrize("work, publishers, subscribers", [
+    (("pair", "-c", 10), 10, 10), (("fanin", "--publishers", 6, "--subscribers", 2), 6, 2), (("fanout", "--publishers", 1, "--subscribers", 7), 1, 7),
+], ids=("pair", "fanin", "fanout"))
+def test_subscribers_may_be_elsewhere(broker, own_broker, work, publishers, subscribers):
+    """Two nodes that know nothing of each other: what is published at the one comes to nobody at the other."""
+    elsewhere = ("--subscribe-url", own_broker.url())
+    unmatched = metric_sum(metrics(broker.ports["metrics"]), "raftmq_messages_unmatched_total")
+    process = start(*work, "--rate", 100, "--duration", "60s", "--timeout", "1s", "--json", "--url", broker.url(), *elsewhere)
+    try:
+        connections = lambda node: metric_sum(metrics(node.ports["metrics"]), "raftmq_connections")  # noqa: E731
+        wait_until("everybody is there", lambda: connections(broker) == publishers and connections(own_broker) == subscribers, 15)
+        assert subscriptions(own_broker) == subscribers
+        wait_until("messages that nobody wanted", lambda: metric_sum(metrics(broker.ports["metrics"]), "raftmq_messages_unmatched_total") > unmatched)
+        process.send_signal(signal.SIGINT)
+        code, out, err = finish(process)
+    finally:
+        process.kill()
+        process.wait()
+    assert code == 1, err
+    report = json.loads(out)
+    assert report["settings"]["urls"] == [broker.url()] and report["settings"]["subscribe_urls"] == [own_broker.url()]
+    assert report["messages"]["sent"] > 0 and report["messages"]["delivered"] == 0
+
+    # Over another transport, of one and the same node.
+    report = bench(*work, "-n", 100, "--url", broker.url("ws"), "--subscribe-url", broker.url("mqtts"), "--ca", broker.pki / "ca.pem")
+    check_counts(report, report["messages"]["expected"] // 100)
+
+
 @pytest.mark.parametrize("arguments, words", [
+    (("pub", "--subscribe-url", "mqtt://127.0.0.1"), ["--subscribe-url"]),
+    (("pair", "--subscribe-url", "127.0.0.1"), ["--subscribe-url", "SCHEME://HOST"]),
+    (("pair", "--subscribe-url", "mqtt://no-such-host.invalid"), ["no-such-host.invalid", "not found"]),
     (("pair", "--url", "mqtt://no-such-host.invalid"), ["no-such-host.invalid", "not found"]),
     (("pair", "--url", "http://127.0.0.1"), ["mqtt, mqtts, ws, wss"]),
     (("pair", "-c", "2", "--topic", "x"), ["%i"]),

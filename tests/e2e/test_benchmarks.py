@@ -52,24 +52,69 @@ def test_a_broker_that_does_not_start_is_said(tmp_path):
     assert done.returncode == 1 and "forwarder does not start (status 1)" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_cluster_is_measured_node_by_node(tmp_path):
+    out = tmp_path / "raw.jsonl"
+    done = run("--smoke", "--out", str(out), "--works", "link-fanout-qos0,link-idle")
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, across, one, idle = (json.loads(line) for line in out.read_text().splitlines())
+    assert (across["broker"], one["broker"], idle["broker"]) == ("raftmq-across", "raftmq-one", "raftmq-across")
+    for record, busy in ((across, 1), (one, 0)):
+        report = record["reports"][0]
+        assert report["ok"] and report["messages"]["delivered"] == 500 * report["messages"]["sent"] > 0
+        # Who has the 500 subscribers has the work.
+        cpu = [watched["cpu_seconds"] for watched in report["watched"]]
+        assert len(cpu) == 3 and cpu[busy] == max(cpu) > 0, cpu
+    # A message goes over the link once, however many subscribers there are; or not at all.
+    assert across["reports"][0]["link"]["frames"] == across["reports"][0]["messages"]["sent"]
+    assert one["reports"][0]["link"]["frames"] == 0
+    assert all(watched["cpu_seconds"] is not None for watched in idle["reports"][0]["watched"])
+    for row in ("| 1 → 500 QoS 0, 50,000/s |", "| the node that leads |"):
+        assert row in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("broker, work, count", [("raftmq", "pairs-qos0", 2), ("raftmq-across", "link-pairs-qos0", 5)])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_running(tmp_path, how):
-    arguments = ["--out", str(tmp_path / "raw.jsonl"), "--brokers", "raftmq", "--works", "pairs-qos0", "--duration", "60"]
+def test_nothing_is_left_running(tmp_path, how, broker, work, count):
+    arguments = ["--out", str(tmp_path / "raw.jsonl"), "--brokers", broker, "--works", work, "--duration", "60"]
     with subprocess.Popen(
         [*RUN, *ON, *arguments], env={**os.environ, "RAFTMQ_BIN": BINARY, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            # Broker and clients.
-            wait_until("both run", lambda: len(programs(process.pid)) == 2, 60)
+            # Broker and clients; or `up`, three brokers and clients.
+            wait_until("all run", lambda: len(found := programs(process.pid)) == count and any(map(is_bench, found)), 60)
             started = programs(process.pid)
         finally:
             process.send_signal(how)
-    wait_until("both are gone", lambda: not [pid for pid in started if alive(pid)], 15)
+    wait_until("all are gone", lambda: not [pid for pid in started if alive(pid)], 15)
 
 
 def programs(parent):
-    children = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [pid for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == "raftmq"]
+    """Processes of raftmq below this one, at any depth."""
+    parents = {}
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parents[entry.name] = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+    below, found = {str(parent)}, {str(parent)}
+    while found:
+        found = {pid for pid, its in parents.items() if its in found} - below
+        below |= found
+    return [pid for pid in below if name(pid) == "raftmq"]
+
+
+def name(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return None
+
+
+def is_bench(pid):
+    try:
+        return b"\0bench\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def alive(pid):

@@ -58,8 +58,6 @@ pub(crate) struct Client {
     /// Among the publishers, or among the subscribers.
     pub(crate) index: u32,
     pub(crate) state: State,
-    /// Which endpoint of the plan.
-    pub(crate) endpoint: usize,
     pub(crate) link: Option<Link>,
     /// The begin of a packet.
     pub(crate) partial: Vec<u8>,
@@ -82,12 +80,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) const fn new(side: Side, index: u32, endpoint: usize) -> Self {
+    pub(crate) const fn new(side: Side, index: u32) -> Self {
         Self {
             side,
             index,
             state: State::New,
-            endpoint,
             link: None,
             partial: Vec::new(),
             out: Vec::new(),

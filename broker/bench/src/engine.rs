@@ -75,13 +75,7 @@ impl<'a> Engine<'a> {
         let wake = shared.threads[me].wake_fd();
         epoll::add(&epoll, wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(failed)?;
         let plan = &shared.plan;
-        let targets = plan.targets.len();
-        let clients = plan.clients_of(me).into_iter().map(|(side, index)| {
-            let n = index as usize;
-            // A pair's two ends meet on every combination of two nodes.
-            let endpoint = if side == Side::Publisher { n + n / targets } else { n };
-            Client::new(side, index, endpoint % targets)
-        });
+        let clients = plan.clients_of(me).into_iter().map(|(side, index)| Client::new(side, index));
         let clients: Vec<Client> = clients.collect();
         let all = f64::from(plan.publishers) + f64::from(plan.subscribers);
         let rate = plan.options.connect_rate * clients.len() as f64 / all;
@@ -210,7 +204,7 @@ impl<'a> Engine<'a> {
         let plan = self.context.plan();
         let client = &mut self.clients[slot];
         if let Some(link) = &mut client.link
-            && link.handshake(&plan.targets[client.endpoint], rand::random())?
+            && link.handshake(plan.endpoints.of(client.side, client.index), rand::random())?
         {
             client.state = State::Connect;
             protocol::write_connect(plan, client);
@@ -368,7 +362,7 @@ impl<'a> Engine<'a> {
             Side::Subscriber => {}
         }
         let from = plan.options.bind.get(client.index as usize % plan.options.bind.len().max(1)).copied();
-        let link = Link::connect(&plan.targets[client.endpoint], from)?;
+        let link = Link::connect(plan.endpoints.of(client.side, client.index), from)?;
         let added = epoll::add(&self.epoll, link.as_fd(), EventData::new_u64(slot as u64), EventFlags::OUT);
         client.link = Some(link);
         added.map_err(|error| Failure::connect(error.into()))

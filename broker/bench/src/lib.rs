@@ -11,6 +11,7 @@ mod client;
 mod conduct;
 mod context;
 mod counters;
+mod endpoints;
 mod engine;
 mod failure;
 mod flight;

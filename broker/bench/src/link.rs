@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustls::ClientConnection;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::endpoints::Endpoint;
 use crate::failure::Failure;
-use crate::plan::Endpoint;
 use crate::tls;
 use crate::ws::Ws;
 

@@ -23,6 +23,8 @@ use crate::template::Template;
   raftmq bench pair -c 200 --qos 1 --window 50              the same, as fast as the broker can with 50 in flight each
   raftmq bench fanout --subscribers 500 --rate 100          50,000 deliveries a second
   raftmq bench fanin --publishers 200 --qos 1 --rate 10000
+  raftmq bench pair --url mqtt://node-a --subscribe-url mqtt://node-b
+                                                            every message crosses from one node to another
   raftmq bench conn -c 10000 --connect-rate 2000 --subscriptions 1 --hold 1m
   raftmq bench pub -c 10 --qos 1 --url mqtts://broker.example.org --ca ca.pem")]
 pub struct BenchOptions {
@@ -107,6 +109,8 @@ pub(crate) struct PairOptions {
     #[arg(short, long, visible_alias = "pairs", default_value_t = 10, value_name = "N")]
     pub(crate) connections: u32,
     #[command(flatten)]
+    pub(crate) apart: ApartOption,
+    #[command(flatten)]
     pub(crate) load: LoadOptions,
     #[command(flatten)]
     pub(crate) common: CommonOptions,
@@ -122,6 +126,8 @@ pub(crate) struct FaninOptions {
     pub(crate) subscribers: u32,
     #[command(flatten)]
     pub(crate) filter: FilterOption,
+    #[command(flatten)]
+    pub(crate) apart: ApartOption,
     #[command(flatten)]
     pub(crate) load: LoadOptions,
     #[command(flatten)]
@@ -139,6 +145,8 @@ pub(crate) struct FanoutOptions {
     #[command(flatten)]
     pub(crate) filter: FilterOption,
     #[command(flatten)]
+    pub(crate) apart: ApartOption,
+    #[command(flatten)]
     pub(crate) load: LoadOptions,
     #[command(flatten)]
     pub(crate) common: CommonOptions,
@@ -151,6 +159,16 @@ pub(crate) struct FilterOption {
     /// With $share/GROUP/FILTER the subscribers share the messages: each is expected once.
     #[arg(long, value_name = "FILTER")]
     pub(crate) filter: Option<Template>,
+}
+
+/// Subscribers that are not where the publishers are.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ApartOption {
+    /// Where the subscribers connect to; --url is of the publishers then [default: --url]
+    ///
+    /// In turn, as with --url. With two nodes of one cluster, every message crosses from the one to the other.
+    #[arg(long, value_name = "URL", help_heading = "Connections")]
+    pub(crate) subscribe_url: Vec<Target>,
 }
 
 /// What publishers send.

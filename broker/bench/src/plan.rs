@@ -1,20 +1,15 @@
 //! From the flags: who connects to what, and what is to be checked before anything is started.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use raftmq_discovery::Resolver;
 use raftmq_mqtt::topic::{validate_filter, validate_topic};
 use raftmq_mqtt::{QoS, Version};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 
+use crate::endpoints::Endpoints;
 use crate::options::{BenchOptions, CommonOptions, FilterOption, LoadOptions, TimeOptions, Work};
 use crate::stamp;
 use crate::target::Target;
 use crate::template::Template;
-use crate::tls::{self, TlsFlags};
 
 /// Most pairs of a publisher and one of its subscribers: for each it is known what came.
 const MAX_TRACKS: u64 = 16 << 20;
@@ -58,8 +53,10 @@ pub(crate) struct Plan {
     pub(crate) kind: Kind,
     /// Tells this run from others: part of topics, client identifiers and stamps.
     pub(crate) run: u32,
-    pub(crate) targets: Vec<Endpoint>,
+    pub(crate) endpoints: Endpoints,
     pub(crate) urls: Vec<String>,
+    /// Where subscribers are not where publishers are.
+    pub(crate) subscribe_urls: Option<Vec<String>>,
     pub(crate) version: Version,
     pub(crate) publishers: u32,
     /// Of `conn`, the connections.
@@ -88,28 +85,22 @@ pub(crate) struct Plan {
     pub(crate) password: Option<String>,
 }
 
-/// One address of a broker.
-#[derive(Clone, Debug)]
-pub(crate) struct Endpoint {
-    pub(crate) address: SocketAddr,
-    /// With the port, for the header of WebSocket.
-    pub(crate) host: String,
-    pub(crate) ws_path: Option<String>,
-    pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-}
-
 impl Plan {
     /// # Errors
     /// What is wrong with the flags, in a sentence.
     pub(crate) async fn new(options: BenchOptions) -> Result<Self, String> {
         let run = rand::random();
-        let (kind, publishers, subscribers, load, filter, common) = match options.work {
-            Work::Pub(o) => (Kind::Pub, o.connections, 0, Some(o.load), None, o.common),
-            Work::Pair(o) => (Kind::Pair, o.connections, o.connections, Some(o.load), None, o.common),
-            Work::Fanin(o) => (Kind::Fanin, o.publishers, o.subscribers, Some(o.load), Some(o.filter), o.common),
-            Work::Fanout(o) => (Kind::Fanout, o.publishers, o.subscribers, Some(o.load), Some(o.filter), o.common),
+        let (kind, counts, load, filter, apart, common) = match options.work {
+            Work::Pub(o) => (Kind::Pub, (o.connections, 0), o.load, None, None, o.common),
+            Work::Pair(o) => (Kind::Pair, (o.connections, o.connections), o.load, None, Some(o.apart), o.common),
+            Work::Fanin(o) => {
+                (Kind::Fanin, (o.publishers, o.subscribers), o.load, Some(o.filter), Some(o.apart), o.common)
+            }
+            Work::Fanout(o) => {
+                (Kind::Fanout, (o.publishers, o.subscribers), o.load, Some(o.filter), Some(o.apart), o.common)
+            }
             Work::Sub(o) => {
-                let mut plan = Self::without_load(Kind::Sub, run, o.connections, o.topic, o.common).await?;
+                let mut plan = Self::without_load(Kind::Sub, run, o.connections, o.topic, &[], o.common).await?;
                 (plan.qos, plan.stamps, plan.subscriptions) = (o.qos, o.stamps, 1);
                 plan.messages = o.messages;
                 plan.warmup = o.time.warmup.get();
@@ -117,15 +108,14 @@ impl Plan {
                 return plan.check();
             }
             Work::Conn(o) => {
-                let mut plan = Self::without_load(Kind::Conn, run, o.connections, o.topic, o.common).await?;
+                let mut plan = Self::without_load(Kind::Conn, run, o.connections, o.topic, &[], o.common).await?;
                 plan.subscriptions = o.subscriptions;
                 plan.duration = Some(o.hold.get());
                 return plan.check();
             }
         };
-        // All that have no load returned above.
-        let Some(load) = load else { return Err("there is no load".to_owned()) };
-        Self::with_load(kind, run, (publishers, subscribers), load, filter, common).await?.check()
+        let subscribe_at = apart.map_or_else(Vec::new, |option| option.subscribe_url);
+        Self::with_load(kind, run, counts, load, filter, &subscribe_at, common).await?.check()
     }
 
     async fn with_load(
@@ -134,6 +124,7 @@ impl Plan {
         (publishers, subscribers): (u32, u32),
         load: LoadOptions,
         filter: Option<FilterOption>,
+        subscribe_at: &[Target],
         common: CommonOptions,
     ) -> Result<Self, String> {
         let default = if kind == Kind::Pub { "raftmq-bench/%i" } else { "raftmq-bench/%r/%i" };
@@ -149,7 +140,7 @@ impl Plan {
         if kind == Kind::Pair && publishers > 1 && !topic.varies() {
             return Err("--topic: each pair needs a topic of its own: put %i into it".to_owned());
         }
-        let mut plan = Self::without_load(kind, run, subscribers, filter, common).await?;
+        let mut plan = Self::without_load(kind, run, subscribers, filter, subscribe_at, common).await?;
         let TimeOptions { duration, warmup } = load.time;
         plan.warmup = warmup.get();
         plan.duration = match duration {
@@ -175,14 +166,16 @@ impl Plan {
         run: u32,
         subscribers: u32,
         filter: Template,
+        subscribe_at: &[Target],
         common: CommonOptions,
     ) -> Result<Self, String> {
         let client_id = common.client_id.clone().unwrap_or_else(|| format!("bench-{run:08x}-"));
         Ok(Self {
             kind,
             run,
-            targets: endpoints(&common).await?,
+            endpoints: Endpoints::resolve(&common, subscribe_at).await?,
             urls: common.url.iter().map(ToString::to_string).collect(),
+            subscribe_urls: (!subscribe_at.is_empty()).then(|| subscribe_at.iter().map(ToString::to_string).collect()),
             version: common.mqtt_version.into(),
             publishers: 0,
             subscribers,
@@ -300,51 +293,6 @@ pub(crate) enum Side {
     Subscriber,
 }
 
-async fn endpoints(options: &CommonOptions) -> Result<Vec<Endpoint>, String> {
-    let flags = TlsFlags {
-        ca: options.ca.as_deref(),
-        cert: options.cert.as_deref(),
-        key: options.key.as_deref(),
-        insecure: options.insecure,
-    };
-    let needs_tls = options.url.iter().any(|url| url.scheme.is_tls());
-    if !needs_tls && (flags.ca.is_some() || flags.cert.is_some() || flags.insecure) {
-        return Err("--ca, --cert, --key and --insecure are of TLS: the --url begins with mqtts: or wss:".to_owned());
-    }
-    let config = needs_tls.then(|| tls::config(&flags)).transpose()?;
-    let resolver = Resolver::system();
-    let mut lists = Vec::new();
-    for url in &options.url {
-        lists.push(of_url(url, config.as_ref(), &resolver).await?);
-    }
-    // In turn over the URLs first, then over the addresses of each.
-    let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
-    Ok((0..longest).flat_map(|n| lists.iter().map(move |list| list[n % list.len()].clone())).collect())
-}
-
-async fn of_url(
-    url: &Target,
-    config: Option<&Arc<ClientConfig>>,
-    resolver: &Resolver,
-) -> Result<Vec<Endpoint>, String> {
-    let name = match config.filter(|_| url.scheme.is_tls()) {
-        Some(config) => {
-            let name = ServerName::try_from(url.address.host.trim_end_matches('.').to_owned())
-                .map_err(|_| format!("{url}: the host cannot be the name in a certificate"))?;
-            Some((Arc::clone(config), name))
-        }
-        None => None,
-    };
-    let addresses = url.resolve(resolver).await?;
-    let endpoint = |address| Endpoint {
-        address,
-        host: url.address.to_string(),
-        ws_path: url.scheme.is_ws().then(|| url.path.clone()),
-        tls: name.clone(),
-    };
-    Ok(addresses.into_iter().map(endpoint).collect())
-}
-
 fn password(options: &CommonOptions) -> Result<Option<String>, String> {
     let Some(file) = &options.password_file else {
         return Ok(options.password.clone().map(|password| password.0));
@@ -427,6 +375,9 @@ mod tests {
             ("pub --mqtt-version 4 --session-expiry 1m", "--session-expiry"),
             ("pub --mqtt-version 4 --password x", "--username"),
             ("pub --insecure", "mqtts"),
+            ("pair --subscribe-url mqtt://127.0.0.1 --insecure", "mqtts"),
+            ("pair --subscribe-url mqtts://127.0.0.1 --ca /nonexistent", "/nonexistent"),
+            ("fanin --subscribe-url mqtt://no-such-host.invalid", "no-such-host.invalid"),
             ("pub --url mqtts://127.0.0.1 --ca /nonexistent", "/nonexistent"),
             ("pub --password-file /nonexistent", "/nonexistent"),
             ("sub --topic a#", "filter"),
@@ -445,12 +396,5 @@ mod tests {
         assert_eq!(time("pub -d 0s"), None);
         assert_eq!(time("sub"), None);
         assert_eq!(time("conn --hold 7s"), Some(7));
-    }
-
-    #[test]
-    fn clients_go_to_all_urls_in_turn() {
-        let plan = plan("pub --url mqtt://127.0.0.1:1 --url ws://127.0.0.1:2").unwrap();
-        let ports: Vec<u16> = plan.targets.iter().map(|target| target.address.port()).collect();
-        assert_eq!(ports, [1, 2]);
     }
 }

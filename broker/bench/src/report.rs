@@ -32,6 +32,7 @@ struct Settings {
     command: &'static str,
     version: &'static str,
     urls: Vec<String>,
+    subscribe_urls: Option<Vec<String>>,
     mqtt_version: u8,
     publishers: u32,
     subscribers: u32,
@@ -215,6 +216,7 @@ impl Settings {
             command: plan.kind.name(),
             version: env!("CARGO_PKG_VERSION"),
             urls: plan.urls.clone(),
+            subscribe_urls: plan.subscribe_urls.clone(),
             mqtt_version: plan.version.level(),
             publishers: plan.publishers,
             subscribers: plan.subscribers,
@@ -336,7 +338,8 @@ impl Settings {
             }
         };
         let version = if self.mqtt_version == 5 { "5.0" } else { "3.1.1" };
-        format!("{}: {clients}{load}, MQTT {version}, {}", self.command, self.urls.join(" "))
+        let subscribe = self.subscribe_urls.as_ref().map_or_else(String::new, |urls| format!(" → {}", urls.join(" ")));
+        format!("{}: {clients}{load}, MQTT {version}, {}{subscribe}", self.command, self.urls.join(" "))
     }
 }
 
