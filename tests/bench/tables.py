@@ -72,10 +72,20 @@ def generator(record):
     return report["generator"]["cpu_seconds"] / report["seconds"]["measured"]
 
 
-def slope(record):
+def slope(record, node=0):
     """KB a connection."""
-    few, many = (report["watched"][0]["resident_bytes_connected"] for report in record["reports"])
+    few, many = (report["watched"][node]["resident_bytes_connected"] for report in record["reports"])
     return (many - few) / (works.IDLE[1] - works.IDLE[0]) / 1024
+
+
+def idle(records):
+    """Beside the others, RaftMQ as one of three nodes: each subscription is a route on the other two."""
+    made = by_broker(records, "idle", slope, works.BROKERS)
+    work = works.BY_NAME["idle-cluster"]
+    own, others = ([number for n in nodes for number in values(records, work, works.ONE_NODE, lambda r, n=n: slope(r, n))] for nodes in ((0,), (1, 2)))
+    if not own:
+        return made
+    return f"{made}\n\nOn a node of a cluster of three: {spread(own)} KB; its route on each of the other two: {spread(others)} KB."
 
 
 def connects(record):
@@ -211,7 +221,7 @@ ALL = {
     "rates": lambda records: by_broker(records, "saturated", rate, works.BROKERS),
     "generator": lambda records: by_broker(records, "saturated", generator, works.BROKERS),
     "half": latency,
-    "idle": lambda records: by_broker(records, "idle", slope, works.BROKERS),
+    "idle": idle,
     "connects": lambda records: by_broker(records, "connects", connects, works.BROKERS),
     "workers": lambda records: by_broker(records, "workers", cpu, works.WORKERS, "raftmq", "raftmq-2"),
     "link": link,

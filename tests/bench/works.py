@@ -53,6 +53,10 @@ LOADS = [
     load("fanin-qos1", "200 → 1 QoS 1", FANIN, 1, 10_000, 50, REAL),
     load("fanout-qos0", "1 → 500 QoS 0", FANOUT, 0, 100, 50, EXACT, copies=500),
 ]
+HALF_WORK = [
+    load("pairs-qos0-slow", "200 pairs QoS 0", PAIRS, 0, 10_000, 50, EXACT)[0],
+    load("pairs-qos1-slow", "200 pairs QoS 1", PAIRS, 1, 5_000, 50, EXACT)[0],
+]
 LINKED = [work for number in (0, 1) for work in LOADS[number][:2]] + [LOADS[3][0], LOADS[4][0]] + [
     Work("one-qos0", "1 → 1 QoS 0, 10,000/s", "link", (*FANOUT[:3], "--subscribers", "1", *FANOUT[5:], "--rate", "10000")),
 ]
@@ -64,12 +68,15 @@ WORKERS = ("raftmq", "raftmq-2")
 ALL = [work for number in range(3) for work in (loads[number] for loads in LOADS)] + [
     Work("idle-tcp", "idle TCP connection, one subscription", "idle", ("conn", *MANY), EXACT),
     Work("idle-tls", "idle TLS connection, one subscription", "idle", ("conn", "--insecure", *MANY), REAL, tls=True),
+    Work("idle-cluster", "idle TCP connection on one of three nodes, one subscription", "idle", ("conn", *MANY), (ONE_NODE,)),
     Work("connects", "10,000 connects with one subscription", "connects", ("conn", "-c", "10000", *MANY), EXACT),
     *(
         dataclasses.replace(work, name=f"workers-{work.name}", table="workers", brokers=WORKERS, shared=True)
         for loads in LOADS[:2]
         for work in loads[:2]
     ),
+    # What each of two workers has to do: fewer messages come at once, so that each costs more.
+    *(dataclasses.replace(work, name=f"workers-{work.name}", table="workers", brokers=WORKERS[:1], shared=True) for work in HALF_WORK),
     *(dataclasses.replace(work, name=f"link-{work.name}", table="link", brokers=CLUSTER) for work in LINKED),
     # One client, so that `raftmq bench` has something to do.
     Work("link-idle", "a cluster that does nothing", "link", ("conn", "-c", "1", "--keep-alive", "300s"), (ACROSS,)),
