@@ -1,7 +1,7 @@
 //! QUIC, with quinn's client.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,18 +32,37 @@ impl Quic {
         own: Option<&Pair>,
         protocol: &str,
     ) -> Result<Self, ConnectionError> {
+        Self::open_from(Ipv4Addr::LOCALHOST, address, ca, own, protocol)
+    }
+
+    /// From this address of the machine.
+    pub(crate) fn open_from(
+        from: Ipv4Addr,
+        address: SocketAddr,
+        ca: &Ca,
+        own: Option<&Pair>,
+        protocol: &str,
+    ) -> Result<Self, ConnectionError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut tls = ca.client(own, &[&rustls::version::TLS13]);
         tls.alpn_protocols = vec![protocol.into()];
         let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
         let (endpoint, connection, (send, receive)) = runtime.block_on(async {
-            let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+            let mut endpoint = Endpoint::client((from, 0).into()).unwrap();
             endpoint.set_default_client_config(config);
             let connection = endpoint.connect(address, "localhost").unwrap().await?;
             let stream = connection.open_bi().await?;
             Ok::<_, ConnectionError>((endpoint, connection, stream))
         })?;
         Ok(Self { runtime, endpoint, connection, send, receive, patience: PATIENCE })
+    }
+}
+
+impl Quic {
+    /// The client's system has another address from now on.
+    pub(crate) fn moves_to(&self, to: Ipv4Addr) {
+        let _in = self.runtime.enter();
+        self.endpoint.rebind(UdpSocket::bind((to, 0)).unwrap()).unwrap();
     }
 }
 

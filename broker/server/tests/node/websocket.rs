@@ -21,7 +21,7 @@ pub(crate) struct Ws<S> {
 }
 
 impl<S: Stream> Ws<S> {
-    fn over(stream: S, protocol: &str, path: &str) -> Result<(Self, Response), Error> {
+    pub(crate) fn over(stream: S, protocol: &str, path: &str) -> Result<(Self, Response), Error> {
         let request = tungstenite::ClientRequestBuilder::new(format!("ws://localhost{path}").parse().unwrap())
             .with_sub_protocol(protocol);
         match tungstenite::client(request, stream) {
