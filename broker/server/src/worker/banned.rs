@@ -8,9 +8,16 @@ use raftmq_mqtt::ReasonCode;
 use raftmq_session::CloseReason;
 
 use super::wheel::Key;
-use super::{ClientState, Worker};
+use super::{ClientState, Conn, Worker};
 use crate::bans::{Bans, InForce};
 use crate::metrics::RefuseReason;
+
+impl Conn {
+    /// Where its client is now: one of QUIC may have moved.
+    fn address(&self) -> SocketAddr {
+        self.socket.moved_to().unwrap_or(self.peer.address)
+    }
+}
 
 impl Worker {
     /// Other bans are in force. Returns the connections that have to be looked at by [`Self::enforce`].
@@ -52,12 +59,13 @@ impl Worker {
             // Its address is the balancer's. It is looked at once the header is there.
             return;
         }
-        let address = Some(conn.peer.address.ip());
+        let address = conn.address();
         let seen = if conn.client.is_some() {
-            Seen { client_id: Some(conn.session.client_id()), username: conn.username.as_deref(), address }
+            let client_id: &str = conn.session.client_id();
+            Seen { client_id: Some(client_id), username: conn.username.as_deref(), address: Some(address.ip()) }
         } else {
             // The rest is looked at with its CONNECT.
-            Seen { address, ..Seen::default() }
+            Seen { address: Some(address.ip()), ..Seen::default() }
         };
         let Some(ban) = bans.all.find(seen).cloned() else {
             return;
@@ -72,7 +80,7 @@ impl Worker {
         };
         self.node.bans.counters.closed(ban.target.kind());
         if self.node.bans.may_log() {
-            let (client, address) = (conn.session.client_id(), conn.peer.address);
+            let client = conn.session.client_id();
             tracing::info!(%client, %address, ban = %ban.target, reason = ban.reason, "connection closed: banned");
         }
         if !serving && !conn.outlet.is_empty() {
@@ -87,7 +95,7 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(key) else {
             return false;
         };
-        let address = conn.peer.address;
+        let address = conn.address();
         let seen = Seen { client_id: Some(client_id), username, address: Some(address.ip()) };
         let Some(ban) = self.bans.all.find(seen) else {
             return false;

@@ -47,6 +47,13 @@ pub(crate) struct QuicStream {
     runtime: Handle,
 }
 
+impl QuicStream {
+    /// Where the client is now.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+}
+
 impl Drop for QuicStream {
     /// The connection goes when the client has all that was written.
     fn drop(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -46,6 +47,14 @@ impl Socket {
     /// Whether the reactor says when it is ready. Streams of QUIC say so when they are read and written.
     pub(crate) const fn has_readiness(&self) -> bool {
         matches!(self, Self::Tcp(_))
+    }
+
+    /// Where its client is, if that may be another place than where it came from.
+    pub(crate) fn moved_to(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Quic(stream) => Some(stream.borrow().address()),
+        }
     }
 
     pub(crate) fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<()> {

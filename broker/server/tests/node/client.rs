@@ -55,6 +55,12 @@ impl Stream for TcpStream {
     }
 }
 
+impl Stream for Box<dyn Stream> {
+    fn give_up_after(&mut self, time: Duration) {
+        (**self).give_up_after(time);
+    }
+}
+
 pub(crate) struct Client<S = TcpStream> {
     pub(crate) socket: S,
     buffer: Vec<u8>,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bans;
 mod check;
 mod client;
 mod events;
@@ -10,6 +11,7 @@ mod flow;
 mod lifecycle;
 mod listeners;
 mod measure;
+mod overload;
 mod packets;
 mod pki;
 mod process;
@@ -23,6 +25,7 @@ mod sharing;
 mod slow;
 mod tls;
 mod tls_reload;
+mod transports;
 mod websocket;
 mod wills;
 mod words;

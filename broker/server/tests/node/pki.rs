@@ -99,9 +99,12 @@ impl Ca {
 }
 
 pub(crate) fn tls(address: SocketAddr, name: &str, config: ClientConfig) -> Tls {
+    tls_over(TcpStream::connect(address).unwrap(), name, config)
+}
+
+pub(crate) fn tls_over(socket: TcpStream, name: &str, config: ClientConfig) -> Tls {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let socket = TcpStream::connect(address).unwrap();
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(crate::client::PATIENCE)).unwrap();
     StreamOwned::new(connection, socket)

@@ -16,6 +16,7 @@ pub(crate) struct Node {
     pub(crate) mqtt: SocketAddr,
     pub(crate) addresses: [SocketAddr; 8],
     metrics: SocketAddr,
+    http: SocketAddr,
     directory: TempDir,
 }
 
@@ -29,6 +30,8 @@ struct Settings<'a> {
     files: &'a [(&'a str, &'a str)],
     open_files: Option<u32>,
     log: &'a str,
+    /// The control API is served, for [`Node::ctl`].
+    control: bool,
 }
 
 impl Node {
@@ -39,12 +42,17 @@ impl Node {
     /// With more settings (YAML): of `mqtt` and of the listener, and a limit of open files.
     pub(crate) fn start_with(mqtt: &str, listener: &str, open_files: Option<u32>) -> Self {
         let listeners = format!("- {{name: mqtt, bind: '@0' {listener}}}");
-        Self::begin(Settings { mqtt, listeners: &listeners, files: &[], open_files, log: "info" })
+        Self::begin(Settings { mqtt, listeners: &listeners, files: &[], open_files, log: "info", control: false })
     }
 
     /// With these listeners, YAML items in which `@0` to `@7` are free addresses and `@dir` is a directory with these files.
     pub(crate) fn with_listeners(listeners: &str, files: &[(&str, &str)]) -> Self {
-        Self::begin(Settings { mqtt: "", listeners, files, open_files: None, log: "debug" })
+        Self::begin(Settings { mqtt: "", listeners, files, open_files: None, log: "debug", control: false })
+    }
+
+    /// The same, and operators may call it.
+    pub(crate) fn with_control(listeners: &str, files: &[(&str, &str)]) -> Self {
+        Self::begin(Settings { mqtt: "", listeners, files, open_files: None, log: "debug", control: true })
     }
 
     fn begin(settings: Settings<'_>) -> Self {
@@ -58,7 +66,7 @@ impl Node {
     }
 
     fn try_start(settings: Settings<'_>) -> Option<Self> {
-        let Settings { mqtt, listeners, files, open_files, log } = settings;
+        let Settings { mqtt, listeners, files, open_files, log, control } = settings;
         let directory = TempDir::new().unwrap();
         let [metrics, http, addresses @ ..] = free_ports::<10>();
         for (name, text) in files {
@@ -68,24 +76,32 @@ impl Node {
         for (number, address) in addresses.iter().enumerate() {
             listeners = listeners.replace(&format!("@{number}"), &address.to_string());
         }
+        let pki = directory.path().join("pki");
+        let mut control_tls = String::new();
+        if control {
+            let made = raftmq().args(["certs", "--cluster", "test", "test", "--out"]).arg(&pki).output().unwrap();
+            assert!(made.status.success(), "{made:?}");
+            let pki = pki.display();
+            control_tls =
+                format!(", tls: {{caFile: '{pki}/ca.pem', certFile: '{pki}/test.pem', keyFile: '{pki}/test.key'}}");
+        }
         let file = directory.path().join("node.yaml");
         let mqtt = if mqtt.is_empty() { "{}" } else { mqtt };
         fs::write(
             &file,
             format!(
                 "workers: 2\nnode: {{name: test, dataDir: {data}}}\nlisteners:\n{listeners}\n\
-                 metrics: {{bind: '{metrics}'}}\nhttp: {{bind: '{http}'}}\nmqtt: {mqtt}\nlog: {{level: {log}}}\n\
+                 metrics: {{bind: '{metrics}'}}\nhttp: {{bind: '{http}' {control_tls}}}\nmqtt: {mqtt}\nlog: {{level: {log}}}\n\
                  overload: {{loopDelayRefuse: 0s, loopDelayShed: 0s}}\n",
                 data = directory.path().join("data").display(),
             ),
         )
         .unwrap();
-        let binary = std::env::var("RAFTMQ_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_raftmq").into());
         let mut command = match open_files {
-            None => Command::new(binary),
+            None => raftmq(),
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), &binary]);
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), &binary()]);
                 shell
             }
         };
@@ -98,7 +114,7 @@ impl Node {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut node = Self { child, mqtt: addresses[0], addresses, metrics, directory };
+        let mut node = Self { child, mqtt: addresses[0], addresses, metrics, http, directory };
         let deadline = Instant::now() + PATIENCE;
         while node.http("/readyz").is_none_or(|answer| !answer.starts_with("HTTP/1.1 200")) {
             if node.child.try_wait().unwrap().is_some() {
@@ -138,6 +154,19 @@ impl Node {
             assert!(Instant::now() < deadline, "no word of it: {log}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// `raftmq ctl`, which must succeed: what it prints.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        let pki = self.directory.path().join("pki");
+        let mut command = raftmq();
+        command.args(["ctl", "--endpoint", &format!("https://{}", self.http)]);
+        for (flag, file) in [("--ca", "ca.pem"), ("--cert", "client.pem"), ("--key", "client.key")] {
+            command.arg(flag).arg(pki.join(file));
+        }
+        let done = command.args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        String::from_utf8(done.stdout).unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -211,6 +240,14 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn binary() -> String {
+    std::env::var("RAFTMQ_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_raftmq").into())
+}
+
+fn raftmq() -> Command {
+    Command::new(binary())
 }
 
 fn free_ports<const COUNT: usize>() -> [SocketAddr; COUNT] {

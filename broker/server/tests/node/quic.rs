@@ -1,23 +1,26 @@
 //! QUIC, with quinn's client.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use raftmq_mqtt::{QoS, ReasonCode};
 use rustls::pki_types::CertificateDer;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::client::{Client, Got, PATIENCE, Stream, connect, disconnect, publish};
 use crate::pki::{Ca, Pair, serial_of};
 use crate::process::Node;
 
+/// Of all clients: it goes on with what a client has said last when that one is gone.
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
+
 /// One stream of one connection.
 pub(crate) struct Quic {
-    runtime: Runtime,
     endpoint: Endpoint,
     connection: Connection,
     send: SendStream,
@@ -32,18 +35,36 @@ impl Quic {
         own: Option<&Pair>,
         protocol: &str,
     ) -> Result<Self, ConnectionError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Self::open_from(Ipv4Addr::LOCALHOST, address, ca, own, protocol)
+    }
+
+    /// From this address of the machine.
+    pub(crate) fn open_from(
+        from: Ipv4Addr,
+        address: SocketAddr,
+        ca: &Ca,
+        own: Option<&Pair>,
+        protocol: &str,
+    ) -> Result<Self, ConnectionError> {
         let mut tls = ca.client(own, &[&rustls::version::TLS13]);
         tls.alpn_protocols = vec![protocol.into()];
         let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        let (endpoint, connection, (send, receive)) = runtime.block_on(async {
-            let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (endpoint, connection, (send, receive)) = RUNTIME.block_on(async {
+            let mut endpoint = Endpoint::client((from, 0).into()).unwrap();
             endpoint.set_default_client_config(config);
             let connection = endpoint.connect(address, "localhost").unwrap().await?;
             let stream = connection.open_bi().await?;
             Ok::<_, ConnectionError>((endpoint, connection, stream))
         })?;
-        Ok(Self { runtime, endpoint, connection, send, receive, patience: PATIENCE })
+        Ok(Self { endpoint, connection, send, receive, patience: PATIENCE })
+    }
+}
+
+impl Quic {
+    /// The client's system has another address from now on.
+    pub(crate) fn moves_to(&self, to: Ipv4Addr) {
+        let _in = RUNTIME.enter();
+        self.endpoint.rebind(UdpSocket::bind((to, 0)).unwrap()).unwrap();
     }
 }
 
@@ -51,15 +72,13 @@ impl Drop for Quic {
     /// The server is told.
     fn drop(&mut self) {
         self.connection.close(0_u32.into(), b"");
-        let idle = self.endpoint.wait_idle();
-        let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), idle).await });
     }
 }
 
 impl Read for Quic {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Self { runtime, receive, patience, .. } = self;
-        match runtime.block_on(async { tokio::time::timeout(*patience, receive.read(buffer)).await }) {
+        let Self { receive, patience, .. } = self;
+        match RUNTIME.block_on(async { tokio::time::timeout(*patience, receive.read(buffer)).await }) {
             Ok(Ok(count)) => Ok(count.unwrap_or(0)),
             Ok(Err(quinn::ReadError::ConnectionLost(ConnectionError::ApplicationClosed(_)))) => Ok(0),
             Ok(Err(error)) => Err(error.into()),
@@ -70,7 +89,7 @@ impl Read for Quic {
 
 impl Write for Quic {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(self.runtime.block_on(self.send.write(bytes))?)
+        Ok(RUNTIME.block_on(self.send.write(bytes))?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

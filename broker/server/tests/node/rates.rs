@@ -1,6 +1,6 @@
 //! Rates of clients and listeners: who sends more is read more slowly, and nothing else happens to it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use raftmq_mqtt::QoS;
@@ -375,25 +375,35 @@ fn every_transport_is_held_back() {
     let ca = Ca::new();
     let (cert, key) = ca.issue("localhost", 1);
     let files = [("crt", cert.as_str()), ("key", key.as_str())];
-    let start = |kind: &str| {
+    let node = |kind: &str| {
         let tls = if kind == "ws" { "" } else { ", tls: {certFile: '@dir/crt', keyFile: '@dir/key'}" };
         let listeners = format!(
             "- {{name: free, bind: '@0'}}\n- {{name: limited, type: {kind}, bind: '@1', zone: z {tls}}}\nzones:\n  \
              z: {{messageRate: 100, messageBurst: 5, byteRate: 256KiB, byteBurst: 64KiB}}"
         );
-        let node = Node::with_listeners(&listeners, &files);
-        let watcher = watcher(&node);
-        let address: SocketAddr = node.addresses[1];
-        (node, watcher, address)
+        Node::with_listeners(&listeners, &files)
     };
-    let (node, mut watcher, address) = start("tls");
-    at_its_rate(&node, &mut watcher, ca.connect(address, "tls"), "tls");
-    let (node, mut watcher, address) = start("ws");
-    at_its_rate(&node, &mut watcher, websocket::start(address, "ws"), "ws");
-    let (node, mut watcher, address) = start("quic");
-    let mut quic = Client::over(Quic::open(address, &ca, None, "mqtt").unwrap());
-    quic.start(&connect("quic", true, 0, 0));
-    at_its_rate(&node, &mut watcher, quic, "quic");
+    let open = |kind: &str, address: SocketAddr| -> Box<dyn Stream> {
+        match kind {
+            "tls" => Box::new(ca.open(address)),
+            "ws" => Box::new(websocket::open(TcpStream::connect(address).unwrap())),
+            "wss" => Box::new(websocket::open(ca.open(address))),
+            _ => Box::new(Quic::open(address, &ca, None, "mqtt").unwrap()),
+        }
+    };
+    // They wait most of the time: at once.
+    std::thread::scope(|threads| {
+        for kind in ["tls", "ws", "wss", "quic"] {
+            let (node, open) = (&node, &open);
+            threads.spawn(move || {
+                let node = node(kind);
+                let mut watcher = watcher(&node);
+                let mut client = Client::over(open(kind, node.addresses[1]));
+                client.start(&connect(kind, true, 0, 0));
+                at_its_rate(&node, &mut watcher, client, kind);
+            });
+        }
+    });
 }
 
 /// Handshakes wait in the endpoint.

@@ -21,7 +21,7 @@ pub(crate) struct Ws<S> {
 }
 
 impl<S: Stream> Ws<S> {
-    fn over(stream: S, protocol: &str, path: &str) -> Result<(Self, Response), Error> {
+    pub(crate) fn over(stream: S, protocol: &str, path: &str) -> Result<(Self, Response), Error> {
         let request = tungstenite::ClientRequestBuilder::new(format!("ws://localhost{path}").parse().unwrap())
             .with_sub_protocol(protocol);
         match tungstenite::client(request, stream) {
@@ -67,14 +67,18 @@ impl<S: Stream> Stream for Ws<S> {
     }
 }
 
-fn open(address: SocketAddr) -> Client<Ws<TcpStream>> {
-    let (ws, response) = Ws::over(TcpStream::connect(address).unwrap(), "mqtt", "/mqtt").unwrap();
+pub(crate) fn open<S: Stream>(stream: S) -> Ws<S> {
+    let (ws, response) = Ws::over(stream, "mqtt", "/mqtt").unwrap();
     assert_eq!(response.headers()["sec-websocket-protocol"], "mqtt");
-    Client::over(ws)
+    ws
 }
 
-pub(crate) fn start(address: SocketAddr, id: &str) -> Client<Ws<TcpStream>> {
-    let mut client = open(address);
+fn connected(address: SocketAddr) -> Client<Ws<TcpStream>> {
+    Client::over(open(TcpStream::connect(address).unwrap()))
+}
+
+fn start(address: SocketAddr, id: &str) -> Client<Ws<TcpStream>> {
+    let mut client = connected(address);
     client.start(&connect(id, true, 0, 0));
     client
 }
@@ -139,7 +143,7 @@ fn what_was_sent_before_the_close_counts() {
     reader.subscribe("t", QoS::AtLeastOnce);
     for round in 0..5_u8 {
         // All in one go: upgrade aside, everything is there before the server reads.
-        let mut client = open(node.mqtt);
+        let mut client = connected(node.mqtt);
         let all = [connect("c", true, 0, 0), publish("t", &[round], Some(1)), disconnect()].concat();
         client.send(&all);
         client.socket.socket.close(None).unwrap();
