@@ -192,8 +192,7 @@ impl Worker {
     pub(super) fn on_deadline(&mut self, key: Key) {
         let now = self.node.clock.now();
         let serving = self.is_serving();
-        if self.conns.get_mut(key).is_some_and(|conn| !conn.socket.has_readiness() && wants_bytes(conn, serving))
-        {
+        if self.conns.get_mut(key).is_some_and(|conn| !conn.socket.has_readiness() && wants_bytes(conn, serving)) {
             // What is there already speaks for the client; its task waits for what comes then.
             self.readable(key, &mut Context::from_waker(Waker::noop()));
             self.wake(key);
@@ -215,9 +214,7 @@ impl Worker {
             return self.watch(key);
         }
         if conn.client.is_some()
-            && (!serving
-                || conn.stalled
-                || (!conn.owes_reading() && (conn.throttled || conn.socket.has_unread())))
+            && (!serving || conn.stalled || (!conn.owes_reading() && (conn.throttled || conn.socket.has_unread())))
         {
             // A client that is not read cannot be blamed for its silence, nor for that of this thread or of the whole
             // process. One that leaves its answers unread is.

@@ -320,5 +320,4 @@ impl Worker {
             self.wake(key);
         }
     }
-
 }

@@ -209,11 +209,7 @@ impl Worker {
             if conn.closing.is_some() || conn.moving.is_some() || at == bytes.len() {
                 break;
             }
-            if conn.stalled
-                || !conn.session.can_read()
-                || conn.owes_reading()
-                || (conn.client.is_some() && !serving)
-            {
+            if conn.stalled || !conn.session.can_read() || conn.owes_reading() || (conn.client.is_some() && !serving) {
                 conn.held = true;
                 break;
             }
