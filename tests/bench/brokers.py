@@ -111,7 +111,12 @@ def command(broker, port, directory, files):
     if broker == "forwarder":
         return [FORWARDER, f"127.0.0.1:{port}"], ""
     workers = 2 if broker == "raftmq-2" else 1
-    return [RAFTMQ, "node", "--config", f"{directory}/conf.yaml"], raftmq(port, files, workers, free_port(), free_port())
+    http = metrics = port
+    while http == port:
+        http = free_port()
+    while metrics in (port, http):
+        metrics = free_port()
+    return [RAFTMQ, "node", "--config", f"{directory}/conf.yaml"], raftmq(port, files, workers, http, metrics)
 
 
 def certificates():
