@@ -39,7 +39,7 @@ fn answer(client: &mut Client<Box<dyn Stream>>, packet: &[u8]) -> u8 {
     got[3]
 }
 
-/// Ends with the reason, or without a word, in a second after the ban was asked for.
+/// Ends with the reason, or without a word, in a second after the ban.
 fn is_ended(client: &mut Client<Box<dyn Stream>>, version: Version, since: Instant, what: &str) {
     let expected = match version {
         Version::V5 => Got::Disconnect(ReasonCode::AdministrativeAction),
@@ -99,10 +99,10 @@ fn a_ban_keeps_out_who_comes_and_ends_who_is_there_on_each_transport() {
         let [closed, kept_out] = counts.each_ref().map(|name| node.metric(name));
         let mut begun = None;
         for (kind, version, id, client) in &mut there {
+            // It is in force once the command is done.
             let add = |value: &str| {
-                let now = Instant::now();
                 node.ctl(&["bans", "add", by, value, "--reason", "test"]);
-                now
+                Instant::now()
             };
             let since = match by {
                 "clientid" => add(id),
@@ -149,8 +149,8 @@ fn a_client_that_has_moved_is_banned_by_the_address_that_it_has() {
     let [mut moved, mut stays] = ["moved", "stays"].map(start);
     moved.socket.moves_to(THEIRS);
     moved.ping();
-    let begun = Instant::now();
     node.ctl(&["bans", "add", "address", "127.0.0.2"]);
+    let begun = Instant::now();
     assert_eq!(moved.last_words(), Got::Disconnect(ReasonCode::AdministrativeAction));
     assert!(begun.elapsed() < Duration::from_secs(1), "after {:?}", begun.elapsed());
     stays.ping();
