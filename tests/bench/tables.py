@@ -186,7 +186,8 @@ def environment(records):
     # Each run says those of the brokers that it measured.
     versions = {name: version for at in records.environments for name, version in at["versions"].items()}
     for at in records.environments[-1:]:
-        lines += [f"- {at['date']}, commit {at['commit']}", f"- {at['cpu']}, {at['cores']} processors, Linux {at['kernel']}",
+        dates = " and ".join(dict.fromkeys(each["date"] for each in records.environments if each["binary"] == at["binary"]))
+        lines += [f"- begun {dates}, commit {at['commit']}", f"- {at['cpu']}, {at['cores']} processors, Linux {at['kernel']}",
                   f"- broker on processor {at['broker_cpus']}, clients on {at['client_cpus']} (the table of workers: all on {at['all_cpus']})",
                   f"- {at['repetitions']} repetitions of {at['duration']} s after {at['warmup']} s of warm-up (across a link: half of both), {works.PAYLOAD}-byte payload, MQTT 3.1.1",
                   f"- {', '.join(versions.values())}"]

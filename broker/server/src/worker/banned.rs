@@ -124,7 +124,7 @@ impl Worker {
     /// Ends a connection without a word, before its CONNECT.
     fn turn_away(&mut self, key: Key, ban: &Ban) {
         if let Some(conn) = self.conns.get_mut(key) {
-            note_refused(&self.node.bans, ban, conn.peer.address, "");
+            note_refused(&self.node.bans, ban, conn.address(), "");
         }
         self.counters.refused(RefuseReason::Banned);
         self.lost(key);
