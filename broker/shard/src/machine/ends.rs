@@ -28,12 +28,14 @@ impl<S: Store> ShardMachine<S> {
             self.index.end(id);
             let ended = EndedSubscriptions { namespace: session.client.namespace };
             self.cache.put(&key::ended_subscriptions(id), ended);
+            self.meta.ended_subscriptions += 1;
         }
         if session.messages > 0 {
             let block = |seq: u64| seq / BLOCK;
             let in_use = (block(session.floor), block(session.last_in_use()));
             let waiting = (block(session.front.max(session.floor)), block(session.next - 1));
             self.cache.put(&key::ended_queue(id), EndedQueue { ranges: [in_use, waiting] });
+            self.meta.ended_queues += 1;
         }
         self.effects.push(Effect::Ended { client: session.client });
         Ok(())

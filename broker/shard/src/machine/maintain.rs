@@ -39,7 +39,7 @@ impl<S: Store> ShardMachine<S> {
 
     fn remove_subscriptions(&mut self) -> Result<(), StoreError> {
         let mut left = SUBSCRIPTION_STEP;
-        while left > 0 {
+        while left > 0 && self.meta.ended_subscriptions > 0 {
             let (from, to) = (key::ended_subscriptions(0), key::table_end(key::table::ENDED_SUBSCRIPTIONS));
             let Some((ended, EndedSubscriptions { namespace })) = self.cache.scan(&from, &to, 1)?.pop() else { break };
             let session = key::last_number(&ended).unwrap_or_default();
@@ -52,6 +52,7 @@ impl<S: Store> ShardMachine<S> {
             }
             if found.len() < left {
                 self.cache.remove_known(&ended);
+                self.meta.ended_subscriptions -= 1;
                 left -= 1;
             }
             left -= found.len();
@@ -61,7 +62,7 @@ impl<S: Store> ShardMachine<S> {
 
     fn remove_queues(&mut self) -> Result<(), StoreError> {
         let mut left = BLOCK_STEP;
-        while left > 0 {
+        while left > 0 && self.meta.ended_queues > 0 {
             let (from, to) = (key::ended_queue(0), key::table_end(key::table::ENDED_QUEUE));
             let Some((ended, mut queue)) = self.cache.scan::<EndedQueue>(&from, &to, 1)?.pop() else { break };
             let session = key::last_number(&ended).unwrap_or_default();
@@ -80,6 +81,7 @@ impl<S: Store> ShardMachine<S> {
             }
             if queue.ranges.iter().all(|(first, last)| first > last) {
                 self.cache.remove_known(&ended);
+                self.meta.ended_queues -= 1;
             } else {
                 self.cache.put_known(&ended, queue);
             }

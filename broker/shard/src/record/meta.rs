@@ -55,6 +55,10 @@ pub(crate) struct Meta {
     pub(crate) queued: u64,
     pub(crate) queued_bytes: u64,
     pub(crate) retained: u64,
+    /// Numbers of ended sessions whose subscriptions, and whose queue, have not all been removed: most of the time there is none, and
+    /// that is known without asking the store.
+    pub(crate) ended_subscriptions: u64,
+    pub(crate) ended_queues: u64,
     /// Messages dropped, by reason.
     pub(crate) dropped: [u64; 3],
 }
@@ -80,11 +84,13 @@ impl Meta {
             queued: 0,
             queued_bytes: 0,
             retained: 0,
+            ended_subscriptions: 0,
+            ended_queues: 0,
             dropped: [0; 3],
         }
     }
 
-    fn numbers(&mut self) -> [&mut u64; 15] {
+    fn numbers(&mut self) -> [&mut u64; 20] {
         let [d0, d1, d2] = &mut self.dropped;
         [
             &mut self.applied,
@@ -99,6 +105,11 @@ impl Meta {
             &mut self.sessions,
             &mut self.subscriptions,
             &mut self.messages,
+            &mut self.queued,
+            &mut self.queued_bytes,
+            &mut self.retained,
+            &mut self.ended_subscriptions,
+            &mut self.ended_queues,
             d0,
             d1,
             d2,
@@ -108,7 +119,6 @@ impl Meta {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORMAT];
         self.clone().numbers().into_iter().for_each(|number| out.number(*number));
-        [self.queued, self.queued_bytes, self.retained].into_iter().for_each(|number| out.number(number));
         out.number(self.level.into());
         self.slots.words().iter().for_each(|word| out.number(*word));
         out.count(self.sweeps.len());
@@ -124,9 +134,6 @@ impl Meta {
         let mut reader = Reader::new(bytes);
         let mut meta = Self::new();
         for number in meta.numbers() {
-            *number = reader.number("counter")?;
-        }
-        for number in [&mut meta.queued, &mut meta.queued_bytes, &mut meta.retained] {
             *number = reader.number("counter")?;
         }
         meta.level = reader.small("level")?;
