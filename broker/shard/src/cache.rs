@@ -280,10 +280,16 @@ impl<S: Store> Cache<S> {
                 self.places.remove(&key);
             }
         }
-        // Those that went before they came to the front, and came again.
+        // Those that went before they came to the front, and came again: each stands there once afterwards, so that the line is not
+        // gone through again for the same ones.
         if self.line.len() > 1_024 && self.line.len() / 2 > self.places.len() {
-            let places = &self.places;
-            self.line.retain(|key| places.get(key).is_some_and(|place| place.queued));
+            let places = &mut self.places;
+            self.line.retain(|key| places.get_mut(key).is_some_and(|place| std::mem::take(&mut place.queued)));
+            for key in &self.line {
+                if let Some(place) = places.get_mut(key) {
+                    place.queued = true;
+                }
+            }
         }
         if self.places.capacity() > 1_024 && self.places.len() < self.places.capacity() / 8 {
             self.places.shrink_to(self.places.len() * 2);
@@ -320,5 +326,54 @@ impl<S: Store> Cache<S> {
             self.places.insert(key.clone(), place);
         }
         Ok(self.places.get_mut(key).expect("inserted above"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::record::Stream;
+
+    /// A store with nothing in it.
+    struct Empty;
+
+    impl Store for Empty {
+        fn get(&self, _: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            Ok(None)
+        }
+
+        fn range(&self, _: &[u8], _: &[u8], _: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn remove(cache: &mut Cache<Empty>, key: &Key) {
+        assert!(cache.take::<Stream>(key).unwrap().is_some());
+        cache.remove(key);
+    }
+
+    /// The line is made shorter when it is much longer than what there is: that must help, or every command would go through it.
+    #[test]
+    fn what_goes_and_comes_again_stands_in_the_line_once() {
+        let keys = |table: u16| (0..1_000).map(move |n| key::stream(n, table));
+        let mut cache = Cache::new(Empty, usize::MAX);
+        (1..6).flat_map(keys).for_each(|key| cache.put(&key, Stream { next: 0 }));
+        for next in 0..5 {
+            keys(0).for_each(|key| cache.put(&key, Stream { next }));
+            cache.flush(&mut |_, _| {});
+            keys(0).for_each(|key| remove(&mut cache, &key));
+            cache.flush(&mut |_, _| {});
+        }
+        keys(0).for_each(|key| cache.put(&key, Stream { next: 5 }));
+        cache.flush(&mut |_, _| {});
+        (1..6).flat_map(keys).for_each(|key| remove(&mut cache, &key));
+        cache.flush(&mut |_, _| {});
+        assert_eq!((cache.places.len(), cache.line.len()), (1_000, 1_000));
+        assert!(cache.places.values().all(|place| place.queued));
+        // All of them go when they must, and are not counted any more.
+        cache.bound = 0;
+        cache.trim();
+        assert_eq!((cache.places.len(), cache.line.len(), cache.clean_bytes()), (0, 0, 0));
     }
 }

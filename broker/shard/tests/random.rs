@@ -553,7 +553,7 @@ impl Generator<'_> {
     fn message(&mut self) -> Message {
         let topic = self.random.pick(&TOPICS).unwrap();
         let publisher = format!("c{}", self.random.below(self.shape.clients + 1));
-        let qos = QoS::from_u8((self.random.below(5) as u8 + 1) / 2).unwrap();
+        let qos = QoS::from_u8((self.random.below(5) as u8).div_ceil(2)).unwrap();
         let most = if self.random.chance(20) { 1 } else { 60 };
         let payload = vec![b'x'; self.random.below(most) as usize];
         let expiry_ms = self.random.chance(30).then(|| self.random.below(5_000));

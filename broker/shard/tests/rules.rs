@@ -659,6 +659,28 @@ fn a_store_that_fails_ends_it() {
     assert!(failed > 10, "{failed}");
 }
 
+/// What is in memory is not looked for in the store: neither what a command is about, nor what ended sessions left, when there are none.
+#[test]
+fn what_is_in_memory_is_not_read() {
+    let mut table = Table::new();
+    let mut epoch = 0;
+    // The first session ends, and what it had goes.
+    for expiry_s in [0, 3_600] {
+        (epoch, ..) = table.claim(NODE, Claim { expiry_s, ..claim("c") });
+        table.subscribe(NODE, "c", epoch, "a", QoS::AtLeastOnce);
+        table.publish(message("a", "x"));
+        if expiry_s == 0 {
+            table.op(NODE, disconnect("c", epoch, WillEnd::Keep));
+        }
+    }
+    assert_eq!(table.replica.machine.numbers().messages, 1);
+    table.replica.store.fails_after.set(Some(0));
+    table.publish(message("a", "x"));
+    assert_eq!(table.grant("c", epoch, 9), OpAnswer::Granted { up_to: 9 });
+    assert_eq!(table.op(NODE, Op::Ack { client: name("c"), epoch, seqs: seqs(1, 2) }), OpAnswer::Acked { count: 2 });
+    assert_eq!(table.replica.machine.numbers().messages, 0);
+}
+
 /// What came and went between two flushes is never written.
 #[test]
 fn what_came_and_went_is_not_written() {

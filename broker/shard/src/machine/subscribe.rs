@@ -109,13 +109,13 @@ impl<S: Store> ShardMachine<S> {
                     self.index.insert(namespace, session, alive, filter, *options);
                 }
             }
+            // The sessions that were looked up: all of them together may be more than there is memory.
+            self.cache.trim();
             match page.last() {
                 Some((last, _)) if page.len() == PAGE => from = key::after(last),
-                _ => break,
+                _ => return Ok(()),
             }
         }
-        self.cache.trim();
-        Ok(())
     }
 
     /// The namespace of a session with subscriptions, and whether it has not ended.

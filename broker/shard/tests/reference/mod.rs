@@ -620,8 +620,8 @@ impl Reference {
         }
         let first = self.subscribers(namespace, &filter) == 0;
         let session = self.sessions.get_mut(&number).unwrap();
-        if session.subscriptions.contains_key(&filter) {
-            session.subscriptions.insert(filter, subscription);
+        if let Some(known) = session.subscriptions.get_mut(&filter) {
+            *known = subscription;
             return Subscribed::Replaced;
         }
         if session.subscriptions.len() >= session.limits.max_subscriptions as usize {
