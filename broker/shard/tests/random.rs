@@ -141,6 +141,8 @@ fn sequence(shape: Shape, seed: u64) {
     assert_eq!(numbers.messages as usize, cluster.reference.messages());
     let kept = cluster.plain.store.entries().keys().filter(|key| key[0] == 10).count();
     assert_eq!(kept, cluster.reference.messages());
+    let ended = cluster.plain.store.entries().keys().filter(|key| matches!(key[0], 16 | 17)).count();
+    assert_eq!(ended, 0, "ended sessions that nothing removes any more");
 }
 
 impl Cluster {

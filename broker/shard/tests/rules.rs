@@ -231,6 +231,32 @@ fn streams_of_boots() {
     assert_eq!(table.op(boot(3), Op::Skip), OpAnswer::Done);
 }
 
+/// Answers are kept for a while, and go with their stream, in the store too.
+#[test]
+fn nothing_is_kept_of_a_stream_that_is_closed() {
+    let mut table = Table::new();
+    // Streams and records of answers in the store.
+    let kept = |table: &mut Table| {
+        table.replica.flush();
+        let entries = table.replica.store.entries();
+        [3, 4].map(|number| entries.keys().filter(|key| key[0] == number).count())
+    };
+    let boot = |boot| NodeBoot { node: 7, boot };
+    let skips = |boot, first, count| {
+        Command::Batch(Batch { node: boot, lane: 0, first, map_epoch: 1, ops: vec![Op::Skip; count] })
+    };
+    for open in 1..=2 {
+        assert_eq!(table.apply(&Command::Open { node: boot(open), lane: 0 }), Answer::Opened { next: 0 });
+        assert_eq!(kept(&mut table), [1, 0], "nothing of an older boot");
+        table.apply(&skips(boot(open), 0, 100));
+        assert_eq!(kept(&mut table), [1, 2]);
+        table.apply(&skips(boot(open), 100, 9_900));
+        assert_eq!(kept(&mut table), [1, 65], "4,096 answers and those of the last record, 64 each");
+    }
+    table.apply(&Command::NodeDown { node: boot(2) });
+    assert_eq!(kept(&mut table), [0, 0]);
+}
+
 /// A repeat, whole or cut differently, gets the answers that there were and has no effect.
 #[test]
 fn operations_are_applied_once() {
