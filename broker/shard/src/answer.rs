@@ -1,0 +1,326 @@
+//! What the proposer of a command gets.
+
+use crate::{
+    NodeBoot,
+    codec::{CodecError, Put, Reader},
+};
+
+const FORMAT: u8 = 1;
+/// The longest list in an answer; operations are limited below.
+const MAX: usize = 1 << 17;
+
+/// The answer to a [`crate::Command`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Done, or already so.
+    Done,
+    /// The stream is open.
+    Opened {
+        /// The number of the operation expected next.
+        next: u64,
+    },
+    /// The stream is not open: a later boot has opened one, or the node was declared down. Nothing was changed.
+    Closed {
+        /// The latest boot known of the node.
+        boot: Option<u64>,
+    },
+    /// Operations before these are missing; nothing was changed.
+    Gap {
+        /// The number of the operation expected next.
+        expected: u64,
+    },
+    /// The batch was made with another map of slots; nothing was changed.
+    WrongShard {
+        /// The epoch of the shard's map.
+        epoch: u64,
+    },
+    /// An answer for each operation.
+    Batch(Vec<OpAnswer>),
+    /// A hash of records.
+    Digest {
+        /// The hash.
+        hash: u64,
+        /// Where to go on; `None`: these were the last.
+        next: Option<Vec<u8>>,
+    },
+    /// The bytes are no command; nothing was changed.
+    Malformed,
+    /// The command, or the level that it switches on, is of a newer program. A replica that goes on has another state than the others: it must stop.
+    Unknown {
+        /// The format or level.
+        what: u32,
+    },
+}
+
+/// The answer to an [`crate::Op`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpAnswer {
+    /// Done.
+    Done,
+    /// The client is connected under another epoch, by another node, or not at all.
+    Stale,
+    /// The client has no session that the shard keeps.
+    NoSession,
+    /// The slot of the name is another shard's.
+    WrongShard {
+        /// The epoch of this shard's map.
+        epoch: u64,
+    },
+    /// The client is connected.
+    Claimed {
+        /// The epoch of its connection.
+        epoch: u64,
+        /// Session Present [MQTT5 3.2.2.1.1].
+        session_present: bool,
+        /// Older connections that may still be open: CONNACK waits until each is closed or its node is down.
+        older: Vec<Older>,
+    },
+    /// Too many older connections of the client are not closed yet; nothing was changed.
+    Busy,
+    /// What became of each filter.
+    Subscribed(Vec<Subscribed>),
+    /// What became of each filter.
+    Unsubscribed(Vec<Unsubscribed>),
+    /// Acknowledged.
+    Acked {
+        /// How many messages that were not before.
+        count: u32,
+    },
+    /// Granted.
+    Granted {
+        /// Up to here.
+        up_to: u64,
+    },
+    /// Not granted: too far above the oldest message that is not acknowledged.
+    TooFar {
+        /// The highest that would be granted.
+        limit: u64,
+    },
+    /// The message is in the outbox: PUBREC.
+    Received,
+    /// The packet identifier, or the number of a hand-off, was there before; nothing was changed.
+    Duplicate,
+    /// PUBCOMP.
+    Released {
+        /// Whether the packet identifier was known.
+        known: bool,
+    },
+    /// Published here.
+    Published {
+        /// Durable sessions that it was for.
+        matched: u32,
+        /// Those of them whose queue did not take it.
+        dropped: u32,
+    },
+    /// Hand-offs of the source before this one are missing; nothing was changed.
+    Gap {
+        /// The number expected.
+        expected: u64,
+    },
+    /// There is no such entry that waits for its destinations.
+    UnknownEntry,
+    /// The answer was given, and is not kept any more.
+    Forgotten,
+}
+
+/// An older connection of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Older {
+    /// Its node.
+    pub node: NodeBoot,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+/// What became of a filter of SUBSCRIBE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subscribed {
+    /// Subscribed.
+    New {
+        /// The shard had no subscription with this filter: a route must be announced.
+        first: bool,
+    },
+    /// There was a subscription to it, which has new options (`[MQTT-3.8.4-3]`).
+    Replaced,
+    /// The session has too many subscriptions.
+    TooMany,
+    /// It is no valid filter, or a shared one, which the shard does not keep.
+    Invalid,
+}
+
+/// What became of a filter of UNSUBSCRIBE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsubscribed {
+    /// Unsubscribed.
+    Removed {
+        /// The shard has no subscription with this filter any more.
+        last: bool,
+    },
+    /// There was none.
+    Missing,
+}
+
+impl Answer {
+    /// The bytes of an answer.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        match self {
+            Self::Done => out.push(0),
+            Self::Opened { next } => put_number(&mut out, 1, *next),
+            Self::Closed { boot } => {
+                out.push(2);
+                out.option(*boot);
+            }
+            Self::Gap { expected } => put_number(&mut out, 3, *expected),
+            Self::WrongShard { epoch } => put_number(&mut out, 4, *epoch),
+            Self::Batch(answers) => {
+                out.push(5);
+                out.count(answers.len());
+                answers.iter().for_each(|answer| answer.encode(&mut out));
+            }
+            Self::Digest { hash, next } => {
+                put_number(&mut out, 6, *hash);
+                out.flag(next.is_some());
+                if let Some(next) = next {
+                    out.slice(next);
+                }
+            }
+            Self::Malformed => out.push(7),
+            Self::Unknown { what } => put_number(&mut out, 8, (*what).into()),
+        }
+        out
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// The bytes are no answer that this program knows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut reader = Reader::new(bytes);
+        match reader.byte("format")? {
+            FORMAT => {}
+            format => return Err(CodecError::Format(format)),
+        }
+        let answer = match reader.byte("answer")? {
+            0 => Self::Done,
+            1 => Self::Opened { next: reader.number("next")? },
+            2 => Self::Closed { boot: reader.option("boot")? },
+            3 => Self::Gap { expected: reader.number("expected")? },
+            4 => Self::WrongShard { epoch: reader.number("epoch")? },
+            5 => Self::Batch(reader.list("answers", MAX, OpAnswer::decode)?),
+            6 => Self::Digest {
+                hash: reader.number("hash")?,
+                next: if reader.flag("next")? { Some(reader.slice("key", MAX)?.to_vec()) } else { None },
+            },
+            7 => Self::Malformed,
+            8 => Self::Unknown { what: reader.small("format")? },
+            _ => return Err(CodecError::Invalid("answer")),
+        };
+        reader.end()?;
+        Ok(answer)
+    }
+}
+
+impl OpAnswer {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Done => out.push(0),
+            Self::Stale => out.push(1),
+            Self::NoSession => out.push(2),
+            Self::WrongShard { epoch } => put_number(out, 3, *epoch),
+            Self::Claimed { epoch, session_present, older } => {
+                put_number(out, 4, *epoch);
+                out.flag(*session_present);
+                out.count(older.len());
+                for older in older {
+                    out.number(older.node.node);
+                    out.number(older.node.boot);
+                    out.number(older.epoch);
+                }
+            }
+            Self::Busy => out.push(5),
+            Self::Subscribed(filters) => {
+                out.push(6);
+                out.count(filters.len());
+                out.extend(filters.iter().map(|filter| match filter {
+                    Subscribed::New { first } => u8::from(*first),
+                    Subscribed::Replaced => 2,
+                    Subscribed::TooMany => 3,
+                    Subscribed::Invalid => 4,
+                }));
+            }
+            Self::Unsubscribed(filters) => {
+                out.push(7);
+                out.count(filters.len());
+                out.extend(filters.iter().map(|filter| match filter {
+                    Unsubscribed::Removed { last } => u8::from(*last),
+                    Unsubscribed::Missing => 2,
+                }));
+            }
+            Self::Acked { count } => put_number(out, 8, (*count).into()),
+            Self::Granted { up_to } => put_number(out, 9, *up_to),
+            Self::TooFar { limit } => put_number(out, 10, *limit),
+            Self::Received => out.push(11),
+            Self::Duplicate => out.push(12),
+            Self::Released { known } => put_number(out, 13, (*known).into()),
+            Self::Published { matched, dropped } => {
+                put_number(out, 14, (*matched).into());
+                out.number((*dropped).into());
+            }
+            Self::Gap { expected } => put_number(out, 15, *expected),
+            Self::UnknownEntry => out.push(16),
+            Self::Forgotten => out.push(17),
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(match reader.byte("answer")? {
+            0 => Self::Done,
+            1 => Self::Stale,
+            2 => Self::NoSession,
+            3 => Self::WrongShard { epoch: reader.number("epoch")? },
+            4 => Self::Claimed {
+                epoch: reader.number("epoch")?,
+                session_present: reader.flag("session present")?,
+                older: reader.list("older connections", MAX, |reader| {
+                    let node = NodeBoot { node: reader.number("node")?, boot: reader.number("boot")? };
+                    Ok(Older { node, epoch: reader.number("epoch")? })
+                })?,
+            },
+            5 => Self::Busy,
+            6 => Self::Subscribed(reader.list("filters", MAX, |reader| {
+                Ok(match reader.byte("filter")? {
+                    first @ 0..=1 => Subscribed::New { first: first == 1 },
+                    2 => Subscribed::Replaced,
+                    3 => Subscribed::TooMany,
+                    4 => Subscribed::Invalid,
+                    _ => return Err(CodecError::Invalid("filter")),
+                })
+            })?),
+            7 => Self::Unsubscribed(reader.list("filters", MAX, |reader| {
+                Ok(match reader.byte("filter")? {
+                    last @ 0..=1 => Unsubscribed::Removed { last: last == 1 },
+                    2 => Unsubscribed::Missing,
+                    _ => return Err(CodecError::Invalid("filter")),
+                })
+            })?),
+            8 => Self::Acked { count: reader.small("count")? },
+            9 => Self::Granted { up_to: reader.number("grant")? },
+            10 => Self::TooFar { limit: reader.number("limit")? },
+            11 => Self::Received,
+            12 => Self::Duplicate,
+            13 => Self::Released { known: reader.flag("known")? },
+            14 => Self::Published { matched: reader.small("matched")?, dropped: reader.small("dropped")? },
+            15 => Self::Gap { expected: reader.number("expected")? },
+            16 => Self::UnknownEntry,
+            17 => Self::Forgotten,
+            _ => return Err(CodecError::Invalid("answer")),
+        })
+    }
+}
+
+fn put_number(out: &mut Vec<u8>, kind: u8, number: u64) {
+    out.push(kind);
+    out.number(number);
+}

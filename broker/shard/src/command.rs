@@ -1,0 +1,302 @@
+//! The entries of a shard's log.
+
+mod codec;
+
+pub(crate) use codec::{limits, node, put_limits, put_node, put_will, will};
+
+use std::sync::Arc;
+
+use raftmq_mqtt::{Message, QoS};
+
+use crate::{Name, NodeBoot, slot::SlotSet};
+
+/// The destination of messages for the live subscribers of all nodes (clean sessions, at most once). The leader says
+/// [`Op::HandedOff`] before it sends them.
+pub const LIVE: u32 = u32::MAX;
+
+/// An entry of the log.
+#[expect(clippy::large_enum_variant, reason = "a command is decoded, applied and gone; there are never many")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Opens a node's stream of batches, and closes those of its older boots.
+    Open {
+        /// The node.
+        node: NodeBoot,
+        /// Which of the node's streams: one a worker.
+        lane: u16,
+    },
+    /// Operations of a node.
+    Batch(Batch),
+    /// The node was declared down: its streams are closed, its clients are disconnected, whatever waits for it is over.
+    NodeDown {
+        /// The node, with the last boot that this is about.
+        node: NodeBoot,
+    },
+    /// Time passed on the leader's monotonic clock.
+    Tick {
+        /// Milliseconds since the leader's last tick. More than 1,000 count as 1,000: late, never early.
+        step_ms: u32,
+        /// The leader's wall clock, in milliseconds since the Unix epoch; for judging a [`Command::Jump`].
+        wall_ms: u64,
+    },
+    /// The time after the whole cluster was down, as a majority's clocks agree. Never back.
+    Jump {
+        /// The new time of the shard, in milliseconds.
+        to_ms: u64,
+    },
+    /// Switches on what all members know. Never back.
+    Level {
+        /// The level.
+        level: u32,
+    },
+    /// The slots of this shard.
+    Place {
+        /// The epoch of the map; an older one than the last changes nothing.
+        epoch: u64,
+        /// The slots.
+        slots: SlotSet,
+    },
+    /// Asks for a hash of the records from a key on, for comparing replicas.
+    Digest {
+        /// Where to begin: nothing, or where the last answer ended.
+        from: Vec<u8>,
+        /// The most records.
+        limit: u32,
+    },
+}
+
+/// Operations of a stream, numbered from [`Batch::first`] on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The node.
+    pub node: NodeBoot,
+    /// Its stream.
+    pub lane: u16,
+    /// The number of the first operation; a stream's first is 0.
+    pub first: u64,
+    /// The epoch of the map of slots that it was made with.
+    pub map_epoch: u64,
+    /// The operations.
+    pub ops: Vec<Op>,
+}
+
+/// An operation. Those on a client carry the epoch of its connection: under another one they are [`crate::OpAnswer::Stale`] and
+/// change nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Nothing: a proposal that was given up, so that numbers have no gap.
+    Skip,
+    /// A client connects to the node of the stream [MQTT5 3.1].
+    Claim(Box<Claim>),
+    /// The node of the stream closed an older connection, for which a claim waits.
+    Closed {
+        /// The client.
+        client: Name,
+        /// The older connection's epoch.
+        epoch: u64,
+    },
+    /// A connection ended [MQTT5 3.14, 4.13].
+    Disconnect {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// The session expiry interval that DISCONNECT set, in seconds.
+        expiry_s: Option<u32>,
+        /// What becomes of the will.
+        will: WillEnd,
+    },
+    /// SUBSCRIBE [MQTT5 3.8].
+    Subscribe {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// What to subscribe to.
+        filters: Vec<Subscription>,
+    },
+    /// UNSUBSCRIBE [MQTT5 3.10].
+    Unsubscribe {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// The filters.
+        filters: Vec<Arc<str>>,
+    },
+    /// The client acknowledged with PUBACK or PUBCOMP, or refused with PUBREC.
+    Ack {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// Which messages of its queue.
+        seqs: Vec<SeqRange>,
+    },
+    /// The client acknowledged with PUBREC.
+    Rec {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// Which messages of its queue.
+        seqs: Vec<SeqRange>,
+    },
+    /// Messages of the queue up to this one may be sent from now on.
+    Grant {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// The last of them; it may be one that is not there yet.
+        up_to: u64,
+    },
+    /// A QoS 2 message from a client with a durable session [MQTT5 4.3.3].
+    Receive2 {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// The packet identifier.
+        packet_id: u16,
+        /// The message.
+        message: Message,
+        /// The shards that it goes to, and [`LIVE`].
+        destinations: Vec<u32>,
+    },
+    /// PUBREL of such a message.
+    Release {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// The packet identifier.
+        packet_id: u16,
+    },
+    /// A message for the durable sessions of this shard; retained if its topic is of this shard and it says so.
+    Publish {
+        /// The tenant.
+        namespace: u32,
+        /// The message.
+        message: Message,
+    },
+    /// A message that is published later.
+    Delay {
+        /// The tenant.
+        namespace: u32,
+        /// The message.
+        message: Message,
+        /// When, in milliseconds from now on.
+        delay_ms: u64,
+    },
+    /// Says where a will or a delayed message goes.
+    Route {
+        /// Its number among those that wait for this.
+        entry: u64,
+        /// The shards, and [`LIVE`].
+        destinations: Vec<u32>,
+    },
+    /// A message from another shard's outbox: as [`Op::Publish`], but each number once.
+    HandOff {
+        /// The shard that hands it off.
+        source: u32,
+        /// Its number among the source's for this shard, from 1 on.
+        number: u64,
+        /// The tenant.
+        namespace: u32,
+        /// The message.
+        message: Message,
+        /// What is left of its expiry interval, in milliseconds.
+        lifetime_ms: Option<u64>,
+    },
+    /// The destination has committed (or, if [`LIVE`], will be sent) what is in the outbox up to this number.
+    HandedOff {
+        /// The shard, or [`LIVE`].
+        destination: u32,
+        /// The number.
+        up_to: u64,
+    },
+}
+
+/// A client's CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Who.
+    pub client: Name,
+    /// Clean Start (Clean Session before MQTT 5) [MQTT5 3.1.2.4].
+    pub clean_start: bool,
+    /// The session expiry interval in seconds; `u32::MAX`: never [MQTT5 3.1.2.11.2].
+    pub expiry_s: u32,
+    /// The will [MQTT5 3.1.2.5].
+    pub will: Option<Will>,
+    /// Bounds of the session, new or not.
+    pub limits: QueueLimits,
+    /// Whether a new session is kept in the shard. One that ends with its connection is not: there is only a record of its owner.
+    pub durable: bool,
+}
+
+/// A will.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Will {
+    /// The message.
+    pub message: Message,
+    /// The will delay interval in seconds [MQTT5 3.1.3.2.2].
+    pub delay_s: u32,
+}
+
+/// What becomes of the will when a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WillEnd {
+    /// It is published after its delay, or with the end of the session.
+    Keep,
+    /// It is removed: a normal DISCONNECT (`[MQTT-3.14.4-3]`).
+    Drop,
+    /// It is published without delay.
+    Publish,
+}
+
+/// Bounds of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// The most messages that wait or are not acknowledged.
+    pub max_messages: u32,
+    /// The most bytes of these.
+    pub max_bytes: u64,
+    /// What goes when they are reached.
+    pub drop: DropPolicy,
+    /// The most subscriptions.
+    pub max_subscriptions: u32,
+}
+
+/// What goes when a queue is full. Messages that have expired go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropPolicy {
+    /// The message that comes.
+    Newest,
+    /// The message that waits longest. One that may be in use (granted) never goes.
+    Oldest,
+}
+
+/// A subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The topic filter.
+    pub filter: Arc<str>,
+    /// The maximum QoS.
+    pub qos: QoS,
+    /// No Local [MQTT5 3.8.3.1].
+    pub no_local: bool,
+    /// Retain As Published [MQTT5 3.8.3.1].
+    pub retain_as_published: bool,
+    /// The subscription identifier, 0 if there is none [MQTT5 3.8.2.1.2].
+    pub identifier: u32,
+}
+
+/// Sequence numbers from `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeqRange {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}

@@ -1,0 +1,379 @@
+//! Commands as bytes: a format, a kind, and the fields in their order.
+
+use std::sync::Arc;
+
+use raftmq_mqtt::QoS;
+
+use super::{Batch, Claim, Command, DropPolicy, Op, QueueLimits, SeqRange, Subscription, Will, WillEnd};
+use crate::{
+    Name, NodeBoot,
+    codec::{CodecError, Put, Reader},
+    slot::SlotSet,
+};
+
+/// The format of commands. What is of a later one must not be applied: replicas that know it would differ.
+const FORMAT: u8 = 1;
+
+/// The most operations of a batch.
+const MAX_OPS: usize = 65_536;
+/// The most filters of an operation.
+const MAX_FILTERS: usize = 4_096;
+/// The most ranges of sequence numbers of an operation.
+const MAX_RANGES: usize = 4_096;
+/// The most destinations of a message.
+const MAX_DESTINATIONS: usize = 4_096;
+/// The longest key.
+const MAX_KEY: usize = 1 << 17;
+
+impl Command {
+    /// The bytes of a log entry.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        match self {
+            Self::Open { node, lane } => {
+                out.push(1);
+                put_node(&mut out, *node);
+                out.number((*lane).into());
+            }
+            Self::Batch(batch) => {
+                out.push(2);
+                put_node(&mut out, batch.node);
+                out.number(batch.lane.into());
+                out.number(batch.first);
+                out.number(batch.map_epoch);
+                out.count(batch.ops.len());
+                batch.ops.iter().for_each(|op| put_op(&mut out, op));
+            }
+            Self::NodeDown { node } => {
+                out.push(3);
+                put_node(&mut out, *node);
+            }
+            Self::Tick { step_ms, wall_ms } => {
+                out.push(4);
+                out.number((*step_ms).into());
+                out.number(*wall_ms);
+            }
+            Self::Jump { to_ms } => {
+                out.push(5);
+                out.number(*to_ms);
+            }
+            Self::Level { level } => {
+                out.push(6);
+                out.number((*level).into());
+            }
+            Self::Place { epoch, slots } => {
+                out.push(7);
+                out.number(*epoch);
+                slots.words().iter().for_each(|word| out.number(*word));
+            }
+            Self::Digest { from, limit } => {
+                out.push(8);
+                out.slice(from);
+                out.number((*limit).into());
+            }
+        }
+        out
+    }
+
+    /// Reads a log entry. Whatever the bytes are, memory is taken for what is there only.
+    ///
+    /// # Errors
+    /// They are no command that this program knows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut reader = Reader::new(bytes);
+        match reader.byte("format")? {
+            FORMAT => {}
+            format if format > FORMAT => return Err(CodecError::Format(format)),
+            _ => return Err(CodecError::Invalid("format")),
+        }
+        let command = match reader.byte("command")? {
+            1 => Self::Open { node: node(&mut reader)?, lane: reader.small("lane")? },
+            2 => Self::Batch(Batch {
+                node: node(&mut reader)?,
+                lane: reader.small("lane")?,
+                first: reader.number("first")?,
+                map_epoch: reader.number("epoch of the map")?,
+                ops: reader.list("operations", MAX_OPS, op)?,
+            }),
+            3 => Self::NodeDown { node: node(&mut reader)? },
+            4 => Self::Tick { step_ms: reader.small("step")?, wall_ms: reader.number("wall clock")? },
+            5 => Self::Jump { to_ms: reader.number("time")? },
+            6 => Self::Level { level: reader.small("level")? },
+            7 => {
+                let epoch = reader.number("epoch of the map")?;
+                let mut words = [0; 64];
+                for word in &mut words {
+                    *word = reader.number("slots")?;
+                }
+                Self::Place { epoch, slots: SlotSet::from_words(words) }
+            }
+            8 => Self::Digest { from: reader.slice("key", MAX_KEY)?.to_vec(), limit: reader.small("limit")? },
+            _ => return Err(CodecError::Invalid("command")),
+        };
+        reader.end()?;
+        Ok(command)
+    }
+}
+
+fn put_op(out: &mut Vec<u8>, op: &Op) {
+    match op {
+        Op::Skip => out.push(0),
+        Op::Claim(claim) => {
+            out.push(1);
+            put_claim(out, claim);
+        }
+        Op::Closed { client, epoch } => put_client(out, 2, client, *epoch),
+        Op::Disconnect { client, epoch, expiry_s, will } => {
+            put_client(out, 3, client, *epoch);
+            out.option(expiry_s.map(u64::from));
+            out.push(match will {
+                WillEnd::Keep => 0,
+                WillEnd::Drop => 1,
+                WillEnd::Publish => 2,
+            });
+        }
+        Op::Subscribe { client, epoch, filters } => {
+            put_client(out, 4, client, *epoch);
+            out.count(filters.len());
+            for subscription in filters {
+                out.slice(subscription.filter.as_bytes());
+                let flags = u8::from(subscription.no_local) << 2 | u8::from(subscription.retain_as_published) << 3;
+                out.push(subscription.qos as u8 | flags);
+                out.number(subscription.identifier.into());
+            }
+        }
+        Op::Unsubscribe { client, epoch, filters } => {
+            put_client(out, 5, client, *epoch);
+            out.count(filters.len());
+            filters.iter().for_each(|filter| out.slice(filter.as_bytes()));
+        }
+        Op::Ack { client, epoch, seqs } => {
+            put_client(out, 6, client, *epoch);
+            put_seqs(out, seqs);
+        }
+        Op::Rec { client, epoch, seqs } => {
+            put_client(out, 7, client, *epoch);
+            put_seqs(out, seqs);
+        }
+        Op::Grant { client, epoch, up_to } => {
+            put_client(out, 8, client, *epoch);
+            out.number(*up_to);
+        }
+        Op::Receive2 { client, epoch, packet_id, message, destinations } => {
+            put_client(out, 9, client, *epoch);
+            out.number((*packet_id).into());
+            out.message(message);
+            put_destinations(out, destinations);
+        }
+        Op::Release { client, epoch, packet_id } => {
+            put_client(out, 10, client, *epoch);
+            out.number((*packet_id).into());
+        }
+        Op::Publish { namespace, message } => {
+            out.push(11);
+            out.number((*namespace).into());
+            out.message(message);
+        }
+        Op::Delay { namespace, message, delay_ms } => {
+            out.push(12);
+            out.number((*namespace).into());
+            out.message(message);
+            out.number(*delay_ms);
+        }
+        Op::Route { entry, destinations } => {
+            out.push(13);
+            out.number(*entry);
+            put_destinations(out, destinations);
+        }
+        Op::HandOff { source, number, namespace, message, lifetime_ms } => {
+            out.push(14);
+            out.number((*source).into());
+            out.number(*number);
+            out.number((*namespace).into());
+            out.message(message);
+            out.option(*lifetime_ms);
+        }
+        Op::HandedOff { destination, up_to } => {
+            out.push(15);
+            out.number((*destination).into());
+            out.number(*up_to);
+        }
+    }
+}
+
+fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
+    Ok(match reader.byte("operation")? {
+        0 => Op::Skip,
+        1 => Op::Claim(Box::new(claim(reader)?)),
+        2 => Op::Closed { client: name(reader)?, epoch: epoch(reader)? },
+        3 => Op::Disconnect {
+            client: name(reader)?,
+            epoch: epoch(reader)?,
+            expiry_s: match reader.option("expiry")? {
+                Some(expiry) => Some(u32::try_from(expiry).map_err(|_| CodecError::Invalid("expiry"))?),
+                None => None,
+            },
+            will: match reader.byte("end of the will")? {
+                0 => WillEnd::Keep,
+                1 => WillEnd::Drop,
+                2 => WillEnd::Publish,
+                _ => return Err(CodecError::Invalid("end of the will")),
+            },
+        },
+        4 => Op::Subscribe {
+            client: name(reader)?,
+            epoch: epoch(reader)?,
+            filters: reader.list("filters", MAX_FILTERS, subscription)?,
+        },
+        5 => Op::Unsubscribe {
+            client: name(reader)?,
+            epoch: epoch(reader)?,
+            filters: reader.list("filters", MAX_FILTERS, |reader| reader.text("filter").map(Arc::from))?,
+        },
+        6 => Op::Ack { client: name(reader)?, epoch: epoch(reader)?, seqs: seqs(reader)? },
+        7 => Op::Rec { client: name(reader)?, epoch: epoch(reader)?, seqs: seqs(reader)? },
+        8 => Op::Grant { client: name(reader)?, epoch: epoch(reader)?, up_to: reader.number("grant")? },
+        9 => Op::Receive2 {
+            client: name(reader)?,
+            epoch: epoch(reader)?,
+            packet_id: reader.small("packet identifier")?,
+            message: reader.message()?,
+            destinations: destinations(reader)?,
+        },
+        10 => {
+            Op::Release { client: name(reader)?, epoch: epoch(reader)?, packet_id: reader.small("packet identifier")? }
+        }
+        11 => Op::Publish { namespace: reader.small("namespace")?, message: reader.message()? },
+        12 => Op::Delay {
+            namespace: reader.small("namespace")?,
+            message: reader.message()?,
+            delay_ms: reader.number("delay")?,
+        },
+        13 => Op::Route { entry: reader.number("entry")?, destinations: destinations(reader)? },
+        14 => Op::HandOff {
+            source: reader.small("source")?,
+            number: reader.number("number")?,
+            namespace: reader.small("namespace")?,
+            message: reader.message()?,
+            lifetime_ms: reader.option("lifetime")?,
+        },
+        15 => Op::HandedOff { destination: reader.small("destination")?, up_to: reader.number("number")? },
+        _ => return Err(CodecError::Invalid("operation")),
+    })
+}
+
+fn put_claim(out: &mut Vec<u8>, claim: &Claim) {
+    put_name(out, &claim.client);
+    out.flag(claim.clean_start);
+    out.number(claim.expiry_s.into());
+    put_will(out, claim.will.as_ref());
+    put_limits(out, &claim.limits);
+    out.flag(claim.durable);
+}
+
+fn claim(reader: &mut Reader<'_>) -> Result<Claim, CodecError> {
+    Ok(Claim {
+        client: name(reader)?,
+        clean_start: reader.flag("clean start")?,
+        expiry_s: reader.small("expiry")?,
+        will: will(reader)?,
+        limits: limits(reader)?,
+        durable: reader.flag("durable")?,
+    })
+}
+
+pub(crate) fn put_will(out: &mut Vec<u8>, will: Option<&Will>) {
+    out.flag(will.is_some());
+    if let Some(will) = will {
+        out.message(&will.message);
+        out.number(will.delay_s.into());
+    }
+}
+
+pub(crate) fn will(reader: &mut Reader<'_>) -> Result<Option<Will>, CodecError> {
+    if !reader.flag("will")? {
+        return Ok(None);
+    }
+    Ok(Some(Will { message: reader.message()?, delay_s: reader.small("will delay")? }))
+}
+
+pub(crate) fn put_limits(out: &mut Vec<u8>, limits: &QueueLimits) {
+    out.number(limits.max_messages.into());
+    out.number(limits.max_bytes);
+    out.flag(limits.drop == DropPolicy::Oldest);
+    out.number(limits.max_subscriptions.into());
+}
+
+pub(crate) fn limits(reader: &mut Reader<'_>) -> Result<QueueLimits, CodecError> {
+    Ok(QueueLimits {
+        max_messages: reader.small("most messages")?,
+        max_bytes: reader.number("most bytes")?,
+        drop: if reader.flag("drop policy")? { DropPolicy::Oldest } else { DropPolicy::Newest },
+        max_subscriptions: reader.small("most subscriptions")?,
+    })
+}
+
+fn subscription(reader: &mut Reader<'_>) -> Result<Subscription, CodecError> {
+    let filter = reader.text("filter")?.into();
+    let flags = reader.byte("options")?;
+    let qos = QoS::from_u8(flags & 0b11).filter(|_| flags < 16).ok_or(CodecError::Invalid("options"))?;
+    Ok(Subscription {
+        filter,
+        qos,
+        no_local: flags & 4 != 0,
+        retain_as_published: flags & 8 != 0,
+        identifier: reader.small("subscription identifier")?,
+    })
+}
+
+fn put_seqs(out: &mut Vec<u8>, seqs: &[SeqRange]) {
+    out.count(seqs.len());
+    for range in seqs {
+        out.number(range.first);
+        out.number(range.last);
+    }
+}
+
+fn seqs(reader: &mut Reader<'_>) -> Result<Vec<SeqRange>, CodecError> {
+    reader.list("ranges", MAX_RANGES, |reader| {
+        Ok(SeqRange { first: reader.number("first")?, last: reader.number("last")? })
+    })
+}
+
+fn put_destinations(out: &mut Vec<u8>, destinations: &[u32]) {
+    out.count(destinations.len());
+    destinations.iter().for_each(|destination| out.number((*destination).into()));
+}
+
+fn destinations(reader: &mut Reader<'_>) -> Result<Vec<u32>, CodecError> {
+    reader.list("destinations", MAX_DESTINATIONS, |reader| reader.small("destination"))
+}
+
+pub(crate) fn put_node(out: &mut Vec<u8>, node: NodeBoot) {
+    out.number(node.node);
+    out.number(node.boot);
+}
+
+pub(crate) fn node(reader: &mut Reader<'_>) -> Result<NodeBoot, CodecError> {
+    Ok(NodeBoot { node: reader.number("node")?, boot: reader.number("boot")? })
+}
+
+fn put_client(out: &mut Vec<u8>, kind: u8, client: &Name, epoch: u64) {
+    out.push(kind);
+    put_name(out, client);
+    out.number(epoch);
+}
+
+fn put_name(out: &mut Vec<u8>, name: &Name) {
+    out.number(name.namespace.into());
+    out.slice(name.id.as_bytes());
+}
+
+fn name(reader: &mut Reader<'_>) -> Result<Name, CodecError> {
+    Ok(Name { namespace: reader.small("namespace")?, id: reader.text("client identifier")?.into() })
+}
+
+fn epoch(reader: &mut Reader<'_>) -> Result<u64, CodecError> {
+    reader.number("epoch")
+}

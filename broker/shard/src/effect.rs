@@ -1,0 +1,67 @@
+//! What a leader may want to do about what was applied.
+
+use crate::Name;
+
+/// A hint for the leader. Whoever becomes leader later finds all of it by reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A connected client's queue has something that is new.
+    Deliver {
+        /// The client.
+        client: Name,
+    },
+    /// A durable session ended.
+    Ended {
+        /// The client.
+        client: Name,
+    },
+    /// All older connections of a client are closed: CONNACK can be sent.
+    WaitOver {
+        /// The client.
+        client: Name,
+        /// The epoch of the connection that waited.
+        epoch: u64,
+    },
+    /// The shard has its first subscription with a filter.
+    FilterAdded {
+        /// The tenant.
+        namespace: u32,
+        /// The filter.
+        filter: Box<str>,
+    },
+    /// The shard has no subscription with a filter any more.
+    FilterRemoved {
+        /// The tenant.
+        namespace: u32,
+        /// The filter.
+        filter: Box<str>,
+    },
+    /// The outbox has a message for a destination.
+    Outbox {
+        /// The shard, or [`crate::LIVE`].
+        destination: u32,
+    },
+    /// A message waits for being routed.
+    Unrouted {
+        /// Its number.
+        entry: u64,
+    },
+    /// Messages were dropped from queues.
+    Dropped {
+        /// Why.
+        reason: Dropped,
+        /// How many.
+        count: u32,
+    },
+}
+
+/// Why a message was dropped from a queue, or not taken into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// It expired.
+    Expired = 0,
+    /// The queue was full, and the new message was not taken.
+    Full = 1,
+    /// The queue was full, and it was the oldest that waited.
+    Oldest = 2,
+}

@@ -1,0 +1,105 @@
+//! Operations, and whether who proposes one may.
+
+use super::ShardMachine;
+use crate::answer::OpAnswer;
+use crate::command::Op;
+use crate::key::{self, Key};
+use crate::record::Client;
+use crate::slot::slot;
+use crate::store::{Store, StoreError};
+use crate::{Name, NodeBoot};
+
+/// A connected client.
+pub(super) struct Connected {
+    pub(super) name: Key,
+    pub(super) session: Option<u64>,
+}
+
+/// Gives the session of a connected client with a durable one, or answers.
+macro_rules! session_of {
+    ($machine:expr, $from:expr, $client:expr, $epoch:expr) => {
+        match $machine.connected($from, $client, $epoch)? {
+            Ok(Connected { session: Some(session), .. }) => session,
+            Ok(_) => return Ok(OpAnswer::NoSession),
+            Err(refused) => return Ok(refused),
+        }
+    };
+}
+
+impl<S: Store> ShardMachine<S> {
+    pub(super) fn op(&mut self, from: NodeBoot, op: Op) -> Result<OpAnswer, StoreError> {
+        match op {
+            Op::Skip => Ok(OpAnswer::Done),
+            Op::Claim(claim) => self.claim(from, *claim),
+            Op::Closed { client, epoch } => self.closed(from, &client, epoch),
+            Op::Disconnect { client, epoch, expiry_s, will } => match self.connected(from, &client, epoch)? {
+                Ok(connected) => self.disconnect(&connected.name, expiry_s, will),
+                Err(refused) => Ok(refused),
+            },
+            Op::Subscribe { client, epoch, filters } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.subscribe(client.namespace, session, filters)
+            }
+            Op::Unsubscribe { client, epoch, filters } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.unsubscribe(client.namespace, session, &filters)
+            }
+            Op::Ack { client, epoch, seqs } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.acknowledge(session, &seqs)
+            }
+            Op::Rec { client, epoch, seqs } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.receive(session, &seqs)
+            }
+            Op::Grant { client, epoch, up_to } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.grant(session, up_to)
+            }
+            Op::Receive2 { client, epoch, packet_id, message, destinations } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.receive_inbound(client.namespace, session, packet_id, message, destinations)
+            }
+            Op::Release { client, epoch, packet_id } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.release_inbound(session, packet_id)
+            }
+            Op::Publish { namespace, message } => {
+                let lifetime = crate::record::lifetime(&message);
+                self.publish(namespace, message, lifetime)
+            }
+            Op::Delay { namespace, message, delay_ms } => self.delay(namespace, message, delay_ms),
+            Op::Route { entry, destinations } => self.route(entry, destinations),
+            Op::HandOff { source, number, namespace, message, lifetime_ms } => {
+                self.hand_off(source, number, namespace, message, lifetime_ms)
+            }
+            Op::HandedOff { destination, up_to } => self.handed_off(destination, up_to),
+        }
+    }
+
+    /// The client, if it is connected to this node under this epoch.
+    fn connected(
+        &mut self,
+        from: NodeBoot,
+        client: &Name,
+        epoch: u64,
+    ) -> Result<Result<Connected, OpAnswer>, StoreError> {
+        if let Some(refused) = self.elsewhere(client) {
+            return Ok(Err(refused));
+        }
+        let name = key::client_name(client.namespace, &client.id);
+        Ok(match self.cache.get::<Client>(&key::client(&name))? {
+            Some(known) if known.owner == Some(from) && known.epoch == epoch => {
+                let session = known.session;
+                Ok(Connected { name, session })
+            }
+            _ => Err(OpAnswer::Stale),
+        })
+    }
+
+    /// The answer, if the slot of a client is not this shard's.
+    pub(super) fn elsewhere(&self, client: &Name) -> Option<OpAnswer> {
+        let own = self.meta.slots.contains(slot(client.namespace, &client.id));
+        (!own).then_some(OpAnswer::WrongShard { epoch: self.meta.map_epoch })
+    }
+}

@@ -1,0 +1,267 @@
+//! What a leader, or whoever becomes one, reads. Every list is bounded and goes on where it ended.
+//!
+//! Reading changes nothing but what is in memory.
+
+mod deliveries;
+mod retained;
+
+use raftmq_mqtt::Message;
+
+use crate::answer::Older;
+use crate::effect::Dropped;
+use crate::key::{self, OWNED_NAME};
+use crate::machine::ShardMachine;
+use crate::record::{Client, Options, Outgoing, Owned, Peer, Session, Stored};
+use crate::store::{Store, StoreError};
+use crate::{Name, NodeBoot};
+
+pub use deliveries::{Deliveries, Delivery, Sent, packet_id};
+pub use retained::{RetainedCursor, RetainedMessage, RetainedPage};
+
+/// What is known of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientInfo {
+    /// Where it is connected.
+    pub owner: Option<NodeBoot>,
+    /// The epoch of its last connection.
+    pub epoch: u64,
+    /// Older connections for which this one waits.
+    pub older: Vec<Older>,
+    /// When its session ends, in the shard's time.
+    pub ends_at_ms: Option<u64>,
+    /// When its will is published, in the shard's time.
+    pub will_at_ms: Option<u64>,
+    /// Its durable session.
+    pub session: Option<SessionInfo>,
+}
+
+/// What is known of a durable session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Subscriptions.
+    pub subscriptions: u32,
+    /// Messages in its queue.
+    pub messages: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those of them that are not granted.
+    pub waiting: u32,
+    /// The last sequence number given.
+    pub last: u64,
+    /// Sequence numbers up to here are granted.
+    pub granted: u64,
+    /// Messages dropped: expired, not taken, oldest.
+    pub dropped: [u64; 3],
+    /// Packet identifiers of QoS 2 messages from the client that it has not released.
+    pub inbound: Vec<u16>,
+}
+
+/// A message in the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxMessage {
+    /// Its number for the destination, or among those that wait to be routed.
+    pub number: u64,
+    /// The tenant.
+    pub namespace: u32,
+    /// The message.
+    pub message: Message,
+    /// What is left of its expiry interval, in milliseconds.
+    pub lifetime_ms: Option<u64>,
+}
+
+/// A subscription of a durable session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownFilter {
+    /// The tenant.
+    pub namespace: u32,
+    /// The filter.
+    pub filter: String,
+}
+
+/// Where a list of filters goes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FilterCursor(Vec<u8>);
+
+/// Numbers for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// The shard's time, in milliseconds.
+    pub now_ms: u64,
+    /// The latest wall clock of a leader, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+    /// What is switched on.
+    pub level: u32,
+    /// Clients that are known.
+    pub clients: u64,
+    /// Durable sessions.
+    pub sessions: u64,
+    /// Their subscriptions, those of ended sessions that are still to be removed included.
+    pub subscriptions: u64,
+    /// Distinct filters of these.
+    pub filters: usize,
+    /// Messages that are kept, each once.
+    pub messages: u64,
+    /// Messages in queues.
+    pub queued: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Topics with a retained message.
+    pub retained: u64,
+    /// Dropped: expired, not taken, oldest.
+    pub dropped: [u64; 3],
+}
+
+impl Numbers {
+    /// Messages dropped for a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: Dropped) -> u64 {
+        self.dropped[reason as usize]
+    }
+}
+
+impl<S: Store> ShardMachine<S> {
+    /// What is known of a client; what its nodes' being down leaves to be done counts as done.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn client(&mut self, client: &Name) -> Result<Option<ClientInfo>, StoreError> {
+        let name = key::client_name(client.namespace, &client.id);
+        let Some(mut known) = self.cache.get::<Client>(&key::client(&name))?.cloned() else { return Ok(None) };
+        let mut is_down = |node| self.down_since(node).map(|since| since.is_some());
+        if let Some(owner) = known.owner
+            && is_down(owner)?
+        {
+            known.owner = None;
+        }
+        let mut older = Vec::new();
+        for candidate in known.older {
+            if !is_down(candidate.node)? {
+                older.push(candidate);
+            }
+        }
+        let session = match known.session {
+            Some(session) => self.cache.get::<Session>(&key::session(session))?.map(|session| SessionInfo {
+                subscriptions: session.subscriptions,
+                messages: session.messages,
+                bytes: session.bytes,
+                waiting: session.waiting,
+                last: session.next - 1,
+                granted: session.granted,
+                dropped: session.dropped,
+                inbound: session.inbound.to_vec(),
+            }),
+            None => None,
+        };
+        self.cache.trim();
+        Ok(Some(ClientInfo {
+            owner: known.owner,
+            epoch: known.epoch,
+            older,
+            ends_at_ms: known.ends_at,
+            will_at_ms: known.will_at,
+            session,
+        }))
+    }
+
+    /// Clients that are connected to a boot of a node, or for whose closing of an older connection others wait; at most `limit` after `after`.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn owned(&self, node: NodeBoot, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, StoreError> {
+        let from = match after {
+            None => key::owned_from(node.node, node.boot),
+            Some(name) => key::after(&key::owned(node, &key::client_name(name.namespace, &name.id))),
+        };
+        let found = self.cache.scan::<Owned>(&from, &key::after_boot(node.node, node.boot), limit)?;
+        let names = found.iter().filter_map(|(key, _)| key::read_client_name(&key[OWNED_NAME..]));
+        Ok(names.map(|(namespace, id)| Name::new(namespace, id)).collect())
+    }
+
+    /// Filters of subscriptions, for announcing routes: at most `limit`, a filter of several sessions as often. `None`: these were the last.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn filters(
+        &mut self,
+        cursor: &FilterCursor,
+        limit: usize,
+    ) -> Result<(Vec<KnownFilter>, Option<FilterCursor>), StoreError> {
+        let first = key::subscription(0, "");
+        let from = cursor.0.as_slice().max(&first[..]);
+        let page = self.cache.scan::<Options>(from, &key::table_end(key::table::SUBSCRIPTION), limit.max(1))?;
+        let mut filters = Vec::with_capacity(page.len());
+        for (key, _) in &page {
+            if let Some((session, filter)) = key::read_subscription(key)
+                && let Some((namespace, _)) = self.session_space(session)?
+            {
+                filters.push(KnownFilter { namespace, filter: filter.to_owned() });
+            }
+        }
+        self.cache.trim();
+        let next = page.last().map(|(last, _)| FilterCursor(key::after(last).to_vec()));
+        Ok((filters, next.filter(|_| page.len() >= limit.max(1))))
+    }
+
+    /// Messages for a destination after a number, in their order.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn outbox(&mut self, destination: u32, after: u64, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
+        let from = key::outbox(destination, after.saturating_add(1));
+        self.outgoing(&from, &key::after(&key::outbox(destination, u64::MAX)), limit)
+    }
+
+    /// Wills and delayed messages that wait for [`crate::Op::Route`], after a number, in their order.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn unrouted(&mut self, after: u64, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
+        let from = key::unrouted(after.saturating_add(1));
+        self.outgoing(&from, &key::table_end(key::table::UNROUTED), limit)
+    }
+
+    /// The number of the last message that was handed off by a source.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn received_from(&mut self, source: u32) -> Result<u64, StoreError> {
+        Ok(self.cache.get::<Peer>(&key::peer(source))?.map_or(0, |peer| peer.received))
+    }
+
+    /// Numbers for metrics.
+    #[must_use]
+    pub fn numbers(&self) -> Numbers {
+        let meta = &self.meta;
+        Numbers {
+            now_ms: meta.now_ms,
+            wall_ms: meta.wall_ms,
+            level: meta.level,
+            clients: meta.clients,
+            sessions: meta.sessions,
+            subscriptions: meta.subscriptions,
+            filters: self.index.filters(),
+            messages: meta.messages,
+            queued: meta.queued,
+            queued_bytes: meta.queued_bytes,
+            retained: meta.retained,
+            dropped: meta.dropped,
+        }
+    }
+
+    fn outgoing(&mut self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
+        let page = self.cache.scan::<Outgoing>(from, to, limit)?;
+        let mut messages = Vec::with_capacity(page.len());
+        for (key, outgoing) in page {
+            if let Some(stored) = self.cache.get::<Stored>(&key::message(outgoing.message))? {
+                messages.push(OutboxMessage {
+                    number: key::last_number(&key).unwrap_or_default(),
+                    namespace: stored.namespace,
+                    message: stored.message.clone(),
+                    lifetime_ms: outgoing.expires_at.map(|at| at.saturating_sub(self.meta.now_ms)),
+                });
+            }
+        }
+        self.cache.trim();
+        Ok(messages)
+    }
+}

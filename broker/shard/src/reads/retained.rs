@@ -1,0 +1,163 @@
+//! Retained messages for a new subscription [MQTT5 3.8.4], in the order of their topics' levels.
+//!
+//! A filter's literal beginning is one range of keys. Within it, a topic that does not match says how far the next one that can is:
+//! the rest of a level is skipped by one seek.
+
+use raftmq_mqtt::Message;
+use raftmq_mqtt::topic::{filter_matches, levels};
+
+use crate::key::{self, Key};
+use crate::machine::ShardMachine;
+use crate::record::{Retained, Stored};
+use crate::store::{Store, StoreError};
+
+/// How many records are read at once.
+const PAGE: usize = 64;
+
+/// Where a lookup goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetainedCursor(Vec<u8>);
+
+/// A retained message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetainedMessage {
+    /// The message.
+    pub message: Message,
+    /// What is left of its expiry interval, in milliseconds.
+    pub lifetime_ms: Option<u64>,
+}
+
+/// A part of what a lookup finds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RetainedPage {
+    /// Messages, in the order of their topics' levels.
+    pub messages: Vec<RetainedMessage>,
+    /// Where to go on; `None`: these were the last.
+    pub next: Option<RetainedCursor>,
+}
+
+impl<S: Store> ShardMachine<S> {
+    /// The retained message of a topic.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn retained(&mut self, namespace: u32, topic: &str) -> Result<Option<RetainedMessage>, StoreError> {
+        let key = key::retained(&key::topic_name(namespace, topic));
+        let Some(retained) = self.cache.get::<Retained>(&key)?.cloned() else { return Ok(None) };
+        self.retained_message(&retained)
+    }
+
+    /// The retained messages of topics that match a filter, from a cursor on: at most `max` of them, and not more than `steps` records
+    /// are looked at.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn retained_matching(
+        &mut self,
+        namespace: u32,
+        filter: &str,
+        cursor: Option<&RetainedCursor>,
+        max: usize,
+        steps: usize,
+    ) -> Result<RetainedPage, StoreError> {
+        let (first, end) = literal_range(namespace, filter);
+        let mut from = cursor.map_or(first, |cursor| Key::from_slice(&cursor.0));
+        let mut page = RetainedPage::default();
+        let mut left = steps.max(1);
+        loop {
+            let records = self.cache.scan::<Retained>(&from, &end, PAGE.min(left))?;
+            let (is_last, count) = (records.len() < PAGE.min(left), records.len());
+            let mut seek = None;
+            for (key, retained) in records {
+                if seek.as_ref().is_some_and(|seek| key < *seek) {
+                    continue;
+                }
+                let Some((_, topic)) = key::read_topic_name(&key[1..]) else { continue };
+                left -= 1;
+                from = key::after(&key);
+                if filter_matches(filter, &topic) {
+                    page.messages.extend(self.retained_message(&retained)?);
+                    if page.messages.len() >= max {
+                        page.next = Some(RetainedCursor(from.to_vec()));
+                        return Ok(page);
+                    }
+                } else if let Some(next) = next_candidate(namespace, filter, &topic) {
+                    seek = Some(next);
+                }
+            }
+            if let Some(seek) = seek {
+                from = from.max(seek);
+            } else if is_last {
+                return Ok(page);
+            }
+            // All that was read lay below where to seek, or the end was reached.
+            if count == 0 {
+                return Ok(page);
+            }
+            if left == 0 {
+                page.next = Some(RetainedCursor(from.to_vec()));
+                return Ok(page);
+            }
+        }
+    }
+
+    fn retained_message(&mut self, retained: &Retained) -> Result<Option<RetainedMessage>, StoreError> {
+        let now = self.meta.now_ms;
+        // `[MQTT-3.3.2-5]`: its timer may be late.
+        if retained.expires_at.is_some_and(|at| at <= now) {
+            return Ok(None);
+        }
+        let stored = self.cache.get::<Stored>(&key::message(retained.message))?;
+        let message = stored.map(|stored| RetainedMessage {
+            message: stored.message.clone(),
+            lifetime_ms: retained.expires_at.map(|at| at - now),
+        });
+        self.cache.trim();
+        Ok(message)
+    }
+}
+
+/// The keys of the topics that begin with the levels before a filter's first wildcard.
+fn literal_range(namespace: u32, filter: &str) -> (Key, Key) {
+    let literal: Vec<&str> = levels(filter).take_while(|level| *level != "+" && *level != "#").collect();
+    if literal.is_empty() {
+        let end = namespace
+            .checked_add(1)
+            .map_or_else(|| key::table_end(key::table::RETAINED), |next| key::retained(&key::topic_name(next, "")));
+        return (key::retained(&key::topic_name(namespace, "")), end);
+    }
+    let first = key::retained(&key::topic_name(namespace, &literal.join("/")));
+    let end = after_subtree(first.clone());
+    (first, end)
+}
+
+/// Above a topic and all that is below it.
+fn after_subtree(mut topic: Key) -> Key {
+    topic.push(1);
+    topic
+}
+
+/// For a topic that a filter does not match: the lowest key after it that may match. `None`: the next one may.
+fn next_candidate(namespace: u32, filter: &str, topic: &str) -> Option<Key> {
+    let mut end = 0;
+    let mut wanted = levels(filter);
+    for (at, level) in levels(topic).enumerate() {
+        let before = &topic[..end];
+        end += level.len() + usize::from(at > 0);
+        let through = |topic: &str| key::retained(&key::topic_name(namespace, topic));
+        match wanted.next() {
+            // Longer than the filter: so is all that is beside it.
+            None => return Some(after_subtree(through(before))),
+            Some("#") => return None,
+            Some("+") => {}
+            Some(wanted) if wanted == level => {}
+            Some(wanted) if level < wanted => {
+                let next = if at == 0 { wanted.to_owned() } else { format!("{before}/{wanted}") };
+                return Some(through(&next));
+            }
+            Some(_) if at == 0 => return None,
+            Some(_) => return Some(after_subtree(through(before))),
+        }
+    }
+    None
+}
