@@ -33,6 +33,8 @@ pub enum Answer {
     WrongShard {
         /// The epoch of the shard's map.
         epoch: u64,
+        /// The number of the operation expected next: those before it were applied earlier.
+        next: u64,
     },
     /// An answer for each operation.
     Batch(Vec<OpAnswer>),
@@ -121,6 +123,13 @@ pub enum OpAnswer {
     UnknownEntry,
     /// The answer was given, and is not kept any more.
     Forgotten,
+    /// Changes of the shard's routes up to this one are not kept any more.
+    Announced {
+        /// Its number; less than what was said where that are many: it has to be said again.
+        up_to: u64,
+    },
+    /// An operation that needs a stream came without one; nothing was changed.
+    NoStream,
 }
 
 /// An older connection of a client.
@@ -137,11 +146,14 @@ pub struct Older {
 pub enum Subscribed {
     /// Subscribed.
     New {
-        /// The shard had no subscription with this filter: a route must be announced.
-        first: bool,
+        /// The change of the shard's routes that a publish must have seen to be matched with it.
+        route: u64,
     },
     /// There was a subscription to it, which has new options (`[MQTT-3.8.4-3]`).
-    Replaced,
+    Replaced {
+        /// The same of that subscription.
+        route: u64,
+    },
     /// The session has too many subscriptions.
     TooMany,
     /// It is no valid filter, or a shared one, which the shard does not keep.
@@ -152,10 +164,7 @@ pub enum Subscribed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsubscribed {
     /// Unsubscribed.
-    Removed {
-        /// The shard has no subscription with this filter any more.
-        last: bool,
-    },
+    Removed,
     /// There was none.
     Missing,
 }
@@ -173,7 +182,10 @@ impl Answer {
                 out.option(*boot);
             }
             Self::Gap { expected } => put_number(&mut out, 3, *expected),
-            Self::WrongShard { epoch } => put_number(&mut out, 4, *epoch),
+            Self::WrongShard { epoch, next } => {
+                put_number(&mut out, 4, *epoch);
+                out.number(*next);
+            }
             Self::Batch(answers) => {
                 out.push(5);
                 out.count(answers.len());
@@ -207,7 +219,7 @@ impl Answer {
             1 => Self::Opened { next: reader.number("next")? },
             2 => Self::Closed { boot: reader.option("boot")? },
             3 => Self::Gap { expected: reader.number("expected")? },
-            4 => Self::WrongShard { epoch: reader.number("epoch")? },
+            4 => Self::WrongShard { epoch: reader.number("epoch")?, next: reader.number("next")? },
             5 => Self::Batch(reader.list("answers", MAX, OpAnswer::decode)?),
             6 => Self::Digest {
                 hash: reader.number("hash")?,
@@ -243,19 +255,21 @@ impl OpAnswer {
             Self::Subscribed(filters) => {
                 out.push(6);
                 out.count(filters.len());
-                out.extend(filters.iter().map(|filter| match filter {
-                    Subscribed::New { first } => u8::from(*first),
-                    Subscribed::Replaced => 2,
-                    Subscribed::TooMany => 3,
-                    Subscribed::Invalid => 4,
-                }));
+                for filter in filters {
+                    match filter {
+                        Subscribed::New { route } => put_number(out, 0, *route),
+                        Subscribed::Replaced { route } => put_number(out, 1, *route),
+                        Subscribed::TooMany => out.push(2),
+                        Subscribed::Invalid => out.push(3),
+                    }
+                }
             }
             Self::Unsubscribed(filters) => {
                 out.push(7);
                 out.count(filters.len());
                 out.extend(filters.iter().map(|filter| match filter {
-                    Unsubscribed::Removed { last } => u8::from(*last),
-                    Unsubscribed::Missing => 2,
+                    Unsubscribed::Removed => 0,
+                    Unsubscribed::Missing => 1,
                 }));
             }
             Self::Acked { count } => put_number(out, 8, (*count).into()),
@@ -271,6 +285,8 @@ impl OpAnswer {
             Self::Gap { expected } => put_number(out, 15, *expected),
             Self::UnknownEntry => out.push(16),
             Self::Forgotten => out.push(17),
+            Self::Announced { up_to } => put_number(out, 18, *up_to),
+            Self::NoStream => out.push(19),
         }
     }
 
@@ -291,17 +307,17 @@ impl OpAnswer {
             5 => Self::Busy,
             6 => Self::Subscribed(reader.list("filters", MAX, |reader| {
                 Ok(match reader.byte("filter")? {
-                    first @ 0..=1 => Subscribed::New { first: first == 1 },
-                    2 => Subscribed::Replaced,
-                    3 => Subscribed::TooMany,
-                    4 => Subscribed::Invalid,
+                    0 => Subscribed::New { route: reader.number("route")? },
+                    1 => Subscribed::Replaced { route: reader.number("route")? },
+                    2 => Subscribed::TooMany,
+                    3 => Subscribed::Invalid,
                     _ => return Err(CodecError::Invalid("filter")),
                 })
             })?),
             7 => Self::Unsubscribed(reader.list("filters", MAX, |reader| {
                 Ok(match reader.byte("filter")? {
-                    last @ 0..=1 => Unsubscribed::Removed { last: last == 1 },
-                    2 => Unsubscribed::Missing,
+                    0 => Unsubscribed::Removed,
+                    1 => Unsubscribed::Missing,
                     _ => return Err(CodecError::Invalid("filter")),
                 })
             })?),
@@ -315,6 +331,8 @@ impl OpAnswer {
             15 => Self::Gap { expected: reader.number("expected")? },
             16 => Self::UnknownEntry,
             17 => Self::Forgotten,
+            18 => Self::Announced { up_to: reader.number("route")? },
+            19 => Self::NoStream,
             _ => return Err(CodecError::Invalid("answer")),
         })
     }

@@ -165,6 +165,11 @@ impl<'a> Reader<'a> {
         Ok(message)
     }
 
+    /// What has not been read.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
     pub(crate) fn end(self) -> Result<(), CodecError> {
         if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Trailing(self.rest.len())) }
     }

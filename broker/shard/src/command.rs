@@ -2,7 +2,8 @@
 
 mod codec;
 
-pub(crate) use codec::{limits, node, put_limits, put_node, put_will, will};
+pub use codec::stamped;
+pub(crate) use codec::{limits, node, put_limits, put_node, put_will, stamp, will};
 
 use std::sync::Arc;
 
@@ -32,10 +33,8 @@ pub enum Command {
         /// The node, with the last boot that this is about.
         node: NodeBoot,
     },
-    /// Time passed on the leader's monotonic clock.
+    /// What is due at the time of the entry's stamp happens, and work that is done in steps goes on.
     Tick {
-        /// Milliseconds since the leader's last tick. More than 1,000 count as 1,000: late, never early.
-        step_ms: u32,
         /// The leader's wall clock, in milliseconds since the Unix epoch; for judging a [`Command::Jump`].
         wall_ms: u64,
     },
@@ -62,6 +61,12 @@ pub enum Command {
         from: Vec<u8>,
         /// The most records.
         limit: u32,
+    },
+    /// Operations of a shard's leader, this one's or another's: [`Op::Route`], [`Op::HandOff`], [`Op::HandedOff`], [`Op::Announced`]. They may come
+    /// twice, and say by themselves whether they did; others are [`crate::OpAnswer::NoStream`].
+    Lead {
+        /// The operations.
+        ops: Vec<Op>,
     },
 }
 
@@ -216,6 +221,37 @@ pub enum Op {
         /// The number.
         up_to: u64,
     },
+    /// The routes group has the shard's changes up to this number.
+    Announced {
+        /// The number.
+        up_to: u64,
+    },
+}
+
+impl Op {
+    /// About how many bytes it has in memory and in the log.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let base = 48;
+        base + match self {
+            Self::Claim(claim) => claim.client.id.len() + claim.will.as_ref().map_or(0, |will| will.message.wire_len()),
+            Self::Subscribe { filters, .. } => filters.iter().map(|filter| filter.filter.len() + 16).sum(),
+            Self::Unsubscribe { filters, .. } => filters.iter().map(|filter| filter.len() + 16).sum(),
+            Self::Ack { seqs, .. } | Self::Rec { seqs, .. } => seqs.len() * 16,
+            Self::Receive2 { message, destinations, .. } => message.wire_len() + destinations.len() * 4,
+            Self::Route { destinations, .. } => destinations.len() * 4,
+            Self::Publish { message, .. } | Self::Delay { message, .. } | Self::HandOff { message, .. } => {
+                message.wire_len()
+            }
+            Self::Skip
+            | Self::Closed { .. }
+            | Self::Disconnect { .. }
+            | Self::Grant { .. }
+            | Self::Release { .. }
+            | Self::HandedOff { .. }
+            | Self::Announced { .. } => 0,
+        }
+    }
 }
 
 /// A client's CONNECT.

@@ -22,19 +22,10 @@ pub enum Effect {
         /// The epoch of the connection that waited.
         epoch: u64,
     },
-    /// The shard has its first subscription with a filter.
-    FilterAdded {
-        /// The tenant.
-        namespace: u32,
-        /// The filter.
-        filter: Box<str>,
-    },
-    /// The shard has no subscription with a filter any more.
-    FilterRemoved {
-        /// The tenant.
-        namespace: u32,
-        /// The filter.
-        filter: Box<str>,
+    /// The shard has its first subscription with a filter, or no one any more: a change of its routes waits for being announced.
+    Route {
+        /// The number of the change.
+        number: u64,
     },
     /// The outbox has a message for a destination.
     Outbox {

@@ -29,10 +29,15 @@ pub(crate) mod table {
     pub(crate) const PEER: u8 = 15;
     pub(crate) const ENDED_SUBSCRIPTIONS: u8 = 16;
     pub(crate) const ENDED_QUEUE: u8 = 17;
+    pub(crate) const ROUTE_KEY: u8 = 18;
+    pub(crate) const ROUTE: u8 = 19;
 
     /// Whether ranges of the table are read while commands are applied.
     pub(crate) const fn is_ordered(table: u8) -> bool {
-        matches!(table, OWNED | SUBSCRIPTION | RETAINED | TIMER | UNROUTED | OUTBOX | ENDED_SUBSCRIPTIONS | ENDED_QUEUE)
+        matches!(
+            table,
+            OWNED | SUBSCRIPTION | RETAINED | TIMER | UNROUTED | OUTBOX | ENDED_SUBSCRIPTIONS | ENDED_QUEUE | ROUTE
+        )
     }
 }
 
@@ -215,6 +220,19 @@ pub(crate) fn ended_subscriptions(session: u64) -> Key {
 
 pub(crate) fn ended_queue(session: u64) -> Key {
     of_number(table::ENDED_QUEUE, session)
+}
+
+/// The subscriptions with a filter, whosever they are.
+pub(crate) fn route_key(namespace: u32, filter: &str) -> Key {
+    let mut key = of(table::ROUTE_KEY);
+    key.extend_from_slice(&namespace.to_be_bytes());
+    key.extend_from_slice(filter.as_bytes());
+    key
+}
+
+/// A change of the shard's routes.
+pub(crate) fn route(number: u64) -> Key {
+    of_number(table::ROUTE, number)
 }
 
 /// The number at the end of a key.

@@ -2,7 +2,7 @@
 //! without I/O.
 //!
 //! [`ShardMachine`] is a deterministic state machine: entries of a log in, [`Answer`]s and [`Effect`]s (hints for whoever leads) out.
-//! It knows no socket, clock, task or randomness: time is what [`Command::Tick`] says. Replicas that applied the same entries have the same
+//! It knows no socket, clock, task or randomness: time is what the leader says with its entries ([`stamped`]). Replicas that applied the same entries have the same
 //! state, byte for byte, whatever each of them had in memory, and whenever it was flushed or started again.
 //!
 //! # How the state is kept
@@ -36,6 +36,7 @@ mod command;
 mod effect;
 mod index;
 mod key;
+mod lane;
 mod machine;
 mod name;
 mod reads;
@@ -45,13 +46,16 @@ mod store;
 
 pub use answer::{Answer, Older, OpAnswer, Subscribed, Unsubscribed};
 pub use codec::CodecError;
-pub use command::{Batch, Claim, Command, DropPolicy, LIVE, Op, QueueLimits, SeqRange, Subscription, Will, WillEnd};
+pub use command::{
+    Batch, Claim, Command, DropPolicy, LIVE, Op, QueueLimits, SeqRange, Subscription, Will, WillEnd, stamped,
+};
 pub use effect::{Dropped, Effect};
-pub use machine::{KNOWN_LEVEL, ShardMachine};
+pub use lane::{Lane, LaneOptions, Proposal, Ticket, Verdict};
+pub use machine::{KNOWN_LEVEL, MAX_STEP_MS, ShardMachine};
 pub use name::{Name, NodeBoot};
 pub use reads::{
     ClientInfo, Deliveries, Delivery, FilterCursor, KnownFilter, Numbers, OutboxMessage, RetainedCursor,
-    RetainedMessage, RetainedPage, Sent, SessionInfo, packet_id,
+    RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo, packet_id,
 };
 pub use slot::{SLOTS, SlotMap, SlotSet, slot};
 pub use store::{Store, StoreError};

@@ -10,6 +10,7 @@ mod publish;
 mod queue;
 mod registry;
 mod retained;
+mod routes;
 mod stream;
 mod subscribe;
 mod timers;
@@ -17,7 +18,7 @@ mod timers;
 use crate::answer::Answer;
 use crate::cache::Cache;
 use crate::codec::CodecError;
-use crate::command::Command;
+use crate::command::{Command, stamp};
 use crate::effect::Effect;
 use crate::index::Index;
 use crate::key;
@@ -29,8 +30,8 @@ pub(crate) use queue::{in_use, waits};
 
 /// The highest level that this program knows.
 pub const KNOWN_LEVEL: u32 = 1;
-/// The most by which one tick moves the time, in milliseconds.
-const MAX_STEP_MS: u32 = 1_000;
+/// The most by which one entry moves the time, in milliseconds: a clock that jumps does little harm. What is left comes with the next entries.
+pub const MAX_STEP_MS: u64 = 60_000;
 /// The latest time that a jump leads to: far enough from the end of numbers that no interval reaches that.
 const MAX_TIME_MS: u64 = 1 << 62;
 
@@ -88,7 +89,11 @@ impl<S: Store> ShardMachine<S> {
             return Err(StoreError::Poisoned);
         }
         std::mem::swap(&mut self.effects, effects);
-        let answer = match Command::decode(command) {
+        let command = stamp(command).map(|(stamp, command)| {
+            stamp.into_iter().for_each(|(term, ms)| self.move_time(term, ms));
+            command
+        });
+        let answer = match command.and_then(Command::decode) {
             Ok(command) => self.command(command),
             Err(CodecError::Format(format)) => Ok(Answer::Unknown { what: format.into() }),
             Err(_) => Ok(Answer::Malformed),
@@ -156,8 +161,7 @@ impl<S: Store> ShardMachine<S> {
                 Ok(answer)
             }
             Command::NodeDown { node } => self.node_down(node),
-            Command::Tick { step_ms, wall_ms } => {
-                self.meta.now_ms += u64::from(step_ms.min(MAX_STEP_MS));
+            Command::Tick { wall_ms } => {
                 self.meta.wall_ms = self.meta.wall_ms.max(wall_ms);
                 self.maintain()?;
                 self.fire_timers()?;
@@ -180,6 +184,28 @@ impl<S: Store> ShardMachine<S> {
                 Ok(Answer::Done)
             }
             Command::Digest { from, limit } => self.digest(&from, limit),
+            Command::Lead { ops } => {
+                let mut answers = Vec::with_capacity(ops.len());
+                for op in ops {
+                    answers.push(self.lead(op)?);
+                }
+                self.maintain()?;
+                Ok(Answer::Batch(answers))
+            }
+        }
+    }
+
+    /// The leader of a term says what its clock says.
+    fn move_time(&mut self, term: u64, ms: u64) {
+        let meta = &mut self.meta;
+        if term > meta.clock_term {
+            // It began to lead after everything that is committed of the terms before.
+            (meta.clock_term, meta.clock_ms) = (term, 0);
+        }
+        if term == meta.clock_term && ms > meta.clock_ms {
+            let step = (ms - meta.clock_ms).min(MAX_STEP_MS);
+            meta.clock_ms += step;
+            meta.now_ms = meta.now_ms.saturating_add(step).min(MAX_TIME_MS);
         }
     }
 }

@@ -9,9 +9,9 @@ use raftmq_mqtt::Message;
 
 use crate::answer::Older;
 use crate::effect::Dropped;
-use crate::key::{self, OWNED_NAME};
+use crate::key::{self, Key, OWNED_NAME};
 use crate::machine::ShardMachine;
-use crate::record::{Client, Options, Outgoing, Owned, Peer, Session, Stored};
+use crate::record::{Client, Options, Outgoing, Owned, Peer, Route, Session, Stored, Timer};
 use crate::store::{Store, StoreError};
 use crate::{Name, NodeBoot};
 
@@ -76,6 +76,19 @@ pub struct KnownFilter {
     pub namespace: u32,
     /// The filter.
     pub filter: String,
+}
+
+/// A change of the shard's routes that has not been announced for certain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteChange {
+    /// Its number; they have no gaps.
+    pub number: u64,
+    /// The tenant.
+    pub namespace: u32,
+    /// The filter.
+    pub filter: String,
+    /// The shard has sessions with this filter from now on; or none any more.
+    pub added: bool,
 }
 
 /// Where a list of filters goes on.
@@ -200,6 +213,45 @@ impl<S: Store> ShardMachine<S> {
         self.cache.trim();
         let next = page.last().map(|(last, _)| FilterCursor(key::after(last).to_vec()));
         Ok((filters, next.filter(|_| page.len() >= limit.max(1))))
+    }
+
+    /// Changes of the shard's routes after a number, in their order.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn routes(&mut self, after: u64, limit: usize) -> Result<Vec<RouteChange>, StoreError> {
+        let from = key::route(after.saturating_add(1));
+        let page = self.cache.scan::<Route>(&from, &key::table_end(key::table::ROUTE), limit)?;
+        self.cache.trim();
+        let change = |(key, route): (Key, Route)| RouteChange {
+            number: key::last_number(&key).unwrap_or_default(),
+            namespace: route.namespace,
+            filter: route.filter.into(),
+            added: route.added,
+        };
+        Ok(page.into_iter().map(change).collect())
+    }
+
+    /// The number of the last change of the shard's routes, and the one up to which they have been announced.
+    #[must_use]
+    pub fn route_numbers(&self) -> (u64, u64) {
+        (self.meta.last_route, self.meta.announced)
+    }
+
+    /// When a [`crate::Command::Tick`] has something to do, in the shard's time: now, if work is done in steps; `None`, if nothing waits for
+    /// a time.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn next_tick(&mut self) -> Result<Option<u64>, StoreError> {
+        let meta = &self.meta;
+        if !meta.sweeps.is_empty() || meta.ended_subscriptions > 0 || meta.ended_queues > 0 {
+            return Ok(Some(meta.now_ms));
+        }
+        let end = key::table_end(key::table::TIMER);
+        let first = self.cache.scan::<Timer>(&key::timers_from(0), &end, 1)?;
+        self.cache.trim();
+        Ok(first.first().and_then(|(key, _)| key::read_timer(key)).map(|(due, ..)| due))
     }
 
     /// Messages for a destination after a number, in their order.

@@ -129,6 +129,7 @@ fn ops() -> impl Strategy<Value = Op> {
             }
         ),
         (any::<u32>(), any::<u64>()).prop_map(|(destination, up_to)| Op::HandedOff { destination, up_to }),
+        any::<u64>().prop_map(|up_to| Op::Announced { up_to }),
     ]
 }
 
@@ -149,25 +150,25 @@ fn commands() -> impl Strategy<Value = Command> {
             ops
         })),
         node().prop_map(|node| Command::NodeDown { node }),
-        (any::<u32>(), any::<u64>()).prop_map(|(step_ms, wall_ms)| Command::Tick { step_ms, wall_ms }),
+        any::<u64>().prop_map(|wall_ms| Command::Tick { wall_ms }),
         any::<u64>().prop_map(|to_ms| Command::Jump { to_ms }),
         any::<u32>().prop_map(|level| Command::Level { level }),
         (any::<u64>(), slots).prop_map(|(epoch, slots)| Command::Place { epoch, slots }),
         (prop::collection::vec(any::<u8>(), 0..30), any::<u32>())
             .prop_map(|(from, limit)| Command::Digest { from, limit }),
+        prop::collection::vec(ops(), 0..12).prop_map(|ops| Command::Lead { ops }),
     ]
 }
 
 fn op_answers() -> impl Strategy<Value = OpAnswer> {
     let older = (node(), any::<u64>()).prop_map(|(node, epoch)| Older { node, epoch });
     let subscribed = prop_oneof![
-        any::<bool>().prop_map(|first| Subscribed::New { first }),
-        Just(Subscribed::Replaced),
+        any::<u64>().prop_map(|route| Subscribed::New { route }),
+        any::<u64>().prop_map(|route| Subscribed::Replaced { route }),
         Just(Subscribed::TooMany),
         Just(Subscribed::Invalid),
     ];
-    let unsubscribed =
-        prop_oneof![any::<bool>().prop_map(|last| Unsubscribed::Removed { last }), Just(Unsubscribed::Missing),];
+    let unsubscribed = prop_oneof![Just(Unsubscribed::Removed), Just(Unsubscribed::Missing)];
     prop_oneof![
         Just(OpAnswer::Done),
         Just(OpAnswer::Stale),
@@ -197,7 +198,7 @@ fn answers() -> impl Strategy<Value = Answer> {
         any::<u64>().prop_map(|next| Answer::Opened { next }),
         prop::option::of(any::<u64>()).prop_map(|boot| Answer::Closed { boot }),
         any::<u64>().prop_map(|expected| Answer::Gap { expected }),
-        any::<u64>().prop_map(|epoch| Answer::WrongShard { epoch }),
+        (any::<u64>(), any::<u64>()).prop_map(|(epoch, next)| Answer::WrongShard { epoch, next }),
         prop::collection::vec(op_answers(), 0..9).prop_map(Answer::Batch),
         (any::<u64>(), prop::option::of(prop::collection::vec(any::<u8>(), 0..30)))
             .prop_map(|(hash, next)| Answer::Digest { hash, next }),

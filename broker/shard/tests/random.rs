@@ -9,7 +9,7 @@ mod reference;
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
     Answer, Batch, Claim, Command, DropPolicy, FilterCursor, LIVE, Name, NodeBoot, Op, QueueLimits, SeqRange, SlotSet,
-    Subscription, Will, WillEnd, slot,
+    Subscription, Will, WillEnd, slot, stamped,
 };
 
 use common::{MemoryStore, Random, Replica, message_of};
@@ -84,6 +84,8 @@ struct Cluster {
     young: Option<Replica>,
     log: Vec<Vec<u8>>,
     answers: Vec<Vec<u8>>,
+    /// Term and time of whoever leads.
+    clock: (u64, u64),
 }
 
 fn sequence(shape: Shape, seed: u64) {
@@ -96,6 +98,7 @@ fn sequence(shape: Shape, seed: u64) {
         young: None,
         log: Vec::new(),
         answers: Vec::new(),
+        clock: (1, 0),
     };
     cluster.apply(Command::Place { epoch: 1, slots: SlotSet::ALL });
     for node in 1..=3 {
@@ -103,7 +106,22 @@ fn sequence(shape: Shape, seed: u64) {
     }
     for count in 0..shape.commands {
         let command = Generator { random: &mut random, shape, reference: &cluster.reference }.command();
-        cluster.apply(command);
+        let time = match random.below(100) {
+            _ if matches!(command, Command::Tick { .. }) => cluster.passes(random.below(1_400)),
+            0..30 => cluster.passes(random.below(20)),
+            // Another one leads.
+            30..33 => {
+                cluster.clock = (cluster.clock.0 + 1, random.below(700));
+                Some(cluster.clock)
+            }
+            // One that leads no more, and a clock that went back.
+            33 => Some((cluster.clock.0 - 1, random.below(100_000))),
+            34 => Some((cluster.clock.0, cluster.clock.1 / 2)),
+            // It slept for long.
+            35 => cluster.passes(random.below(400_000)),
+            _ => None,
+        };
+        cluster.apply_at(time, command);
         if random.chance(10) {
             cluster.flushed.flush();
             if random.chance(20) {
@@ -126,10 +144,10 @@ fn sequence(shape: Shape, seed: u64) {
         }
     }
     while !cluster.reference.is_settled() {
-        cluster.apply(Command::Tick { step_ms: 0, wall_ms: 0 });
+        cluster.apply(Command::Tick { wall_ms: 0 });
     }
     for _ in 0..200 {
-        cluster.apply(Command::Tick { step_ms: 0, wall_ms: 0 });
+        cluster.apply(Command::Tick { wall_ms: 0 });
     }
     cluster.read(&mut random, shape);
     cluster.compare(50);
@@ -146,9 +164,22 @@ fn sequence(shape: Shape, seed: u64) {
 }
 
 impl Cluster {
+    fn passes(&mut self, ms: u64) -> Option<(u64, u64)> {
+        self.clock.1 += ms;
+        Some(self.clock)
+    }
+
     fn apply(&mut self, command: Command) {
-        let entry = command.encode();
+        self.apply_at(None, command);
+    }
+
+    fn apply_at(&mut self, time: Option<(u64, u64)>, command: Command) {
+        let mut entry = command.encode();
         assert_eq!(Command::decode(&entry).as_ref(), Ok(&command));
+        if let Some((term, ms)) = time {
+            entry = stamped(term, ms, &entry);
+            self.reference.time(term, ms);
+        }
         let answer = self.apply_to_all(&entry);
         let expected = self.reference.apply(command.clone());
         assert_eq!(Answer::decode(&answer).unwrap(), expected, "{command:?}");
@@ -296,6 +327,10 @@ impl Cluster {
             filters.sort();
             expected.sort();
             assert_eq!(filters, expected);
+            let changes = machine.routes(0, usize::MAX).unwrap();
+            let changes = changes.into_iter().map(|it| (it.number, (it.namespace, it.filter, it.added)));
+            assert!(changes.eq(reference.routes.clone()));
+            assert_eq!(machine.route_numbers(), (reference.last_route, reference.announced));
             let numbers = machine.numbers();
             expected.dedup();
             assert_eq!(numbers.filters, expected.len());
@@ -348,12 +383,27 @@ impl Generator<'_> {
             3..5 => {
                 Command::NodeDown { node: NodeBoot { node, boot: (boot + 1).saturating_sub(self.random.below(3)) } }
             }
-            5..25 => Command::Tick { step_ms: self.random.below(1_400) as u32, wall_ms: self.random.below(9) },
+            5..25 => Command::Tick { wall_ms: self.random.below(9) },
             25 => self.place(),
             26 => Command::Jump {
                 to_ms: self.reference.now + self.random.below(3_000) - self.random.below(900).min(self.reference.now),
             },
             27 => Command::Level { level: 1 },
+            28..31 => Command::Lead {
+                ops: (0..self.random.below(self.shape.ops) + 1)
+                    .map(|_| match self.random.below(10) {
+                        0 => self.op(NodeBoot { node, boot }),
+                        1..4 => Op::Announced {
+                            up_to: self.reference.announced
+                                + self.random.below(2 + self.reference.last_route - self.reference.announced),
+                        },
+                        _ => {
+                            let kind = 85 + self.random.below(14);
+                            self.op_of_none(kind)
+                        }
+                    })
+                    .collect(),
+            },
             _ => self.batch(),
         }
     }

@@ -193,7 +193,7 @@ fn the_clients_of_a_node_that_is_down() {
     // In steps, and none of them is large.
     let mut decided = table.decided().len();
     while decided < 1_000 {
-        table.apply(&Command::Tick { step_ms: 1_000, wall_ms: 0 });
+        table.tick(1_000);
         let now = table.replica.machine.unrouted(0, 2_000).unwrap().len();
         assert!(now > decided && now <= decided + 200, "{decided} → {now}");
         decided = now;
@@ -203,7 +203,7 @@ fn the_clients_of_a_node_that_is_down() {
     assert!(now > 5_000, "the last step came {now} ms later");
     table.tick(10_000 - now.min(10_000));
     while table.replica.machine.numbers().sessions > 4 {
-        table.apply(&Command::Tick { step_ms: 0, wall_ms: 0 });
+        table.tick(0);
         assert_eq!(table.replica.machine.numbers().now_ms, now.max(10_000));
     }
     assert!(!table.decided().contains(&"other".to_owned()));
@@ -298,8 +298,8 @@ fn what_is_another_shards() {
         let ops = vec![Op::Grant { client: name("c"), epoch, up_to: 1 }];
         Command::Batch(Batch { node: NODE, lane: 0, first: 1, map_epoch, ops })
     };
-    assert_eq!(table.apply(&batch(1)), Answer::WrongShard { epoch: 2 });
-    assert_eq!(table.apply(&batch(3)), Answer::WrongShard { epoch: 2 });
+    assert_eq!(table.apply(&batch(1)), Answer::WrongShard { epoch: 2, next: 1 });
+    assert_eq!(table.apply(&batch(3)), Answer::WrongShard { epoch: 2, next: 1 });
     assert_eq!(table.apply(&batch(2)), Answer::Batch(vec![OpAnswer::WrongShard { epoch: 2 }]));
     // An older map changes nothing.
     table.apply(&Command::Place { epoch: 1, slots: SlotSet::ALL });
@@ -543,7 +543,7 @@ fn what_subscriptions_say() {
     filters[1].retain_as_published = true;
     filters.push(subscription("+/b", QoS::AtMostOnce));
     let outcome = table.op(NODE, Op::Subscribe { client: name("c"), epoch, filters });
-    assert_eq!(outcome, OpAnswer::Subscribed(vec![Subscribed::New { first: true }; 3]));
+    assert_eq!(outcome, OpAnswer::Subscribed((1..=3).map(|route| Subscribed::New { route }).collect()));
     table.publish(message_of("a/b", "p", QoS::ExactlyOnce, true, b"x", None));
     table.publish(message_of("a/b", "p", QoS::AtMostOnce, false, b"x", None));
     table.publish(message_of("b/b", "p", QoS::ExactlyOnce, false, b"x", None));
@@ -577,14 +577,14 @@ fn an_ended_session_goes_in_steps_and_matches_nothing() {
     assert!(left.subscriptions > 400 && left.messages > 2_000, "{left:?}");
     assert_eq!((left.queued, left.sessions), (0, 0));
     assert_eq!(table.publish(message("a/499", "x")), OpAnswer::Published { matched: 0, dropped: 0 });
-    // A filter whose subscription has not been removed yet is not the first; when it goes, it is said.
+    // A filter whose subscription has not been removed yet has its route; when it goes, it is said.
     let (epoch, ..) = table.claim(NODE, claim("c"));
     let answer = table.subscribe(NODE, "c", epoch, "a/99/#", QoS::AtLeastOnce);
-    assert_eq!(answer, OpAnswer::Subscribed(vec![Subscribed::New { first: false }]));
+    assert_eq!(answer, OpAnswer::Subscribed(vec![Subscribed::New { route: 100 }]));
     let mut removed = 0;
     for _ in 0..20 {
         table.tick(1);
-        removed += table.effects.iter().filter(|effect| matches!(effect, Effect::FilterRemoved { .. })).count();
+        removed += table.effects.iter().filter(|effect| matches!(effect, Effect::Route { .. })).count();
     }
     // Four commands before removed 64 each.
     assert!(removed > 200, "{removed}");
@@ -600,10 +600,10 @@ fn subscriptions_are_bounded() {
     let (epoch, ..) = table.claim(NODE, Claim { limits, ..claim("c") });
     let filters = ["a", "b", "c", "a", "a/#/b", "$share/g/a"].map(|filter| subscription(filter, QoS::AtLeastOnce));
     let expected = [
-        Subscribed::New { first: true },
-        Subscribed::New { first: true },
+        Subscribed::New { route: 1 },
+        Subscribed::New { route: 2 },
         Subscribed::TooMany,
-        Subscribed::Replaced,
+        Subscribed::Replaced { route: 1 },
         Subscribed::Invalid,
         Subscribed::Invalid,
     ];

@@ -14,6 +14,9 @@ use crate::{
 /// The format of commands. What is of a later one must not be applied: replicas that know it would differ.
 const FORMAT: u8 = 1;
 
+/// What an entry begins with that carries the leader's time before its command.
+const STAMP: u8 = 0xff;
+
 /// The most operations of a batch.
 const MAX_OPS: usize = 65_536;
 /// The most filters of an operation.
@@ -49,9 +52,8 @@ impl Command {
                 out.push(3);
                 put_node(&mut out, *node);
             }
-            Self::Tick { step_ms, wall_ms } => {
+            Self::Tick { wall_ms } => {
                 out.push(4);
-                out.number((*step_ms).into());
                 out.number(*wall_ms);
             }
             Self::Jump { to_ms } => {
@@ -71,6 +73,11 @@ impl Command {
                 out.push(8);
                 out.slice(from);
                 out.number((*limit).into());
+            }
+            Self::Lead { ops } => {
+                out.push(9);
+                out.count(ops.len());
+                ops.iter().for_each(|op| put_op(&mut out, op));
             }
         }
         out
@@ -97,7 +104,7 @@ impl Command {
                 ops: reader.list("operations", MAX_OPS, op)?,
             }),
             3 => Self::NodeDown { node: node(&mut reader)? },
-            4 => Self::Tick { step_ms: reader.small("step")?, wall_ms: reader.number("wall clock")? },
+            4 => Self::Tick { wall_ms: reader.number("wall clock")? },
             5 => Self::Jump { to_ms: reader.number("time")? },
             6 => Self::Level { level: reader.small("level")? },
             7 => {
@@ -109,11 +116,40 @@ impl Command {
                 Self::Place { epoch, slots: SlotSet::from_words(words) }
             }
             8 => Self::Digest { from: reader.slice("key", MAX_KEY)?.to_vec(), limit: reader.small("limit")? },
+            9 => Self::Lead { ops: reader.list("operations", MAX_OPS, op)? },
             _ => return Err(CodecError::Invalid("command")),
         };
         reader.end()?;
         Ok(command)
     }
+}
+
+/// A log entry of a command, with the time of the leader that proposes it: its term, and the milliseconds on its monotonic clock since it began
+/// to lead.
+///
+/// The time of the shard moves by what this clock moved since the last entry of the same term, at most [`crate::MAX_STEP_MS`] at once; a new
+/// leader's begins at 0. So it is never ahead of the time that passed, whoever led.
+#[must_use]
+pub fn stamped(term: u64, ms: u64, command: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(command.len() + 20);
+    out.push(STAMP);
+    out.number(term);
+    out.number(ms);
+    out.extend_from_slice(command);
+    out
+}
+
+/// The term of a leader, and its time.
+type Stamp = (u64, u64);
+
+/// The time of an entry, if it carries one, and the command.
+pub(crate) fn stamp(entry: &[u8]) -> Result<(Option<Stamp>, &[u8]), CodecError> {
+    if entry.first() != Some(&STAMP) {
+        return Ok((None, entry));
+    }
+    let mut reader = Reader::new(&entry[1..]);
+    let stamp = (reader.number("term")?, reader.number("time")?);
+    Ok((Some(stamp), reader.rest()))
 }
 
 fn put_op(out: &mut Vec<u8>, op: &Op) {
@@ -199,6 +235,10 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             out.number((*destination).into());
             out.number(*up_to);
         }
+        Op::Announced { up_to } => {
+            out.push(16);
+            out.number(*up_to);
+        }
     }
 }
 
@@ -259,6 +299,7 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             lifetime_ms: reader.option("lifetime")?,
         },
         15 => Op::HandedOff { destination: reader.small("destination")?, up_to: reader.number("number")? },
+        16 => Op::Announced { up_to: reader.number("number")? },
         _ => return Err(CodecError::Invalid("operation")),
     })
 }

@@ -1,7 +1,6 @@
 //! Work that is too much for one command, done in bounded steps by the commands that follow.
 
 use super::ShardMachine;
-use crate::effect::Effect;
 use crate::key::{self, OWNED_NAME};
 use crate::record::{Block, EndedQueue, EndedSubscriptions, Options, Owned};
 use crate::store::{Store, StoreError};
@@ -47,7 +46,7 @@ impl<S: Store> ShardMachine<S> {
             let found = self.cache.scan::<Options>(&from, &to, left)?;
             for (key, _) in &found {
                 if let Some((_, filter)) = key::read_subscription(key) {
-                    self.remove_subscription(namespace, session, filter);
+                    self.remove_subscription(namespace, session, filter)?;
                 }
             }
             if found.len() < left {
@@ -90,13 +89,10 @@ impl<S: Store> ShardMachine<S> {
     }
 
     /// Removes a subscription of a session, which is there.
-    pub(super) fn remove_subscription(&mut self, namespace: u32, session: u64, filter: &str) -> bool {
+    pub(super) fn remove_subscription(&mut self, namespace: u32, session: u64, filter: &str) -> Result<(), StoreError> {
         self.cache.remove_known(&key::subscription(session, filter));
         self.meta.subscriptions -= 1;
-        let last = self.index.remove(namespace, session, filter);
-        if last {
-            self.effects.push(Effect::FilterRemoved { namespace, filter: filter.into() });
-        }
-        last
+        self.index.remove(namespace, session, filter);
+        self.remove_route(namespace, filter)
     }
 }

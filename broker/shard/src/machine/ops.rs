@@ -74,6 +74,21 @@ impl<S: Store> ShardMachine<S> {
                 self.hand_off(source, number, namespace, message, lifetime_ms)
             }
             Op::HandedOff { destination, up_to } => self.handed_off(destination, up_to),
+            Op::Announced { up_to } => self.announced(up_to),
+        }
+    }
+
+    /// An operation of a leader: what it does it does once, whoever says it how often.
+    pub(super) fn lead(&mut self, op: Op) -> Result<OpAnswer, StoreError> {
+        match op {
+            Op::Skip => Ok(OpAnswer::Done),
+            Op::Route { entry, destinations } => self.route(entry, destinations),
+            Op::HandOff { source, number, namespace, message, lifetime_ms } => {
+                self.hand_off(source, number, namespace, message, lifetime_ms)
+            }
+            Op::HandedOff { destination, up_to } => self.handed_off(destination, up_to),
+            Op::Announced { up_to } => self.announced(up_to),
+            _ => Ok(OpAnswer::NoStream),
         }
     }
 

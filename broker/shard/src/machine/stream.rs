@@ -56,7 +56,7 @@ impl<S: Store> ShardMachine<S> {
         }
         let repeated = usize::try_from(next - first).unwrap_or(usize::MAX).min(ops.len());
         if repeated < ops.len() && map_epoch != self.meta.map_epoch {
-            return Ok(Answer::WrongShard { epoch: self.meta.map_epoch });
+            return Ok(Answer::WrongShard { epoch: self.meta.map_epoch, next });
         }
         let mut answers = Vec::with_capacity(ops.len());
         self.repeat(from.node, lane, next, first, repeated, &mut answers)?;

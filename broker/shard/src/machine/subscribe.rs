@@ -7,7 +7,6 @@ use raftmq_mqtt::topic::TopicFilter;
 use super::ShardMachine;
 use crate::answer::{OpAnswer, Subscribed, Unsubscribed};
 use crate::command::Subscription;
-use crate::effect::Effect;
 use crate::key::{self, table};
 use crate::record::{EndedSubscriptions, OPTIONS_NO_LOCAL, OPTIONS_RETAIN, Options, Session};
 use crate::store::{Store, StoreError};
@@ -55,15 +54,12 @@ impl<S: Store> ShardMachine<S> {
                 | flag(subscription.retain_as_published, OPTIONS_RETAIN);
             let options = Options { flags, identifier: subscription.identifier };
             self.cache.put(&key, options);
-            let first = self.index.insert(namespace, id, true, filter, options);
+            self.index.insert(namespace, id, true, filter, options);
             if known {
-                return Ok(Subscribed::Replaced);
+                return Ok(Subscribed::Replaced { route: self.route_of(namespace, filter)? });
             }
             self.meta.subscriptions += 1;
-            if first {
-                self.effects.push(Effect::FilterAdded { namespace, filter: filter.into() });
-            }
-            return Ok(Subscribed::New { first });
+            return Ok(Subscribed::New { route: self.add_route(namespace, filter)? });
         }
         Ok(Subscribed::Invalid)
     }
@@ -81,7 +77,8 @@ impl<S: Store> ShardMachine<S> {
         for filter in filters {
             outcomes.push(if self.cache.has::<Options>(&key::subscription(id, filter))? {
                 session.subscriptions -= 1;
-                Unsubscribed::Removed { last: self.remove_subscription(namespace, id, filter) }
+                self.remove_subscription(namespace, id, filter)?;
+                Unsubscribed::Removed
             } else {
                 Unsubscribed::Missing
             });
@@ -90,8 +87,7 @@ impl<S: Store> ShardMachine<S> {
         Ok(OpAnswer::Unsubscribed(outcomes))
     }
 
-    /// Builds the index from the store. Ended sessions whose subscriptions have not all been removed are in it too: whether a filter
-    /// is the first or the last of the shard is part of answers.
+    /// Builds the index from the store. Ended sessions whose subscriptions have not all been removed are in it too.
     pub(super) fn load_subscriptions(&mut self) -> Result<(), StoreError> {
         let (mut from, to) = (key::subscription(0, ""), key::table_end(table::SUBSCRIPTION));
         // Those of a session are together.

@@ -45,6 +45,12 @@ pub(crate) struct Meta {
     pub(crate) last_message: u64,
     /// The last number of an entry that waited to be routed.
     pub(crate) last_entry: u64,
+    /// The last number of a change of the shard's routes, and up to which they have been announced.
+    pub(crate) last_route: u64,
+    pub(crate) announced: u64,
+    /// The term of the leader by whose clock the time was moved last, and what that clock said.
+    pub(crate) clock_term: u64,
+    pub(crate) clock_ms: u64,
     /// Nodes that are down, in the order of their being declared so.
     pub(crate) sweeps: Vec<Sweep>,
     /// Numbers of records, for metrics.
@@ -76,6 +82,10 @@ impl Meta {
             last_epoch: 0,
             last_message: 0,
             last_entry: 0,
+            last_route: 0,
+            announced: 0,
+            clock_term: 0,
+            clock_ms: 0,
             sweeps: Vec::new(),
             clients: 0,
             sessions: 0,
@@ -90,7 +100,7 @@ impl Meta {
         }
     }
 
-    fn numbers(&mut self) -> [&mut u64; 20] {
+    fn numbers(&mut self) -> [&mut u64; 24] {
         let [d0, d1, d2] = &mut self.dropped;
         [
             &mut self.applied,
@@ -101,6 +111,10 @@ impl Meta {
             &mut self.last_epoch,
             &mut self.last_message,
             &mut self.last_entry,
+            &mut self.last_route,
+            &mut self.announced,
+            &mut self.clock_term,
+            &mut self.clock_ms,
             &mut self.clients,
             &mut self.sessions,
             &mut self.subscriptions,

@@ -246,6 +246,56 @@ impl Peer {
     }
 }
 
+/// How many subscriptions have a filter, those of ended sessions that have not been removed included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RouteKey {
+    pub(crate) subscriptions: u32,
+    /// The number of the change that added the route.
+    pub(crate) added: u64,
+}
+
+impl RouteKey {
+    pub(crate) fn heap(&self) -> usize {
+        0
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.number(self.subscriptions.into());
+        out.number(self.added);
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self { subscriptions: reader.small("subscriptions")?, added: reader.number("number of a route")? })
+    }
+}
+
+/// A change of the shard's routes that has not been announced for certain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) namespace: u32,
+    pub(crate) filter: Box<str>,
+    /// The first subscription came, not the last one went.
+    pub(crate) added: bool,
+}
+
+impl Route {
+    pub(crate) fn heap(&self) -> usize {
+        self.filter.len()
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.number(self.namespace.into());
+        out.flag(self.added);
+        out.slice(self.filter.as_bytes());
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let (namespace, added) = (reader.small("namespace")?, reader.flag("added")?);
+        let filter = std::str::from_utf8(reader.slice("filter", usize::MAX)?);
+        Ok(Self { namespace, added, filter: filter.map_err(|_| CodecError::Invalid("filter"))?.into() })
+    }
+}
+
 /// An ended session whose subscriptions have not all been removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EndedSubscriptions {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
 use raftmq_shard::{
     Answer, Batch, Claim, Command, DropPolicy, Effect, Name, NodeBoot, Op, OpAnswer, QueueLimits, SeqRange,
-    ShardMachine, SlotSet, Store, StoreError, Subscription,
+    ShardMachine, SlotSet, Store, StoreError, Subscription, stamped,
 };
 
 /// A store that is a map, and fails when it is told to.
@@ -186,6 +186,7 @@ pub struct Table {
     pub effects: Vec<Effect>,
     pub index: u64,
     next: BTreeMap<NodeBoot, u64>,
+    clock: u64,
 }
 
 pub const NODE: NodeBoot = NodeBoot { node: 1, boot: 1 };
@@ -200,14 +201,18 @@ impl Default for Table {
 impl Table {
     pub fn new() -> Self {
         let replica = Replica::new(MemoryStore::default(), 1 << 20);
-        let mut table = Self { replica, effects: Vec::new(), index: 0, next: BTreeMap::new() };
+        let mut table = Self { replica, effects: Vec::new(), index: 0, next: BTreeMap::new(), clock: 0 };
         table.apply(&Command::Place { epoch: 1, slots: SlotSet::ALL });
         table
     }
 
     pub fn apply(&mut self, command: &Command) -> Answer {
+        self.apply_entry(&command.encode())
+    }
+
+    pub fn apply_entry(&mut self, entry: &[u8]) -> Answer {
         self.index += 1;
-        let (answer, effects) = self.replica.apply(self.index, &command.encode());
+        let (answer, effects) = self.replica.apply(self.index, entry);
         self.effects = effects;
         Answer::decode(&answer).unwrap()
     }
@@ -246,10 +251,14 @@ impl Table {
     }
 
     pub fn tick(&mut self, mut ms: u64) {
-        while ms > 0 {
-            let step_ms = ms.min(1_000) as u32;
-            self.apply(&Command::Tick { step_ms, wall_ms: 0 });
-            ms -= u64::from(step_ms);
+        loop {
+            let step = ms.min(1_000);
+            self.clock += step;
+            self.apply_entry(&stamped(1, self.clock, &Command::Tick { wall_ms: 0 }.encode()));
+            ms -= step;
+            if ms == 0 {
+                return;
+            }
         }
     }
 

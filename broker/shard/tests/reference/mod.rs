@@ -101,6 +101,14 @@ pub struct Reference {
     last_entry: u64,
     last_message: u64,
     pub dropped: [u64; 3],
+    /// Term and time of the leader's clock.
+    pub clock: (u64, u64),
+    /// By which change a filter was added.
+    added: BTreeMap<(u32, String), u64>,
+    /// Changes that have not been announced.
+    pub routes: BTreeMap<u64, (u32, String, bool)>,
+    pub last_route: u64,
+    pub announced: u64,
 }
 
 impl Reference {
@@ -109,6 +117,11 @@ impl Reference {
             now: 0,
             map_epoch: 0,
             slots: SlotSet::EMPTY,
+            clock: (0, 0),
+            added: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            last_route: 0,
+            announced: 0,
             nodes: BTreeMap::new(),
             clients: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -146,8 +159,7 @@ impl Reference {
                 }
                 Answer::Done
             }
-            Command::Tick { step_ms, .. } => {
-                self.now += u64::from(step_ms.min(1_000));
+            Command::Tick { .. } => {
                 self.step();
                 self.timers();
                 Answer::Done
@@ -163,6 +175,17 @@ impl Reference {
                     self.slots = slots;
                 }
                 Answer::Done
+            }
+            Command::Lead { ops } => {
+                let answers = ops.into_iter().map(|op| match op {
+                    Op::Skip | Op::Route { .. } | Op::HandOff { .. } | Op::HandedOff { .. } | Op::Announced { .. } => {
+                        self.op(NodeBoot { node: 0, boot: 0 }, op)
+                    }
+                    _ => OpAnswer::NoStream,
+                });
+                let answers = answers.collect();
+                self.step();
+                Answer::Batch(answers)
             }
             Command::Digest { .. } => panic!("replicas are compared with each other, not with this"),
         }
@@ -192,7 +215,7 @@ impl Reference {
             return Answer::Gap { expected: next };
         }
         if batch.first + batch.ops.len() as u64 > next && batch.map_epoch != self.map_epoch {
-            return Answer::WrongShard { epoch: self.map_epoch };
+            return Answer::WrongShard { epoch: self.map_epoch, next };
         }
         let oldest = (next / ANSWERS).saturating_sub(KEPT_ANSWERS / ANSWERS) * ANSWERS;
         let mut result = Vec::new();
@@ -267,7 +290,8 @@ impl Reference {
                         if mine.remove(&**filter).is_none() {
                             return Unsubscribed::Missing;
                         }
-                        Unsubscribed::Removed { last: self.subscribers(client.namespace, filter) == 0 }
+                        self.route_may_go(client.namespace, filter);
+                        Unsubscribed::Removed
                     })
                     .collect(),
             ),
@@ -315,6 +339,11 @@ impl Reference {
             Op::HandedOff { destination, up_to } => {
                 self.outbox.retain(|(to, number), _| *to != destination || *number > up_to);
                 OpAnswer::Done
+            }
+            Op::Announced { up_to } => {
+                self.announced = self.announced.max(up_to.min(self.last_route).min(self.announced + 256));
+                self.routes = self.routes.split_off(&(self.announced + 1));
+                OpAnswer::Announced { up_to: self.announced }
             }
         }
     }
@@ -473,15 +502,16 @@ impl Reference {
         while left > 0
             && let Some(mut ended) = self.ended.first_entry()
         {
-            let filters = &mut ended.get_mut().1;
-            let whole = filters.len() < left;
+            let (namespace, filters) = ended.get_mut();
+            let (namespace, whole) = (*namespace, filters.len() < left);
             let count = filters.len().min(left);
-            (0..count).for_each(|_| drop(filters.pop_first()));
+            let gone: Vec<String> = (0..count).filter_map(|_| filters.pop_first()).collect();
             left -= count;
             if whole {
                 ended.remove();
                 left -= 1;
             }
+            gone.iter().for_each(|filter| self.route_may_go(namespace, filter));
         }
     }
 
@@ -619,16 +649,45 @@ impl Reference {
             return Subscribed::Invalid;
         }
         let first = self.subscribers(namespace, &filter) == 0;
+        let route = match self.added.get(&(namespace, filter.clone())) {
+            Some(route) => *route,
+            None => self.last_route + 1,
+        };
         let session = self.sessions.get_mut(&number).unwrap();
         if let Some(known) = session.subscriptions.get_mut(&filter) {
             *known = subscription;
-            return Subscribed::Replaced;
+            return Subscribed::Replaced { route };
         }
         if session.subscriptions.len() >= session.limits.max_subscriptions as usize {
             return Subscribed::TooMany;
         }
-        session.subscriptions.insert(filter, subscription);
-        Subscribed::New { first }
+        session.subscriptions.insert(filter.clone(), subscription);
+        if first {
+            self.last_route = route;
+            self.added.insert((namespace, filter.clone()), route);
+            self.routes.insert(route, (namespace, filter, true));
+        }
+        Subscribed::New { route }
+    }
+
+    fn route_may_go(&mut self, namespace: u32, filter: &str) {
+        if self.subscribers(namespace, filter) == 0 {
+            self.last_route += 1;
+            self.added.remove(&(namespace, filter.to_owned()));
+            self.routes.insert(self.last_route, (namespace, filter.to_owned(), false));
+        }
+    }
+
+    /// The leader says what its clock says.
+    pub fn time(&mut self, term: u64, ms: u64) {
+        if term > self.clock.0 {
+            self.clock = (term, 0);
+        }
+        if term == self.clock.0 && ms > self.clock.1 {
+            let step = (ms - self.clock.1).min(60_000);
+            self.clock.1 += step;
+            self.now += step;
+        }
     }
 
     // --- queues ------------------------------------------------------------------------------------------------------
