@@ -110,8 +110,12 @@ def test_a_packet_that_comes_byte_by_byte_is_no_sign_of_life(broker):
         for number in range(200):
             peer = Peer(broker, "tcp", number).connect(f"slow-{number}", keep_alive=keep_alive)
             slow.append(Trickle(peer.socket, data))
-        trickle(slow, time.monotonic() + 1.5 * keep_alive + LATE)
+        begun = time.monotonic()
+        # A machine that stands still for some seconds is waited for; that is seen in the time of most.
+        trickle(slow, begun + 1.5 * keep_alive + 4 * LATE)
         assert all(one.closed for one in slow), f"{sum(not one.closed for one in slow)} are still open"
+        usual = sorted(one.closed - begun for one in slow)[len(slow) // 2]
+        assert usual < 1.5 * keep_alive + LATE, f"half of them were open for {usual:.1f} s"
         counted.wait(200, "clients_disconnected_total", reason="keep_alive")
         for one in slow:
             one.socket.close()
