@@ -127,7 +127,7 @@ fn the_sys_tree_is_published_and_retained() {
     // It is counted on.
     let mut other = Client::connect(node.mqtt, "other");
     other.subscribe("$SYS/brokers/test/metrics/packets/connect/received", QoS::AtMostOnce);
-    while message(&mut other).1 != b"2" {}
+    while message(&mut other).1 != b"6" {}
 }
 
 #[test]
