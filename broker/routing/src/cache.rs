@@ -26,7 +26,7 @@ struct Place {
 }
 
 impl TopicCache {
-    /// A cache with room for `topics` topics, rounded up to a power of two; at most some 370 bytes each and the lists of groups, allocated at the first lookup.
+    /// A cache with room for `topics` topics, rounded up to a power of two; at most some 390 bytes each and the lists of groups and shards, allocated at the first lookup.
     #[must_use]
     pub fn new(routes: SharedRoutes, topics: usize) -> Self {
         Self {

@@ -45,6 +45,10 @@ impl GroupTable {
         let Some(filter) = filter_of_group(key).filter(|_| usize::from(rank) < RANK_COUNT) else {
             return false;
         };
+        if matches!(receiver, Receiver::Shard(_)) {
+            // What a shard keeps for a group it gets by the group's filter ([`crate::RouteKey::of_shard`]).
+            return false;
+        }
         let routes = self.filters.get_or_insert_with(filter, Vec::new);
         let at = routes.iter().position(|route| route.key == *key).unwrap_or_else(|| {
             self.groups += 1;
@@ -68,6 +72,7 @@ impl GroupTable {
                 *ranks |= 1 << rank;
                 before != *ranks
             }
+            Receiver::Shard(_) => false,
         }
     }
 
@@ -102,6 +107,7 @@ impl GroupTable {
                     removed
                 }
             },
+            Receiver::Shard(_) => false,
         };
         if route.is_empty() {
             routes.swap_remove(at);

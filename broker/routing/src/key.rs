@@ -89,9 +89,12 @@ impl RouteKey {
     /// The key of a valid topic filter; of a group: that the node has members at all.
     #[must_use]
     pub fn of(filter: &str) -> Self {
-        if let Some(group) = group_key(filter) {
-            return Self::Shared { group, rank: 0 };
-        }
+        group_key(filter).map_or_else(|| Self::of_shard(filter), |group| Self::Shared { group, rank: 0 })
+    }
+
+    /// The key by which a shard gets messages for a valid topic filter: of a group, whose queue the shard keeps, that of the group's filter.
+    #[must_use]
+    pub fn of_shard(filter: &str) -> Self {
         match FilterKind::of(filter) {
             FilterKind::Plain(filter) | FilterKind::Shared { filter, .. } if is_wild(filter) => {
                 Self::Wild(filter.into())
@@ -176,6 +179,11 @@ mod tests {
         assert_eq!(RouteKey::of("$exclusive/a/+"), RouteKey::Wild("a/+".into()));
         assert_eq!(RouteKey::of("$queue/a"), RouteKey::of("$share/$queue/a"));
         assert_ne!(RouteKey::of("$share/g/a"), RouteKey::of("$share/h/a"));
+        for (filter, plain) in
+            [("a", "a"), ("a/+", "a/+"), ("$share/g/a/+", "a/+"), ("$queue/a", "a"), ("$exclusive/a", "a")]
+        {
+            assert_eq!(RouteKey::of_shard(filter), RouteKey::of(plain), "{filter}");
+        }
         assert_eq!(RouteKey::of("$share/g"), RouteKey::Exact(route_hash("$share/g")));
     }
 

@@ -1,7 +1,7 @@
 //! The subscription index of a worker and the route table of a node, without I/O.
 //!
 //! Matching goes in two steps. A node's [`SharedRoutes`] says which of its workers and which other nodes have subscribers of
-//! a topic; each worker's own [`SubscriptionIndex`] says which ones they are. What nodes must know of each other is kept by
+//! a topic, and which shards have durable sessions that want it; each worker's own [`SubscriptionIndex`] says which ones they are. What nodes must know of each other is kept by
 //! [`RoutesMachine`], the state machine of the `routes` Raft group; [`LocalRoutes`] decides what a node proposes to it.
 //!
 //! [`RoutesMachine`] writes the committed routes directly into the [`SharedRoutes`] it was made with, and
@@ -37,7 +37,7 @@ pub use hash::{ROUTE_HASH_VERSION, route_hash};
 pub use index::{Inserted, Removed, SubscriptionIndex};
 pub use key::{FilterKind, RouteKey, group_key, members_of_rank};
 pub use local::{LocalRoutes, LocalRoutesOptions, Need, Progress, Ticket};
-pub use machine::{RestoreError, RoutesCommand, RoutesMachine, RoutesResponse};
+pub use machine::{RestoreError, RoutesCommand, RoutesMachine, RoutesResponse, ShardChange, ShardRoutes};
 pub use retained::{
     Lookup, RETAINED_OVERHEAD, RetainOutcome, RetainedCounters, RetainedCursor, RetainedLimits, RetainedStore,
 };

@@ -1,5 +1,7 @@
 //! The state machine of the `routes` Raft group.
 
+mod shards;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -12,12 +14,17 @@ use crate::{
     table::Receiver,
 };
 
+pub(crate) use shards::ShardStream;
+pub use shards::{ShardChange, ShardRoutes};
+
 /// The latest format. A command of a later one is answered with [`RoutesResponse::UnknownFormat`].
 ///
 /// Format 2 has routes of groups ([`RouteKey::Shared`]). What has none is written in format 1, and what is said to be of format 1 and
-/// has some is refused, as it was before there was a format 2: all replicas answer the same or stop.
-const FORMAT: u8 = 2;
-/// The format of what has no routes of groups.
+/// has some is refused, as it was before there was a format 2: all replicas answer the same or stop. Likewise format 3 has routes of shards.
+const FORMAT: u8 = 3;
+/// The format of what has routes of groups and none of shards.
+const FORMAT_GROUPS: u8 = 2;
+/// The format of what has neither.
 const FORMAT_PLAIN: u8 = 1;
 
 /// An entry of the routes group's log.
@@ -56,6 +63,27 @@ pub enum RoutesCommand {
         /// The last stream (boot, stream) that this is about: a stream opened since then stays. `None`: whichever is open.
         through: Option<(u64, u64)>,
     },
+    /// Changes of a shard's routes, in their order, from whoever leads the shard.
+    Shard {
+        /// The shard.
+        shard: u16,
+        /// The generation of its changes. That of a shard of which nothing is known is the first that comes.
+        generation: u64,
+        /// The number of the first of these changes; the others follow. The first of all is 1, if [`RoutesCommand::ShardReset`] said no other. What was
+        /// applied before is passed over.
+        first: u64,
+        /// What changes. None: asks what is expected next.
+        changes: Vec<ShardChange>,
+    },
+    /// A shard begins anew: its routes are removed, and what is late of its older generations is refused.
+    ShardReset {
+        /// The shard.
+        shard: u16,
+        /// The new generation. One that is known already changes nothing.
+        generation: u64,
+        /// The number of its first change: who announces the filters that there are names them as the last changes that there were.
+        next: u64,
+    },
 }
 
 /// The answer to a [`RoutesCommand`].
@@ -85,6 +113,12 @@ pub enum RoutesResponse {
         /// The format of the command.
         format: u8,
     },
+    /// The shard's changes are of another generation; nothing was changed. After a later one this proposer is of the past, after an earlier
+    /// one [`RoutesCommand::ShardReset`] is missing.
+    OtherGeneration {
+        /// The generation of the shard's changes.
+        known: u64,
+    },
 }
 
 impl RoutesCommand {
@@ -97,7 +131,8 @@ impl RoutesCommand {
     /// The first format that can say it.
     fn format(&self) -> u8 {
         match self {
-            Self::Batch { add, remove, .. } if add.iter().chain(remove).any(RouteKey::is_shared) => FORMAT,
+            Self::Batch { add, remove, .. } if add.iter().chain(remove).any(RouteKey::is_shared) => FORMAT_GROUPS,
+            Self::Shard { .. } | Self::ShardReset { .. } => FORMAT,
             Self::Open { .. } | Self::Batch { .. } | Self::NodeDown { .. } => FORMAT_PLAIN,
         }
     }
@@ -175,20 +210,24 @@ pub(crate) struct NodeStream {
     pub(crate) sum: u64,
 }
 
-/// The state machine of the `routes` group: filter → nodes with live subscribers, group → nodes with members and about how many.
+/// The state machine of the `routes` group: filter → nodes with live subscribers and shards with durable sessions, group → nodes with members and
+/// about how many.
 ///
 /// Its routes are in the [`SharedRoutes`] it is made with, beside the node's own workers: what is applied is seen by
-/// lookups that begin afterwards. Only one machine may write the nodes of a table.
+/// lookups that begin afterwards. Only one machine may write the nodes and shards of a table.
 pub struct RoutesMachine {
     pub(crate) routes: SharedRoutes,
     pub(crate) nodes: BTreeMap<u64, NodeStream>,
+    pub(crate) shards: BTreeMap<u16, ShardStream>,
+    /// How often more than once a route of a shard was added: of few, if any.
+    pub(crate) repeated: BTreeMap<(u16, RouteKey), u64>,
 }
 
 impl RoutesMachine {
-    /// A machine without state, over a table without routes of nodes.
+    /// A machine without state, over a table without routes of nodes and shards.
     #[must_use]
     pub fn new(routes: SharedRoutes) -> Self {
-        Self { routes, nodes: BTreeMap::new() }
+        Self { routes, nodes: BTreeMap::new(), shards: BTreeMap::new(), repeated: BTreeMap::new() }
     }
 
     /// Applies a log entry and gives the encoded [`RoutesResponse`]. The index is not part of the state.
@@ -208,6 +247,10 @@ impl RoutesMachine {
                 self.batch(node, (boot, stream), seq, &add, &remove)
             }
             RoutesCommand::NodeDown { node, through } => self.node_down(node, through),
+            RoutesCommand::Shard { shard, generation, first, changes } => {
+                self.change_shard(shard, generation, first, &changes)
+            }
+            RoutesCommand::ShardReset { shard, generation, next } => self.reset_shard(shard, generation, next),
         }
     }
 
@@ -232,7 +275,7 @@ impl RoutesMachine {
     /// A hash of the whole state, the same on all replicas that applied the same entries. It is kept up to date by each entry: asking is cheap.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
-        self.nodes.iter().fold(STATE_SEED, |hash, (&id, known)| {
+        let of_nodes = self.nodes.iter().fold(STATE_SEED, |hash, (&id, known)| {
             let words = [
                 id,
                 known.incarnation as u64,
@@ -245,6 +288,9 @@ impl RoutesMachine {
                 known.sum,
             ];
             words.into_iter().fold(hash, mix)
+        });
+        self.shards.iter().fold(of_nodes, |hash, (&shard, known)| {
+            [shard.into(), known.generation, known.next, known.routes, known.sum].into_iter().fold(hash, mix)
         })
     }
 

@@ -15,6 +15,9 @@ pub struct Targets {
     /// The groups whose filter matches, each of which must get the message once. `None` if there are none, which costs nothing; a
     /// clone costs a count.
     pub shared: Option<Arc<[SharedTarget]>>,
+    /// The shards with matching subscriptions of durable sessions, each once, in order. `None` if there are none, which costs nothing; a
+    /// clone costs a count.
+    pub shards: Option<Arc<[u16]>>,
 }
 
 /// A group that must get a message once (MQTT 5, 4.8.2): from [`crate::NodeGroups`] if the member is on this node, else by one of the nodes.
@@ -41,13 +44,19 @@ impl Targets {
     /// Whether nobody wants the message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.workers == 0 && self.nodes.is_empty() && self.shared.is_none()
+        self.workers == 0 && self.nodes.is_empty() && self.shared.is_none() && self.shards.is_none()
     }
 
     /// The groups whose filter matches.
     #[must_use]
     pub fn shared(&self) -> &[SharedTarget] {
         self.shared.as_deref().unwrap_or_default()
+    }
+
+    /// The shards with matching subscriptions of durable sessions, each once, in order.
+    #[must_use]
+    pub fn shards(&self) -> &[u16] {
+        self.shards.as_deref().unwrap_or_default()
     }
 
     /// The group of a key ([`crate::group_key`]), if its filter matches and it has members.
@@ -69,43 +78,51 @@ impl Targets {
     }
 }
 
-/// A set of workers and nodes, nodes as indexes of a table, sorted.
+/// A set of workers, nodes and shards; nodes as indexes of a table, shards by their numbers, both sorted.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RouteSet {
     pub(crate) workers: u64,
-    pub(crate) nodes: SmallVec<[u16; 8]>,
+    pub(crate) nodes: Sorted,
+    pub(crate) shards: Sorted,
 }
+
+/// Numbers in ascending order, each once.
+pub(crate) type Sorted = SmallVec<[u16; 8]>;
 
 impl RouteSet {
     pub(crate) fn is_empty(&self) -> bool {
-        self.workers == 0 && self.nodes.is_empty()
+        self.workers == 0 && self.nodes.is_empty() && self.shards.is_empty()
     }
+}
 
-    pub(crate) fn add_node(&mut self, index: u16) -> bool {
-        match self.nodes.binary_search(&index) {
-            Ok(_) => false,
-            Err(at) => {
-                self.nodes.insert(at, index);
-                true
-            }
-        }
-    }
-
-    pub(crate) fn remove_node(&mut self, index: u16) -> bool {
-        match self.nodes.binary_search(&index) {
-            Ok(at) => {
-                self.nodes.remove(at);
-                true
-            }
-            Err(_) => false,
+/// Adds a number; says whether it was not there before.
+pub(crate) fn insert(sorted: &mut Sorted, number: u16) -> bool {
+    match sorted.binary_search(&number) {
+        Ok(_) => false,
+        Err(at) => {
+            sorted.insert(at, number);
+            true
         }
     }
 }
 
-/// Names a set: one node, one worker, or a set kept once by the [`SetStore`] for all filters that have it.
+/// Removes a number; says whether it was there.
+pub(crate) fn remove(sorted: &mut Sorted, number: u16) -> bool {
+    match sorted.binary_search(&number) {
+        Ok(at) => {
+            sorted.remove(at);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Names a set: one node, one worker, one shard, or a set kept once by the [`SetStore`] for all filters that have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SetRef(u32);
 
+/// What is below is the index of a node.
+const SHARD: u32 = 0x2000_0000;
 const WORKER: u32 = 0x4000_0000;
 const STORED: u32 = 0x8000_0000;
 
@@ -118,21 +135,27 @@ pub(crate) struct SetStore {
 }
 
 impl SetStore {
-    /// Calls with the members of a set: its workers as a mask and the indexes of its nodes.
-    pub(crate) fn with<T>(&self, set: SetRef, members: impl FnOnce(u64, &[u16]) -> T) -> T {
-        if set.0 & STORED != 0 {
+    /// Calls with the members of a set: its workers as a mask, the indexes of its nodes, its shards.
+    pub(crate) fn with<T>(&self, set: SetRef, members: impl FnOnce(u64, &[u16], &[u16]) -> T) -> T {
+        if set.0 < SHARD {
+            members(0, &[set.0 as u16], &[])
+        } else if set.0 & STORED != 0 {
             let (set, _) = &self.sets[(set.0 & !STORED) as usize];
-            members(set.workers, &set.nodes)
+            members(set.workers, &set.nodes, &set.shards)
         } else if set.0 & WORKER != 0 {
-            members(1 << (set.0 & !WORKER), &[])
+            members(1 << (set.0 & !WORKER), &[], &[])
         } else {
-            members(0, &[set.0 as u16])
+            members(0, &[], &[set.0 as u16])
         }
     }
 
     /// Takes a set back for change: its name is not valid any more.
     pub(crate) fn take(&mut self, set: SetRef) -> RouteSet {
-        let content = self.with(set, |workers, nodes| RouteSet { workers, nodes: SmallVec::from_slice(nodes) });
+        let content = self.with(set, |workers, nodes, shards| RouteSet {
+            workers,
+            nodes: SmallVec::from_slice(nodes),
+            shards: SmallVec::from_slice(shards),
+        });
         if set.0 & STORED != 0 {
             let id = set.0 & !STORED;
             let slot = &mut self.sets[id as usize];
@@ -150,11 +173,11 @@ impl SetStore {
         if set.is_empty() {
             return None;
         }
-        if set.workers == 0 && set.nodes.len() == 1 {
-            return Some(SetRef(u32::from(set.nodes[0])));
-        }
-        if set.nodes.is_empty() && set.workers.is_power_of_two() {
-            return Some(SetRef(WORKER | set.workers.trailing_zeros()));
+        match (set.workers, &set.nodes[..], &set.shards[..]) {
+            (0, [node], []) => return Some(SetRef(u32::from(*node))),
+            (0, [], [shard]) => return Some(SetRef(SHARD | u32::from(*shard))),
+            (workers, [], []) if workers.is_power_of_two() => return Some(SetRef(WORKER | workers.trailing_zeros())),
+            _ => {}
         }
         if let Some(&id) = self.ids.get(&set) {
             self.sets[id as usize].1 += 1;
@@ -170,7 +193,7 @@ impl SetStore {
                 u32::try_from(self.sets.len() - 1)
                     .ok()
                     .filter(|id| id & STORED == 0)
-                    .expect("2^31 sets of 64 bytes fit no memory")
+                    .expect("2^31 sets of 64 bytes and more fit no memory")
             }
         };
         self.ids.insert(set, id);

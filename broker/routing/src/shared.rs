@@ -9,7 +9,7 @@ use crate::{
     group_table::{GroupTable, Ranks},
     hash::route_hash,
     key::RouteKey,
-    set::Targets,
+    set::{Sorted, Targets},
     table::{Receiver, RouteTable},
 };
 
@@ -28,7 +28,7 @@ pub struct RouteCounts {
 /// removing a dead node's ten million routes never stops all workers at once.
 const SHARDS: usize = 16;
 
-/// The route table of a node: filter → own workers and other nodes. Cheap to clone, all clones are the same table.
+/// The route table of a node: filter → own workers, other nodes, shards. Cheap to clone, all clones are the same table.
 #[derive(Clone, Default)]
 pub struct SharedRoutes(Arc<Inner>);
 
@@ -67,13 +67,20 @@ impl SharedRoutes {
         targets.workers = 0;
         targets.nodes.clear();
         targets.shared = None;
+        targets.shards = None;
+        let mut shards = Sorted::new();
         let own = self.0.own.load(Ordering::Relaxed);
         let hash = route_hash(topic);
-        read(&self.0.exact[shard_of(hash)]).collect_exact(hash, own, targets);
-        read(&self.0.wild).collect_wild(topic, own, targets);
+        read(&self.0.exact[shard_of(hash)]).collect_exact(hash, own, targets, &mut shards);
+        read(&self.0.wild).collect_wild(topic, own, targets, &mut shards);
         if targets.nodes.len() > 1 {
             targets.nodes.sort_unstable();
             targets.nodes.dedup();
+        }
+        if !shards.is_empty() {
+            shards.sort_unstable();
+            shards.dedup();
+            targets.shards = Some(shards[..].into());
         }
         if self.0.groups.load(Ordering::Acquire) > 0 {
             let mut found = Vec::new();
@@ -115,6 +122,12 @@ impl SharedRoutes {
         self.change_groups(|groups| groups.remove_node(id));
     }
 
+    pub(crate) fn remove_shard(&self, shard: u16) {
+        for table in self.tables() {
+            write(table).remove_shard(shard);
+        }
+    }
+
     fn change_groups<T>(&self, change: impl FnOnce(&mut GroupTable) -> T) -> T {
         let mut groups = write(&self.0.shared);
         let changed = change(&mut groups);
@@ -135,13 +148,13 @@ impl SharedRoutes {
         read(&self.0.shared).for_each(each);
     }
 
-    /// Replaces the routes of all nodes, keeps those of the workers. A lookup finds the old or the new routes of a filter, never none.
-    pub(crate) fn replace_nodes(&self, new: NewTables) {
+    /// Replaces the routes of all nodes and shards, keeps those of the workers. A lookup finds the old or the new routes of a filter, never none.
+    pub(crate) fn replace_committed(&self, new: NewTables) {
         for (table, mut new) in self.tables().zip(new.plain) {
             let mut table = write(table);
             let mut workers = Vec::new();
-            table.for_each_exact(|hash, mask, _| workers.push((RouteKey::Exact(hash), mask)));
-            table.for_each_wild(|filter, mask, _| workers.push((RouteKey::Wild(filter.into()), mask)));
+            table.for_each_exact(|hash, found| workers.push((RouteKey::Exact(hash), found.workers)));
+            table.for_each_wild(|filter, found| workers.push((RouteKey::Wild(filter.into()), found.workers)));
             for (key, mask) in workers {
                 for worker in workers_of(mask) {
                     new.add(&key, Receiver::Worker(worker));
@@ -166,7 +179,7 @@ impl SharedRoutes {
     }
 }
 
-/// Tables made aside for [`SharedRoutes::replace_nodes`].
+/// Tables made aside for [`SharedRoutes::replace_committed`].
 pub(crate) struct NewTables {
     plain: Vec<RouteTable>,
     shared: GroupTable,
@@ -177,8 +190,7 @@ impl NewTables {
         Self { plain: (0..=SHARDS).map(|_| RouteTable::default()).collect(), shared: GroupTable::default() }
     }
 
-    pub(crate) fn add(&mut self, key: &RouteKey, node: u64) -> bool {
-        let receiver = Receiver::Node(node);
+    pub(crate) fn add(&mut self, key: &RouteKey, receiver: Receiver) -> bool {
         match key {
             RouteKey::Exact(hash) => self.plain[shard_of(*hash)].add(key, receiver),
             RouteKey::Wild(_) => self.plain[SHARDS].add(key, receiver),
@@ -233,6 +245,44 @@ mod tests {
     }
 
     #[test]
+    fn shards_are_beside_nodes_and_workers() {
+        let routes = SharedRoutes::new();
+        // A shard's number is no node's: the own node is left out, the shard of that number is not.
+        routes.set_own_node(1);
+        for (filter, receiver) in [
+            ("a/b", Receiver::Shard(1)),
+            ("a/b", Receiver::Shard(u16::MAX)),
+            ("a/b", Receiver::Node(1)),
+            ("a/+", Receiver::Shard(1)),
+            ("a/+", Receiver::Node(4)),
+            ("#", Receiver::Shard(0)),
+            ("a/c", Receiver::Shard(5)),
+        ] {
+            assert!(routes.add(&RouteKey::of(filter), receiver), "{filter}");
+            assert!(!routes.add(&RouteKey::of(filter), receiver), "{filter}");
+        }
+        let mut targets = Targets::default();
+        routes.lookup("a/b", &mut targets);
+        assert_eq!((targets.workers, targets.nodes.as_slice()), (0, [4].as_slice()));
+        assert_eq!(targets.shards(), [0, 1, u16::MAX]);
+        routes.lookup("b", &mut targets);
+        assert_eq!((targets.is_empty(), targets.shards()), (false, [0].as_slice()));
+        routes.lookup("$SYS/x", &mut targets);
+        assert_eq!(targets, Targets::default());
+        assert_eq!(routes.counts(), RouteCounts { exact: 2, wild: 2, shared: 0 });
+        routes.remove_shard(1);
+        routes.lookup("a/b", &mut targets);
+        assert_eq!((targets.nodes.as_slice(), targets.shards()), ([4].as_slice(), [0, u16::MAX].as_slice()));
+        assert!(!routes.remove(&RouteKey::of("a/b"), Receiver::Shard(1)));
+        for (filter, shard) in [("a/b", u16::MAX), ("#", 0), ("a/c", 5)] {
+            assert!(routes.remove(&RouteKey::of(filter), Receiver::Shard(shard)), "{filter}");
+        }
+        routes.remove_node(4);
+        routes.remove_node(1);
+        assert_eq!(routes.counts(), RouteCounts::default());
+    }
+
+    #[test]
     fn groups_are_beside_the_others() {
         let routes = SharedRoutes::new();
         routes.set_own_node(1);
@@ -262,24 +312,26 @@ mod tests {
     }
 
     #[test]
-    fn replacing_the_nodes_keeps_the_workers() {
+    fn replacing_what_is_committed_keeps_the_workers() {
         let routes = SharedRoutes::new();
         routes.add(&RouteKey::of("$share/g/x"), Receiver::Worker(5));
         routes.add(&RouteKey::of("$share/g/x"), Receiver::Node(7));
         for filter in ["x", "y/+"] {
             routes.add(&RouteKey::of(filter), Receiver::Worker(2));
             routes.add(&RouteKey::of(filter), Receiver::Node(7));
+            routes.add(&RouteKey::of(filter), Receiver::Shard(7));
         }
         let mut new = NewTables::new();
-        new.add(&RouteKey::of("x"), 8);
-        new.add(&RouteKey::of("$share/g/x"), 9);
-        routes.replace_nodes(new);
+        new.add(&RouteKey::of("x"), Receiver::Node(8));
+        new.add(&RouteKey::of("x"), Receiver::Shard(9));
+        new.add(&RouteKey::of("$share/g/x"), Receiver::Node(9));
+        routes.replace_committed(new);
         let mut targets = Targets::default();
         routes.lookup("x", &mut targets);
-        assert_eq!((targets.workers, targets.nodes.as_slice()), (4, [8].as_slice()));
+        assert_eq!((targets.workers, targets.nodes.as_slice(), targets.shards()), (4, [8].as_slice(), [9].as_slice()));
         let group = &targets.shared()[0];
         assert_eq!((group.workers, group.nodes.len(), group.nodes[0].node), (32, 1, 9));
         routes.lookup("y/1", &mut targets);
-        assert_eq!((targets.workers, targets.nodes.as_slice()), (4, [].as_slice()));
+        assert_eq!((targets.workers, targets.nodes.as_slice(), targets.shards()), (4, [].as_slice(), [].as_slice()));
     }
 }

@@ -94,7 +94,10 @@ impl Stream {
                 self.close();
                 Outcome::Reopen
             }
-            RoutesResponse::WrongIncarnation | RoutesResponse::Malformed | RoutesResponse::UnknownFormat { .. } => {
+            RoutesResponse::WrongIncarnation
+            | RoutesResponse::Malformed
+            | RoutesResponse::UnknownFormat { .. }
+            | RoutesResponse::OtherGeneration { .. } => {
                 self.close();
                 Outcome::Refused
             }
@@ -166,7 +169,10 @@ impl Stream {
                 Outcome::Reopen
             }
             Some(
-                RoutesResponse::WrongIncarnation | RoutesResponse::Malformed | RoutesResponse::UnknownFormat { .. },
+                RoutesResponse::WrongIncarnation
+                | RoutesResponse::Malformed
+                | RoutesResponse::UnknownFormat { .. }
+                | RoutesResponse::OtherGeneration { .. },
             ) => {
                 self.close();
                 Outcome::Refused

@@ -1,4 +1,4 @@
-//! Filter → workers and nodes.
+//! Filter → workers, nodes and shards.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use ahash::RandomState;
 
 use crate::{
     key::RouteKey,
-    set::{RouteSet, SetRef, SetStore, Targets},
+    set::{self, RouteSet, SetRef, SetStore, Sorted, Targets},
     shrink::shrink,
     trie::Trie,
 };
@@ -18,6 +18,8 @@ pub(crate) enum Receiver {
     Worker(u8),
     /// A node, by its Raft id.
     Node(u64),
+    /// A shard.
+    Shard(u16),
 }
 
 /// Two halves of a hash: aligned to 4 bytes, so that an entry of the map takes 12 bytes and not 16.
@@ -51,30 +53,33 @@ impl Default for RouteTable {
 }
 
 impl RouteTable {
-    /// Adds where a topic's messages must go to `targets`, whose nodes may then be there twice and out of order. `hash` is
+    /// Adds where a topic's messages must go to `targets` and `shards`, whose nodes and shards may then be there twice and out of order. `hash` is
     /// [`crate::route_hash`] of the topic, `own` the Raft id to leave out.
-    pub(crate) fn collect_exact(&self, hash: u64, own: u64, targets: &mut Targets) {
+    pub(crate) fn collect_exact(&self, hash: u64, own: u64, targets: &mut Targets, shards: &mut Sorted) {
         if let Some(&set) = self.exact.get(&HashKey::new(hash)) {
-            self.collect(set, own, targets);
+            self.collect(set, own, targets, shards);
         }
     }
 
     /// As [`RouteTable::collect_exact`], for the filters with wildcards.
-    pub(crate) fn collect_wild(&self, topic: &str, own: u64, targets: &mut Targets) {
-        self.wild.matches(topic, |&set| self.collect(set, own, targets));
+    pub(crate) fn collect_wild(&self, topic: &str, own: u64, targets: &mut Targets, shards: &mut Sorted) {
+        self.wild.matches(topic, |&set| self.collect(set, own, targets, shards));
     }
 
-    fn collect(&self, set: SetRef, own: u64, targets: &mut Targets) {
-        self.sets.with(set, |workers, nodes| {
+    fn collect(&self, set: SetRef, own: u64, targets: &mut Targets, shards: &mut Sorted) {
+        self.sets.with(set, |workers, nodes, more| {
             targets.workers |= workers;
             targets.nodes.extend(nodes.iter().map(|&index| self.nodes.id(index)).filter(|&id| id != own));
+            if !more.is_empty() {
+                shards.extend_from_slice(more);
+            }
         });
     }
 
     /// Adds a receiver to a filter; says whether it was not there before.
     pub(crate) fn add(&mut self, key: &RouteKey, receiver: Receiver) -> bool {
         let index = match receiver {
-            Receiver::Worker(_) => 0,
+            Receiver::Worker(_) | Receiver::Shard(_) => 0,
             Receiver::Node(id) => self.nodes.index_or_insert(id),
         };
         let added = self.change(key, |set| match receiver {
@@ -83,7 +88,8 @@ impl RouteTable {
                 set.workers |= 1 << worker;
                 set.workers != before
             }
-            Receiver::Node(_) => set.add_node(index),
+            Receiver::Node(_) => set::insert(&mut set.nodes, index),
+            Receiver::Shard(shard) => set::insert(&mut set.shards, shard),
         });
         if matches!(receiver, Receiver::Node(_)) {
             self.nodes.count(index, i64::from(added));
@@ -103,10 +109,11 @@ impl RouteTable {
                 let Some(index) = self.nodes.index(id) else {
                     return false;
                 };
-                let removed = self.change(key, |set| set.remove_node(index));
+                let removed = self.change(key, |set| set::remove(&mut set.nodes, index));
                 self.nodes.count(index, -i64::from(removed));
                 removed
             }
+            Receiver::Shard(shard) => self.change(key, |set| set::remove(&mut set.shards, shard)),
         }
     }
 
@@ -143,38 +150,50 @@ impl RouteTable {
         let Some(index) = self.nodes.index(id) else {
             return;
         };
+        self.remove_everywhere(|_, nodes, _| nodes.contains(&index), |set| set::remove(&mut set.nodes, index));
+        self.nodes.free(index);
+    }
+
+    /// Removes all routes of a shard.
+    pub(crate) fn remove_shard(&mut self, shard: u16) {
+        self.remove_everywhere(|_, _, shards| shards.contains(&shard), |set| set::remove(&mut set.shards, shard));
+    }
+
+    /// Changes each set of which `is_concerned` says so.
+    fn remove_everywhere(
+        &mut self,
+        is_concerned: impl Fn(u64, &[u16], &[u16]) -> bool,
+        remove: impl Fn(&mut RouteSet) -> bool,
+    ) {
         let sets = &mut self.sets;
         let mut keep = |set: &mut SetRef| {
-            if !sets.with(*set, |_, nodes| nodes.contains(&index)) {
+            if !sets.with(*set, &is_concerned) {
                 return true;
             }
             let mut content = sets.take(*set);
-            content.remove_node(index);
+            remove(&mut content);
             sets.put(content).inspect(|changed| *set = *changed).is_some()
         };
         self.exact.retain(|_, set| keep(set));
         self.wild.retain(&mut keep);
-        self.nodes.free(index);
-        // A large node may have left.
+        // A large one may have left.
         shrink(&mut self.exact);
     }
 
     /// Calls with each filter without wildcards, as hash, and its members.
-    pub(crate) fn for_each_exact(&self, mut each: impl FnMut(u64, u64, &mut dyn Iterator<Item = u64>)) {
+    pub(crate) fn for_each_exact(&self, mut each: impl FnMut(u64, &Members<'_>)) {
         for (key, &set) in &self.exact {
-            self.sets.with(set, |workers, nodes| {
-                each(key.get(), workers, &mut nodes.iter().map(|&index| self.nodes.id(index)))
-            });
+            self.with_members(set, |members| each(key.get(), members));
         }
     }
 
     /// Calls with each filter with wildcards and its members.
-    pub(crate) fn for_each_wild(&self, mut each: impl FnMut(&str, u64, &mut dyn Iterator<Item = u64>)) {
-        self.wild.for_each(|filter, &set| {
-            self.sets.with(set, |workers, nodes| {
-                each(filter, workers, &mut nodes.iter().map(|&index| self.nodes.id(index)))
-            });
-        });
+    pub(crate) fn for_each_wild(&self, mut each: impl FnMut(&str, &Members<'_>)) {
+        self.wild.for_each(|filter, &set| self.with_members(set, |members| each(filter, members)));
+    }
+
+    fn with_members(&self, set: SetRef, each: impl FnOnce(&Members<'_>)) {
+        self.sets.with(set, |workers, nodes, shards| each(&Members { workers, nodes, shards, table: &self.nodes }));
     }
 
     pub(crate) fn exact_len(&self) -> usize {
@@ -183,6 +202,23 @@ impl RouteTable {
 
     pub(crate) fn wild_len(&self) -> usize {
         self.wild.len()
+    }
+}
+
+/// Who gets the messages of a filter.
+pub(crate) struct Members<'a> {
+    /// As a mask.
+    pub(crate) workers: u64,
+    nodes: &'a [u16],
+    /// In order.
+    pub(crate) shards: &'a [u16],
+    table: &'a NodeTable,
+}
+
+impl Members<'_> {
+    /// Raft ids.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = u64> {
+        self.nodes.iter().map(|&index| self.table.id(index))
     }
 }
 
@@ -243,17 +279,52 @@ mod tests {
     }
 
     #[test]
+    fn one_receiver_takes_no_set() {
+        let mut table = RouteTable::default();
+        let receivers = [
+            Receiver::Node(1),
+            Receiver::Node(0),
+            Receiver::Worker(0),
+            Receiver::Worker(63),
+            Receiver::Shard(0),
+            Receiver::Shard(u16::MAX),
+        ];
+        for (hash, receiver) in receivers.into_iter().enumerate() {
+            table.add(&RouteKey::Exact(hash as u64), receiver);
+        }
+        assert_eq!(table.sets.stored(), 0);
+        let mut found = Vec::new();
+        table.for_each_exact(|hash, members| {
+            found.push((hash, members.workers, members.nodes().collect(), members.shards.to_vec()));
+        });
+        found.sort();
+        let expected: [(u64, u64, Vec<u64>, Vec<u16>); 6] = [
+            (0, 0, vec![1], vec![]),
+            (1, 0, vec![0], vec![]),
+            (2, 1, vec![], vec![]),
+            (3, 1 << 63, vec![], vec![]),
+            (4, 0, vec![], vec![0]),
+            (5, 0, vec![], vec![u16::MAX]),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
     fn sets_and_node_numbers_are_given_back() {
         let mut table = RouteTable::default();
         for i in 0..100_u64 {
             table.add(&RouteKey::Exact(i), Receiver::Node(7));
             table.add(&RouteKey::Exact(i), Receiver::Node(8));
             table.add(&RouteKey::Exact(i), Receiver::Worker(63));
+            table.add(&RouteKey::Exact(i), Receiver::Shard(u16::MAX));
         }
         table.add(&RouteKey::of("a/+"), Receiver::Node(8));
+        table.add(&RouteKey::of("a/#"), Receiver::Shard(u16::MAX));
         assert_eq!(table.sets.stored(), 1);
         table.remove_node(8);
-        assert_eq!((table.exact_len(), table.wild_len(), table.nodes.indexes.len()), (100, 0, 1));
+        assert_eq!((table.exact_len(), table.wild_len(), table.nodes.indexes.len()), (100, 1, 1));
+        table.remove_shard(u16::MAX);
+        assert_eq!((table.exact_len(), table.wild_len(), table.sets.stored()), (100, 0, 1));
         for i in 0..100 {
             assert!(table.remove(&RouteKey::Exact(i), Receiver::Node(7)));
             assert!(!table.remove(&RouteKey::Exact(i), Receiver::Node(7)));

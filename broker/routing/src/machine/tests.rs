@@ -51,10 +51,10 @@ fn a_stream() {
 fn what_cannot_be_decoded_is_refused() {
     let mut machine = RoutesMachine::new(SharedRoutes::new());
     let before = machine.state_hash();
-    for bytes in [&[][..], &[0, 1, 2], &[1], &[1, 9], &[1, 2, 5, 0, 0, 0], &[2, 9]] {
+    for bytes in [&[][..], &[0, 1, 2], &[1], &[1, 9], &[1, 2, 5, 0, 0, 0], &[2, 9], &[3, 9]] {
         assert_eq!(RoutesResponse::decode(&machine.apply(0, bytes)), RoutesResponse::Malformed, "{bytes:?}");
     }
-    assert_eq!(RoutesResponse::decode(&machine.apply(0, &[3])), RoutesResponse::UnknownFormat { format: 3 });
+    assert_eq!(RoutesResponse::decode(&machine.apply(0, &[4])), RoutesResponse::UnknownFormat { format: 4 });
     assert_eq!(machine.state_hash(), before);
 }
 
@@ -114,7 +114,9 @@ pub(crate) fn commands() -> impl Strategy<Value = Vec<RoutesCommand>> {
         "[ab+]/[ab#]".prop_map(|f| RouteKey::Wild(f.into())),
         group.prop_map(|(group, rank)| RouteKey::Shared { group: format!("$share/{group}").into(), rank }),
     ];
-    let keys = prop::collection::vec(key, 0..4);
+    let keys = prop::collection::vec(key.clone(), 0..4);
+    let change = prop_oneof![key.clone().prop_map(ShardChange::Add), key.prop_map(ShardChange::Remove)];
+    let changes = prop::collection::vec(change, 0..6);
     let command = prop_oneof![
         1 => (1_u64..4, 1_u64..3, 1_u64..3).prop_map(|(node, boot, stream)| open(node, u128::from(node), boot, stream)),
         6 => (1_u64..4, 1_u64..3, 1_u64..3, 1_u64..5, keys.clone(), keys)
@@ -122,6 +124,10 @@ pub(crate) fn commands() -> impl Strategy<Value = Vec<RoutesCommand>> {
         1 => (1_u64..4, any::<Option<(u8, u8)>>()).prop_map(|(node, through)| {
             RoutesCommand::NodeDown { node, through: through.map(|(boot, stream)| (u64::from(boot % 3), u64::from(stream % 3))) }
         }),
+        3 => (1_u16..4, 1_u64..3, 1_u64..9, changes)
+            .prop_map(|(shard, generation, first, changes)| RoutesCommand::Shard { shard, generation, first, changes }),
+        1 => (1_u16..4, 1_u64..3, 1_u64..9)
+            .prop_map(|(shard, generation, next)| RoutesCommand::ShardReset { shard, generation, next }),
     ];
     prop::collection::vec(command, 0..60)
 }
