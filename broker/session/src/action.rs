@@ -4,7 +4,7 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{Message, SubOptions};
 
-use crate::{AuthRequest, CloseReason, Limit, OpenRequest, SubscriptionInfo};
+use crate::{AuthRequest, CloseReason, Limit, OpenRequest, Settlement, SubscriptionInfo};
 
 /// What the server has to do. The worker keeps one list, hands it to each call and empties it.
 #[derive(Debug)]
@@ -45,6 +45,29 @@ pub enum Action {
     Close {
         /// Why; it says as well whether the will is to be published.
         reason: CloseReason,
+    },
+    /// A message with QoS 2 on a connection of a durable session: as [`Action::Publish`], but [`crate::Connection::on_published`] must not be
+    /// called before the shard has committed the identifier with the message. After that it is called even if the shard had the identifier
+    /// before: the message is then none that is new.
+    Received {
+        /// The client's packet identifier.
+        packet_id: NonZeroU16,
+        /// The message, as with [`Action::Publish`].
+        message: Message,
+        /// To be given back.
+        token: PublishToken,
+    },
+    /// PUBREL on a connection of a durable session: have the shard release the identifier, then call [`crate::Connection::on_released`].
+    Released {
+        /// The client's packet identifier.
+        packet_id: NonZeroU16,
+    },
+    /// The client has answered a message of [`crate::Connection::on_granted`]: the shard is to be told.
+    Settled {
+        /// The identifier under which it was sent.
+        packet_id: NonZeroU16,
+        /// What it has answered.
+        what: Settlement,
     },
 }
 

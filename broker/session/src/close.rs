@@ -7,6 +7,7 @@ use raftmq_mqtt::{Disconnect, Packet, PacketType, Properties, PropertiesBuf, Pro
 use crate::{
     Action, Connection, SessionState,
     connection::{Phase, put},
+    durable::Durable,
     inbound::Inbound,
 };
 
@@ -86,6 +87,9 @@ impl Connection {
         self.aliases = None;
         self.aliases_out = None;
         self.auth = None;
+        if let Some(durable) = &mut self.durable {
+            **durable = Durable::default();
+        }
     }
 
     /// Without a session expiry interval `[MQTT-3.14.2-2]` and user properties `[MQTT-3.14.2-4]`.

@@ -19,9 +19,15 @@ impl Connection {
             // Still authenticating: nothing was asked.
             return;
         }
-        let session = match result {
+        let clean_start = opening.clean_start;
+        // The session that is taken up, if there is one; and of a durable one, what its shard knows of it.
+        let (session, received) = match result {
             // [MQTT-3.1.2-4], [MQTT-3.1.4-4], [MQTT-3.2.2-2], [MQTT311-3.1.2-6], [MQTT311-3.1.4-3], [MQTT311-3.2.2-1]
-            OpenResult::Accepted { session } => session.filter(|_| !opening.clean_start),
+            OpenResult::Accepted { session } => (session.filter(|_| !clean_start), None),
+            OpenResult::Durable { session_present: true, session, received } if !clean_start => {
+                (Some(session.unwrap_or_default()), Some(received))
+            }
+            OpenResult::Durable { .. } => (None, Some(Vec::new())),
             OpenResult::RefusedSaying(reason, detail) => {
                 self.write_refusal_saying(reason, detail, out);
                 return self.end(CloseReason::Refused(reason), out, actions);
@@ -40,6 +46,10 @@ impl Connection {
         // [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT311-3.1.2-4]
         self.state = session.map(|session| *session).unwrap_or_default();
         self.state.expiry_s = expiry_s;
+        if let Some(received) = received {
+            self.state.follow_shard(&received);
+            self.durable = Some(Box::default());
+        }
         self.state.restart();
         self.excuse_silence(now);
         if fits {

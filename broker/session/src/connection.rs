@@ -10,6 +10,7 @@ use crate::{
     alias_out::OutAliases,
     auth::Exchange,
     connect::{Opening, refuse_undecoded},
+    durable::Durable,
     inbound::Inbound,
     subscribe::Pending,
 };
@@ -67,6 +68,8 @@ pub struct Connection {
     pub(crate) aliases_out: Option<Box<OutAliases>>,
     /// There if CONNECT named an authentication method.
     pub(crate) auth: Option<Box<Exchange>>,
+    /// There if the session's queue is in a shard.
+    pub(crate) durable: Option<Box<Durable>>,
     pub(crate) pending: Vec<Pending>,
     pub(crate) state: SessionState,
 }
@@ -107,6 +110,7 @@ impl Connection {
             aliases: None,
             aliases_out: None,
             auth: None,
+            durable: None,
             pending: Vec::new(),
             state: SessionState::default(),
         }
@@ -149,14 +153,18 @@ impl Connection {
     }
 
     /// Whether packets may be given to [`Connection::on_packet`] now. Not while the server decides about the CONNECT, not
-    /// after the end `[MQTT-3.1.4-6]` `[MQTT311-3.1.4-5]`, and not while the server has too many messages of an MQTT 3 client in hand,
-    /// which knows no receive maximum.
+    /// after the end `[MQTT-3.1.4-6]` `[MQTT311-3.1.4-5]`, not while the server has too many messages of an MQTT 3 client in hand,
+    /// which knows no receive maximum, and not while too many of its PUBRELs wait for a shard.
     #[must_use]
     pub fn can_read(&self) -> bool {
         match self.phase {
             Phase::Connect { .. } => true,
             // [MQTT-4.9.0-3]: a client that keeps to the receive maximum is always read.
-            Phase::Open => self.version.is_v5() || self.inbound.len() < usize::from(self.limits.receive_maximum.max(1)),
+            Phase::Open => {
+                let most = self.limits.receive_maximum;
+                (self.version.is_v5() || self.inbound.len() < usize::from(most.max(1)))
+                    && self.durable.as_ref().is_none_or(|durable| !durable.is_full(most))
+            }
             Phase::Opening(_) => self.awaits_auth(),
             Phase::Closed { .. } => false,
         }

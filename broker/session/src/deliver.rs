@@ -32,8 +32,13 @@ impl Connection {
         }
     }
 
-    /// Takes a message that matched subscriptions of this client `[MQTT-4.5.0-1]` `[MQTT311-4.5.0-1]`.
+    /// Takes a message that matched subscriptions of this client `[MQTT-4.5.0-1]` `[MQTT311-4.5.0-1]`. On a connection of a durable session
+    /// only those with QoS 0: the others are in the session's shard, but those of a group, which another member gets.
     pub fn deliver(&mut self, forms: &mut Forms, now: Now, matched: &Matched, out: &mut Vec<u8>) -> Delivery {
+        if self.is_durable() && matched.qos_of(forms.message()) != QoS::AtMostOnce {
+            let shared = matched.share.is_some();
+            return if shared { Delivery::Dropped(DropReason::QueueFull) } else { Delivery::Skipped };
+        }
         if !self.is_open() {
             return self.state.deliver_offline(now, &self.limits, &self.client_id, forms.message(), matched);
         }
@@ -64,7 +69,7 @@ impl Connection {
         if written == Ok(true) { Delivery::Sent(qos) } else { Delivery::Dropped(DropReason::TooLarge) }
     }
 
-    fn terms(&self) -> Terms {
+    pub(crate) fn terms(&self) -> Terms {
         Terms {
             version: self.version,
             window: self.window,

@@ -14,6 +14,10 @@
 //! What outlives the connection is its [`SessionState`]: subscriptions, messages in flight, messages waiting, identifiers of QoS 2
 //! messages that the client has not released.
 //!
+//! The queue of a durable session may be in a shard instead ([`OpenResult::Durable`]). Its messages come by [`Connection::on_granted`] under
+//! the identifiers that the shard has given them, and what the client answers goes there: [`Action::Settled`], [`Action::Received`],
+//! [`Action::Released`].
+//!
 //! Which parts of the protocol a client may use is set by [`SessionLimits`]; CONNACK says so, and what is not there is refused.
 //!
 //! Statements of the specifications are cited where they are implemented: `[MQTT-3.1.2-22]` is of MQTT 5.0, `[MQTT311-3.1.2-24]`
@@ -34,10 +38,12 @@ mod connack;
 mod connect;
 mod connection;
 mod deliver;
+mod durable;
 mod filter;
 mod forms;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod granted;
 mod inbound;
 mod limits;
 mod matched;
@@ -55,6 +61,7 @@ pub use action::{Action, Flushed, PublishToken, SubscribeItem};
 pub use close::CloseReason;
 pub use connection::{Connection, Now, Origins};
 pub use forms::Forms;
+pub use granted::{Granted, GrantedDelivery, Settlement};
 pub use limits::{Limit, SessionLimits};
 pub use matched::Matched;
 pub use outbound::{Delivery, DropReason};

@@ -22,7 +22,8 @@ pub enum Delivery {
     Queued,
     /// It waits for its turn, and so many that had waited longest are lost to make room for it.
     Displaced(u32),
-    /// The subscription does not want it: no local, or a topic with `$` that its wildcards do not mean.
+    /// The subscription does not want it: no local, or a topic with `$` that its wildcards do not mean. Or it comes from the session's shard, by
+    /// [`crate::Connection::on_granted`]: all above QoS 0 on a connection of a durable session, but what is shared.
     Skipped,
     /// It is lost to this client.
     Dropped(DropReason),
@@ -237,6 +238,12 @@ impl Outbound {
     /// Drops the messages with QoS 0 of the queue; says how many.
     pub(crate) fn drop_qos0(&mut self) -> u32 {
         if self.queued_qos0 == 0 { 0 } else { self.drop_queued(OutMessage::is_qos0) }
+    }
+
+    /// Forgets all messages above QoS 0.
+    pub(crate) fn keep_qos0(&mut self) {
+        (self.flight, self.lapped) = (VecDeque::new(), false);
+        self.drop_queued(|message| !message.is_qos0());
     }
 
     fn drop_queued(&mut self, is_dropped: impl Fn(&OutMessage) -> bool) -> u32 {

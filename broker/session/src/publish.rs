@@ -11,7 +11,7 @@ use crate::{
 
 /// The most answers that wait behind one that the server is not done with, as a multiple of the receive maximum: a client may repeat
 /// a PUBLISH with QoS 2, but not without end.
-const OWED: usize = 2;
+pub(crate) const OWED: usize = 2;
 
 impl Connection {
     pub(crate) fn on_publish(
@@ -61,7 +61,11 @@ impl Connection {
                 if publish.qos == QoS::ExactlyOnce {
                     self.state.received_mut().begin(packet_id, token);
                 }
-                actions.push(Action::Publish { message, token: Some(token) });
+                actions.push(if publish.qos == QoS::ExactlyOnce && self.is_durable() {
+                    Action::Received { packet_id, message, token }
+                } else {
+                    Action::Publish { message, token: Some(token) }
+                });
             }
         }
         self.inbound.push(owed);
@@ -168,7 +172,7 @@ impl Connection {
             .map_err(|_| ReasonCode::TopicNameInvalid)
     }
 
-    /// The server is done with a PUBLISH of [`Action::Publish`], also of an earlier connection of the session. Calls may come in any
+    /// The server is done with a PUBLISH of [`Action::Publish`] or [`Action::Received`], also of an earlier connection of the session. Calls may come in any
     /// order: answers leave in the order of the PUBLISH packets. The reason must be one of PUBACK; an error closes the
     /// connection of an MQTT 3 client, which has no other way to learn of it `[MQTT311-3.3.5-2]`.
     pub fn on_published(

@@ -55,6 +55,14 @@ impl Received {
         }
     }
 
+    /// Those of a durable session, as its shard knows them: all of an earlier connection, and none of them pending.
+    pub(crate) fn of_shard(ids: &[NonZeroU16]) -> Self {
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        Self { ids: IdSet(sorted.into()), ..Self::default() }
+    }
+
     /// A new connection begins.
     pub(crate) fn restart(&mut self) {
         self.old = self.ids.clone();
@@ -95,25 +103,35 @@ impl Received {
 
 /// Identifiers, sorted. Clients count them up, so that they come at the end and leave at the front.
 #[derive(Debug, Clone, Default)]
-struct IdSet(VecDeque<NonZeroU16>);
+pub(crate) struct IdSet(VecDeque<NonZeroU16>);
 
 impl IdSet {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     fn contains(&self, id: NonZeroU16) -> bool {
         self.0.binary_search(&id).is_ok()
     }
 
-    fn insert(&mut self, id: NonZeroU16) {
-        if let Err(at) = self.0.binary_search(&id) {
+    /// Whether it was not there.
+    pub(crate) fn insert(&mut self, id: NonZeroU16) -> bool {
+        let found = self.0.binary_search(&id);
+        if let Err(at) = found {
             self.0.insert(at, id);
         }
+        found.is_err()
     }
 
-    fn remove(&mut self, id: NonZeroU16) {
-        if let Ok(at) = self.0.binary_search(&id) {
+    /// Whether it was there.
+    pub(crate) fn remove(&mut self, id: NonZeroU16) -> bool {
+        let found = self.0.binary_search(&id);
+        if let Ok(at) = found {
             self.0.remove(at);
             if self.0.is_empty() && self.0.capacity() > 64 {
                 self.0 = VecDeque::new();
             }
         }
+        found.is_ok()
     }
 }

@@ -1,6 +1,6 @@
 //! What the server is asked about a client that connects, and what it answers.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{Message, MessageError, Origin, PropertiesBuf, Publish, QoS, ReasonCode, Version, Will};
 
@@ -39,6 +39,16 @@ pub enum OpenResult {
     Accepted {
         /// Its session, if one exists, has not expired and the client did not ask for a clean start. It is resumed.
         session: Option<Box<SessionState>>,
+    },
+    /// The client is connected, and the queue of its session is in a shard, which has committed this connection.
+    Durable {
+        /// Session Present `[MQTT-3.2.2-2]` `[MQTT-3.2.2-3]` `[MQTT311-3.2.2-1]` `[MQTT311-3.2.2-2]`, as the shard says. Without it neither of the
+        /// following counts.
+        session_present: bool,
+        /// The session's subscriptions, and messages with QoS 0 that wait. What it has above QoS 0 is forgotten.
+        session: Option<Box<SessionState>>,
+        /// Identifiers of QoS 2 messages of the client that the shard has and the client has not released.
+        received: Vec<NonZeroU16>,
     },
     /// It is not; the reason must be one of CONNACK.
     Refused(ReasonCode),

@@ -1,6 +1,6 @@
 //! The session: what outlives a connection.
 
-use std::{num::NonZeroU16, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
 
 use raftmq_mqtt::{Message, ReasonCode, SubOptions};
 
@@ -50,6 +50,14 @@ pub struct SessionState {
 }
 
 impl SessionState {
+    /// A session with subscriptions that were made on another node. Of several with the same filter the last counts.
+    #[must_use]
+    pub fn with_subscriptions(subscriptions: impl IntoIterator<Item = SubscriptionEntry>) -> Self {
+        let by_filter: BTreeMap<_, _> = subscriptions.into_iter().map(|entry| (entry.filter, entry.info)).collect();
+        let subscriptions = by_filter.into_iter().map(|(filter, info)| SubscriptionEntry { filter, info }).collect();
+        Self { subscriptions, ..Self::default() }
+    }
+
     /// The subscriptions, ordered by filter.
     #[must_use]
     pub fn subscriptions(&self) -> &[SubscriptionEntry] {
@@ -126,17 +134,21 @@ impl SessionState {
             // [MQTT-3.3.2-5]
             return Some(Delivery::Dropped(DropReason::Expired));
         }
-        let mount = limits.mount_point.as_deref().filter(|mount| !mount.is_empty())?;
+        self.hides(limits, message).then_some(Delivery::Skipped)
+    }
+
+    /// Whether a message has no topic behind the client's mount point, or one that its wildcards do not mean there.
+    pub(crate) fn hides(&self, limits: &SessionLimits, message: &Message) -> bool {
+        let Some(mount) = limits.mount_point.as_deref().filter(|mount| !mount.is_empty()) else {
+            return false;
+        };
         let own = mount_length(Some(mount), message.topic_bytes());
         if own == 0 {
             // `m/#` matches `m` too, which is nobody's behind the mount point `m/`.
-            return Some(Delivery::Skipped);
+            return true;
         }
-        if message.topic_bytes()[own] != b'$' {
-            return None;
-        }
-        let shown = self.subscriptions.iter().any(|entry| shows_hidden(&entry.filter, mount, message.topic()));
-        (!shown).then_some(Delivery::Skipped)
+        message.topic_bytes()[own] == b'$'
+            && !self.subscriptions.iter().any(|entry| shows_hidden(&entry.filter, mount, message.topic()))
     }
 
     /// The server is done with a PUBLISH of this session whose connection has ended; as [`crate::Connection::on_published`].
@@ -156,6 +168,13 @@ impl SessionState {
         let subscriptions = &self.subscriptions;
         let keep = |group: &str| subscriptions.iter().any(|entry| is_of_group(&entry.filter, group));
         self.outbound.take_unshared(keep)
+    }
+
+    /// The session's queue is in a shard from now on, and this is what the shard says of identifiers that the client has not released. What the
+    /// session had of its own above QoS 0 is forgotten.
+    pub(crate) fn follow_shard(&mut self, received: &[NonZeroU16]) {
+        self.outbound.keep_qos0();
+        self.received = (!received.is_empty()).then(|| Box::new(Received::of_shard(received)));
     }
 
     /// A new connection takes the session up.

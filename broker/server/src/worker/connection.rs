@@ -292,6 +292,8 @@ impl Worker {
                 Action::Subscribe { packet_id, items } => self.subscribe(key, Some(packet_id), items, actions),
                 Action::Unsubscribe { packet_id, filters } => self.unsubscribe(key, packet_id, &filters, actions),
                 Action::Close { reason } => self.closed_by_session(key, reason),
+                // No connection is opened as one of a durable session yet.
+                Action::Received { .. } | Action::Released { .. } | Action::Settled { .. } => {}
             }
         }
         actions.clear();

@@ -7,6 +7,7 @@ mod auth;
 mod connect;
 mod deliver;
 mod flows;
+mod granted;
 mod inbound;
 mod options;
 mod publish;

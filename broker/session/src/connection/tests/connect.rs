@@ -482,7 +482,7 @@ fn an_idle_connection_is_small() {
     assert!(size_of::<SessionState>() <= 152, "{}", size_of::<SessionState>());
     // What few clients use is not there before they use it.
     let idle = Peer::simple(V5).connection;
-    assert!(idle.aliases.is_none() && idle.aliases_out.is_none() && idle.auth.is_none());
+    assert!(idle.aliases.is_none() && idle.aliases_out.is_none() && idle.auth.is_none() && idle.durable.is_none());
     assert!(idle.state.received().is_none());
 }
 
