@@ -3,6 +3,7 @@
 
 mod client;
 mod hostile;
+mod shard;
 
 use std::num::NonZeroU16;
 
@@ -19,6 +20,11 @@ type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: &[Target] = &[("network", any_network), ("packets", any_packets)];
+
+/// The version that the first byte of the input chooses, and whether the session is a durable one of a shard.
+fn kind(first: u8) -> (Version, bool) {
+    (Version::ALL[usize::from(first) % 3], first >= 128)
+}
 
 /// The identifier of the client under test.
 const CLIENT: &str = "client";

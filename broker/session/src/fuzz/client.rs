@@ -1,4 +1,5 @@
-//! A client by the book, a server that takes its time, and a network that breaks.
+//! A client by the book, a server that takes its time, and a network that breaks. The queue of its session is the session's own or in a shard,
+//! which takes its time, too.
 //!
 //! What the client publishes and what is delivered to it must arrive: with QoS 2 exactly once, with QoS 1 at least once, in order;
 //! and neither side may have reason to complain of the other.
@@ -13,7 +14,7 @@ use raftmq_mqtt::{
     Ack, Packet, PropertiesBuf, Property, Publish, QoS, ReasonCode, Version, encode, fuzz::source::Source,
 };
 
-use super::{connect, each_packet, message, properties, publish, qos};
+use super::{connect, each_packet, kind, message, properties, publish, qos, shard::Shard};
 use crate::{
     Action, CloseReason, Connection, Delivery, Forms, Matched, Now, OpenResult, Origins, PublishToken, SessionLimits,
     SessionState,
@@ -24,7 +25,7 @@ const TOPICS: [&str; 3] = ["topic/a", "topic/b", "t"];
 /// Any bytes as what happens, one after the other.
 pub fn any_network(data: &[u8]) {
     let mut source = Source::new(data);
-    let version = Version::ALL[usize::from(source.byte()) % 3];
+    let (version, durable) = kind(source.byte());
     let limits = SessionLimits {
         receive_maximum: u16::from(source.byte() % 4) + 1,
         max_in_flight: u16::from(source.byte() % 4) + 1,
@@ -33,7 +34,7 @@ pub fn any_network(data: &[u8]) {
     };
     let receive_maximum = u16::from(source.byte() % 4) + 1;
     let aliases = u16::from(source.byte() % 3);
-    let mut world = World::new(version, limits, receive_maximum, aliases);
+    let mut world = World::new(version, limits, receive_maximum, aliases, durable);
     for _ in 0..data.len().min(400) {
         let (step, choice) = (source.byte(), source.byte());
         match step % 12 {
@@ -44,7 +45,7 @@ pub fn any_network(data: &[u8]) {
             8 => world.server_done(usize::from(choice)),
             9 => world.connection.set_congested(),
             10 => world.writable(),
-            _ => world.reconnect(),
+            _ => world.reconnect(choice),
         }
         world.server_acts();
     }
@@ -79,6 +80,8 @@ struct Outgoing {
 
 struct World {
     connection: Connection,
+    /// Of a durable session.
+    shard: Option<Shard>,
     limits: SessionLimits,
     version: Version,
     connect_properties: PropertiesBuf,
@@ -109,7 +112,7 @@ struct World {
 }
 
 impl World {
-    fn new(version: Version, limits: SessionLimits, receive_maximum: u16, aliases: u16) -> Self {
+    fn new(version: Version, limits: SessionLimits, receive_maximum: u16, aliases: u16, durable: bool) -> Self {
         let list = [
             Property::SessionExpiryInterval(100),
             Property::ReceiveMaximum(receive_maximum),
@@ -120,6 +123,7 @@ impl World {
         let now = Now { ms: 1, unix_ms: 1 };
         let mut world = Self {
             connection: Connection::new(Arc::new(limits.clone()), now, [1; 16]),
+            shard: durable.then(Shard::new),
             limits,
             version,
             connect_properties: if v5 { properties(&list) } else { PropertiesBuf::new() },
@@ -144,16 +148,24 @@ impl World {
             taken: Default::default(),
             delivered: Default::default(),
         };
-        world.open(None);
+        world.open(None, 0);
         world
     }
 
-    fn open(&mut self, session: Option<Box<SessionState>>) {
+    fn open(&mut self, session: Option<Box<SessionState>>, committed: u8) {
         let connect = connect(self.version, false, &self.connect_properties);
         let packet = Packet::Connect(Box::new(connect));
         self.connection.on_packet(self.now, &mut self.origins, packet, &mut self.out, &mut self.actions);
         assert!(matches!(self.actions.pop(), Some(Action::Open(_))));
-        let opened = OpenResult::Accepted { session };
+        let opened = match &mut self.shard {
+            None => OpenResult::Accepted { session },
+            Some(shard) => OpenResult::Durable {
+                session_present: session.is_some(),
+                // The client may have come from another node.
+                session: session.filter(|_| committed.is_multiple_of(2)),
+                received: shard.claim(committed.into()),
+            },
+        };
         self.connection.on_opened(self.now, opened, &mut self.out, &mut self.actions);
         self.connections += 1;
         self.server_acts();
@@ -161,7 +173,7 @@ impl World {
     }
 
     /// Everything on its way is lost.
-    fn reconnect(&mut self) {
+    fn reconnect(&mut self, committed: u8) {
         let fresh = Connection::new(Arc::new(self.limits.clone()), self.now, [1; 16]);
         let mut old = std::mem::replace(&mut self.connection, fresh);
         old.close(CloseReason::Lost, &mut Vec::new());
@@ -174,7 +186,7 @@ impl World {
         for outgoing in &mut self.outgoing {
             (outgoing.here, outgoing.counted) = (false, false);
         }
-        self.open(Some(session));
+        self.open(Some(session), committed);
     }
 
     fn client_publishes(&mut self, qos: QoS) {
@@ -223,11 +235,17 @@ impl World {
         let topic = TOPICS[number as usize % TOPICS.len()];
         let message = message(topic, qos, &number.to_be_bytes(), None);
         let matched = Matched { qos: QoS::ExactlyOnce, ..Matched::default() };
+        if let Some(shard) = &mut self.shard
+            && qos != QoS::AtMostOnce
+            && shard.offer(number, qos, self.limits.max_queued_messages)
+        {
+            self.taken[qos as usize].push(number);
+        }
         let delivery = self.connection.deliver(&mut Forms::new(message, self.now), self.now, &matched, &mut self.out);
         match delivery {
             Delivery::Sent(_) | Delivery::Queued | Delivery::Displaced(_) => self.taken[qos as usize].push(number),
             Delivery::Dropped(_) => {}
-            Delivery::Skipped => panic!("it is wanted"),
+            Delivery::Skipped => assert!(self.shard.is_some() && qos != QoS::AtMostOnce, "it is wanted"),
         }
     }
 
@@ -255,6 +273,12 @@ impl World {
 
     fn server_acts(&mut self) {
         for action in self.actions.drain(..) {
+            let Some(action) = (match &mut self.shard {
+                Some(shard) => shard.propose(action),
+                None => Some(action),
+            }) else {
+                continue;
+            };
             match action {
                 Action::Publish { message, token } => {
                     let number = u32::from_be_bytes(message.payload().try_into().expect("four bytes"));
@@ -268,8 +292,20 @@ impl World {
         }
         assert!(self.connection.is_open(), "there is no reason to close");
         assert!(self.connection.state.outbound.counted() <= self.window);
-        let (version, down) = (self.version, &mut self.down);
+        if let Some(shard) = &mut self.shard {
+            shard.send(&TOPICS, self.now, &mut self.connection, &mut self.out, &mut self.actions);
+            assert!(self.actions.is_empty());
+        }
+        let (version, down, shard) = (self.version, &mut self.down, &self.shard);
         each_packet(&self.out, version, |packet, _| {
+            if let Some(shard) = shard {
+                match &packet {
+                    Packet::PubRel(ack) => assert!(shard.may_release(ack.packet_id), "before PUBREC is committed"),
+                    Packet::PubRec(ack) => assert!(shard.has(ack.packet_id), "before it is committed"),
+                    Packet::PubComp(ack) => assert!(!shard.has(ack.packet_id), "before its release is committed"),
+                    _ => {}
+                }
+            }
             let mut bytes = Vec::new();
             encode(&packet, version, &mut bytes).expect("it was decoded");
             down.push_back(bytes);
@@ -278,6 +314,9 @@ impl World {
     }
 
     fn server_done(&mut self, at: usize) {
+        if let Some(shard) = &mut self.shard {
+            shard.commit(&mut self.connection, &mut self.out, &mut self.actions);
+        }
         if !self.tokens.is_empty() {
             let at = at % self.tokens.len();
             let token = self.tokens.remove(at).expect("it is there");
@@ -370,6 +409,7 @@ impl World {
             self.packet_to_client();
             self.server_acts();
             let still = self.tokens.is_empty() && self.up.is_empty() && self.down.is_empty();
+            let still = still && self.shard.as_ref().is_none_or(Shard::is_at_rest);
             if still && !self.connection.is_congested() {
                 return;
             }
@@ -380,7 +420,14 @@ impl World {
     fn check(&self) {
         assert!(self.outgoing.is_empty() && self.incoming.is_empty() && self.unanswered.is_empty());
         assert_eq!((self.connection.session().messages(), self.connection.session().unreleased()), ((0, 0), 0));
-        for (sent, arrived) in [(&self.sent, &self.handed_on), (&self.taken, &self.delivered)] {
+        let mut handed_on = self.handed_on.clone();
+        if let Some(shard) = &self.shard {
+            assert!(shard.is_done());
+            assert_eq!(self.connection.credits(), self.window);
+            assert!(handed_on[2].is_empty());
+            handed_on[2].clone_from(&shard.published);
+        }
+        for (sent, arrived) in [(&self.sent, &handed_on), (&self.taken, &self.delivered)] {
             // QoS 0: in order, none twice.
             let mut rest = sent[0].iter();
             assert!(arrived[0].iter().all(|number| rest.any(|sent| sent == number)));

@@ -13,10 +13,10 @@ use raftmq_mqtt::{
     fuzz::source::{Source, with_packet},
 };
 
-use super::{CLIENT, connect, each_packet, message, properties, publish, qos};
+use super::{CLIENT, connect, each_packet, kind, message, properties, publish, qos};
 use crate::{
-    Action, AuthStep, CloseReason, Connection, Forms, Matched, Now, OpenResult, Origins, PublishToken, Secret,
-    SessionLimits, SessionState,
+    Action, AuthStep, CloseReason, Connection, Forms, Granted, GrantedDelivery, Matched, Now, OpenResult, Origins,
+    PublishToken, Secret, SessionLimits, SessionState,
 };
 
 const FILTERS: [&str; 7] = ["a", "b/+", "#", "$share/g/a", "$queue/a", "$exclusive/b", "$share/g/$queue/x"];
@@ -37,6 +37,8 @@ struct World {
     connection: Connection,
     limits: SessionLimits,
     version: Version,
+    /// The session is of a shard, which says anything.
+    durable: bool,
     window: usize,
     max_packet_size: usize,
     now: Now,
@@ -50,13 +52,18 @@ struct World {
     unanswered: BTreeSet<u16>,
     /// The client's messages with QoS 2 that were taken and not released.
     unreleased: BTreeSet<u16>,
+    /// Of a durable session: identifiers whose PUBREL was asked for, those that were handed on with the client's PUBREL, and those whose
+    /// PUBCOMP is due.
+    to_release: BTreeSet<u16>,
+    releasing: BTreeSet<u16>,
+    to_complete: BTreeSet<u16>,
     greeted: bool,
     over: bool,
 }
 
 impl World {
     fn new(source: &mut Source<'_>) -> Self {
-        let version = Version::ALL[usize::from(source.byte()) % 3];
+        let (version, durable) = kind(source.byte());
         let choices = source.byte();
         let limits = SessionLimits {
             receive_maximum: u16::from(source.byte() % 4) + 1,
@@ -82,6 +89,7 @@ impl World {
             connection: Connection::new(Arc::new(limits.clone()), now, [1; 16]),
             limits,
             version,
+            durable,
             window: 0,
             max_packet_size: 0,
             now,
@@ -92,6 +100,9 @@ impl World {
             owed: VecDeque::new(),
             unanswered: BTreeSet::new(),
             unreleased: BTreeSet::new(),
+            to_release: BTreeSet::new(),
+            releasing: BTreeSet::new(),
+            to_complete: BTreeSet::new(),
             greeted: false,
             over: false,
         }
@@ -116,7 +127,9 @@ impl World {
         self.max_packet_size = if v5 { size as usize } else { usize::MAX };
         self.connection = Connection::new(Arc::new(self.limits.clone()), self.now, [1; 16]);
         self.owed.clear();
-        self.unanswered.clear();
+        for ids in [&mut self.unanswered, &mut self.to_release, &mut self.releasing, &mut self.to_complete] {
+            ids.clear();
+        }
         (self.greeted, self.over) = (false, false);
         self.give(Packet::Connect(Box::new(connect(self.version, false, &own))));
         if v5 && method {
@@ -126,8 +139,17 @@ impl World {
             self.give(Packet::Auth(raftmq_mqtt::Auth { reason, properties: answer.as_properties() }));
             self.authenticate(AuthStep::Success(Secret::default()));
         }
-        self.connection.on_opened(self.now, OpenResult::Accepted { session }, &mut self.out, &mut self.actions);
+        let opened = if self.durable { self.of_shard(session, size) } else { OpenResult::Accepted { session } };
+        self.connection.on_opened(self.now, opened, &mut self.out, &mut self.actions);
         self.observe();
+    }
+
+    /// The shard knows some of the identifiers that the client has not released.
+    fn of_shard(&mut self, session: Option<Box<SessionState>>, choice: u32) -> OpenResult {
+        let session_present = session.is_some();
+        self.unreleased.retain(|id| session_present && choice >> (id % 8) & 1 == 0);
+        let received = self.unreleased.iter().filter_map(|id| NonZeroU16::new(*id)).collect();
+        OpenResult::Durable { session_present, session: session.filter(|_| choice & 1 == 0), received }
     }
 
     fn give(&mut self, packet: Packet<'_>) {
@@ -153,12 +175,14 @@ impl World {
         let known = due.is_some_and(|(qos, id)| qos == QoS::ExactlyOnce && self.unreleased.contains(&id));
         let before = self.actions.len();
         self.connection.on_packet(self.now, &mut self.origins, packet, &mut self.out, &mut self.actions);
-        let handed_on = self.actions[before..].iter().any(|action| matches!(action, Action::Publish { .. }));
+        let handed_on = |action: &Action| matches!(action, Action::Publish { .. } | Action::Received { .. });
+        let handed_on = self.actions[before..].iter().any(handed_on);
         assert!(!(known && handed_on), "handed on twice");
         if let (Some((QoS::ExactlyOnce, id)), true) = (due, handed_on) {
             self.unreleased.insert(id);
         }
-        if let Some(id) = released.filter(|_| self.connection.is_open()) {
+        // The identifier of a durable session is free when its shard has said so.
+        if let Some(id) = released.filter(|_| self.connection.is_open() && !self.durable) {
             self.unreleased.remove(&id);
         }
     }
@@ -204,12 +228,14 @@ impl World {
                 with_packet(source, kind, self.version, |packet| self.give(packet.clone()));
             }
             18..=20 if !self.tokens.is_empty() => self.published(choice),
+            21 | 22 if self.durable && choice & 32 != 0 => self.shard_says(id, choice),
             21 => {
                 let refused = [(0, ReasonCode::NotAuthorized), (9, ReasonCode::Success)];
                 let refused = if choice & 64 == 0 { &[][..] } else { &refused };
                 self.connection.on_subscribed(id, refused, &mut self.out, &mut self.actions);
             }
             22 => self.connection.on_unsubscribed(id, &mut self.out, &mut self.actions),
+            23..=26 if self.durable && choice & 8 != 0 => self.grant(source, id, choice),
             23..=26 => self.deliver(source, choice),
             27 => self.connection.set_congested(),
             28 => self.connection.on_writable(now, &mut self.out, &mut self.actions),
@@ -245,6 +271,47 @@ impl World {
         };
         let mut forms = Forms::new(message, self.now);
         self.connection.deliver(&mut forms, self.now, &matched, &mut self.out);
+    }
+
+    fn grant(&mut self, source: &mut Source<'_>, packet_id: NonZeroU16, choice: u8) {
+        let payload = vec![b'x'; usize::from(source.byte())];
+        let message = message(TOPICS[usize::from(choice) % 4], qos(choice), &payload, None);
+        let identifiers: Vec<u32> = (1..=u32::from(choice) % 4).collect();
+        let granted = Granted {
+            packet_id,
+            message: &message,
+            qos: qos(choice / 3),
+            retain: choice & 1 != 0,
+            dup: choice & 2 != 0,
+            identifiers: &identifiers,
+            lifetime_ms: (choice & 64 != 0).then_some(u64::from(choice)),
+        };
+        let (credits, length) = (self.connection.credits(), self.out.len());
+        let delivery = self.connection.on_granted(self.now, &granted, &mut self.out);
+        let sent = delivery == GrantedDelivery::Sent;
+        assert_eq!((credits - self.connection.credits(), self.out.len() > length), (usize::from(sent), sent));
+        match delivery {
+            GrantedDelivery::Sent => assert!(!self.unanswered.contains(&packet_id.get())),
+            GrantedDelivery::NoCredit => assert_eq!(credits, 0),
+            GrantedDelivery::UnderWay => assert!(!self.over),
+            GrantedDelivery::TooLarge => assert!(self.version.is_v5()),
+            GrantedDelivery::Skipped => assert!(self.limits.mount_point.is_some()),
+        }
+        self.observe();
+    }
+
+    /// What the shard has committed, or not.
+    fn shard_says(&mut self, id: NonZeroU16, choice: u8) {
+        if choice & 64 == 0 {
+            self.to_release.insert(id.get());
+            return self.connection.on_granted_release(id, &mut self.out, &mut self.actions);
+        }
+        self.observe();
+        if self.releasing.remove(&id.get()) && self.connection.is_open() {
+            self.to_complete.insert(id.get());
+            self.unreleased.remove(&id.get());
+        }
+        self.connection.on_released(id, choice & 128 == 0, &mut self.out, &mut self.actions);
     }
 
     /// What does not fit where the connection is.
@@ -306,6 +373,12 @@ impl World {
             match packet {
                 Packet::PubAck(ack) => assert_eq!(self.owed.pop_front(), Some((QoS::AtLeastOnce, ack.packet_id.get()))),
                 Packet::PubRec(ack) => assert_eq!(self.owed.pop_front(), Some((QoS::ExactlyOnce, ack.packet_id.get()))),
+                Packet::PubRel(ack) if self.durable => {
+                    // An MQTT 3 client is not told that nothing is known.
+                    let known = ack.reason == ReasonCode::Success && self.version.is_v5();
+                    assert!(!known || self.to_release.contains(&ack.packet_id.get()), "nobody has said so");
+                }
+                Packet::PubComp(ack) if self.durable => assert!(self.to_complete.remove(&ack.packet_id.get())),
                 Packet::Publish(publish) => {
                     if let Some(id) = publish.packet_id {
                         assert!(self.unanswered.insert(id.get()), "an identifier twice");
@@ -329,6 +402,9 @@ impl World {
         for action in self.actions.drain(..) {
             match action {
                 Action::Publish { token, .. } => self.tokens.extend(token),
+                Action::Received { token, .. } => self.tokens.push(token),
+                Action::Released { packet_id } => assert!(self.releasing.insert(packet_id.get()), "handed on twice"),
+                Action::Settled { .. } => assert!(self.durable),
                 Action::Close { .. } => {
                     assert!(self.connection.is_closed());
                     self.over = true;
@@ -338,6 +414,10 @@ impl World {
         }
         let session = self.connection.session();
         assert!(session.outbound.counted() <= self.window);
+        if let Some(durable) = &self.connection.durable {
+            assert!(durable.flights.counted() <= self.window);
+            assert_eq!(session.messages().0, 0, "of the session's own");
+        }
         assert!(session.messages().1 <= self.limits.max_queued_messages);
         assert!(session.subscriptions().len() <= self.limits.max_subscriptions);
         assert_eq!(session.unreleased(), self.unreleased.len());
