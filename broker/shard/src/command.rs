@@ -100,6 +100,14 @@ pub enum Op {
         /// The older connection's epoch.
         epoch: u64,
     },
+    /// For which older connections a claim still waits: answered as the claim was, and nothing is changed but what nodes that are down leave to be
+    /// done.
+    Older {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+    },
     /// A connection ended [MQTT5 3.14, 4.13].
     Disconnect {
         /// The client.
@@ -245,6 +253,7 @@ impl Op {
             }
             Self::Skip
             | Self::Closed { .. }
+            | Self::Older { .. }
             | Self::Disconnect { .. }
             | Self::Grant { .. }
             | Self::Release { .. }

@@ -36,7 +36,15 @@ pub(crate) mod table {
     pub(crate) const fn is_ordered(table: u8) -> bool {
         matches!(
             table,
-            OWNED | SUBSCRIPTION | RETAINED | TIMER | UNROUTED | OUTBOX | ENDED_SUBSCRIPTIONS | ENDED_QUEUE | ROUTE
+            NODE | OWNED
+                | SUBSCRIPTION
+                | RETAINED
+                | TIMER
+                | UNROUTED
+                | OUTBOX
+                | ENDED_SUBSCRIPTIONS
+                | ENDED_QUEUE
+                | ROUTE
         )
     }
 }

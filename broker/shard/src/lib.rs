@@ -54,7 +54,7 @@ pub use lane::{Lane, LaneOptions, Proposal, Ticket, Verdict};
 pub use machine::{KNOWN_LEVEL, MAX_STEP_MS, ShardMachine};
 pub use name::{Name, NodeBoot};
 pub use reads::{
-    ClientInfo, Deliveries, Delivery, FilterCursor, KnownFilter, Numbers, OutboxMessage, RetainedCursor,
+    ClientInfo, Deliveries, Delivery, FilterCursor, KnownFilter, KnownNode, Numbers, OutboxMessage, RetainedCursor,
     RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo, packet_id,
 };
 pub use slot::{SLOTS, SlotMap, SlotSet, slot};

@@ -5,13 +5,16 @@
 mod deliveries;
 mod retained;
 
-use raftmq_mqtt::Message;
+use raftmq_mqtt::{Message, QoS};
 
 use crate::answer::Older;
+use crate::command::Subscription;
 use crate::effect::Dropped;
 use crate::key::{self, Key, OWNED_NAME};
 use crate::machine::ShardMachine;
-use crate::record::{Client, Options, Outgoing, Owned, Peer, Route, Session, Stored, Timer};
+use crate::record::{
+    Client, Node, OPTIONS_NO_LOCAL, OPTIONS_RETAIN, Options, Outgoing, Owned, Peer, Route, Session, Stored, Timer,
+};
 use crate::store::{Store, StoreError};
 use crate::{Name, NodeBoot};
 
@@ -76,6 +79,23 @@ pub struct KnownFilter {
     pub namespace: u32,
     /// The filter.
     pub filter: String,
+}
+
+/// A node that has opened streams, or was declared down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownNode {
+    /// The node, with the latest boot that opened one.
+    pub node: NodeBoot,
+    /// The last boot that was declared down.
+    pub down: Option<u64>,
+}
+
+impl KnownNode {
+    /// Whether the latest boot was not declared down.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.down.is_none_or(|down| down < self.node.boot)
+    }
 }
 
 /// A change of the shard's routes that has not been announced for certain.
@@ -176,6 +196,36 @@ impl<S: Store> ShardMachine<S> {
         }))
     }
 
+    /// Subscriptions of a client's durable session, in the order of their filters: at most `limit` after `after`. None: no session, or no more.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn subscriptions(
+        &mut self,
+        client: &Name,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>, StoreError> {
+        let name = key::client_name(client.namespace, &client.id);
+        let Some(id) = self.cache.get::<Client>(&key::client(&name))?.and_then(|client| client.session) else {
+            return Ok(Vec::new());
+        };
+        let from = after.map_or_else(|| key::subscription(id, ""), |filter| key::after(&key::subscription(id, filter)));
+        let page = self.cache.scan::<Options>(&from, &key::subscription(id + 1, ""), limit)?;
+        self.cache.trim();
+        let subscription = |(key, options): &(Key, Options)| {
+            let (_, filter) = key::read_subscription(key)?;
+            Some(Subscription {
+                filter: filter.into(),
+                qos: QoS::from_u8(options.flags & 0b11)?,
+                no_local: options.flags & OPTIONS_NO_LOCAL != 0,
+                retain_as_published: options.flags & OPTIONS_RETAIN != 0,
+                identifier: options.identifier,
+            })
+        };
+        Ok(page.iter().filter_map(subscription).collect())
+    }
+
     /// Clients that are connected to a boot of a node, or for whose closing of an older connection others wait; at most `limit` after `after`.
     ///
     /// # Errors
@@ -213,6 +263,25 @@ impl<S: Store> ShardMachine<S> {
         self.cache.trim();
         let next = page.last().map(|(last, _)| FilterCursor(key::after(last).to_vec()));
         Ok((filters, next.filter(|_| page.len() >= limit.max(1))))
+    }
+
+    /// The nodes that have opened streams, or were declared down: the latest boot of each, and the last one that was declared down.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn nodes(&self) -> Result<Vec<KnownNode>, StoreError> {
+        let found = self.cache.scan::<Node>(&key::node(0), &key::table_end(key::table::NODE), usize::MAX)?;
+        let known = |(key, node): (Key, Node)| KnownNode {
+            node: NodeBoot { node: key::last_number(&key).unwrap_or_default(), boot: node.boot },
+            down: node.down,
+        };
+        Ok(found.into_iter().map(known).collect())
+    }
+
+    /// The epoch of the map of slots that the shard has.
+    #[must_use]
+    pub fn map_epoch(&self) -> u64 {
+        self.meta.map_epoch
     }
 
     /// Changes of the shard's routes after a number, in their order.

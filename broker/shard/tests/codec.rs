@@ -130,6 +130,7 @@ fn ops() -> impl Strategy<Value = Op> {
         ),
         (any::<u32>(), any::<u64>()).prop_map(|(destination, up_to)| Op::HandedOff { destination, up_to }),
         any::<u64>().prop_map(|up_to| Op::Announced { up_to }),
+        client().prop_map(|(client, epoch)| Op::Older { client, epoch }),
     ]
 }
 

@@ -6,6 +6,8 @@
 mod common;
 mod reference;
 
+use std::sync::Arc;
+
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
     Answer, Batch, Claim, Command, DropPolicy, FilterCursor, LIVE, Name, NodeBoot, Op, QueueLimits, SeqRange, SlotSet,
@@ -237,6 +239,15 @@ impl Cluster {
                 let (Some(session), Some(sent)) = (found.session, sent) else { continue };
                 let of = &reference.sessions[&expected.session.unwrap()];
                 assert_eq!(session.subscriptions as usize, of.subscriptions.len());
+                let mut subscriptions = machine.subscriptions(&name, None, 2).unwrap();
+                while let Some(last) = subscriptions.last().map(|last| Arc::clone(&last.filter)) {
+                    let more = machine.subscriptions(&name, Some(&last), 2).unwrap();
+                    if more.is_empty() {
+                        break;
+                    }
+                    subscriptions.extend(more);
+                }
+                assert!(subscriptions.iter().eq(of.subscriptions.values()));
                 assert_eq!((session.last, session.granted), (of.next - 1, of.granted));
                 assert_eq!(session.dropped, of.dropped);
                 assert_eq!(session.waiting as usize, of.queue.range(of.granted + 1..).count());
@@ -481,7 +492,8 @@ impl Generator<'_> {
                 let filters = (0..self.random.below(4)).map(|_| self.subscription()).collect();
                 Op::Subscribe { client, epoch, filters }
             }
-            34..37 => {
+            34 => Op::Older { client, epoch },
+            35..37 => {
                 let filters = (0..self.random.below(3)).map(|_| (*self.random.pick(&FILTERS).unwrap()).into());
                 Op::Unsubscribe { client, epoch, filters: filters.collect() }
             }

@@ -239,6 +239,7 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             out.push(16);
             out.number(*up_to);
         }
+        Op::Older { client, epoch } => put_client(out, 17, client, *epoch),
     }
 }
 
@@ -300,6 +301,7 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
         },
         15 => Op::HandedOff { destination: reader.small("destination")?, up_to: reader.number("number")? },
         16 => Op::Announced { up_to: reader.number("number")? },
+        17 => Op::Older { client: name(reader)?, epoch: epoch(reader)? },
         _ => return Err(CodecError::Invalid("operation")),
     })
 }

@@ -32,6 +32,10 @@ impl<S: Store> ShardMachine<S> {
             Op::Skip => Ok(OpAnswer::Done),
             Op::Claim(claim) => self.claim(from, *claim),
             Op::Closed { client, epoch } => self.closed(from, &client, epoch),
+            Op::Older { client, epoch } => match self.connected(from, &client, epoch)? {
+                Ok(connected) => self.older(connected.name),
+                Err(refused) => Ok(refused),
+            },
             Op::Disconnect { client, epoch, expiry_s, will } => match self.connected(from, &client, epoch)? {
                 Ok(connected) => self.disconnect(&connected.name, expiry_s, will),
                 Err(refused) => Ok(refused),

@@ -97,6 +97,16 @@ impl<S: Store> ShardMachine<S> {
         Ok(OpAnswer::Done)
     }
 
+    /// What a claim still waits for.
+    pub(super) fn older(&mut self, name: Key) -> Result<OpAnswer, StoreError> {
+        let mut open = self.open_client(name)?;
+        self.settle(&mut open)?;
+        let client = &open.client;
+        let (epoch, session_present, older) = (client.epoch, client.session.is_some(), client.older.to_vec());
+        self.close_client(open);
+        Ok(OpAnswer::Claimed { epoch, session_present, older })
+    }
+
     /// The connection of a client ended [MQTT5 3.14.4].
     pub(super) fn disconnect(
         &mut self,

@@ -240,6 +240,7 @@ impl Reference {
             | Op::Rec { client, epoch, .. }
             | Op::Grant { client, epoch, .. }
             | Op::Receive2 { client, epoch, .. }
+            | Op::Older { client, epoch }
             | Op::Release { client, epoch, .. } => Some((client, Some(*epoch))),
             _ => None,
         };
@@ -254,7 +255,7 @@ impl Reference {
                     Some(known) if known.owner == Some(from) && known.epoch == epoch => session = known.session,
                     _ => return OpAnswer::Stale,
                 }
-                if session.is_none() && !matches!(op, Op::Disconnect { .. }) {
+                if session.is_none() && !matches!(op, Op::Disconnect { .. } | Op::Older { .. }) {
                     return OpAnswer::NoSession;
                 }
             }
@@ -263,6 +264,12 @@ impl Reference {
         match op {
             Op::Skip => OpAnswer::Done,
             Op::Claim(claim) => self.claim(from, *claim),
+            Op::Older { client, epoch } => {
+                self.settle(&key(&client));
+                let known = &self.clients[&key(&client)];
+                let (session_present, older) = (known.session.is_some(), known.older.clone());
+                OpAnswer::Claimed { epoch, session_present, older }
+            }
             Op::Closed { client, epoch } => {
                 if let Some(known) = self.clients.get_mut(&key(&client)) {
                     known.older.retain(|older| older.node != from || older.epoch != epoch);
