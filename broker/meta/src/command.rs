@@ -1,9 +1,12 @@
 //! The entries of the meta group's log and the answers to them.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::bans::{Ban, BanTarget};
+use crate::shards::SlotRun;
 
 /// Version of the encoding of commands: the first byte of each.
 const COMMAND_VERSION: u8 = 1;
@@ -130,6 +133,71 @@ pub enum MetaCommand {
         /// Milliseconds since the Unix epoch.
         now_ms: u64,
     },
+    /// There are shards from here on. Again with the same numbers it changes nothing. This and what follows from
+    /// [`crate::SHARDS_LEVEL`] on.
+    CreateShards {
+        /// How many, 1 to [`crate::shards::MAX_SHARDS`].
+        count: u16,
+        /// How many replicas each has where there are so many members, 1 to [`crate::shards::MAX_REPLICATION`].
+        replication: u8,
+    },
+    /// Where the replicas of some shards shall be.
+    PlaceShards {
+        /// The placement that this one was made for ([`crate::shards::ShardTable::placed`]): a plan of a deposed leader comes too late.
+        epoch: u64,
+        /// The replicas of these shards; active members.
+        moves: Vec<(u16, BTreeSet<u64>)>,
+    },
+    /// These voters form the group, and nobody else: the first such entry of a generation counts. Before anybody initialises it.
+    FormShard {
+        /// The shard.
+        shard: u16,
+        /// Its generation.
+        generation: u32,
+        /// As many of the wanted replicas as vote.
+        voters: BTreeSet<u64>,
+    },
+    /// The group exists: it had a leader.
+    ShardFormed {
+        /// The shard.
+        shard: u16,
+        /// Its generation.
+        generation: u32,
+    },
+    /// Where the replicas are. One that is older than what is known changes nothing.
+    ShardReplicas {
+        /// The shard.
+        shard: u16,
+        /// Its generation.
+        generation: u32,
+        /// Index of the committed membership in the group's log.
+        index: u64,
+        /// Who votes.
+        voters: BTreeSet<u64>,
+        /// Who follows without a vote.
+        learners: BTreeSet<u64>,
+    },
+    /// Slots belong to other shards.
+    MoveSlots {
+        /// The epoch of the new map: one more than that of the present one.
+        epoch: u64,
+        /// All of the new map, in the order of slots.
+        runs: Vec<SlotRun>,
+    },
+    /// Where a member runs: what may fail as a whole.
+    Zone {
+        /// Its Raft id.
+        id: u64,
+        /// The zone, at most [`crate::shards::MAX_ZONE`] bytes; empty: not known.
+        zone: String,
+    },
+    /// The shard's group has lost its quorum for good and begins anew, without what it held.
+    RenewShard {
+        /// The shard.
+        shard: u16,
+        /// The generation that is given up.
+        generation: u32,
+    },
 }
 
 /// Why a command changed nothing.
@@ -206,6 +274,47 @@ pub enum Refusal {
     /// Nobody is banned by that.
     #[error("there is no such ban")]
     NoSuchBan,
+    /// There are shards already, and their number stays.
+    #[error("the cluster has {count} shards with replication {replication}")]
+    ShardsExist {
+        /// How many.
+        count: u16,
+        /// Their replicas.
+        replication: u8,
+    },
+    /// The shards have not been created.
+    #[error("there are no shards yet")]
+    NoShards,
+    /// There is no shard of that number.
+    #[error("there is no shard {shard}")]
+    NoSuchShard {
+        /// The number.
+        shard: u16,
+    },
+    /// The shard's group has another generation.
+    #[error("shard {shard} is in generation {current}, not {generation}")]
+    Generation {
+        /// The shard.
+        shard: u16,
+        /// What was asked.
+        generation: u32,
+        /// What is.
+        current: u32,
+    },
+    /// Made for another epoch of the placement or of the slots.
+    #[error("epoch {epoch} does not follow from the present epoch {current}")]
+    Epoch {
+        /// What was asked.
+        epoch: u64,
+        /// What is.
+        current: u64,
+    },
+    /// Other voters form the shard's group.
+    #[error("shard {shard} is formed by others")]
+    ShardForms {
+        /// The shard.
+        shard: u16,
+    },
 }
 
 /// The answer of the state machine to a command.

@@ -1,6 +1,7 @@
 //! What the meta group agrees on, and the two decisions that hang on it: who serves and who votes. Without I/O.
 //!
 //! * [`MetaMachine`] is the state machine of the meta group: cluster identity, members, feature level, bans.
+//! * [`shards`] is the table of the shards in it, and what makes the shards be where they shall.
 //! * [`plan`] says the next step of a group's membership, [`would_lose`] what a stop of one node costs.
 //! * [`Lease`] is a node's side of the serving lease, [`LeaseTable`] the meta leader's. Between them they
 //!   keep the promise that a publish at any serving node sees every subscription that was acknowledged
@@ -21,6 +22,7 @@ mod lease;
 mod loss;
 mod machine;
 mod plan;
+pub mod shards;
 mod state;
 
 pub use bans::{
@@ -42,6 +44,9 @@ pub const FEATURE_LEVEL: u32 = BANS_LEVEL;
 
 /// The feature level from which on there are bans.
 pub const BANS_LEVEL: u32 = 2;
+
+/// The feature level from which on there are shards.
+pub const SHARDS_LEVEL: u32 = 3;
 
 /// Longest name of a node or a cluster, in bytes: it must fit a DNS label, because certificates carry it as one.
 pub const MAX_NAME: usize = 63;

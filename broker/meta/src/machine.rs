@@ -2,7 +2,6 @@
 
 use thiserror::Error;
 
-use crate::bans::BanList;
 use crate::command::{self, CommandError, MetaCommand, MetaResponse, Refusal};
 use crate::state::MetaState;
 
@@ -10,6 +9,8 @@ use crate::state::MetaState;
 const SNAPSHOT_VERSION: u8 = 1;
 /// With bans, which binaries that know the first version only never see: the feature level keeps them out.
 const WITH_BANS: u8 = 2;
+/// With shards, too; the same holds for binaries that know no shards.
+const WITH_SHARDS: u8 = 3;
 
 /// The meta group's state machine.
 #[derive(Debug, Clone, Default)]
@@ -63,10 +64,14 @@ impl MetaMachine {
 
     /// The state as bytes: the same for every replica that applied the same entries.
     pub fn snapshot(&self) -> Vec<u8> {
-        if self.state.bans.is_empty() {
-            return command::encode(SNAPSHOT_VERSION, &(self.applied, self.hash(), &self.state));
+        let (applied, hash, state) = (self.applied, self.hash(), &self.state);
+        if !state.shards.is_empty() {
+            return command::encode(WITH_SHARDS, &(applied, hash, state, &state.bans, &state.shards));
         }
-        command::encode(WITH_BANS, &(self.applied, self.hash(), &self.state, &self.state.bans))
+        if !state.bans.is_empty() {
+            return command::encode(WITH_BANS, &(applied, hash, state, &state.bans));
+        }
+        command::encode(SNAPSHOT_VERSION, &(applied, hash, state))
     }
 
     /// Takes over the state of a snapshot.
@@ -74,13 +79,16 @@ impl MetaMachine {
     /// # Errors
     /// When the bytes are no snapshot or damaged; the state is then as before.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let (applied, written, state) = if bytes.first() == Some(&WITH_BANS) {
-            let (applied, written, mut state, bans): (u64, u64, MetaState, BanList) =
-                command::decode(WITH_BANS, bytes)?;
-            state.bans = bans;
-            (applied, written, state)
-        } else {
-            command::decode(SNAPSHOT_VERSION, bytes)?
+        let (applied, written, state): (u64, u64, MetaState) = match bytes.first() {
+            Some(&WITH_SHARDS) => {
+                let (applied, written, state, bans, shards) = command::decode(WITH_SHARDS, bytes)?;
+                (applied, written, MetaState { bans, shards, ..state })
+            }
+            Some(&WITH_BANS) => {
+                let (applied, written, state, bans) = command::decode(WITH_BANS, bytes)?;
+                (applied, written, MetaState { bans, ..state })
+            }
+            _ => command::decode(SNAPSHOT_VERSION, bytes)?,
         };
         let found = hash(&state);
         if found != written {
@@ -102,6 +110,9 @@ fn hash(state: &MetaState) -> u64 {
     let mut bytes = command::encode(SNAPSHOT_VERSION, state);
     if !state.bans.is_empty() {
         bytes.extend(command::encode(WITH_BANS, &state.bans));
+    }
+    if !state.shards.is_empty() {
+        bytes.extend(command::encode(WITH_SHARDS, &state.shards));
     }
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }

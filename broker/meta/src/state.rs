@@ -1,12 +1,14 @@
 //! The state of the meta group and how each command changes it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::bans::{BanList, BanRefusal};
 use crate::command::{InitialMember, MetaCommand, MetaResponse, NodeAddresses, Refusal};
-use crate::{BANS_LEVEL, MAX_MEMBERS, MAX_NAME};
+use crate::shards::ShardTable;
+use crate::{BANS_LEVEL, MAX_MEMBERS, MAX_NAME, SHARDS_LEVEL};
 
 /// How many data directories that left are remembered, so that one that returns is told so.
 const MAX_LEFT: usize = 1024;
@@ -83,6 +85,9 @@ pub struct MetaState {
     /// Who may not connect. In snapshots it stands beside the rest, which is as it was before there were bans.
     #[serde(skip)]
     pub bans: BanList,
+    /// The shards and the members' zones; in snapshots beside the rest, too.
+    #[serde(skip)]
+    pub shards: Arc<ShardTable>,
 }
 
 impl Default for MetaState {
@@ -94,6 +99,7 @@ impl Default for MetaState {
             feature_level: 1,
             left: BTreeMap::new(),
             bans: BanList::default(),
+            shards: Arc::default(),
         }
     }
 }
@@ -186,6 +192,18 @@ impl MetaState {
                 self.bans.expire(now_ms);
                 Ok(MetaResponse::Done)
             }
+            command @ (MetaCommand::CreateShards { .. }
+            | MetaCommand::PlaceShards { .. }
+            | MetaCommand::FormShard { .. }
+            | MetaCommand::ShardFormed { .. }
+            | MetaCommand::ShardReplicas { .. }
+            | MetaCommand::MoveSlots { .. }
+            | MetaCommand::Zone { .. }
+            | MetaCommand::RenewShard { .. }) => {
+                self.needs(SHARDS_LEVEL)?;
+                Arc::make_mut(&mut self.shards).apply(command, &self.members)?;
+                Ok(MetaResponse::Done)
+            }
         }
     }
 
@@ -276,6 +294,9 @@ impl MetaState {
         }
         if let Some(member) = self.members.remove(&id) {
             self.left.insert(member.incarnation, id);
+            if !self.shards.zone(id).is_empty() {
+                Arc::make_mut(&mut self.shards).forget(id);
+            }
         }
         while self.left.len() > MAX_LEFT {
             // The lowest id left first.

@@ -1,0 +1,40 @@
+//! The shards of the cluster: who has them, who shall have them, and how the one becomes the other.
+//!
+//! * [`ShardTable`] is part of the meta group's state: which slot belongs to which shard, where each shard's replicas shall be, and where
+//!   they are as its leader said last. A shard is a group of its own, named by ([`group_of`] the shard, its generation).
+//!
+//! A shard comes to be in four entries of meta's log: it is created, placed, somebody is named who forms it, and then it is formed. Who forms it
+//! is in the log before anybody initialises the group and stays the same for the generation: so a group is never begun by two sets of voters,
+//! whatever becomes of the leader that drives this.
+
+mod apply;
+mod slots;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use slots::{SLOTS, SlotRun, SlotRuns};
+pub use table::{Reported, Shard, ShardTable};
+
+/// Most shards.
+pub const MAX_SHARDS: u16 = 1024;
+/// Most replicas of a shard: no more than may vote.
+pub const MAX_REPLICATION: u8 = 5;
+/// Longest zone, in bytes: it comes from a label of Kubernetes, which is no longer.
+pub const MAX_ZONE: usize = 63;
+
+/// The number of the first shard's group. Those below are for the groups that a cluster has one of.
+const FIRST_GROUP: u32 = 16;
+
+/// The number of a shard's group.
+#[must_use]
+pub const fn group_of(shard: u16) -> u32 {
+    FIRST_GROUP + shard as u32
+}
+
+/// The shard of a group of that number, if it is a shard's.
+#[must_use]
+pub fn shard_of(group: u32) -> Option<u16> {
+    let shard = u16::try_from(group.checked_sub(FIRST_GROUP)?).ok()?;
+    (shard < MAX_SHARDS).then_some(shard)
+}
