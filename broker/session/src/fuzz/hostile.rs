@@ -298,6 +298,7 @@ impl World {
             GrantedDelivery::Skipped => assert!(self.limits.mount_point.is_some()),
         }
         self.observe();
+        assert!(!sent || self.unanswered.contains(&packet_id.get()), "sent without its identifier");
     }
 
     /// What the shard has committed, or not.

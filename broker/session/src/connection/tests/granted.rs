@@ -205,6 +205,8 @@ const TO_THE_CLIENT: &[(&str, Rows)] = &[
             (Release(3), &["PUBREL 3"]),
         ],
     ),
+    // What has an identifier has no QoS 0.
+    ("QoS 0", &[(Grant(1, "m", 0, false), &["PUBLISH 1 q1 m"]), (A("PUBACK", 1), &["settled 1 Acked"])]),
     // Said by mistake: PUBREL is nothing for a message with QoS 1.
     ("released, with QoS 1", &[(Grant(1, "m", 1, false), &["PUBLISH 1 q1 m"]), (Release(1), &[])]),
     (
