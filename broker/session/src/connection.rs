@@ -41,7 +41,7 @@ impl Origins {
     }
 }
 
-/// One client's connection. An idle one takes some 320 bytes and its identifier: what few clients use is in boxes.
+/// One client's connection. An idle one takes some 330 bytes and its identifier: what few clients use is in boxes.
 #[derive(Debug)]
 pub struct Connection {
     pub(crate) limits: Arc<SessionLimits>,
