@@ -2,17 +2,21 @@
 //!
 //! * [`ShardTable`] is part of the meta group's state: which slot belongs to which shard, where each shard's replicas shall be, and where
 //!   they are as its leader said last. A shard is a group of its own, named by ([`group_of`] the shard, its generation).
+//! * [`place`] says where the replicas shall be.
 //!
 //! A shard comes to be in four entries of meta's log: it is created, placed, somebody is named who forms it, and then it is formed. Who forms it
 //! is in the log before anybody initialises the group and stays the same for the generation: so a group is never begun by two sets of voters,
 //! whatever becomes of the leader that drives this.
 
 mod apply;
+mod chain;
+mod place;
 mod slots;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use place::{Candidate, DOWN_GRACE_MS, place};
 pub use slots::{SLOTS, SlotRun, SlotRuns};
 pub use table::{Reported, Shard, ShardTable};
 

@@ -335,6 +335,8 @@ pub(super) fn any_command() -> impl Strategy<Value = MetaCommand> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
     /// Replicas agree, whether they began with a snapshot or not; who forms a generation never changes; a refusal changes nothing.
     #[test]
     fn deterministic(commands in proptest::collection::vec(any_command(), 1..120), cut in 0usize..120) {
