@@ -25,6 +25,17 @@ pub enum StartError {
         /// What was found.
         source: std::io::Error,
     },
+    /// Entries between the state and the log are gone: the state store lost what it had synced, or is not that of this log. This replica
+    /// has to be removed and made anew.
+    #[error("group {group:?}: entries are missing: the state ends at {applied:?}, the log begins after {purged}")]
+    Gap {
+        /// Which group.
+        group: GroupId,
+        /// Index of the last entry that the state covers.
+        applied: Option<u64>,
+        /// Index up to which the log was purged.
+        purged: u64,
+    },
     /// The machine cannot take its own state.
     #[error("group {group:?}: {source}")]
     Machine {

@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) sender: Arc<Sender>,
     reads: Arc<Reads>,
     pub(crate) status: watch::Receiver<GroupStatus>,
+    /// Its machine keeps changes in memory.
+    cached: bool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Closes when the log and the machine are dropped.
     alive: tokio::sync::Mutex<mpsc::Receiver<()>>,
@@ -66,6 +68,7 @@ impl Group {
         snapshots: Arc<SnapshotDir>,
         sender: Arc<Sender>,
         snapshot_due: Arc<Notify>,
+        cached: bool,
         alive: mpsc::Receiver<()>,
     ) -> Self {
         let (status_sender, status) = watch::channel(GroupStatus::new(id, sender.node));
@@ -88,6 +91,7 @@ impl Group {
             sender,
             reads: Arc::default(),
             status,
+            cached,
             tasks: Mutex::new(tasks),
             alive: tokio::sync::Mutex::new(alive),
             handing_over: AtomicBool::new(false),
@@ -300,9 +304,24 @@ impl Group {
         self.inner.raft.is_initialized().await.unwrap_or(true)
     }
 
+    /// Writes what the machine keeps in memory, so that the next start has less to apply again. No harm if it cannot.
+    async fn flush(&self) {
+        let flush = self.inner.raft.with_state_machine(|machine| Box::pin(machine.flush()));
+        match timeout(LET_GO, flush).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(group = %self.inner.id, %error, "the state was not flushed"),
+            // It has stopped by itself.
+            Ok(Err(_)) => {}
+            Err(_) => tracing::warn!(group = %self.inner.id, "the state is not flushed in time"),
+        }
+    }
+
     /// Stops this replica and waits until it has let go of the log and the store.
     pub async fn shutdown(&self) {
         self.inner.in_flight.close();
+        if self.inner.cached {
+            self.flush().await;
+        }
         match timeout(LET_GO, self.inner.raft.shutdown()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

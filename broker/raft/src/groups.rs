@@ -1,27 +1,30 @@
 //! All groups of a node.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use openraft::storage::RaftLogStorage;
 use openraft::vote::RaftLeaderId;
 use raftmq_storage::{GroupId, StateStore, Wal};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::NodeId;
+use crate::cached::{Cached, DirtyLimit, Make};
 use crate::codec::{CodecError, Reader};
 use crate::error::StartError;
 use crate::frame::{self, Header, Kind, Refusal};
 use crate::group::Group;
 use crate::incoming::Incoming;
 use crate::log::{LogStore, blocking};
-use crate::machine::{Persistence, StateMachine};
+use crate::machine::{CachedMachine, MachineError, Persistence, StateKeys, StateMachine};
 use crate::network::{Network, Sender};
 use crate::options::{OptionsError, RaftOptions};
 use crate::snapshot::SnapshotDir;
-use crate::state::{MachineStore, OpenError, Place, Trigger};
+use crate::state::{MachineStore, OpenError, Trigger, open_memory, open_stored};
 use crate::transport::Transport;
 use crate::types::Raft;
 
@@ -37,6 +40,8 @@ struct Inner {
     store: StateStore,
     /// By number: one generation of a group runs at a time. `None` while one is being started.
     running: Mutex<HashMap<u32, Option<Group>>>,
+    /// How many of them have a machine that keeps changes in memory.
+    cached: Arc<AtomicUsize>,
     incoming: Incoming,
     counters: Counters,
 }
@@ -73,6 +78,12 @@ struct Counters {
 
 type Refused = (Refusal, String);
 
+/// A machine that is to be started, and how it is kept.
+enum Kept {
+    Whole(Persistence, Box<dyn StateMachine>),
+    Cached(Make),
+}
+
 impl Groups {
     /// What all groups of node `node` in cluster `cluster` share. `directory` holds the snapshots' files; it is made if it is
     /// not there.
@@ -97,6 +108,7 @@ impl Groups {
             directory: directory.into(),
             store,
             running: Mutex::default(),
+            cached: Arc::default(),
             incoming,
             counters: Counters::default(),
         };
@@ -118,6 +130,26 @@ impl Groups {
         persistence: Persistence,
         machine: impl StateMachine,
     ) -> Result<Group, StartError> {
+        self.start_as(id, Kept::Whole(persistence, Box::new(machine))).await
+    }
+
+    /// As [`Groups::start`], for a machine that keeps changes in memory. `make` makes it of the keys that were flushed, beside the runtime's
+    /// threads: now, and each time that a snapshot was installed, after the old one was dropped.
+    ///
+    /// What waits in memory is flushed when it passes [`RaftOptions::dirty_bytes`], for a snapshot, and by [`Group::shutdown`].
+    ///
+    /// # Errors
+    /// As [`Groups::start`].
+    pub async fn start_cached<M: CachedMachine>(
+        &self,
+        id: GroupId,
+        mut make: impl FnMut(StateKeys) -> Result<M, MachineError> + Send + 'static,
+    ) -> Result<Group, StartError> {
+        let make: Make = Box::new(move |keys| Ok(Box::new(make(keys)?)));
+        self.start_as(id, Kept::Cached(make)).await
+    }
+
+    async fn start_as(&self, id: GroupId, kept: Kept) -> Result<Group, StartError> {
         {
             let mut running = self.running();
             if running.contains_key(&id.number) {
@@ -125,7 +157,7 @@ impl Groups {
             }
             running.insert(id.number, None);
         }
-        let started = self.start_group(id, persistence, Box::new(machine)).await;
+        let started = self.start_group(id, kept).await;
         let mut running = self.running();
         match &started {
             Ok(group) => running.insert(id.number, Some(group.clone())),
@@ -134,12 +166,7 @@ impl Groups {
         started
     }
 
-    async fn start_group(
-        &self,
-        id: GroupId,
-        persistence: Persistence,
-        machine: Box<dyn StateMachine>,
-    ) -> Result<Group, StartError> {
+    async fn start_group(&self, id: GroupId, kept: Kept) -> Result<Group, StartError> {
         let inner = &self.inner;
         let options = &inner.sender.options;
         let storage = |context: &'static str| move |source| StartError::Storage { group: id, context, source };
@@ -147,7 +174,7 @@ impl Groups {
         let (alive, alive_receiver) = mpsc::channel(1);
 
         let (wal, append_bytes, log_alive) = (inner.sender.wal.clone(), options.max_append_bytes, alive.clone());
-        let (log, backlog) = blocking(move || {
+        let (mut log, backlog) = blocking(move || {
             let state = wal.group_state(id).map_err(crate::log::to_io)?;
             let entries = state.first.zip(state.last).map_or(0, |(first, last)| last - first + 1);
             let backlog = (entries, wal.live_bytes(id));
@@ -159,17 +186,27 @@ impl Groups {
         let due = Arc::new(Notify::new());
         let trigger = Trigger { entries: options.snapshot_entries, bytes: options.snapshot_bytes, due: due.clone() };
         let (store, directory) = (inner.store.clone(), inner.directory.clone());
+        let limit = (options.dirty_bytes, options.dirty_bytes_node, inner.cached.clone());
+        let (machine_log, machine_alive, cached) = (log.clone(), alive, matches!(kept, Kept::Cached(_)));
         let opened = blocking(move || {
             let snapshots = SnapshotDir::open(&directory, id)?;
-            let place = match persistence {
-                Persistence::Memory => Place::Memory(snapshots.clone()),
-                Persistence::Stored => {
-                    Place::Stored(store.group(id).map_err(std::io::Error::other)?, snapshots.clone())
+            let store = || store.group(id).map_err(io::Error::other);
+            let (opened, since) = match kept {
+                Kept::Whole(Persistence::Memory, machine) => (open_memory(machine, &snapshots), (0, 0)),
+                Kept::Whole(Persistence::Stored, machine) => (open_stored(machine, store()?), backlog),
+                Kept::Cached(make) => {
+                    let limit = DirtyLimit::new(limit.0, limit.1, limit.2);
+                    (Cached::open(store()?, make, limit, machine_alive.clone()), backlog)
                 }
             };
-            Ok(MachineStore::open(machine, place, trigger, backlog, alive).map(|machine| (snapshots, machine)))
+            Ok(opened.map(|(machine, applied)| {
+                let snapshots_dir = snapshots.clone();
+                let machine =
+                    MachineStore::new(machine, applied, machine_log, snapshots_dir, trigger, since, machine_alive);
+                (snapshots, machine)
+            }))
         });
-        let (snapshots, machine) = match opened.await.map_err(storage("the state cannot be opened"))? {
+        let (snapshots, mut machine) = match opened.await.map_err(storage("the state cannot be opened"))? {
             Ok(opened) => opened,
             Err(OpenError::Storage(e)) => return Err(storage("the state cannot be read")(e)),
             Err(OpenError::Machine(source)) => {
@@ -177,11 +214,21 @@ impl Groups {
             }
         };
 
+        let (purged, ..) = log.ids().map_err(storage("the log cannot be read"))?;
+        let (applied, purged) = (machine.last_applied().map(|id| id.index), purged.map(|id| id.index));
+        if let Some(purged) = purged.filter(|purged| applied < Some(*purged)) {
+            return Err(StartError::Gap { group: id, applied, purged });
+        }
+        if cached {
+            let committed = log.read_committed().await.map_err(storage("the log cannot be read"))?;
+            machine.catch_up(committed).await.map_err(storage("the log cannot be applied again"))?;
+        }
+
         let network = Network { sender: inner.sender.clone(), group: id, snapshots: snapshots.clone() };
         let raft = Raft::new(inner.sender.node, config, network, log, machine)
             .await
             .map_err(|fatal| StartError::Failed { group: id, reason: fatal.to_string() })?;
-        Ok(Group::new(id, raft, snapshots, inner.sender.clone(), due, alive_receiver))
+        Ok(Group::new(id, raft, snapshots, inner.sender.clone(), due, cached, alive_receiver))
     }
 
     /// The replica of the group with this number, if it runs here.

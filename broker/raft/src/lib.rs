@@ -16,6 +16,7 @@
 //! - A node that is no member of a group (no one has added it yet) still starts it: it takes part
 //!   once a leader reaches it.
 
+mod cached;
 mod codec;
 mod error;
 mod frame;
@@ -41,7 +42,7 @@ mod suite;
 pub use error::{MembershipError, ProposeError, ReadError, StartError, WaitError};
 pub use group::{Applied, Group};
 pub use groups::{Groups, RpcCounters};
-pub use machine::{MachineError, Persistence, StateBatch, StateMachine, StateRead};
+pub use machine::{CachedMachine, MachineError, Persistence, StateBatch, StateKeys, StateMachine, StateRead};
 pub use options::{OptionsError, RaftOptions};
 pub use raftmq_storage::GroupId;
 pub use status::{FollowerStatus, GroupStatus, Role};

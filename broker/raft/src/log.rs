@@ -47,6 +47,13 @@ impl LogStore {
         *self.vote.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until everything handed in before is on the disk.
+    pub(crate) async fn barrier(&self) -> io::Result<()> {
+        let (done, synced) = oneshot::channel();
+        self.wal.barrier(Box::new(move |result| drop(done.send(result)))).map_err(to_io)?;
+        synced.await.map_err(io::Error::other)?.map_err(to_io)
+    }
+
     async fn read(&self, range: RangeInclusive<u64>, limit: usize) -> io::Result<Vec<Entry>> {
         if range.is_empty() {
             return Ok(Vec::new());
@@ -60,7 +67,7 @@ impl LogStore {
         entries.into_iter().map(|e| decode_entry(e.index, e.data).map_err(io::Error::from)).collect()
     }
 
-    fn ids(&self) -> io::Result<(Option<LogId>, Option<LogId>, Option<Bytes>)> {
+    pub(crate) fn ids(&self) -> io::Result<(Option<LogId>, Option<LogId>, Option<Bytes>)> {
         let state = self.wal.group_state(self.group).map_err(to_io)?;
         let purged = state.purged.map(|(_, marker)| load("purge marker", marker, Reader::log_id)).transpose()?;
         let last = match (state.last, state.last_data) {
@@ -122,9 +129,14 @@ impl RaftLogReader<Types> for LogStore {
                     return Ok(None);
                 }
                 let entries = log.read(next..=last, READ_BYTES).await?;
-                let Some(end) = entries.last().map(|e: &Entry| e.log_id.index) else {
+                let (Some(first), Some(end)) = (entries.first(), entries.last().map(|e: &Entry| e.log_id.index)) else {
                     return Ok(None);
                 };
+                // What is applied comes from here: an entry that is not there must never be passed over.
+                if first.log_id.index != next {
+                    let reason = format!("entry {next} is not in the log, which goes on with {}", first.log_id.index);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+                }
                 next = end.saturating_add(1);
                 read = entries.into_iter();
             }

@@ -28,6 +28,10 @@ pub struct RaftOptions {
     pub snapshot_bytes: u64,
     /// A snapshot is made when this many entries were applied since the last one. Default 100,000.
     pub snapshot_entries: u64,
+    /// A [`crate::CachedMachine`] is flushed when so much waits in its memory, in bytes. Default 16 MiB.
+    pub dirty_bytes: usize,
+    /// The same for all groups of a node together, each of which has an equal part, in bytes. Default 256 MiB.
+    pub dirty_bytes_node: usize,
     /// How many entries that a snapshot covers stay in the log, for followers that are a little behind. Default 5,000.
     pub keep_entries: u64,
     /// The size of one chunk of a snapshot, in bytes. Default 512 KiB.
@@ -59,6 +63,8 @@ impl Default for RaftOptions {
             append_deadline: Duration::from_secs(2),
             snapshot_bytes: 64 << 20,
             snapshot_entries: 100_000,
+            dirty_bytes: 16 << 20,
+            dirty_bytes_node: 256 << 20,
             keep_entries: 5_000,
             snapshot_chunk: 512 << 10,
             max_snapshot: 16 << 30,

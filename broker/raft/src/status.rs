@@ -51,6 +51,8 @@ pub struct GroupStatus {
     pub voters: BTreeSet<NodeId>,
     /// Who gets the log without a vote.
     pub learners: BTreeSet<NodeId>,
+    /// Index of the entry that the membership above is from, committed or not; `None` while there is none.
+    pub membership_index: Option<u64>,
     /// Whether the membership above is committed and not on the way from one set of voters to another: the moment for
     /// the next change.
     pub membership_settled: bool,
@@ -100,6 +102,7 @@ impl GroupStatus {
             purged: None,
             voters: BTreeSet::new(),
             learners: BTreeSet::new(),
+            membership_index: None,
             membership_settled: false,
             change_unfinished: false,
             followers: BTreeMap::new(),
@@ -150,6 +153,7 @@ impl GroupStatus {
             purged: index(&metrics.purged),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
+            membership_index: index(metrics.membership_config.log_id()),
             membership_settled: committed && !joint && (role != Role::Leader || committed_in_term),
             change_unfinished: committed && joint && role == Role::Leader && committed_in_term,
             followers,
@@ -169,6 +173,7 @@ impl GroupStatus {
         indexes(self) != indexes(other)
             || election(self) != election(other)
             || !matched(self, other)
+            || self.membership_index != other.membership_index
             || self.voters != other.voters
             || self.learners != other.learners
             || self.failure != other.failure

@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use raftmq_storage::{GroupId, StateStore, StoreOptions, Wal, WalOptions};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 
+use crate::cached::{Cached, DirtyLimit, Make};
 use crate::log::LogStore;
-use crate::machine::{MachineError, Persistence, StateBatch, StateMachine};
+use crate::machine::{CachedMachine, MachineError, Persistence, StateBatch, StateKeys, StateMachine};
 use crate::snapshot::SnapshotDir;
-use crate::state::{MachineStore, Place, Trigger};
+use crate::state::{MachineStore, Trigger, open_memory, open_stored};
 use crate::types::Types;
 
 /// Counts the commands.
@@ -36,7 +38,39 @@ impl StateMachine for Count {
     }
 }
 
-struct Builder(Persistence);
+/// The same, kept in memory between flushes.
+struct CachedCount {
+    keys: StateKeys,
+    count: Option<u64>,
+}
+
+impl CachedMachine for CachedCount {
+    fn apply(&mut self, _index: u64, _command: &Bytes) -> Result<Bytes, MachineError> {
+        let before = match self.count {
+            Some(count) => count,
+            None => self.keys.get(b"count")?.map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().unwrap())),
+        };
+        self.count = Some(before + 1);
+        Ok(Bytes::copy_from_slice(&(before + 1).to_be_bytes()))
+    }
+
+    fn dirty_bytes(&self) -> usize {
+        self.count.map_or(0, |_| 8)
+    }
+
+    fn flush(&mut self, put: &mut dyn FnMut(&[u8], Option<&[u8]>)) -> Result<(), MachineError> {
+        if let Some(count) = self.count.take() {
+            put(b"count", Some(&count.to_be_bytes()));
+        }
+        Ok(())
+    }
+}
+
+enum Builder {
+    Whole(Persistence),
+    /// With so many bytes that may wait.
+    Cached(usize),
+}
 
 impl StoreBuilder<Types, LogStore, MachineStore, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, MachineStore), StorageError<Types>> {
@@ -48,27 +82,53 @@ impl StoreBuilder<Types, LogStore, MachineStore, TempDir> for Builder {
         let (alive, _) = mpsc::channel(1);
         let log = LogStore::open(wal, group, 1 << 20, alive.clone()).unwrap();
         let snapshots = SnapshotDir::open(&dir.path().join("snapshots"), group).unwrap();
-        let place = match self.0 {
-            Persistence::Memory => Place::Memory(snapshots),
-            Persistence::Stored => {
-                let store = StateStore::open(dir.path().join("state"), StoreOptions::default()).unwrap();
-                Place::Stored(store.group(group).unwrap(), snapshots)
+        let machine = Box::new(Count(0));
+        let store = || {
+            let store = StateStore::open(dir.path().join("state"), StoreOptions::default()).unwrap();
+            store.group(group).unwrap()
+        };
+        let opened = match self {
+            Builder::Whole(Persistence::Memory) => open_memory(machine, &snapshots),
+            Builder::Whole(Persistence::Stored) => open_stored(machine, store()),
+            Builder::Cached(limit) => {
+                let limit = DirtyLimit::new(*limit, usize::MAX, Arc::default());
+                let make: Make = Box::new(|keys| Ok(Box::new(CachedCount { keys, count: None })));
+                Cached::open(store(), make, limit, alive.clone())
             }
         };
-        let trigger = Trigger { entries: u64::MAX, bytes: u64::MAX, due: Arc::new(Notify::new()) };
-        let Ok(machine) = MachineStore::open(Box::new(Count(0)), place, trigger, (0, 0), alive) else {
+        let Ok((machine, applied)) = opened else {
             panic!("the machine cannot be opened");
         };
+        let trigger = Trigger { entries: u64::MAX, bytes: u64::MAX, due: Arc::new(Notify::new()) };
+        let machine = MachineStore::new(machine, applied, log.clone(), snapshots, trigger, (0, 0), alive);
         Ok((dir, log, machine))
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openraft_suite_with_a_machine_in_memory() {
-    Suite::test_all(Builder(Persistence::Memory)).await.unwrap();
+    Suite::test_all(Builder::Whole(Persistence::Memory)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openraft_suite_with_a_stored_machine() {
-    Suite::test_all(Builder(Persistence::Stored)).await.unwrap();
+    Suite::test_all(Builder::Whole(Persistence::Stored)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openraft_suite_with_a_machine_that_keeps_changes_in_memory() {
+    for limit in [1, usize::MAX] {
+        Suite::test_all(Builder::Cached(limit)).await.unwrap();
+    }
+}
+
+#[test]
+fn what_all_groups_may_keep_is_shared() {
+    let groups = Arc::default();
+    let first = DirtyLimit::new(1000, 2400, Arc::clone(&groups));
+    assert_eq!(first.bytes(), 1000);
+    let others: Vec<_> = (0..3).map(|_| DirtyLimit::new(1000, 2400, Arc::clone(&groups))).collect();
+    assert_eq!(first.bytes(), 600);
+    drop(others);
+    assert_eq!(first.bytes(), 1000);
 }

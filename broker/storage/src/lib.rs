@@ -16,7 +16,7 @@ use std::fmt;
 
 pub use atomic_file::{AtomicFile, make_dir};
 pub use dir_lock::DirLock;
-pub use store::{GroupStore, Staged, StateStore, StoreBatch, StoreError, StoreOptions, View};
+pub use store::{GroupReader, GroupStore, Staged, StateStore, StoreBatch, StoreError, StoreOptions, View};
 pub use wal::{GroupState, LogEntry, RecoveryReport, Wal, WalError, WalMetrics, WalOptions};
 
 /// The name of a Raft group on disk and on the wire.

@@ -1,8 +1,10 @@
 //! A cluster in one process: real logs and stores in temporary directories, a transport that can be cut.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod toy;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -100,6 +102,11 @@ impl Net {
         Arc::new(Port { node, net: self.clone() })
     }
 
+    /// The node is down.
+    pub(crate) fn leave(&self, node: NodeId) {
+        self.state.lock().unwrap().nodes.remove(&node);
+    }
+
     pub(crate) fn cut(&self, a: NodeId, b: NodeId) {
         self.state.lock().unwrap().cut.extend([(a, b), (b, a)]);
     }
@@ -179,6 +186,35 @@ impl Transport for Port {
     }
 }
 
+/// Opens what a node has in `path`, and puts the node into the network.
+pub(crate) async fn open(
+    net: &Net,
+    path: &Path,
+    id: NodeId,
+    options: RaftOptions,
+    full: bool,
+) -> (Groups, Wal, StateStore) {
+    let wal_options = WalOptions {
+        segment_bytes: 1 << 20,
+        ballast_bytes: 0,
+        min_free_bytes: if full { u64::MAX >> 1 } else { 0 },
+        ..WalOptions::default()
+    };
+    let (wal, _) = Wal::open(path.join("wal"), wal_options).unwrap();
+    // A call that was being answered when the node stopped may have it for a moment yet.
+    let end = Instant::now() + Duration::from_secs(5);
+    let store = loop {
+        match StateStore::open(path.join("state"), StoreOptions::default()) {
+            Err(_) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(10)).await,
+            store => break store.unwrap(),
+        }
+    };
+    let (port, snapshots) = (net.port(id), path.join("snapshots"));
+    let groups = Groups::new(id, CLUSTER, snapshots, wal.clone(), store.clone(), port, options).unwrap();
+    net.state.lock().unwrap().nodes.insert(id, groups.clone());
+    (groups, wal, store)
+}
+
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) groups: Groups,
@@ -232,33 +268,8 @@ impl Cluster {
     }
 
     pub(crate) async fn start(&mut self, id: NodeId) {
-        let path = self.path(id);
-        let wal_options = WalOptions {
-            segment_bytes: 1 << 20,
-            ballast_bytes: 0,
-            min_free_bytes: if self.full.contains(&id) { u64::MAX >> 1 } else { 0 },
-            ..WalOptions::default()
-        };
-        let (wal, _) = Wal::open(path.join("wal"), wal_options).unwrap();
-        // A call that was being answered when the node stopped may have it for a moment yet.
-        let end = Instant::now() + Duration::from_secs(5);
-        let store = loop {
-            match StateStore::open(path.join("state"), StoreOptions::default()) {
-                Err(_) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(10)).await,
-                store => break store.unwrap(),
-            }
-        };
-        let groups = Groups::new(
-            id,
-            CLUSTER,
-            path.join("snapshots"),
-            wal.clone(),
-            store.clone(),
-            self.net.port(id),
-            self.options.clone(),
-        )
-        .unwrap();
-        self.net.state.lock().unwrap().nodes.insert(id, groups.clone());
+        let full = self.full.contains(&id);
+        let (groups, wal, store) = open(&self.net, &self.path(id), id, self.options.clone(), full).await;
         let journal = Journal { stored: self.persistence == Persistence::Stored, ..Journal::default() };
         let group = groups.start(GROUP, self.persistence, journal.clone()).await.unwrap();
         self.nodes.insert(id, Node { id, groups, group, journal, wal, _store: store });
@@ -266,7 +277,7 @@ impl Cluster {
 
     pub(crate) async fn stop(&mut self, id: NodeId) {
         let node = self.nodes.remove(&id).unwrap();
-        self.net.state.lock().unwrap().nodes.remove(&id);
+        self.net.leave(id);
         let before = Instant::now();
         node.groups.shutdown().await;
         assert!(before.elapsed() < Duration::from_secs(4), "a shutdown is quick");

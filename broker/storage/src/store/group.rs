@@ -132,6 +132,14 @@ impl GroupStore {
         })
     }
 
+    /// Reads the state as it is at each call, of this state only: one that is installed later is not seen.
+    ///
+    /// # Errors
+    /// [`StoreError::Dropped`].
+    pub fn reader(&self) -> Result<GroupReader, StoreError> {
+        self.inner.with(|keyspace| Ok(GroupReader { keyspace: keyspace.clone() }))
+    }
+
     /// Begins a new state beside the current one.
     ///
     /// # Errors
@@ -140,6 +148,34 @@ impl GroupStore {
         self.inner.with(|_| Ok(()))?;
         let (keyspace, number) = self.inner.shared.stage(self.inner.group)?;
         Ok(Staged::new(Arc::clone(&self.inner), keyspace, number))
+    }
+}
+
+/// Reads one state of a group, without a lock. Clones read the same state. It stays readable, and takes room on the disk, when the state
+/// is replaced or dropped.
+#[derive(Clone)]
+pub struct GroupReader {
+    keyspace: Keyspace,
+}
+
+impl GroupReader {
+    /// A value.
+    ///
+    /// # Errors
+    /// What fjall says.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        value(self.keyspace.get(own(key)))
+    }
+
+    /// The first `limit` pairs whose keys are not below `from` and below `to`, in the order of their keys.
+    ///
+    /// # Errors
+    /// What fjall says.
+    pub fn range(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        pairs(self.keyspace.range(own(from)..own(to))).take(limit).collect()
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{DirLock, GroupId, make_dir};
 
 use group::Inner;
 
-pub use group::{GroupStore, Pairs, View};
+pub use group::{GroupReader, GroupStore, Pairs, View};
 pub use staged::Staged;
 
 /// The keyspace that says which keyspace holds a group's state.

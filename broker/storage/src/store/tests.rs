@@ -74,6 +74,29 @@ fn a_view_is_of_one_moment_and_is_read_in_parts() {
 }
 
 #[test]
+fn a_reader_sees_what_is_applied_and_not_what_is_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let group = store.group(GroupId::new(1, 0)).unwrap();
+    let reader = group.reader().unwrap();
+    group.apply(batch(&[("a", Some("1")), ("b", Some("2")), ("c", Some("3"))]), "old".into()).unwrap();
+    let range = |from: &str, to: &str, limit| -> Vec<String> {
+        let pairs = reader.range(from.as_bytes(), to.as_bytes(), limit).unwrap();
+        pairs.into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
+    };
+    assert_eq!(range("a", "c", 9), ["a", "b"]);
+    assert_eq!(range("", "zz", 2), ["a", "b"]);
+    assert_eq!(range("bb", "zz", 9), ["c"]);
+    assert!(range("c", "a", 9).is_empty() && range("a", "a", 9).is_empty() && range("a", "z", 0).is_empty());
+    assert_eq!(reader.get(b"c").unwrap().unwrap(), "3");
+    let mut staged = group.stage().unwrap();
+    staged.put(b"a", b"26").unwrap();
+    staged.install("new".into()).unwrap();
+    assert_eq!((reader.get(b"a").unwrap().unwrap(), group.get(b"a").unwrap().unwrap()), ("1".into(), "26".into()));
+    assert_eq!(group.reader().unwrap().range(b"", b"z", 9).unwrap(), [("a".into(), "26".into())]);
+}
+
+#[test]
 fn an_installed_state_replaces_the_old_one_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let id = GroupId::new(2, 0);
