@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::state::{MemberStatus, MetaState};
 
 /// What the leader of a group knows of the group's membership.
@@ -23,7 +25,7 @@ pub struct GroupMembership {
 }
 
 /// The next change of one group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// The node follows the log without a vote.
     AddLearner(u64),

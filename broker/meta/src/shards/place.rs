@@ -40,7 +40,6 @@ pub fn place(members: &[Candidate], table: &ShardTable) -> Vec<(u16, BTreeSet<u6
         return Vec::new();
     };
     if placement.usable.count_ones() as usize >= placement.replication {
-        placement.drop_surplus();
         placement.spread();
         placement.fill();
         placement.even_out();
@@ -165,18 +164,6 @@ impl Placement {
         })
     }
 
-    /// Only when there are fewer members than there were.
-    fn drop_surplus(&mut self) {
-        for shard in 0..self.shards.len() {
-            while self.shards[shard].count_ones() as usize > self.replication {
-                let Some(member) = self.least_needed(shard, Mask::MAX) else {
-                    break;
-                };
-                self.take(shard, member);
-            }
-        }
-    }
-
     /// Takes from zones that have too many replicas of a shard, where another one may have more.
     fn spread(&mut self) {
         for shard in 0..self.shards.len() {
@@ -259,7 +246,7 @@ fn most_in_a_zone(zones: &[Mask], replication: usize) -> u32 {
 }
 
 /// Some number of a shard and a member.
-fn mix(shard: usize, id: u64) -> u64 {
+pub(super) fn mix(shard: usize, id: u64) -> u64 {
     let mut hash = (shard as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ id.wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);

@@ -158,6 +158,10 @@ fn a_plan_for_an_older_placement_is_refused() {
     assert_eq!(*m.state().shards.get(1).unwrap().wanted(), set(&[2, 3, 4]));
     done(&mut m, &at(&[(1, &[1, 2, 3])]));
     assert_eq!((m.state().shards.placed(), m.state().shards.get(0).unwrap().wanted()), (2, &set(&[1, 2, 3])));
+    // Asked late, it must not throw away what has become of them.
+    let there = m.state().clone();
+    done(&mut m, &create(2, 3));
+    assert_eq!(*m.state(), there);
 }
 
 #[test]
