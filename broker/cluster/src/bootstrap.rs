@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::future::join_all;
-use raftmq_meta::{FEATURE_LEVEL, InitialMember, MetaCommand, MetaResponse, voters_for};
+use raftmq_meta::{InitialMember, MetaCommand, MetaResponse, voters_for};
 use raftmq_raft::MembershipError;
 use tracing::{info, warn};
 
@@ -307,7 +307,7 @@ pub(crate) fn own_probe(node: &Node) -> Probe {
         nonce: node.data.nonce,
         addresses: node.addresses(),
         version: node.config.version.clone(),
-        feature_level: FEATURE_LEVEL,
+        feature_level: node.config.feature_level(),
         member_of: node.data.identity().member.map(|m| m.cluster_id),
         running: node.running().is_some() && state.cluster.is_some(),
         peers: state.members.values().map(|m| m.addresses.link.clone()).collect(),

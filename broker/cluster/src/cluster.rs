@@ -16,6 +16,7 @@ use crate::control::Control;
 use crate::error::{Fatal, StartError};
 use crate::lease::LeaseState;
 use crate::node::Node;
+use crate::shards::Shards;
 use crate::status::{ClusterCounters, ClusterStatus, Stage};
 
 /// Nothing comes for so long: nothing was on its way.
@@ -183,6 +184,12 @@ impl Cluster {
     /// clients before. Takes a few seconds at most.
     pub async fn shutdown(&self) {
         self.node.shutdown().await;
+    }
+
+    /// The shards, which keep sessions and messages.
+    #[must_use]
+    pub fn shards(&self) -> Shards {
+        Shards::new(Arc::clone(&self.node))
     }
 
     /// For tests: cuts this node off from all others, in both directions, or reconnects it.

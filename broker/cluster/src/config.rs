@@ -11,7 +11,7 @@ use raftmq_config::{Config, DiscoveryStrategy};
 use raftmq_discovery::{DiscoverySettings, Resolver};
 use raftmq_links::pki::{SecretPem, TlsMaterial};
 use raftmq_links::{LinkConfig, LinkOptions};
-use raftmq_meta::LeaseParams;
+use raftmq_meta::{FEATURE_LEVEL, LeaseParams, SHARDS_LEVEL};
 use raftmq_raft::RaftOptions;
 use raftmq_routing::LocalRoutesOptions;
 use raftmq_storage::{StoreOptions, WalOptions};
@@ -48,6 +48,17 @@ pub struct ClusterConfig {
     pub routes: LocalRoutesOptions,
     /// How long a SUBACK may wait for the barrier.
     pub barrier_deadline: Duration,
+    /// The shards of a cluster that has none yet; `None`: it gets none.
+    pub shards: Option<ShardOptions>,
+}
+
+/// How many shards a cluster gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardOptions {
+    /// How many.
+    pub count: u16,
+    /// The replicas of each, where there are so many members.
+    pub replication: u8,
 }
 
 /// Why settings do not make a cluster's node.
@@ -70,6 +81,11 @@ pub enum ConfigError {
 }
 
 impl ClusterConfig {
+    /// The newest feature level that the node knows: without shards it does not take part in what is switched on for them.
+    pub(crate) fn feature_level(&self) -> u32 {
+        if self.shards.is_some() { SHARDS_LEVEL } else { FEATURE_LEVEL }
+    }
+
     /// The node that these settings describe. Reads the certificates; `version` is that of the binary; `control` is left
     /// empty, since its port may be known only once it is open.
     ///
@@ -122,6 +138,8 @@ impl ClusterConfig {
             store,
             routes: LocalRoutesOptions::default(),
             barrier_deadline: Duration::from_secs(10),
+            // Until sessions are kept in them.
+            shards: None,
         })
     }
 }

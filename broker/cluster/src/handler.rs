@@ -11,6 +11,7 @@ use crate::cluster::Forwarded;
 use crate::identity::{BootVerdict, KnownMembers};
 use crate::member::propose;
 use crate::node::{CALL, Node, Running};
+use crate::shards::{ShardId, carry_out, initialise, propose_for};
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
 use crate::{bootstrap, driver, leader, lease};
@@ -129,6 +130,19 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         }
         Request::Fate { incarnation } => Response::Fate(fate(node, incarnation)),
         Request::Transfer { group, to } => Response::Transfer(driver::transfer_here(running(node)?, group, to).await),
+        Request::Shard { shard, generation, command } => {
+            let shard = ShardId { number: shard, generation };
+            Response::Shard(propose_for(running(node)?, shard, command, CALL * 3).await)
+        }
+        Request::Shards(reports) => {
+            running(node)?.shard_desk.report(peer.hello.raft_id, reports);
+            Response::Shards
+        }
+        Request::InitialiseShard { shard, generation, voters } => {
+            initialise(running(node)?, ShardId { number: shard, generation }, voters).await;
+            Response::InitialiseShard
+        }
+        Request::ChangeShard(change) => Response::ChangeShard(carry_out(running(node)?, change).await),
         Request::Loss { node: id } => Response::Loss(leader::loss(node, running(node)?, id)),
     })
 }

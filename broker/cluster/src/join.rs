@@ -1,7 +1,7 @@
 //! An empty node looks for a cluster.
 
 use futures::future::join_all;
-use raftmq_meta::{FEATURE_LEVEL, MetaResponse, Refusal};
+use raftmq_meta::{MetaResponse, Refusal};
 use tokio::time::sleep;
 
 use crate::bootstrap;
@@ -103,7 +103,7 @@ async fn join(node: &Node, address: &str) -> Result<Membership, JoinError> {
         nonce: node.data.nonce,
         addresses: node.addresses(),
         version: node.config.version.clone(),
-        feature_level: FEATURE_LEVEL,
+        feature_level: node.config.feature_level(),
     };
     let later = |reason: String| JoinError::Later(reason);
     let answer = node.net.call(address, &request, CALL * 5).await.map_err(|e| later(e.to_string()))?;

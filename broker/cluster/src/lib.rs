@@ -6,6 +6,7 @@
 //! * [`Cluster::lease`] says whether the node may serve: one clock read and one atomic load, for workers.
 //!   [`Cluster::phase`] tells the rest of the server when it changes.
 //! * [`Cluster::subscribe`] is the barrier of a SUBACK, [`Cluster::unsubscribe`] its opposite.
+//! * [`Cluster::shards`] is the way to the replicated state of sessions and messages.
 //! * [`Cluster::forward`] sends one frame to each of some nodes; what they send arrives at the
 //!   [`ForwardHandler`] given at the start.
 //! * [`Cluster::control`] carries out what the control API offers; [`Cluster::status`] is for health, metrics and people.
@@ -45,18 +46,20 @@ mod net;
 mod node;
 mod permission;
 mod routes;
+mod shards;
 mod status;
 mod wire;
 
 pub use barrier::BarrierError;
 pub use clock::boottime;
 pub use cluster::{Cluster, ForwardHandler, Forwarded};
-pub use config::{ClusterConfig, ConfigError};
+pub use config::{ClusterConfig, ConfigError, ShardOptions};
 pub use control::{Control, ControlError, GroupInfo, MemberInfo, MemberRole};
 pub use error::{Fatal, StartError};
 pub use lease::LeaseState;
 pub use raftmq_meta::{GroupLoss, LeaseParams, LossReport, Phase};
 pub use raftmq_raft::GroupStatus;
+pub use shards::{AnswerSink, LaneError, Port, PushError, ShardStatus, Shards};
 pub use status::{ClusterCounters, ClusterStatus, Stage};
 
 /// The meta group.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use raftmq_meta::{FEATURE_LEVEL, Lease, MetaCommand, MetaResponse, Refusal};
+use raftmq_meta::{Lease, MetaCommand, MetaResponse, Refusal};
 use raftmq_raft::{Group, GroupStatus, Groups, Persistence, Role};
 use raftmq_routing::RoutesMachine;
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use crate::leader::Desk;
 use crate::machine::{MetaAdapter, RoutesAdapter, SharedMachine};
 use crate::net::LinkTransport;
 use crate::node::{GROUPS, Node, RETRY, Running};
+use crate::shards::{self, Replicas};
 use crate::status::Stage;
 use crate::wire::Fate;
 use crate::{META, ROUTES, bans, bootstrap, driver, fate, leader, lease, permission, routes as own_routes};
@@ -60,6 +61,8 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
         desk: Desk::default(),
         lease,
         booted: watch::Sender::new(false),
+        shards: Replicas::default(),
+        shard_desk: shards::Desk::default(),
     };
     if !node.set_running(running) {
         return Err(Fatal::Refused("the groups run already".into()));
@@ -81,6 +84,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
     node.spawn(leader::lead(Arc::clone(node)));
     node.spawn(fate::watch(Arc::clone(node)));
     node.spawn(bans::end_those_over(Arc::clone(node)));
+    shards::start(node);
     Ok(())
 }
 
@@ -173,7 +177,7 @@ async fn announce_boot(node: Arc<Node>) {
         nonce: node.data.nonce,
         addresses: node.addresses(),
         version: node.config.version.clone(),
-        feature_level: FEATURE_LEVEL,
+        feature_level: node.config.feature_level(),
     };
     loop {
         let refusal = match propose(&running.meta, &command).await {

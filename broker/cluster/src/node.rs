@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use raftmq_discovery::Discovery;
 use raftmq_links::{Hello, Links};
-use raftmq_meta::{FEATURE_LEVEL, Lease, MetaState, NodeAddresses, Phase};
+use raftmq_meta::{Lease, MetaState, NodeAddresses, Phase};
 use raftmq_raft::{Group, Groups};
 use raftmq_routing::SharedRoutes;
 use raftmq_storage::{StateStore, Wal};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::barrier::Barriers;
@@ -26,6 +26,7 @@ use crate::lease::LeaseState;
 use crate::machine::SharedMachine;
 use crate::net::Net;
 use crate::routes::RoutesOwner;
+use crate::shards::{self, Lanes, Replicas};
 use crate::status::{ClusterCounters, ClusterStatus, Stage};
 use crate::{META, ROUTES, clock, handler, join, member, permission};
 
@@ -57,6 +58,7 @@ pub(crate) struct Node {
     pub(crate) barriers: Arc<Barriers>,
     pub(crate) counters: ClusterCounters,
     pub(crate) on_forward: ForwardHandler,
+    lanes: Arc<Lanes>,
     fatal: watch::Sender<Option<Fatal>>,
     running: OnceLock<Running>,
     /// A bootstrap wrote that this node is a member.
@@ -87,6 +89,10 @@ pub(crate) struct Running {
     pub(crate) lease: Mutex<Lease>,
     /// The cluster knows this boot: it may ask for a lease.
     pub(crate) booted: watch::Sender<bool>,
+    /// The replicas of shards that run here.
+    pub(crate) shards: Replicas,
+    /// Where nodes report the shards that they lead, while this node leads the meta group.
+    pub(crate) shard_desk: shards::Desk,
 }
 
 impl Running {
@@ -120,7 +126,7 @@ impl Node {
         let member = data.identity().member;
         let mut hello = Hello::new(&config.cluster, &config.node, data.incarnation, data.boot);
         hello.raft_id = member.map_or(0, |m| m.raft_id);
-        hello.feature_level = FEATURE_LEVEL;
+        hello.feature_level = config.feature_level();
         let barriers = Arc::new(Barriers::new());
         let node = Arc::new(Self {
             net: Net::new(),
@@ -138,6 +144,7 @@ impl Node {
             barriers,
             counters: ClusterCounters::default(),
             on_forward,
+            lanes: Arc::new(Lanes::new()),
             fatal: watch::Sender::new(None),
             running: OnceLock::new(),
             begun: Notify::new(),
@@ -158,9 +165,21 @@ impl Node {
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(tasks) = &mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) {
-            tasks.spawn(task);
-        }
+        self.spawn_task(task);
+    }
+
+    /// As [`Node::spawn`], for what may have to be ended before the node is. `None`: the node was stopped.
+    pub(crate) fn spawn_task(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks = tasks.as_mut()?;
+        // What has ended would stay: replicas and lanes come and go.
+        while tasks.try_join_next().is_some() {}
+        Some(tasks.spawn(task))
+    }
+
+    /// The lanes of this node's workers to the shards.
+    pub(crate) fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
     }
 
     pub(crate) fn running(&self) -> Option<&Running> {
@@ -337,6 +356,7 @@ impl Node {
             }
         };
         tokio::join!(self.hand_over_groups(), last_frames);
+        self.lanes.begin(None);
         self.stop().await;
     }
 
@@ -344,16 +364,11 @@ impl Node {
     async fn hand_over_groups(&self) {
         if let Some(running) = self.running() {
             crate::lease::release(self, running).await;
+            let shards = running.shards.all();
+            // All shards at once: there may be many.
+            futures::future::join_all(shards.iter().map(|shard| hand_over(&shard.group))).await;
             for group in [&running.meta, &running.routes] {
-                let status = group.status().borrow().clone();
-                if status.is_leader() {
-                    let best = status.followers.iter().filter(|(id, _)| status.voters.contains(id));
-                    let best = best.max_by_key(|(_, f)| f.matched).map(|(id, _)| *id);
-                    if let Some(to) = best {
-                        // Without it the others elect one after their timeout.
-                        let _ = tokio::time::timeout(CALL, group.transfer_leader(to)).await;
-                    }
-                }
+                hand_over(group).await;
             }
         }
     }
@@ -361,6 +376,7 @@ impl Node {
     pub(crate) async fn kill(&self) {
         self.net.isolate(true);
         self.lease.set(0);
+        self.lanes.begin(None);
         self.stop().await;
     }
 
@@ -446,5 +462,17 @@ async fn live(node: Arc<Node>) {
     };
     if let Err(fatal) = member::become_member(&node, membership).await {
         node.fail(fatal);
+    }
+}
+
+/// Lets another voter lead, if this node leads.
+async fn hand_over(group: &Group) {
+    let status = group.status().borrow().clone();
+    if status.is_leader() {
+        let best = status.followers.iter().filter(|(id, _)| status.voters.contains(id));
+        if let Some((to, _)) = best.max_by_key(|(_, follower)| follower.matched) {
+            // Without it the others elect one after their timeout.
+            let _ = tokio::time::timeout(CALL, group.transfer_leader(*to)).await;
+        }
     }
 }

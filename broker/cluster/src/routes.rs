@@ -17,6 +17,7 @@ use crate::barrier::{Barriers, Pending};
 use crate::clock::boottime;
 use crate::error::Fatal;
 use crate::node::{Node, RETRY, Running};
+use crate::shards::life;
 use crate::status::ClusterCounters;
 
 /// Between two looks at whether routes are withdrawn.
@@ -151,7 +152,10 @@ pub(crate) async fn run(node: Arc<Node>) {
             Opened::At(index) => {
                 ClusterCounters::add(&node.counters.route_streams);
                 debug!(stream, index, "stream of routes opened");
-                match propose(&node, running, stream, index).await {
+                node.lanes().begin(Some(life(running.id, node.data.boot, stream)));
+                let outcome = propose(&node, running, stream, index).await;
+                node.lanes().begin(None);
+                match outcome {
                     Outcome::Refused => return refused(&node),
                     Outcome::Continue | Outcome::Reopen => {
                         info!(stream, "the stream of routes is closed, opening another one")

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::control::ControlError;
 use crate::identity::{BootVerdict, KnownMembers, Plan};
+use crate::shards::{Change, Report};
 
 const FORMAT: u8 = 1;
 
@@ -59,6 +60,14 @@ pub(crate) enum Request {
     Transfer { group: u32, to: Option<u64> },
     /// To the meta leader: what if that node stopped?
     Loss { node: u64 },
+    /// To a node with a replica of a shard: propose this there.
+    Shard { shard: u16, generation: u32, command: Vec<u8> },
+    /// To the meta leader: the shards that the node leads.
+    Shards(Report),
+    /// From the meta leader, to a node that is to have a replica: begin the group.
+    InitialiseShard { shard: u16, generation: u32, voters: BTreeSet<u64> },
+    /// From the meta leader, to the leader of a shard.
+    ChangeShard(Change),
 }
 
 /// The answers, in the order of the requests.
@@ -82,6 +91,21 @@ pub(crate) enum Response {
     Fate(Fate),
     Transfer(Result<(), ControlError>),
     Loss(Result<LossReport, ControlError>),
+    /// The state machine's answer.
+    Shard(Result<Vec<u8>, ShardError>),
+    Shards,
+    InitialiseShard,
+    /// Whether it was begun.
+    ChangeShard(bool),
+}
+
+/// Why a shard's replica has no answer.
+#[derive(Debug, Clone, Serialize, Deserialize, Error)]
+pub(crate) enum ShardError {
+    #[error("the node has no replica of the shard")]
+    NoReplica,
+    #[error("the shard did not take it: {0}")]
+    NotTaken(String),
 }
 
 /// Why there is no lease.

@@ -48,7 +48,12 @@ pub(crate) struct Inner {
     in_flight: Semaphore,
     /// A hand-over is under way.
     handing_over: AtomicBool,
+    /// See [`Group::set_stamp`].
+    stamp: Mutex<Option<Stamp>>,
 }
+
+/// Makes of a command that is proposed on a replica what goes into the log.
+pub type Stamp = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
 /// A command that was committed and applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +100,7 @@ impl Group {
             tasks: Mutex::new(tasks),
             alive: tokio::sync::Mutex::new(alive),
             handing_over: AtomicBool::new(false),
+            stamp: Mutex::new(None),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -123,6 +129,11 @@ impl Group {
         }
         let permits = permits(command.len());
         let _permit = self.inner.in_flight.acquire_many(permits).await.map_err(|_| ProposeError::Shutdown)?;
+        let stamp = self.inner.stamp.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let command = match stamp {
+            Some(stamp) => stamp(&command).into(),
+            None => command,
+        };
         match self.inner.raft.client_write(Command(command)).await {
             Ok(done) => Ok(Applied { index: done.log_id.index, response: done.data.0, repeated: false }),
             Err(RaftError::APIError(
@@ -132,6 +143,12 @@ impl Group {
             Err(RaftError::Fatal(Fatal::Stopped)) => Err(ProposeError::Shutdown),
             Err(RaftError::Fatal(fatal)) => Err(ProposeError::Failed(fatal.to_string())),
         }
+    }
+
+    /// What is proposed on this replica, whoever proposed it, goes through this before it goes into the log: a leader adds what only it knows, such
+    /// as its time. What it adds is not counted for the limits of a command.
+    pub fn set_stamp(&self, stamp: Option<Stamp>) {
+        *self.inner.stamp.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
     }
 
     /// Proposes through the leader, wherever it is, and waits for one within the deadline.

@@ -40,7 +40,7 @@ mod types;
 mod suite;
 
 pub use error::{MembershipError, ProposeError, ReadError, StartError, WaitError};
-pub use group::{Applied, Group};
+pub use group::{Applied, Group, Stamp};
 pub use groups::{Groups, RpcCounters};
 pub use machine::{CachedMachine, MachineError, Persistence, StateBatch, StateKeys, StateMachine, StateRead};
 pub use options::{OptionsError, RaftOptions};

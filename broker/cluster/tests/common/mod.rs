@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftmq_cluster::{Cluster, ClusterConfig, Forwarded, LeaseParams, Stage, StartError};
+use raftmq_cluster::{Cluster, ClusterConfig, Forwarded, LeaseParams, ShardOptions, Stage, StartError};
 use raftmq_discovery::{DiscoverySettings, Strategy};
 use raftmq_links::pki::{ClusterCa, TlsMaterial};
 use raftmq_links::{LinkConfig, LinkOptions};
@@ -25,6 +25,7 @@ pub struct Lab {
     root: tempfile::TempDir,
     ca: ClusterCa,
     addresses: Mutex<Vec<(String, SocketAddr)>>,
+    shards: Option<ShardOptions>,
 }
 
 /// A node's process.
@@ -45,7 +46,17 @@ impl Lab {
                 .with_test_writer()
                 .try_init();
         }
-        Self { root: tempfile::tempdir().unwrap(), ca: ClusterCa::create(NAME).unwrap(), addresses: Mutex::default() }
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            ca: ClusterCa::create(NAME).unwrap(),
+            addresses: Mutex::default(),
+            shards: None,
+        }
+    }
+
+    /// Clusters that get shards.
+    pub fn with_shards(shards: ShardOptions) -> Self {
+        Self { shards: Some(shards), ..Self::new() }
     }
 
     pub fn dir(&self, name: &str) -> PathBuf {
@@ -92,11 +103,13 @@ impl Lab {
                 election_max: Duration::from_millis(300),
                 ..RaftOptions::default()
             },
-            lease: LEASE,
+            // A change of leader on a busy machine must not end the life of a node whose operations are watched.
+            lease: if self.shards.is_some() { LeaseParams::default() } else { LEASE },
             wal: WalOptions { segment_bytes: 1 << 20, ballast_bytes: 0, min_free_bytes: 0, ..WalOptions::default() },
             store: StoreOptions { cache_bytes: 1 << 20, ..StoreOptions::default() },
             routes: LocalRoutesOptions { linger_ms: 50, ..LocalRoutesOptions::default() },
             barrier_deadline: Duration::from_secs(15),
+            shards: self.shards,
         }
     }
 
@@ -161,6 +174,13 @@ impl Process {
         let mut targets = Targets::default();
         self.routes.lookup(topic, &mut targets);
         targets.nodes.iter().copied().collect()
+    }
+
+    /// The shards that have durable sessions which want this topic.
+    pub fn shards(&self, topic: &str) -> Vec<u16> {
+        let mut targets = Targets::default();
+        self.routes.lookup(topic, &mut targets);
+        targets.shards().to_vec()
     }
 
     pub fn voters(&self, group: usize) -> BTreeSet<u64> {

@@ -1,0 +1,106 @@
+//! What the rest of the server uses of the shards.
+
+use std::sync::Arc;
+
+use raftmq_raft::GroupStatus;
+use raftmq_shard::{ClientInfo, Deliveries, Name, NodeBoot, Numbers, StoreError, slot};
+use tokio::sync::watch;
+
+use crate::node::Node;
+
+use super::lanes::{AnswerSink, Port};
+use super::{SharedShard, shard_id};
+
+/// The shards as this node has them.
+#[derive(Clone)]
+pub struct Shards {
+    node: Arc<Node>,
+}
+
+/// A replica of this node, for tests, metrics and people.
+#[derive(Debug, Clone)]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: u16,
+    /// Its generation.
+    pub generation: u32,
+    /// The group.
+    pub group: GroupStatus,
+    /// The last entry that the state has, and a hash over all entries and answers up to there: the same on all replicas.
+    pub state: Option<(u64, u64)>,
+    /// What is in the shard.
+    pub numbers: Option<Numbers>,
+}
+
+impl Shards {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// How many shards the cluster has; 0 before they were created.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        self.node.meta_state().shards.count()
+    }
+
+    /// The shard that has a name: the identifier of a client, a topic that is retained, the name of a group. `None`: there are no shards.
+    #[must_use]
+    pub fn shard_of(&self, namespace: u32, name: &str) -> Option<u16> {
+        self.node.meta_state().shards.slots().shard(slot(namespace, name))
+    }
+
+    /// A worker's way to all shards. A worker has one, and each worker another number; one that is made again for the same number while the node lives must go on
+    /// with the same sink.
+    #[must_use]
+    pub fn port(&self, worker: u16, sink: AnswerSink) -> Port {
+        Port::new(Arc::clone(self.node.lanes()), worker, sink)
+    }
+
+    /// As what this node is known to shards; `None` while it cannot serve. When it changes, every claim of the one before is over, or will be.
+    #[must_use]
+    pub fn life(&self) -> watch::Receiver<Option<NodeBoot>> {
+        self.node.lanes().life()
+    }
+
+    /// What this node's replica of a client's shard knows of the client; it may lag behind. `None`: no replica here.
+    #[must_use]
+    pub fn client(&self, client: &Name) -> Option<Result<Option<ClientInfo>, StoreError>> {
+        self.machine_of(client)?.with(|machine| machine.client(client))
+    }
+
+    /// What a client is to be sent, as this node's replica knows it; see [`raftmq_shard::ShardMachine::deliveries`]. `None`: no replica here.
+    #[must_use]
+    pub fn deliveries(
+        &self,
+        client: &Name,
+        after: u64,
+        max: usize,
+        max_bytes: usize,
+    ) -> Option<Result<Option<Deliveries>, StoreError>> {
+        self.machine_of(client)?.with(|machine| machine.deliveries(client, after, max, max_bytes))
+    }
+
+    /// The replicas that run here.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<ShardStatus> {
+        let Some(running) = self.node.running() else { return Vec::new() };
+        let of = |replica: super::Replica| {
+            let read = replica.machine.with(|m| ((m.applied(), m.rolling_hash()), m.numbers()));
+            ShardStatus {
+                shard: replica.id.number,
+                generation: replica.id.generation,
+                group: replica.group.status().borrow().clone(),
+                state: read.map(|(state, _)| state),
+                numbers: read.map(|(_, numbers)| numbers),
+            }
+        };
+        running.shards.all().into_iter().map(of).collect()
+    }
+
+    fn machine_of(&self, client: &Name) -> Option<SharedShard> {
+        let running = self.node.running()?;
+        let state = self.node.meta_state();
+        let number = state.shards.slots().shard(slot(client.namespace, &client.id))?;
+        Some(running.shards.replica(shard_id(&state, number)?)?.machine)
+    }
+}

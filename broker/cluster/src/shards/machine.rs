@@ -1,0 +1,154 @@
+//! The state machine of a shard as the Raft crate drives it, and as the rest of the node reads it.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use raftmq_raft::{CachedMachine, MachineError, StateKeys};
+use raftmq_shard::{Effect, ShardMachine, Store, StoreError};
+use tokio::sync::Notify;
+
+/// About the bytes of records that a replica keeps in memory as they are in the store.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// A group's own keys in the state store.
+pub(crate) struct KeysStore(StateKeys);
+
+impl Store for KeysStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.0.get(key).map_err(read)
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.0.range(from, to, limit).map_err(read)
+    }
+}
+
+fn read(error: MachineError) -> StoreError {
+    StoreError::Read(error.reason)
+}
+
+/// What a leader has to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Changes of the shard's routes wait for being announced.
+    Routes = 1,
+}
+
+/// The machine of one replica. There is none while a snapshot is installed, and while what changed is written to the store.
+#[derive(Clone)]
+pub(crate) struct SharedShard(Arc<Inner>);
+
+struct Inner {
+    machine: Mutex<Option<ShardMachine<KeysStore>>>,
+    /// Bits of [`Work`] that came up since the leader looked.
+    work: AtomicU8,
+    /// Something was applied since the leader looked.
+    moved: AtomicBool,
+    wake: Notify,
+}
+
+impl SharedShard {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Inner {
+            machine: Mutex::new(None),
+            work: AtomicU8::new(0),
+            moved: AtomicBool::new(false),
+            wake: Notify::new(),
+        }))
+    }
+
+    /// Reads the state in the store and gives what the Raft crate drives. The machine before is gone.
+    pub(crate) fn load(&self, keys: StateKeys) -> Result<ShardAdapter, MachineError> {
+        // First without the one before, whose memory is its own.
+        *self.lock() = None;
+        let machine = ShardMachine::load(KeysStore(keys), CACHE_BYTES).map_err(|e| MachineError::new(e.to_string()))?;
+        *self.lock() = Some(machine);
+        self.0.work.store(u8::MAX, Ordering::Release);
+        self.0.wake.notify_one();
+        Ok(ShardAdapter { shared: self.clone(), effects: Vec::new(), away: None })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<ShardMachine<KeysStore>>> {
+        self.0.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads; `None` while there is no machine.
+    pub(crate) fn with<T>(&self, read: impl FnOnce(&mut ShardMachine<KeysStore>) -> T) -> Option<T> {
+        self.lock().as_mut().map(read)
+    }
+
+    /// What came up since this was asked last: bits of [`Work`].
+    pub(crate) fn take_work(&self) -> u8 {
+        self.0.work.swap(0, Ordering::AcqRel)
+    }
+
+    /// Whether something was applied since this was asked last.
+    pub(crate) fn take_moved(&self) -> bool {
+        self.0.moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// Something is to be looked at.
+    pub(crate) async fn woken(&self) {
+        self.0.wake.notified().await;
+    }
+}
+
+/// What the Raft crate drives.
+pub(crate) struct ShardAdapter {
+    shared: SharedShard,
+    effects: Vec<Effect>,
+    /// The machine while what it handed out is not in the store yet: a reader would look there for what it let go of.
+    away: Option<ShardMachine<KeysStore>>,
+}
+
+impl CachedMachine for ShardAdapter {
+    fn apply(&mut self, index: u64, command: &Bytes) -> Result<Bytes, MachineError> {
+        let mut machine = self.shared.lock();
+        let machine = machine.as_mut().ok_or_else(gone)?;
+        machine.apply(index, command, &mut self.effects).map(Bytes::from).map_err(failed)
+    }
+
+    fn dirty_bytes(&self) -> usize {
+        self.shared.lock().as_ref().map_or(0, ShardMachine::dirty_bytes)
+    }
+
+    fn flush(&mut self, put: &mut dyn FnMut(&[u8], Option<&[u8]>)) -> Result<(), MachineError> {
+        let mut machine = self.shared.lock().take().ok_or_else(gone)?;
+        machine.flush(&mut |key: &[u8], value: Option<&[u8]>| put(key, value)).map_err(failed)?;
+        self.away = Some(machine);
+        Ok(())
+    }
+
+    fn flushed(&mut self) {
+        *self.shared.lock() = self.away.take();
+    }
+
+    fn applied(&mut self, _index: u64) {
+        let inner = &self.shared.0;
+        let work = self.effects.drain(..).fold(0, |work, effect| match effect {
+            Effect::Route { .. } => work | Work::Routes as u8,
+            _ => work,
+        });
+        inner.moved.store(true, Ordering::Release);
+        if work != 0 {
+            inner.work.fetch_or(work, Ordering::AcqRel);
+            inner.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for ShardAdapter {
+    /// Whoever still has the replica does not keep the store open.
+    fn drop(&mut self) {
+        *self.shared.lock() = None;
+    }
+}
+
+fn gone() -> MachineError {
+    MachineError::new("the state is not there")
+}
+
+fn failed(error: StoreError) -> MachineError {
+    MachineError::new(error.to_string())
+}

@@ -1,0 +1,137 @@
+//! The shards on this node: its replicas, who leads them, and the way of its workers' operations to all of them.
+//!
+//! The meta group says which shards there are and where their replicas shall be ([`raftmq_meta::shards`]). From that follows what a node does:
+//!
+//! * [`host`] runs the replicas that this node has, and removes those that it has no more;
+//! * [`lead`] is what the leader of a shard does for it: time, the map of slots, routes, nodes that are down;
+//! * [`report`] tells the meta leader of the shards that are led here, and carries out the steps that it answers;
+//! * [`driver`] is the meta leader's part: it places shards and says the steps;
+//! * [`lanes`] has the operations of this node's workers, [`propose`] brings them to the shards' leaders.
+//!
+//! # The life of a node
+//! For a shard a node is what serves under one stream of routes: when the routes group closes that stream, each shard's leader closes the node's
+//! streams of operations and disconnects its clients. A node that begins another stream of routes begins with new lanes.
+
+mod driver;
+mod handle;
+mod host;
+mod lanes;
+mod lead;
+mod machine;
+mod propose;
+mod report;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use raftmq_meta::MetaState;
+use raftmq_meta::shards::{Shard, group_of};
+use raftmq_raft::{Group, GroupId};
+use raftmq_shard::SlotSet;
+
+use crate::node::Node;
+
+pub use handle::{ShardStatus, Shards};
+pub(crate) use host::initialise;
+pub use lanes::{AnswerSink, LaneError, Port, PushError};
+pub(crate) use lanes::{Lanes, life};
+pub(crate) use machine::SharedShard;
+pub(crate) use propose::propose_for;
+pub(crate) use report::{Change, Desk, Report, carry_out};
+
+/// A shard of one generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ShardId {
+    pub(crate) number: u16,
+    pub(crate) generation: u32,
+}
+
+impl ShardId {
+    fn group(self) -> GroupId {
+        GroupId::new(group_of(self.number), self.generation)
+    }
+}
+
+/// A replica that runs here.
+#[derive(Clone)]
+pub(crate) struct Replica {
+    pub(crate) id: ShardId,
+    pub(crate) group: Group,
+    pub(crate) machine: SharedShard,
+}
+
+/// The replicas that run here.
+#[derive(Default)]
+pub(crate) struct Replicas(Mutex<HashMap<u16, Replica>>);
+
+impl Replicas {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u16, Replica>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn replica(&self, id: ShardId) -> Option<Replica> {
+        self.lock().get(&id.number).filter(|replica| replica.id == id).cloned()
+    }
+
+    /// All of them, in the order of their numbers.
+    pub(crate) fn all(&self) -> Vec<Replica> {
+        let mut all: Vec<Replica> = self.lock().values().cloned().collect();
+        all.sort_by_key(|replica| replica.id.number);
+        all
+    }
+
+    fn insert(&self, replica: Replica) {
+        self.lock().insert(replica.id.number, replica);
+    }
+
+    fn remove(&self, number: u16) -> Option<Replica> {
+        self.lock().remove(&number)
+    }
+}
+
+/// Starts everything that a member does for shards.
+pub(crate) fn start(node: &Arc<Node>) {
+    if node.config.shards.is_none() {
+        return;
+    }
+    node.lanes().set_node(node);
+    node.spawn(host::run(Arc::clone(node)));
+    node.spawn(report::run(Arc::clone(node)));
+    node.spawn(driver::run(Arc::clone(node)));
+}
+
+/// The shard of a number, as the meta group has it.
+pub(crate) fn shard_id(state: &MetaState, number: u16) -> Option<ShardId> {
+    let shard = state.shards.get(number)?;
+    Some(ShardId { number, generation: shard.generation() })
+}
+
+/// Which nodes have a replica, or are to have one; those that vote first.
+fn replicas_of(state: &MetaState, id: ShardId) -> Vec<u64> {
+    let Some(shard) = state.shards.get(id.number) else { return Vec::new() };
+    let mut replicas: Vec<u64> = Vec::new();
+    for node in shard.holders().chain(shard.wanted().iter().copied()) {
+        if !replicas.contains(&node) {
+            replicas.push(node);
+        }
+    }
+    replicas
+}
+
+/// Whether a node has a replica of a shard, or is to have one.
+fn is_here(shard: &Shard, node: u64) -> bool {
+    shard.wanted().contains(&node) || shard.holders().any(|holder| holder == node)
+}
+
+/// The epoch of the map of slots.
+fn map_epoch(state: &MetaState) -> u64 {
+    state.shards.slots().epoch()
+}
+
+/// The slots of a shard.
+fn slots_of(state: &MetaState, number: u16) -> SlotSet {
+    let slots = state.shards.slots();
+    let mut set = SlotSet::EMPTY;
+    (0..raftmq_shard::SLOTS).filter(|slot| slots.shard(*slot) == Some(number)).for_each(|slot| set.insert(slot));
+    set
+}

@@ -1,0 +1,369 @@
+//! Shards on real nodes: formed, led, written to through leaders that die, and the same on all replicas.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{Lab, Process, eventually, serving};
+use raftmq_cluster::{AnswerSink, LaneError, Port, PushError, ShardOptions};
+use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
+use raftmq_raft::Role;
+use raftmq_shard::{Claim, DropPolicy, Name, Op, OpAnswer, QueueLimits, Sent, Subscribed, Subscription, WillEnd};
+
+const NAMES: [&str; 3] = ["n1", "n2", "n3"];
+const SHARDS: u16 = 4;
+
+fn lab() -> Lab {
+    Lab::with_shards(ShardOptions { count: SHARDS, replication: 3 })
+}
+
+type Answers = Arc<Mutex<BTreeMap<u64, Result<OpAnswer, LaneError>>>>;
+
+/// A worker of a node: its operations, and what became of them.
+struct Worker {
+    port: Port,
+    answers: Answers,
+    next: u64,
+}
+
+impl Worker {
+    fn new(process: &Process, number: u16) -> Self {
+        let answers = Answers::default();
+        let kept = Arc::clone(&answers);
+        let sink: AnswerSink = Arc::new(move |some: &mut dyn Iterator<Item = (u64, Result<OpAnswer, LaneError>)>| {
+            let mut kept = kept.lock().unwrap();
+            some.for_each(|(token, answer)| {
+                assert!(kept.insert(token, answer).is_none(), "{token} was answered twice")
+            });
+        });
+        Self { port: process.cluster.shards().port(number, sink), answers, next: 0 }
+    }
+
+    /// Hands an operation over as soon as it is taken.
+    async fn push(&mut self, shard: u16, op: Op) -> u64 {
+        let begun = Instant::now();
+        self.next += 1;
+        loop {
+            match self.port.push(shard, op.clone(), self.next) {
+                Ok(()) => return self.next,
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn answer(&self, token: u64) -> Result<OpAnswer, LaneError> {
+        let begun = Instant::now();
+        loop {
+            if let Some(answer) = self.answers.lock().unwrap().get(&token) {
+                return answer.clone();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "no answer to {token}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn op(&mut self, shard: u16, op: Op) -> OpAnswer {
+        let token = self.push(shard, op).await;
+        self.answer(token).await.unwrap()
+    }
+
+    /// A client connects to this node: its epoch, whether it had a session, and how many older connections there are.
+    async fn claim(&mut self, shard: u16, id: &str) -> (u64, bool, usize) {
+        match self.op(shard, Op::Claim(Box::new(claim(id)))).await {
+            OpAnswer::Claimed { epoch, session_present, older } => (epoch, session_present, older.len()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn claim(id: &str) -> Claim {
+    let limits =
+        QueueLimits { max_messages: 1 << 20, max_bytes: 1 << 30, drop: DropPolicy::Newest, max_subscriptions: 100 };
+    Claim { client: name(id), clean_start: false, expiry_s: 3_600, will: None, limits, durable: true }
+}
+
+fn name(id: &str) -> Name {
+    Name::new(0, id)
+}
+
+fn subscribe(id: &str, epoch: u64, filter: &str) -> Op {
+    let qos = QoS::AtLeastOnce;
+    let subscription =
+        Subscription { filter: filter.into(), qos, no_local: false, retain_as_published: false, identifier: 0 };
+    Op::Subscribe { client: name(id), epoch, filters: vec![subscription] }
+}
+
+fn publish(topic: &str, payload: &str) -> Op {
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic,
+        packet_id: NonZeroU16::new(1),
+        properties: Properties::EMPTY,
+        payload: payload.as_bytes(),
+    };
+    let message = Message::new(&publish, Origin { node: 1, sequence: 1 }, "publisher", 1_000, None).unwrap();
+    Op::Publish { namespace: 0, message }
+}
+
+/// All shards have their replicas, all caught up, and a leader.
+async fn formed(all: &[Process]) {
+    eventually("all shards run on all nodes and are led", || {
+        all.iter().all(|process| {
+            let replicas = process.cluster.shards().replicas();
+            replicas.len() == usize::from(SHARDS)
+                && replicas.iter().all(|r| r.group.leader.is_some() && r.group.voters.len() == all.len().min(3))
+        })
+    })
+    .await;
+}
+
+/// A name of that kind whose shard is this one.
+fn name_in(process: &Process, shard: u16, kind: &str) -> String {
+    (0..).map(|n| format!("{kind}-{n}")).find(|name| process.cluster.shards().shard_of(0, name) == Some(shard)).unwrap()
+}
+
+/// The node that leads a shard, as all agree.
+async fn leader(all: &[Process], shard: u16) -> usize {
+    let mut found = None;
+    eventually("the shard is led", || {
+        let leads = |process: &Process| {
+            let replicas = process.cluster.shards().replicas();
+            replicas.iter().any(|r| r.shard == shard && r.group.role == Role::Leader)
+        };
+        found = all.iter().position(leads);
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+/// All replicas of each shard have applied the same and are the same.
+async fn same_state(all: &[Process]) {
+    eventually("the replicas are the same", || {
+        let mut states: BTreeMap<u16, BTreeSet<Option<(u64, u64)>>> = BTreeMap::new();
+        for replica in all.iter().flat_map(|process| process.cluster.shards().replicas()) {
+            states.entry(replica.shard).or_default().insert(replica.state);
+        }
+        states.values().all(|found| found.len() == 1 && !found.contains(&None))
+    })
+    .await;
+}
+
+/// What waits for a client in this node's replica: everything is granted first.
+async fn queue(worker: &mut Worker, process: &Process, shard: u16, id: &str, epoch: u64) -> Vec<String> {
+    let mut payloads = Vec::new();
+    let mut last = 0;
+    loop {
+        let up_to = last + 4_000;
+        let granted = worker.op(shard, Op::Grant { client: name(id), epoch, up_to }).await;
+        assert!(matches!(granted, OpAnswer::Granted { .. }), "{granted:?}");
+        let mut part = None;
+        eventually("the grant is here", || {
+            let read = process.cluster.shards().deliveries(&name(id), last, 4_000, usize::MAX);
+            part = read.and_then(|read| read.unwrap());
+            part.as_ref().is_some_and(|part| part.granted >= up_to)
+        })
+        .await;
+        let part = part.unwrap();
+        if part.sent.is_empty() {
+            return payloads;
+        }
+        let seqs = vec![raftmq_shard::SeqRange { first: last + 1, last: part.sent.last().unwrap().seq }];
+        last = part.sent.last().unwrap().seq;
+        payloads.extend(part.sent.into_iter().map(|delivery| match delivery.sent {
+            Sent::Publish { message, .. } => String::from_utf8(message.payload().to_vec()).unwrap(),
+            Sent::Release => panic!("no QoS 2 here"),
+        }));
+        worker.op(shard, Op::Ack { client: name(id), epoch, seqs }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn are_formed_written_to_and_the_same_after_a_restart_of_all() {
+    let lab = lab();
+    let begun = Instant::now();
+    let all = lab.form(&NAMES).await;
+    formed(&all).await;
+    println!("{SHARDS} shards after {:?}", begun.elapsed());
+    let mut epochs = BTreeMap::new();
+    let mut workers: Vec<Worker> = all.iter().map(|process| Worker::new(process, 0)).collect();
+    for shard in 0..SHARDS {
+        let id = name_in(&all[0], shard, "client");
+        let worker = &mut workers[usize::from(shard) % 3];
+        let (epoch, present, older) = worker.claim(shard, &id).await;
+        assert_eq!((present, older), (false, 0));
+        let answer = worker.op(shard, subscribe(&id, epoch, &format!("to/{shard}/#"))).await;
+        assert!(matches!(&answer, OpAnswer::Subscribed(of) if matches!(of[..], [Subscribed::New { route: 1 }])));
+        epochs.insert(shard, epoch);
+    }
+    // Each node comes to know which shards want a topic.
+    eventually("the routes of shards are on all nodes", || {
+        all.iter().all(|process| (0..SHARDS).all(|shard| process.shards(&format!("to/{shard}/x")) == [shard]))
+    })
+    .await;
+    // From each node to each shard, also from where another one leads.
+    for (at, worker) in workers.iter_mut().enumerate() {
+        for shard in 0..SHARDS {
+            let answer = worker.op(shard, publish(&format!("to/{shard}/x"), &format!("from {at}"))).await;
+            assert_eq!(answer, OpAnswer::Published { matched: 1, dropped: 0 });
+        }
+    }
+    same_state(&all).await;
+    for process in all {
+        process.kill().await;
+    }
+    let all = lab.start_all(&NAMES).await;
+    serving(&all).await;
+    formed(&all).await;
+    let mut worker = Worker::new(&all[1], 0);
+    for shard in 0..SHARDS {
+        let id = name_in(&all[0], shard, "client");
+        // The connection before was to a life that is over; whoever asks meanwhile is told to wait for it.
+        let (epoch, present, _) = worker.claim(shard, &id).await;
+        assert!(present && epoch > epochs[&shard]);
+        assert_eq!(queue(&mut worker, &all[1], shard, &id, epoch).await, ["from 0", "from 1", "from 2"]);
+    }
+    same_state(&all).await;
+}
+
+/// What was acknowledged is there, once and in order, whoever led when it was published.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_or_doubled_while_leaders_die() {
+    let lab = lab();
+    let mut all = lab.form(&NAMES).await;
+    formed(&all).await;
+    let shard = 2;
+    let id = name_in(&all[0], shard, "client");
+    let mut worker = Worker::new(&all[0], 0);
+    let (epoch, ..) = worker.claim(shard, &id).await;
+    worker.op(shard, subscribe(&id, epoch, "#")).await;
+    let mut published = Vec::new();
+    let mut longest = Duration::ZERO;
+    for round in 0..4 {
+        // Never the node whose worker publishes.
+        let at = leader(&all, shard).await;
+        let victim = if at == 0 { 1 + round % 2 } else { at };
+        let name = all[victim].name.clone();
+        let mut last = Instant::now();
+        for count in 0..600 {
+            let payload = format!("{round}/{count}");
+            let token = worker.push(shard, publish("x", &payload)).await;
+            published.push((token, payload));
+            if count == 200 {
+                all.remove(victim).kill().await;
+                last = Instant::now();
+            }
+            if count % 50 == 0 {
+                let answer = worker.answer(token).await;
+                assert!(matches!(answer, Ok(OpAnswer::Published { matched: 1, .. })), "{answer:?}");
+                if count == 250 {
+                    longest = longest.max(last.elapsed());
+                }
+            }
+        }
+        all.insert(victim, lab.start(&name, &NAMES).await);
+        serving(&all).await;
+        formed(&all).await;
+    }
+    println!("longest time without an answer after a kill: {longest:?}");
+    for (token, payload) in &published {
+        let answer = worker.answer(*token).await;
+        assert!(matches!(answer, Ok(OpAnswer::Published { matched: 1, dropped: 0 })), "{payload}: {answer:?}");
+    }
+    let found = queue(&mut worker, &all[0], shard, &id, epoch).await;
+    let expected: Vec<String> = published.into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(found, expected);
+    same_state(&all).await;
+}
+
+/// A node that is cut off is declared down: its clients can be claimed elsewhere, and what it proposes afterwards changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_is_cut_off_loses_its_clients() {
+    let lab = lab();
+    let all = lab.form(&NAMES).await;
+    formed(&all).await;
+    let shard = 1;
+    let id = name_in(&all[0], shard, "client");
+    let mut there = Worker::new(&all[2], 3);
+    let (epoch, ..) = there.claim(shard, &id).await;
+    let life = *all[2].cluster.shards().life().borrow();
+    all[2].cluster.isolate(true);
+    let mut here = Worker::new(&all[0], 0);
+    // At once it has to wait for the older connection.
+    let (second, present, older) = here.claim(shard, &id).await;
+    assert_eq!((present, older), (true, 1));
+    let late = there.push(shard, subscribe(&id, epoch, "late")).await;
+    let begun = Instant::now();
+    eventually("the older connection is over", || {
+        let info = all[0].cluster.shards().client(&name(&id)).unwrap().unwrap().unwrap();
+        assert_eq!(info.epoch, second);
+        info.older.is_empty()
+    })
+    .await;
+    println!("over after {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(1), "before the node had closed its clients");
+    all[2].cluster.isolate(false);
+    assert_eq!(there.answer(late).await, Err(LaneError::Over));
+    serving(&all).await;
+    eventually("another life", || *all[2].cluster.shards().life().borrow() > life).await;
+    let (third, present, older) = there.claim(shard, &id).await;
+    assert!(third > second && present && older == 1);
+    // That one is alive: it closes its connection when it is told.
+    let end = Op::Closed { client: name(&id), epoch: second };
+    assert_eq!(here.op(shard, end).await, OpAnswer::Done);
+    let stale = Op::Disconnect { client: name(&id), epoch: second, expiry_s: None, will: WillEnd::Keep };
+    assert_eq!(here.op(shard, stale).await, OpAnswer::Stale);
+    same_state(&all).await;
+}
+
+/// A node that has no replica proposes to those that have one, and replicas follow the members.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_joins_and_one_leaves() {
+    let lab = lab();
+    let mut all = lab.form(&NAMES).await;
+    formed(&all).await;
+    let mut names: Vec<&str> = NAMES.to_vec();
+    names.push("n4");
+    all.push(lab.start("n4", &names).await);
+    serving(&all).await;
+    // Some of the replicas move to it, three of each stay.
+    eventually("the new node has its share", || {
+        let count = |process: &Process| {
+            let replicas = process.cluster.shards().replicas();
+            replicas.iter().filter(|r| r.group.voters.contains(&process.id())).count()
+        };
+        let counts: Vec<usize> = all.iter().map(count).collect();
+        counts.iter().sum::<usize>() == 3 * usize::from(SHARDS) && counts.iter().all(|count| *count == 3)
+    })
+    .await;
+    let mut worker = Worker::new(&all[3], 0);
+    let mut epochs = Vec::new();
+    for shard in 0..SHARDS {
+        let id = name_in(&all[3], shard, "client");
+        let (epoch, ..) = worker.claim(shard, &id).await;
+        worker.op(shard, subscribe(&id, epoch, "#")).await;
+        assert!(matches!(worker.op(shard, publish("x", "one")).await, OpAnswer::Published { matched: 1, .. }));
+        epochs.push(epoch);
+    }
+    all[3].cluster.control().leave("n2").await.unwrap();
+    eventually("the node is out of all shards", || {
+        let others = all.iter().filter(|process| process.name != "n2");
+        others.flat_map(|process| process.cluster.shards().replicas()).all(|r| !r.group.is_member(2))
+            && all[0].cluster.control().members().len() == 3
+    })
+    .await;
+    for shard in 0..SHARDS {
+        let id = name_in(&all[3], shard, "client");
+        assert!(matches!(worker.op(shard, publish("x", "two")).await, OpAnswer::Published { matched: 1, .. }));
+        let info = worker.op(shard, Op::Grant { client: name(&id), epoch: epochs[usize::from(shard)], up_to: 9 }).await;
+        assert_eq!(info, OpAnswer::Granted { up_to: 9 });
+    }
+    assert_eq!(worker.port.push(99, Op::Skip, 1_000_000), Err(PushError::NotServing));
+}
