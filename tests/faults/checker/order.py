@@ -1,0 +1,56 @@
+"""Promise 3: order.
+
+**Rule.** For one publisher (client identifier), topic and published QoS, a session receives the messages for the first time in the order in
+which they were published: no first delivery of one that was invoked before another one that has been delivered. Over reconnects, too, of the
+publisher and of the session.
+
+**Why this is exact.** A publisher invokes its messages one after the other and, after a reconnect, sends again what is not
+acknowledged in that order, before anything new. A broker takes the packets of a connection in their order, so whatever prefix of them it
+has taken when a connection ends, the first message that it can take afterwards is the first that is missing. A session receives what it
+receives through one connection at a time; what is read from an older connection after the CONNACK of a newer one was sent before it,
+and counts as received before it. Which of two connections made at the same time is the older one is not known: what came
+through one and the other is not compared.
+
+Second deliveries may come in any order, and what is missing is for the promises of loss. Replays of retained messages are for
+`retained`. A client whose sending violates its part (the driver's never do) has to use new identifiers."""
+
+from . import model
+from .report import Verdict
+
+TITLE = "for one publisher, topic and QoS first deliveries come in the order of publishing"
+
+
+def check(history):
+    verdict = Verdict("order", TITLE)
+    verdict.checked = {"first deliveries": 0, "streams": 0}
+    for session in history.sessions:
+        _session(history, session, verdict)
+    return verdict
+
+
+def _session(history, session, verdict):
+    messages, deliveries = history.messages, history.deliveries
+    publisher, topics, qos_of, flags = messages.publisher, messages.topic, messages.qos, messages.flags
+    last = {}
+    count = 0
+    # A dictionary keeps the order of first deliveries.
+    for message, at in session.received.items():
+        if flags[message] & model.WILL:
+            continue
+        count += 1
+        stream = publisher[message], topics[message], qos_of[message]
+        before = last.get(stream, -1)
+        if before > message:
+            if history.beside(deliveries.connection[session.received[before]], deliveries.connection[at]):
+                verdict.leave_out("pairs of connections made at the same time")
+                continue
+            verdict.violation(
+                f"{session} received on {history.topics.names[topics[message]]} what {history.client_list[publisher[message]].id} "
+                f"published earlier after what it published later (QoS {qos_of[message]})",
+                messages.pub_place[message], messages.pub_place[before],
+                deliveries.place[session.received[before]], deliveries.place[at],
+            )
+        else:
+            last[stream] = message
+    verdict.count("first deliveries", count)
+    verdict.count("streams", len(last))
