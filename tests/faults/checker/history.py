@@ -209,6 +209,8 @@ class History:
         connection = self.by_number[event["c"]]
         if connection.session is None:
             raise Malformed(f"{event['e']} before CONNACK")
+        if connection.closed_t is not None:
+            raise Malformed(f"{event['e']} after the end of connection {connection.name}")
         return connection
 
     def _invoke(self, connection, key, event, place, more=None):

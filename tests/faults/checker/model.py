@@ -19,13 +19,14 @@ class Connection:
     """One connection of a client, from its CONNECT on. Times are None for what did not happen, or is not known."""
 
     __slots__ = (
-        "number", "client", "node", "version", "clean", "expiry", "keep_alive", "will", "will_delay",
+        "number", "name", "client", "node", "version", "clean", "expiry", "keep_alive", "will", "will_delay",
         "connect_t", "connack_t", "present", "session", "disconnect_t", "disconnect_code", "closed_t", "closed_by",
         "served_t", "fence_t", "late", "tried_late", "pending", "pings", "places",
     )
 
     def __init__(self, number, client, event, place):
-        self.number, self.client = number, client
+        # `name` is its number in the history.
+        self.number, self.name, self.client = number, event["c"], client
         self.node = event.get("node", "")
         self.version = event.get("v", 5)
         self.clean = bool(event.get("clean"))
@@ -71,7 +72,7 @@ class Connection:
         )
 
     def __str__(self):
-        return f"connection {self.number} of {self.client.id}"
+        return f"connection {self.name} of {self.client.id}"
 
 
 class Client:

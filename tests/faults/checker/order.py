@@ -11,6 +11,9 @@ receives through one connection at a time; what is read from an older connection
 and counts as received before it. Which of two connections made at the same time is the older one is not known: what came
 through one and the other is not compared.
 
+A message of QoS 1 that was sent again is matched again: the first time before the session was subscribed, perhaps, the second time after later
+ones. So it is held against the rule only if the session was certainly subscribed, not with QoS 0, before its first invocation.
+
 Second deliveries may come in any order, and what is missing is for the promises of loss. Replays of retained messages are for
 `retained`. A client whose sending violates its part (the driver's never do) has to use new identifiers."""
 
@@ -44,6 +47,9 @@ def _session(history, session, verdict):
             if history.beside(deliveries.connection[session.received[before]], deliveries.connection[at]):
                 verdict.leave_out("pairs of connections made at the same time")
                 continue
+            if messages.attempts[message] > 1 and qos_of[message] == 1 and not _subscribed(history, session, message, at):
+                verdict.leave_out("sent again, and not certainly subscribed before")
+                continue
             verdict.violation(
                 f"{session} received on {history.topics.names[topics[message]]} what {history.client_list[publisher[message]].id} "
                 f"published earlier after what it published later (QoS {qos_of[message]})",
@@ -54,3 +60,13 @@ def _session(history, session, verdict):
             last[stream] = message
     verdict.count("first deliveries", count)
     verdict.count("streams", len(last))
+
+
+def _subscribed(history, session, message, at):
+    """Whether the session was certainly subscribed to a message, not with QoS 0, from its first invocation to this delivery."""
+    published, delivered = history.messages.pub_t[message], history.deliveries.t[at]
+    return any(
+        episode.suback_t is not None and episode.suback_t < published and episode.qos > 0
+        and (episode.unsub_t is None or episode.unsub_t > delivered)
+        for episode in session.episodes(history, history.messages.topic[message])
+    )

@@ -74,6 +74,6 @@ def _pairs(client, verdict):
             both = max(one.connack_t, other.connack_t)
             if one.served_t > both and other.served_t > both:
                 verdict.violation(
-                    f"{one} and connection {other.number} both answered operations invoked after the CONNACK of both",
+                    f"{one} and connection {other.name} both answered operations invoked after the CONNACK of both",
                     one.places["connack"], other.places["connack"],
                 )

@@ -134,7 +134,7 @@ def _resumed(history, connection, came, cleared, verdict):
             for at in came:
                 if history.deliveries.t[at] < cleared:
                     verdict.violation(
-                        f"the will of {connection} was received, although connection {later.number} resumed the session in time",
+                        f"the will of {connection} was received, although connection {later.name} resumed the session in time",
                         connection.places["connect"], later.places["connack"], history.deliveries.place[at],
                     )
             return

@@ -185,8 +185,9 @@ class Node:
             self.cluster.supersede(before, lambda: welcome(present))
 
         def welcome(present):
-            client = self.cluster.machine.clients[name]
-            if link.node_open and client.epoch == link.epoch:
+            self.cluster.direct(("closed", name))
+            client = self.cluster.machine.clients.get(name)
+            if link.node_open and client is not None and client.epoch == link.epoch:
                 link.down(("connack", present))
                 link.welcome = True
                 self.pump(link)
@@ -308,8 +309,8 @@ class Cluster:
     def _wake(self):
         woken, self.machine.woken = sorted(self.machine.woken), set()
         for name in woken:
-            client = self.machine.clients[name]
-            if client.owner is not None:
+            client = self.machine.clients.get(name)
+            if client is not None and client.owner is not None:
                 node, link = client.owner
                 self.world.at(self.world.between(0.3, 3), self.node(node).pump, link)
 

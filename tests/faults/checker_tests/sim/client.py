@@ -87,7 +87,7 @@ class Client:
 
     def take_over(self):
         """A second connection, while the first one is left as it is."""
-        old = self.link
+        old, self.link, self.connected = self.link, None, False
         self.left.append(old)
         self.world.at(self.world.between(100, 600), lambda: old.client_open and self._leave(old))
         self.connect()
@@ -185,8 +185,6 @@ class Client:
             self.out.clear()
             self.held.clear()
             self.wanted.clear()
-        if self.stopped and self.durable:
-            self.wanted.update()
         for pid, (stage, packet) in list(self.out.items()):
             if stage == "pub":
                 self._send(packet, dup=True)

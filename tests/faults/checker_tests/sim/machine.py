@@ -42,6 +42,8 @@ class Client:
         # (message, topic, QoS, delay) of the connection; and whether one waits for its delay.
         self.will = None
         self.waiting = None
+        # Wills of connections that were taken over, until they are closed.
+        self.left = []
 
 
 class Machine:
@@ -81,9 +83,9 @@ class Machine:
         before = client.owner
         if before is not None:
             # Taken over: the older connection ends without DISCONNECT.
-            self._end(client, resumed=not clean)
+            self._end(client, resumed=not clean, taken_over=True)
         if client.waiting is not None and (clean or client.session is None):
-            self._send_will(client)
+            client.left.append(client.waiting)
         client.waiting = None
         present = client.session is not None and not clean
         if not present:
@@ -109,7 +111,7 @@ class Machine:
             client.session = None
         return client.waiting[3] if client.waiting else 0
 
-    def _end(self, client, resumed):
+    def _end(self, client, resumed, taken_over=False):
         client.owner = None
         if client.will is None:
             return
@@ -117,6 +119,8 @@ class Machine:
         if delay and client.session is not None and client.session.expiry and self.bug is not Bug.WILL_NO_DELAY:
             if not resumed:
                 client.waiting = client.will
+        elif taken_over:
+            client.left.append(client.will)
         else:
             client.waiting = client.will
             self._send_will(client)
@@ -127,9 +131,17 @@ class Machine:
         client.waiting = None
         self._match(m, topic, qos)
 
+    def do_closed(self, name):
+        """The connection that was taken over is closed, or fenced."""
+        client = self.clients.get(name)
+        if client is not None:
+            for m, topic, qos, _ in client.left:
+                self._match(m, topic, qos)
+            client.left.clear()
+
     def do_will_due(self, name, epoch):
-        client = self.clients[name]
-        if client.epoch == epoch and client.waiting is not None:
+        client = self.clients.get(name)
+        if client is not None and client.epoch == epoch and client.waiting is not None:
             self._send_will(client)
 
     def do_will_now(self, name):
