@@ -161,7 +161,8 @@ class History:
         else:
             if current is not None:
                 current.ended_t = connection.connect_t
-                if not connection.clean and not connection.present and self._certain(current, connection):
+                certain = client.loose_from is None and self._certain(current, connection)
+                if certain and not connection.clean and not connection.present:
                     self.lost.append((current, connection, place))
             session = Session(len(self.sessions), client, connection.present)
             self.sessions.append(session)

@@ -26,6 +26,8 @@ class Link:
         # Queue entries sent through it, by sequence.
         self.sent = set()
         self._arrivals = [0, 0]
+        # Some are slow: what is read late was sent before much else.
+        self._slowest = 25 if world.random.random() < 0.15 else 2
 
     def up(self, packet):
         self._pass(0, self._at_node, packet)
@@ -35,7 +37,7 @@ class Link:
             self._pass(1, self._at_client, packet)
 
     def _pass(self, direction, arrive, packet):
-        due = max(self._arrivals[direction] + 1, self.world.now + self.world.between(0.3, 2))
+        due = max(self._arrivals[direction] + 1, self.world.now + self.world.between(0.3, self._slowest))
         self._arrivals[direction] = due
         self.world.at(due - self.world.now, arrive, packet)
 

@@ -16,10 +16,11 @@ class Client:
 
     numbers = None
 
-    def __init__(self, population, name, durable=True, topics=(), filters=(), churns=False, will=None, restless=1.0, pace=(4, 20)):
+    def __init__(self, population, name, durable=True, topics=(), filters=(), churns=False, will=None, restless=1.0, pace=(4, 20),
+                 empty=0.2):
         self.population, self.world, self.cluster = population, population.world, population.cluster
         self.name, self.durable, self.topics, self.filters = name, durable, list(topics), list(filters)
-        self.churns, self.will, self.restless, self.pace = churns, will, restless, pace
+        self.churns, self.will, self.restless, self.pace, self.empty = churns, will, restless, pace, empty
         self.link = None
         self.connected = False
         self.left = []
@@ -156,7 +157,7 @@ class Client:
 
     def publish(self, topic, qos, retain):
         m, pid = next(self.population.messages), self._pid() if qos else 0
-        empty = retain and self.world.random.random() < 0.2
+        empty = retain and self.world.random.random() < self.empty
         packet = [pid, m, topic, qos, retain, empty]
         if qos:
             self.out[pid] = ["pub", packet]

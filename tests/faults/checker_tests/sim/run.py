@@ -20,6 +20,8 @@ class Population:
         self.passing = []
         topics = ["t/0", "t/1", "t/2"]
         retained = ["r/0", "r/1"]
+        # Where there is nothing most of the time.
+        seldom = "r/2"
         self.clients = [
             Client(self, "p0", topics=[(topic, 1, False) for topic in topics], will=("w/p0", 1, 0)),
             Client(self, "p1", topics=[(topic, 2, False) for topic in topics], will=("w/p1", 2, 0.2)),
@@ -34,8 +36,9 @@ class Population:
                 Client(self, f"writer{number}", topics=[(topic, 1, True) for topic in retained], restless=0.5, pace=(20, 80))
                 for number in range(2)
             ],
+            Client(self, "seldom", topics=[(seldom, 1, True)], restless=0.5, pace=(150, 700), empty=0.7),
         ]
-        self.reader = Reader(self, "reader", [*retained, "r/#"], SETTLE)
+        self.reader = Reader(self, "reader", [*retained, seldom, "r/#"], SETTLE)
 
     def start(self):
         for client in self.clients:

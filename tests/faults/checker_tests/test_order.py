@@ -1,0 +1,98 @@
+"""Promise 3, rule by rule."""
+
+import pytest
+
+from story import Story
+
+
+def begun(qos=1):
+    story = Story()
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    subscriber.sub("#", qos)
+    return story, publisher, subscriber
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_the_other_order(qos):
+    story, publisher, subscriber = begun(qos)
+    first, second = publisher.pub("t", qos), publisher.pub("t", qos)
+    subscriber.recv(second, qos)
+    subscriber.recv(first, qos)
+    assert story.end(publisher, subscriber).violated() == {"order": 1}
+
+
+def test_over_reconnects_of_both():
+    story, publisher, subscriber = begun()
+    first = publisher.pub("t")
+    publisher.close()
+    publisher = story.again("p", node="n1")
+    second = publisher.pub("t")
+    subscriber.recv(second)
+    subscriber.close()
+    subscriber = story.again("s")
+    subscriber.recv(first)
+    assert story.end(publisher, subscriber).violated() == {"order": 1}
+
+
+def test_topics_qos_and_publishers_have_no_order_among_each_other():
+    story, publisher, subscriber = begun()
+    other = story.connect("q")
+    messages = [publisher.pub("t"), publisher.pub("x"), publisher.pub("t", 2), other.pub("t")]
+    for message in reversed(messages):
+        subscriber.recv(message)
+    assert story.end(publisher, other, subscriber).violated() == {}
+
+
+def test_what_comes_again_has_no_order():
+    story, publisher, subscriber = begun()
+    first = publisher.pub("t")
+    second = publisher.pub("t")
+    subscriber.recv(first)
+    subscriber.recv(second)
+    subscriber.close()
+    subscriber = story.again("s")
+    subscriber.recv(second, dup=True)
+    subscriber.recv(first, dup=True)
+    assert story.end(publisher, subscriber).violated() == {}
+
+
+@pytest.mark.parametrize(("qos", "early", "violated"), [(1, True, 1), (1, False, 0), (0, True, 0)])
+def test_a_message_sent_again_counts_if_the_session_was_subscribed_before_it(qos, early, violated):
+    story = Story()
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    if early:
+        subscriber.sub("t", qos)
+    first = publisher.pub("t", answered=False)
+    if not early:
+        subscriber.sub("t", qos)
+    second = publisher.pub("t", answered=False)
+    publisher.close()
+    publisher = story.again("p")
+    publisher.resend(first, pid=1)
+    publisher.resend(second, pid=2)
+    subscriber.recv(second, qos)
+    subscriber.recv(first, qos)
+    assert story.end(publisher, subscriber).verdict("order").violated == violated
+
+
+def test_what_is_read_late_from_an_older_connection_was_sent_before():
+    story, publisher, old = begun()
+    first, second = publisher.pub("t"), publisher.pub("t")
+    new = story.again("s")
+    new.recv(second)
+    old.recv(first)
+    old.close("broker")
+    assert story.end(publisher, new).violated() == {}
+
+
+def test_of_connections_made_at_the_same_time_it_is_not_known_which_came_first():
+    story, publisher, subscriber = begun()
+    first, second = publisher.pub("t"), publisher.pub("t")
+    subscriber.close()
+    one, two = story.connect("s", answered=False), story.connect("s", answered=False)
+    one.connack(True)
+    two.connack(True)
+    one.recv(second)
+    two.recv(first)
+    two.close("broker")
+    assert story.end(publisher, one).violated() == {}

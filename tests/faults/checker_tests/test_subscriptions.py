@@ -1,0 +1,164 @@
+"""Promises 7 and 8, rule by rule."""
+
+import pytest
+
+from story import Story
+
+
+# Promise 7, durable sessions.
+
+def durable():
+    story = Story()
+    return story, story.connect("p", node="n1"), story.connect("q", node="n2"), story.connect("s")
+
+
+def test_the_first_messages_of_a_node():
+    story, publisher, other, subscriber = durable()
+    subscriber.sub("t")
+    subscriber.recv(publisher.pub("t"))
+    other.pub("t")
+    subscriber.recv(other.pub("t"))
+    assert story.end(publisher, other, subscriber).violated() == {"loss": 1, "suback": 1}
+
+
+def test_what_is_missing_later_is_a_loss_only():
+    story, publisher, _, subscriber = durable()
+    subscriber.sub("t")
+    subscriber.recv(publisher.pub("t"))
+    publisher.pub("t")
+    subscriber.recv(publisher.pub("t"))
+    assert story.end(publisher, subscriber).violated() == {"loss": 1}
+
+
+def test_each_subscription_begins_anew():
+    story, publisher, _, subscriber = durable()
+    subscriber.sub("t")
+    subscriber.recv(publisher.pub("t"))
+    subscriber.unsub("t")
+    subscriber.sub("t")
+    publisher.pub("t")
+    verdict = story.end(publisher, subscriber).verdict("suback")
+    assert (verdict.violated, verdict.checked) == (1, {"messages": 1, "of them on another node": 1, "subscriptions": 2})
+
+
+# Promise 7, sessions that end with their connection.
+
+def clean(subscriber_node="n0"):
+    story = Story()
+    return story, story.connect("p", node="n1", clean=True, expiry=0), story.connect("s", node=subscriber_node, clean=True, expiry=0)
+
+
+def test_a_message_that_was_passed_over():
+    story, publisher, subscriber = clean()
+    subscriber.sub("t")
+    publisher.pub("t")
+    subscriber.recv(publisher.pub("t"))
+    subscriber.close()
+    assert story.end(publisher).violated() == {"suback": 1}
+
+
+@pytest.mark.parametrize("how", ["another connection of the publisher", "QoS 0", "QoS 2 not completed", "subscribed later", "unsubscribed"])
+def test_what_may_be_passed_over(how):
+    story, publisher, subscriber = clean()
+    if how != "subscribed later":
+        subscriber.sub("t", 2)
+    qos = {"QoS 0": 0, "QoS 2 not completed": 2}.get(how, 1)
+    publisher.pub("t", qos, answered=qos != 2)
+    if qos == 2:
+        publisher.add("pubrec", pid=publisher.last, code=0)
+    if how == "another connection of the publisher":
+        publisher.close()
+        publisher = story.connect("p", node="n1", clean=True, expiry=0)
+    elif how == "subscribed later":
+        subscriber.sub("t")
+    elif how == "unsubscribed":
+        # UNSUBSCRIBE overtakes what is forwarded.
+        subscriber.unsub("t")
+        subscriber.sub("t")
+    subscriber.recv(publisher.pub("t", qos), qos)
+    subscriber.close()
+    assert story.end(publisher).violated() == {}
+
+
+@pytest.mark.parametrize(("who", "violated"), [
+    (("publisher", "subscriber"), {"suback": 1}), (("subscriber",), {}), (("publisher",), {}), (("subscriber", "neighbour"), {"suback": 1}),
+    (("subscriber", "late neighbour"), {}),
+])
+def test_a_message_that_had_to_come_if_both_nodes_lived(who, violated):
+    story, publisher, subscriber = clean()
+    neighbour = story.connect("n", node="n1", clean=True, expiry=0)
+    subscriber.sub("t")
+    publisher.pub("t")
+    late = story.connect("l", node="n1", clean=True, expiry=0)
+    alive = {"publisher": publisher, "subscriber": subscriber, "neighbour": neighbour, "late neighbour": late}
+    for name, connection in alive.items():
+        if name not in who:
+            connection.close()
+    assert story.end(*(alive[name] for name in who)).violated() == violated
+
+
+# Promise 8.
+
+def subscribed(durable_session=True):
+    story = Story()
+    publisher = story.connect("p")
+    return story, publisher, story.connect("s", clean=not durable_session, expiry=1000 if durable_session else 0)
+
+
+def test_a_message_published_after_unsuback():
+    story, publisher, subscriber = subscribed()
+    subscriber.sub("t")
+    subscriber.unsub("t")
+    subscriber.recv(publisher.pub("t"))
+    assert story.end(publisher, subscriber).violated() == {"unsuback": 1}
+
+
+@pytest.mark.parametrize("how", ["published before", "no UNSUBACK", "another filter", "subscribed again"])
+def test_what_may_come(how):
+    story, publisher, subscriber = subscribed()
+    subscriber.sub("t")
+    message = None
+    if how == "published before":
+        message = publisher.pub("t", answered=False)
+    if how == "another filter":
+        subscriber.sub("+")
+    subscriber.unsub("t", answered=how != "no UNSUBACK")
+    if how == "subscribed again":
+        subscriber.sub("t", answered=False)
+    message = message or publisher.pub("t")
+    subscriber.recv(message)
+    assert story.end(publisher, subscriber).violated() == {}
+
+
+@pytest.mark.parametrize(("qos", "durable_session", "attempts", "violated"), [
+    (1, True, 1, {"unsuback": 1}), (1, False, 1, {}), (2, True, 1, {}), (1, True, 2, {}), (0, True, 1, {}),
+])
+def test_a_message_acknowledged_before_subscribe(qos, durable_session, attempts, violated):
+    story, publisher, subscriber = subscribed(durable_session)
+    message = publisher.pub("t", qos)
+    for _ in range(attempts - 1):
+        publisher.resend(message, qos)
+    subscriber.sub("t", 2)
+    subscriber.recv(message, qos)
+    assert story.end(publisher, subscriber).violated() == violated
+
+
+def test_a_session_that_is_new_has_no_subscriptions():
+    story, publisher, subscriber = subscribed(durable_session=False)
+    subscriber.sub("t")
+    subscriber.close()
+    subscriber = story.connect("s", clean=True, expiry=0)
+    subscriber.recv(publisher.pub("t"))
+    assert story.end(publisher, subscriber).violated() == {"unsuback": 1}
+
+
+def test_without_any_subscription():
+    story, publisher, subscriber = subscribed()
+    subscriber.recv(publisher.pub("t"))
+    assert story.end(publisher, subscriber).violated() == {"unsuback": 1}
+
+
+def test_a_replay_needs_a_subscribe():
+    story, publisher, subscriber = subscribed()
+    subscriber.recv(publisher.pub("t", retain=True), retain=True)
+    assert story.end(publisher, subscriber).violated() == {"unsuback": 1}
