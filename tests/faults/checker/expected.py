@@ -6,21 +6,19 @@ A message is expected by a session for a subscription when
 - no UNSUBSCRIBE of the filter was invoked before that: the broker matches a QoS 1 message before it acknowledges it. With QoS 2
   what PUBREC says is that the outbox has the message; it is handed on later, and an UNSUBSCRIBE may overtake it: then none may
   have been invoked at all;
-- neither QoS is 0;
-- the session was not ended before the acknowledgement, by a CONNECT with clean start that was invoked or by anything else."""
+- the subscription was not granted QoS 0; a message of QoS 0 is never acknowledged."""
 
 from bisect import bisect_left
 
 from . import model
 
 
-def expected(history, session, topic_filter, episode):
+def expected(history, topic_filter, episode):
     """Yields the messages, in the order of their invocation within each topic, with the topic's number: (message, topic)."""
     if episode.suback_t is None or episode.qos == 0:
         return
     messages = history.messages
     first = history.after(episode.suback_t)
-    ended = model.NEVER if session.ended_t is None else session.ended_t
     unsub = model.NEVER if episode.unsub_t is None else episode.unsub_t
     for topic in history.topics.matching(topic_filter):
         of_topic = history.by_topic.get(topic)
@@ -31,7 +29,7 @@ def expected(history, session, topic_filter, episode):
             if messages.pub_t[message] >= unsub:
                 break
             qos, acked = messages.qos[message], messages.ack_t[message]
-            if acked < 0 or qos == 0 or messages.flags[message] & model.EMPTY or acked >= ended:
+            if acked < 0 or messages.flags[message] & model.EMPTY:
                 continue
             if acked >= unsub or (qos == 2 and unsub != model.NEVER):
                 continue

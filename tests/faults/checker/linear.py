@@ -21,7 +21,7 @@ class Operation:
 
 
 def explained(operations, initial=None):
-    """None if too many states are possible; else (whether an order explains all, the operation whose end none explains)."""
+    """None if too many states are possible; else (whether an order explains all, the read that none explains)."""
     operations = _needed(operations)
     # Until when a value is read: a write that need not take effect is of no use later.
     until = {}

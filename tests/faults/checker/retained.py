@@ -131,9 +131,6 @@ def _register(history, topic, writes, reads, verdict):
     if explained:
         return
     name = history.topics.names[topic]
-    if operation.write:
-        verdict.violation(f"no order of writes and reads explains {name}, at the latest when a write was acknowledged", operation.place)
-        return
     messages = history.messages
     written = messages.pub_place[operation.value] if operation.value is not None else None
     newer = [write for write in writes if write.end is not None and write.end < operation.begin]

@@ -9,7 +9,7 @@ the broker certainly had it. Its *delay* is the will delay, or the session's exp
 session, and with it the delay.
 
 **Rule 3: not when the client came back in time.** If a CONNACK with session present of a later connection of the client arrived before *u* + delay,
-the will is never received (with the same exception).
+and before a CONNECT with clean start was invoked, the will is never received.
 
 **Rule 4: not after a DISCONNECT.** If the client sent DISCONNECT with reason code 0, and the broker closed the connection after that, the will is never
 received. The broker may have died just then: so this is held against it only if another connection to the node, open before the DISCONNECT,
@@ -73,7 +73,7 @@ def _receipts(history, verdict):
             if flags & model.REPLAY:
                 continue
             before[message] = at
-            if last is None or len(session.subscriptions) > 1 and _overlap(history, session, message):
+            if last is None or _overlap(history, session, message):
                 continue
             resend = (
                 flags & model.DUP and deliveries.pid[last] == deliveries.pid[at]
@@ -127,16 +127,15 @@ def _resumed(history, connection, came, cleared, verdict):
         return
     for later in connection.client.connections:
         if (
-            later.connack_t is not None and later.present and not later.clean and later.connect_t > connection.connack_t
+            later.connack_t is not None and later.present and later.connect_t > connection.connack_t
             and later.connack_t < min(connection.served_t + delay, cleared)
         ):
             verdict.count("that came back within the delay")
             for at in came:
-                if history.deliveries.t[at] < cleared:
-                    verdict.violation(
-                        f"the will of {connection} was received, although connection {later.name} resumed the session in time",
-                        connection.places["connect"], later.places["connack"], history.deliveries.place[at],
-                    )
+                verdict.violation(
+                    f"the will of {connection} was received, although connection {later.name} resumed the session in time",
+                    connection.places["connect"], later.places["connack"], history.deliveries.place[at],
+                )
             return
 
 

@@ -213,3 +213,26 @@ def test_connections_made_at_the_same_time_are_of_one_session():
     last = story.again("x")
     last.recv(message)
     assert story.end(publisher, last).violated() == {}
+
+
+def test_a_message_of_two_subscriptions_is_lost_once():
+    story, publisher, subscriber = begun()
+    subscriber.sub("+")
+    subscriber.recv(publisher.pub("t"))
+    publisher.pub("t")
+    assert story.end(publisher, subscriber).violated() == {"loss": 1}
+
+
+@pytest.mark.parametrize("when", ["before it was subscribed", "before it was published"])
+def test_a_queue_that_was_full_excuses_nothing(when):
+    story = Story(limits={"queue": 3})
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    if when == "before it was subscribed":
+        for _ in range(4):
+            publisher.pub("t")
+    subscriber.sub("t")
+    waiting = [publisher.pub("t") for _ in range(1 if when == "before it was subscribed" else 4)]
+    for message in waiting:
+        subscriber.recv(message)
+    publisher.pub("t")
+    assert story.end(publisher, subscriber).violated() == {"loss": 1}

@@ -96,3 +96,32 @@ def test_of_connections_made_at_the_same_time_it_is_not_known_which_came_first()
     two.recv(first)
     two.close("broker")
     assert story.end(publisher, one).violated() == {}
+
+
+@pytest.mark.parametrize(("how", "violated"), [("sent once, no SUBACK", 1), ("QoS 2", 1), ("no SUBACK", 0), ("unsubscribed meanwhile", 0)])
+def test_what_of_a_subscription_has_to_be_certain(how, violated):
+    story = Story()
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    subscriber.sub("t", 2, answered="no SUBACK" not in how)
+    if how == "unsubscribed meanwhile":
+        subscriber.recv(publisher.pub("t"))
+        subscriber.unsub("t", answered=False)
+    qos = 2 if how == "QoS 2" else 1
+    first = publisher.pub("t", qos, answered=how == "sent once, no SUBACK")
+    second = publisher.pub("t", qos)
+    if how != "sent once, no SUBACK":
+        publisher.resend(first, qos)
+    if how == "unsubscribed meanwhile":
+        subscriber.sub("t", answered=False)
+    subscriber.recv(second, qos)
+    subscriber.recv(first, qos)
+    assert story.end(publisher, subscriber).verdict("order").violated == violated
+
+
+def test_a_will_has_no_place_in_the_order():
+    story, publisher, subscriber = begun()
+    client = story.connect("c", will=("t", 1, 0))
+    subscriber.recv(client.pub("t"))
+    client.close()
+    subscriber.recv(client.will)
+    assert story.end(publisher, subscriber).violated() == {}

@@ -77,19 +77,25 @@ def test_one_without_connack_supersedes_none():
     assert story.end(old).violated() == {}
 
 
-@pytest.mark.parametrize(("both", "violated"), [(True, {"owner": 1}), (False, {})])
-def test_connections_made_at_the_same_time(both, violated):
+@pytest.mark.parametrize(("serving", "violated"), [("both", {"owner": 1}), ("one", {}), ("two", {})])
+def test_connections_made_at_the_same_time(serving, violated):
     story = Story()
     one, two = story.connect("c", answered=False), story.connect("c", answered=False)
     one.connack()
     two.connack(True)
-    one.ping()
-    if both:
-        two.ping()
-    else:
-        two.ping(answered=False)
-        two.close("broker")
-    assert story.end(one).violated() == violated
+    for name, connection in (("one", one), ("two", two)):
+        connection.ping(answered=serving in (name, "both"))
+        if serving not in (name, "both"):
+            connection.close("broker")
+    assert story.end(*([two] if serving == "two" else [one])).violated() == violated
+
+
+def test_one_after_the_other_is_no_takeover():
+    story, old = begun()
+    old.close()
+    new = story.again("c")
+    verdict = story.end(new).verdict("owner")
+    assert verdict.word == "nothing to check"
 
 
 def test_the_first_of_three():

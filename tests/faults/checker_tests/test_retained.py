@@ -11,11 +11,11 @@ class Readers:
     def __init__(self, story):
         self.story, self.count = story, 0
 
-    def read(self, message, answered=True, stay=11, code=None):
+    def read(self, message, answered=True, stay=11, code=None, handling=0):
         """`message` None: nothing comes while it stays."""
         self.count += 1
         reader = self.story.connect(f"r{self.count}", clean=True, expiry=0)
-        reader.sub("t", answered=answered, code=code)
+        reader.sub("t", answered=answered, code=code, handling=handling)
         if message is not None:
             reader.recv(message, retain=True)
         self.story.wait(stay)
@@ -50,12 +50,15 @@ def test_what_was_not(read):
     assert story.end(publisher).violated() == {"retained": 1}
 
 
-@pytest.mark.parametrize("how", ["not long enough", "unsubscribed", "no SUBACK", "a live message came"])
+@pytest.mark.parametrize("how", ["not long enough", "unsubscribed", "no SUBACK", "a live message came", "not asked for",
+                                 "asked for if new"])
 def test_nothing_is_not_always_known_to_be_nothing(how):
     story, publisher, readers = begun()
     publisher.pub("t", retain=True)
     if how == "not long enough":
         readers.read(None, stay=5)
+    elif "asked" in how:
+        readers.read(None, handling=2 if how == "not asked for" else 1)
     elif how == "no SUBACK":
         readers.read(None, answered=False)
     else:
@@ -188,3 +191,47 @@ def test_the_second_replay_is_not_of_the_first_subscribe():
     subscriber.sub("t")
     subscriber.recv(older, pid=8, retain=True)
     assert story.end(publisher, subscriber).verdict("retained").violated == 1
+
+
+@pytest.mark.parametrize(("how", "violated"), [("QoS 2", False), ("sent again", False), ("the same", False), ("otherwise", True)])
+def test_what_is_certainly_older(how, violated):
+    story, publisher, _ = begun()
+    other, subscriber = story.connect("q"), story.connect("s")
+    subscriber.sub("t", 2, answered=False)
+    qos = 2 if how == "QoS 2" else 1
+    older = publisher.pub("t", qos, answered=how != "sent again", retain=True)
+    if how == "sent again":
+        publisher.resend(older)
+    newer = older if how == "the same" else other.pub("t", retain=True)
+    subscriber.recv(newer, retain=True)
+    subscriber.recv(older, qos)
+    texts = [text for text, _ in story.end(publisher, other, subscriber).verdict("retained").violations]
+    assert ("session 2 of s received a retained message on t after a newer one" in texts) == violated
+
+
+@pytest.mark.parametrize(("what", "told"), [
+    ("message", "no order of writes and reads explains that a SUBSCRIBE was answered with a message on t"),
+    ("nothing", "no order of writes and reads explains that a SUBSCRIBE was answered with nothing on t"),
+])
+def test_what_is_told(what, told):
+    story, publisher, readers = begun()
+    older = publisher.pub("t", retain=True)
+    publisher.pub("t", retain=True)
+    readers.read(older if what == "message" else None)
+    assert [text for text, _ in story.end(publisher).verdict("retained").violations] == [told]
+
+
+def test_too_many_orders_are_not_decided():
+    story = Story()
+    publisher = story.connect("p")
+    subscriber = story.connect("s")
+    reader = [story.connect(f"r{number}", clean=True, expiry=0) for number in range(13)]
+    for each in reader:
+        each.sub("t")
+    messages = [publisher.pub("t", answered=False, retain=True) for _ in range(13)]
+    for each, message in zip(reader, messages):
+        each.recv(message, retain=True)
+    for pid in range(1, 14):
+        publisher.puback(pid)
+    verdict = story.end(publisher, subscriber).verdict("retained")
+    assert (verdict.violated, verdict.left_out) == (0, {"topics with too many orders": 1})

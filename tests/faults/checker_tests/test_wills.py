@@ -190,3 +190,150 @@ def test_without_keep_alive_the_broker_need_not_notice():
     story.events[-2]["ka"] = 0
     client.close()
     assert story.end(watcher).violated() == {}
+
+
+@pytest.mark.parametrize(("filters", "violated"), [(["+"], {}), (["x"], {"once": 1, "wills": 1})])
+def test_overlapping_filters_may_each_give_one(filters, violated):
+    story, watcher, client = begun()
+    for topic_filter in filters:
+        watcher.sub(topic_filter)
+    client.close()
+    watcher.recv(client.will, pid=1)
+    watcher.recv(client.will, pid=2)
+    assert story.end(watcher).violated() == violated
+
+
+@pytest.mark.parametrize("second", [{"dup": False}, {"pid": 2}, {"reconnect": False}])
+def test_what_is_no_resend(second):
+    story, watcher, client = begun()
+    client.close()
+    watcher.recv(client.will, pid=1)
+    second = {"pid": 1, "dup": True, "reconnect": True, **second}
+    if second.pop("reconnect"):
+        watcher.close()
+        watcher = story.again("w")
+    watcher.recv(client.will, **second)
+    assert story.end(watcher).violated() == {"once": 1, "wills": 1}
+
+
+def test_of_connections_made_at_the_same_time_it_is_not_known_which_came_first():
+    story, watcher, client = begun()
+    watcher.close()
+    one, two = story.connect("w", answered=False), story.connect("w", answered=False)
+    one.connack(True)
+    two.connack(True)
+    client.close()
+    one.recv(client.will, pid=1, dup=True)
+    two.recv(client.will, pid=1)
+    two.close("broker")
+    assert story.end(one).violated() == {}
+
+
+def test_a_replay_of_a_retained_will_is_no_second_one():
+    story, watcher, client = begun()
+    story.events[-2]["will"]["retain"] = True
+    client.close()
+    watcher.recv(client.will)
+    watcher.sub("will")
+    watcher.recv(client.will, pid=9, retain=True)
+    assert story.end(watcher).violated() == {}
+
+
+def test_what_is_no_will_may_come_twice():
+    story, watcher, client = begun()
+    message = watcher.pub("will", answered=False)
+    watcher.resend(message)
+    watcher.recv(message, pid=1)
+    watcher.recv(message, pid=2)
+    client.disconnect()
+    assert story.end(watcher).violated() == {}
+
+
+@pytest.mark.parametrize("code", [None, 4])
+def test_a_broker_that_closes_is_no_disconnect(code):
+    story, watcher, client = begun()
+    other = story.connect("o")
+    if code is None:
+        client.close("broker")
+    else:
+        client.disconnect(code=code)
+    watcher.recv(client.will)
+    other.ping()
+    assert story.end(watcher).violated() == {}
+
+
+@pytest.mark.parametrize("how", ["closed by the broker", "taken over"])
+def test_the_broker_may_notice_without_keep_alive(how):
+    story = Story()
+    watcher = story.connect("w")
+    watcher.sub("will")
+    client = story.connect("c", will=("will", 1, 0))
+    story.events[-2]["ka"] = 0
+    if how == "taken over":
+        story.again("c")
+    client.close("broker" if how == "closed by the broker" else "client")
+    assert story.end(watcher).violated() == {"wills": 1}
+
+
+def test_a_delayed_will_that_never_comes():
+    story, watcher, client = begun(delay=20)
+    client.close()
+    assert story.end(watcher).violated() == {"wills": 1}
+
+
+def test_one_whose_delay_is_longer_than_the_run_was():
+    story, watcher, client = begun(delay=200)
+    client.close()
+    assert story.end(watcher).violated() == {}
+
+
+@pytest.mark.parametrize("earlier", ["an earlier connection", "an earlier clean start", "a later one without CONNACK"])
+def test_what_does_not_cancel_a_delayed_will(earlier):
+    story = Story()
+    watcher = story.connect("w", node="n1")
+    watcher.sub("will")
+    if earlier == "an earlier connection":
+        story.connect("c").close()
+    elif earlier == "an earlier clean start":
+        story.connect("c", clean=True).close()
+    client = story.connect("c", will=("will", 1, 30), present=earlier != "a later one without CONNACK")
+    client.close()
+    if earlier == "a later one without CONNACK":
+        story.connect("c", answered=False).close()
+    early = earlier == "an earlier clean start"
+    if not early:
+        story.wait(30)
+    watcher.recv(client.will)
+    assert story.end(watcher).violated() == ({"wills": 1} if early else {})
+
+
+@pytest.mark.parametrize("who", ["a session that ends", "one that may have ended", "without a drain", "no SUBACK", "another topic"])
+def test_who_need_not_get_it(who):
+    story = Story()
+    watcher = story.connect("w", node="n1", expiry=0 if who == "a session that ends" else 1000)
+    watcher.sub("x" if who == "another topic" else "will", answered=who != "no SUBACK")
+    client = story.connect("c", will=("will", 1, 0))
+    if who == "one that may have ended":
+        story.connect("w", clean=True, answered=False)
+    client.close()
+    if who == "without a drain":
+        watcher.close()
+        assert story.end().violated() == {}
+    else:
+        assert story.end(watcher).violated() == {}
+
+
+def test_nothing_is_said_of_a_will_that_is_missing_when_messages_still_came():
+    story, watcher, client = begun()
+    client.close()
+    assert story.end(watcher, quiet=False).violated() == {}
+
+
+def test_what_is_told():
+    story, watcher, client = begun()
+    watcher.recv(client.will)
+    client.ping()
+    story.end(watcher)
+    assert [text for text, _ in story.verdict("wills").violations] == [
+        "the will of connection 2 of c was received, and an operation invoked later was answered",
+    ]
