@@ -68,7 +68,8 @@ class Connection:
     def alive_at_end(self, history):
         """Whether it was there to the end of the run, with an operation that was invoked in the drain and answered."""
         return (
-            self.connack_t is not None and self.closed_t is None and self.served_t > history.drain_t and self.fence_t is None
+            self.connack_t is not None and (self.closed_t is None or self.closed_t > history.end_t)
+            and self.served_t > history.drain_t and self.fence_t is None
         )
 
     def __str__(self):

@@ -13,7 +13,7 @@ from checker.main import judge, shortcomings
 from sim.bugs import BREAKS, Bug
 from sim.run import simulate, write
 
-SEEDS = int(os.environ.get("CHECKER_SEEDS", "20"))
+SEEDS = int(os.environ.get("CHECKER_SEEDS", "10"))
 # A bug must be found within so many runs.
 TRIES = max(8, SEEDS // 10)
 # Most promises have something to check in every run, these in most.

@@ -1,0 +1,175 @@
+"""The nodes of a run: each a process in a namespace of its own, with a disk of its own."""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+REPO = pathlib.Path(__file__).resolve().parents[3]
+# As tests/e2e.
+BINARY = os.environ.get("RAFTMQ_BIN") or str(pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target")) / "release" / "raftmq")
+PR_SET_PDEATHSIG = 1
+
+
+def _with_parent():
+    """In the child: it ends with the driver."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Node:
+    PORT, HTTP, METRICS, LINKS = 1883, 18083, 9100, 9883
+
+    def __init__(self, cluster, name, address, disk):
+        self.cluster, self.name, self.address = cluster, name, address
+        self.disk = pathlib.Path(disk)
+        self.home = cluster.directory / name
+        self.process = None
+        self.paused = False
+
+    def write(self, peers, settings):
+        pki = self.cluster.pki
+        tls = {"caFile": str(pki / "ca.pem"), "certFile": str(pki / f"{self.name}.pem"), "keyFile": str(pki / f"{self.name}.key")}
+        links = f"{self.address}:{self.LINKS}"
+        config = {
+            "workers": 2,
+            "node": {"name": self.name, "dataDir": str(self.disk / "data")},
+            "cluster": {
+                "name": "faults",
+                "discovery": {"strategy": "static", "static": {"peers": peers}, "refreshInterval": "500ms"},
+                "links": {"listen": links, "advertise": links, "tls": tls},
+            },
+            "listeners": [{"name": "mqtt", "bind": f"{self.address}:{self.PORT}"}],
+            "http": {"bind": f"{self.address}:{self.HTTP}", "tls": tls},
+            "metrics": {"bind": f"{self.address}:{self.METRICS}"},
+            "mqtt": {"maxQueuedMessages": 1_000_000, "maxQueuedBytes": "256MiB"},
+            **settings,
+        }
+        self.home.mkdir()
+        (self.home / "config.yaml").write_text(json.dumps(config))
+
+    def start(self):
+        with open(self.home / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", self.name, BINARY, "node", "--config", str(self.home / "config.yaml")],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_with_parent, cwd=self.home,
+            )
+        self.paused = False
+
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    async def kill(self):
+        """kill -9."""
+        if self.running():
+            self.process.kill()
+            await asyncio.to_thread(self.process.wait)
+
+    async def terminate(self):
+        """As an operating system asks a service to stop; killed when it takes longer than 20 s."""
+        if self.running():
+            self.process.terminate()
+            try:
+                await asyncio.to_thread(self.process.wait, 20)
+            except subprocess.TimeoutExpired:
+                await self.kill()
+
+    def pause(self):
+        if self.running():
+            self.process.send_signal(signal.SIGSTOP)
+            self.paused = True
+
+    def resume(self):
+        if self.running() and self.paused:
+            self.process.send_signal(signal.SIGCONT)
+        self.paused = False
+
+    def wipe(self):
+        shutil.rmtree(self.disk / "data", ignore_errors=True)
+
+    async def ready(self):
+        """Whether it serves, by its own word."""
+        try:
+            reader, writer = await asyncio.wait_for(asyncio.open_connection(self.address, self.METRICS), 1)
+            try:
+                writer.write(b"GET /readyz HTTP/1.0\r\nHost: node\r\n\r\n")
+                line = await asyncio.wait_for(reader.readline(), 2)
+            finally:
+                writer.close()
+            return b" 200 " in line
+        except (OSError, TimeoutError):
+            return False
+
+    def log_tail(self, lines=15):
+        with contextlib.suppress(OSError):
+            return "\n".join((self.home / "log").read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+
+class Cluster:
+    def __init__(self, directory, network, disks, settings):
+        self.directory, self.network, self.disks = pathlib.Path(directory), network, disks
+        self.pki = self.directory / "pki"
+        names = network.names
+        sans = [argument for name in names for argument in ("--san", network.address(name))]
+        subprocess.run(
+            [BINARY, "certs", "--cluster", "faults", "--out", str(self.pki), *sans, *names], check=True, capture_output=True, timeout=60
+        )
+        self.nodes = [Node(self, name, network.address(name), disks.path(name)) for name in names]
+        peers = [f"{node.address}:{Node.LINKS}" for node in self.nodes]
+        for node in self.nodes:
+            node.write(peers, settings)
+
+    async def form(self):
+        for node in self.nodes:
+            node.start()
+        done = await self.ctl("bootstrap", *self.network.names)
+        if done.returncode:
+            raise RuntimeError(f"no cluster: {done.stderr or done.stdout}\n{self.nodes[0].log_tail()}")
+        await self.wait_ready(60)
+
+    async def wait_ready(self, seconds, nodes=None):
+        """Waits until the nodes serve; False if they do not in this time."""
+        end = time.monotonic() + seconds
+        for node in nodes or self.nodes:
+            while not await node.ready():
+                if time.monotonic() > end:
+                    print(f"{node.name} is not ready after {seconds:.0f} s\n{node.log_tail()}", file=sys.stderr)
+                    return False
+                await asyncio.sleep(0.1)
+        return True
+
+    async def ctl(self, *arguments):
+        endpoints = ",".join(f"https://{node.address}:{Node.HTTP}" for node in self.nodes)
+        command = [
+            BINARY, "ctl", "--endpoint", endpoints, "--ca", str(self.pki / "ca.pem"), "--cert", str(self.pki / "client.pem"),
+            "--key", str(self.pki / "client.key"), *arguments,
+        ]
+        return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=90)
+
+    async def leaders(self):
+        """Who leads which group, as far as a node knows: [(group, name of the node, or None)]."""
+        groups, members = await asyncio.gather(*(self.ctl("--output", "json", what) for what in ("groups", "members")))
+        with contextlib.suppress(ValueError, KeyError):
+            names = {member["id"]: member["name"] for member in json.loads(members.stdout)["members"]}
+            return [(group["name"], names.get(group["leader"])) for group in json.loads(groups.stdout)["groups"]]
+        return []
+
+    def node(self, name):
+        return next(node for node in self.nodes if node.name == name)
+
+    def stop(self):
+        """All of them, whatever they are doing."""
+        for node in self.nodes:
+            node.resume()
+            if node.running():
+                node.process.kill()
+        for node in self.nodes:
+            if node.process is not None:
+                node.process.wait(timeout=30)

@@ -1,0 +1,238 @@
+"""What is broken, when and for how long: a schedule, which follows from the seed or comes from a file, and how each fault is done."""
+
+import asyncio
+import json
+import random as randoms
+
+# Each kind, with how often it is chosen, and for how long (seconds).
+KINDS = {
+    "kill": (5, 0.5, 8),
+    "kill-leader": (3, 0.5, 8),
+    "kill-two": (1, 0.5, 6),
+    "kill-all": (2, 0.2, 4),
+    "pause": (4, 0.3, 9),
+    "pause-leader": (2, 0.3, 9),
+    "isolate": (3, 0.5, 9),
+    "one-way": (3, 0.5, 9),
+    "partial": (3, 0.5, 9),
+    "split": (1, 1, 9),
+    "clients": (2, 0.5, 8),
+    "loss": (2, 2, 8),
+    "slow": (2, 2, 6),
+    "empty": (1, 0.5, 3),
+    "rolling": (1, 0, 0),
+    "transfer": (3, 0, 0),
+    "fsync": (2, 0.5, 6),
+    "fsync-two": (2, 1, 6),
+}
+WORDS = {
+    "kill": "a node is killed (kill -9) and started again",
+    "kill-leader": "the same, of the node that leads a group",
+    "kill-two": "two nodes are killed at once",
+    "kill-all": "all nodes are killed at once",
+    "pause": "a node hangs (SIGSTOP) and goes on",
+    "pause-leader": "the same, of the node that leads a group",
+    "isolate": "a node is cut off from all others, in both directions; not from clients",
+    "one-way": "a node does not hear another one, which hears it",
+    "partial": "two nodes are cut off from each other; others reach both",
+    "split": "the nodes are two sides that do not reach each other",
+    "clients": "a node is cut off from the clients, in one direction or both",
+    "loss": "nodes lose a share of what they hear",
+    "slow": "a node's link is narrow, so that what it says is late",
+    "empty": "a node is killed and comes back with an empty disk",
+    "rolling": "all nodes are stopped and started again, one after the other",
+    "transfer": "the leadership of each group goes to another node",
+    "fsync": "a node's disk takes no writes",
+    "fsync-two": "the disks of two nodes take no writes",
+}
+
+
+def schedule(seed, nodes, seconds, kinds, pause=(0.5, 5.0)):
+    """[{at, kind, nodes, seconds…}], the times in seconds from the start: the same for the same arguments."""
+    random = randoms.Random(f"faults/{seed}")
+    kinds = [kind for kind in kinds if kind in KINDS]
+    weights = [KINDS[kind][0] for kind in kinds]
+    at, found = random.uniform(1, 3), []
+    while kinds and at < seconds:
+        kind = random.choices(kinds, weights)[0]
+        _, low, high = KINDS[kind]
+        # Most are short, some are longer than anything waits for.
+        length = round(low + (high - low) * random.random() ** 1.5, 3)
+        chosen = random.sample(range(nodes), nodes)
+        fault = {"at": round(at, 3), "kind": kind, "nodes": chosen, "seconds": length, "both": random.random() < 0.5,
+                 "percent": random.choice([5, 10, 20, 40]), "group": random.randrange(64), "kbit": random.choice([64, 256])}
+        found.append(fault)
+        at += length + random.uniform(*pause)
+    return found
+
+
+def read(path):
+    """A script: JSON lines as `schedule` makes them; only `at` and `kind` have to be there."""
+    found = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            fault = json.loads(line)
+            if fault.get("kind") not in KINDS:
+                raise SystemExit(f"{path}:{number}: no fault {fault.get('kind')!r}: {', '.join(KINDS)}")
+            found.append({"nodes": [0, 1, 2], "seconds": 3, "both": True, "percent": 20, "group": 0, "kbit": 256, **fault})
+    return found
+
+
+class Breaker:
+    """Does the faults of a schedule."""
+
+    def __init__(self, cluster, network, disks, recorder):
+        self.cluster, self.network, self.disks, self.recorder = cluster, network, disks, recorder
+        self.done = {}
+        # For the display: what is broken now.
+        self.now = ""
+
+    async def follow(self, faults):
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for fault in faults:
+            await asyncio.sleep(max(0, start + fault["at"] - loop.time()))
+            await self.do(fault)
+
+    async def do(self, fault):
+        kind = fault["kind"]
+        nodes = [self.cluster.nodes[number] for number in fault["nodes"] if number < len(self.cluster.nodes)]
+        if kind.endswith("-leader"):
+            nodes = await self._leader_first(fault["group"], nodes)
+        touched = nodes[:self._touched(kind, len(nodes))]
+        names = [node.name for node in touched]
+        self.now = f"{kind} {' '.join(names)}"
+        self.recorder.event("fault", kind=kind, nodes=names, seconds=fault["seconds"])
+        try:
+            await getattr(self, "_" + kind.removesuffix("-leader").replace("-", "_"))(fault, nodes)
+        finally:
+            self.recorder.event("fault", kind=kind, nodes=names, over=True)
+            self.now = ""
+        self.done[kind] = self.done.get(kind, 0) + 1
+
+    @staticmethod
+    def _touched(kind, count):
+        if kind in ("kill-all", "rolling", "transfer", "split", "loss"):
+            return count
+        return 2 if kind in ("kill-two", "one-way", "partial", "fsync-two") else 1
+
+    async def _leader_first(self, group, nodes):
+        leaders = await self.cluster.leaders()
+        leader = leaders[group % len(leaders)][1] if leaders else None
+        # A sort keeps the order of the others.
+        return sorted(nodes, key=lambda node: node.name != leader)
+
+    # Processes.
+
+    async def _kill(self, fault, nodes):
+        await self._killed(nodes[:1], fault["seconds"])
+
+    async def _kill_two(self, fault, nodes):
+        await self._killed(nodes[:2], fault["seconds"])
+
+    async def _kill_all(self, fault, nodes):
+        await self._killed(nodes, fault["seconds"])
+
+    async def _killed(self, nodes, seconds):
+        await asyncio.gather(*(node.kill() for node in nodes))
+        await asyncio.sleep(seconds)
+        for node in nodes:
+            node.start()
+
+    async def _pause(self, fault, nodes):
+        nodes[0].pause()
+        await asyncio.sleep(fault["seconds"])
+        nodes[0].resume()
+
+    async def _empty(self, fault, nodes):
+        # What a quorum's disks have is promised: one disk at a time, when all others have what is on it.
+        await self.cluster.wait_ready(60)
+        await nodes[0].kill()
+        nodes[0].wipe()
+        await asyncio.sleep(fault["seconds"])
+        nodes[0].start()
+        await self.cluster.wait_ready(60)
+
+    async def _rolling(self, _fault, nodes):
+        for node in nodes:
+            await self.cluster.wait_ready(60)
+            await node.terminate()
+            node.start()
+        await self.cluster.wait_ready(60)
+
+    async def _transfer(self, _fault, nodes):
+        for number, (group, leader) in enumerate(await self.cluster.leaders()):
+            others = [node for node in nodes if node.name != leader]
+            await self.cluster.ctl("transfer", group, others[number % len(others)].name)
+
+    # Networks.
+
+    async def _cut(self, pairs, seconds):
+        """`pairs`: (who does not hear, whom)."""
+        self.network.deaf.update(pairs)
+        await asyncio.to_thread(self.network.apply)
+        await asyncio.sleep(seconds)
+        self.network.deaf.difference_update(pairs)
+        await asyncio.to_thread(self.network.apply)
+
+    async def _isolate(self, fault, nodes):
+        one, others = nodes[0].name, [node.name for node in nodes[1:]]
+        await self._cut([pair for other in others for pair in ((one, other), (other, one))], fault["seconds"])
+
+    async def _one_way(self, fault, nodes):
+        await self._cut([(nodes[0].name, nodes[1].name)], fault["seconds"])
+
+    async def _partial(self, fault, nodes):
+        one, other = nodes[0].name, nodes[1].name
+        await self._cut([(one, other), (other, one)], fault["seconds"])
+
+    async def _split(self, fault, nodes):
+        half = len(nodes) // 2
+        few, many = [node.name for node in nodes[:half]], [node.name for node in nodes[half:]]
+        await self._cut([pair for one in few for other in many for pair in ((one, other), (other, one))], fault["seconds"])
+
+    async def _clients(self, fault, nodes):
+        pairs = [(nodes[0].name, "clients")] + ([("clients", nodes[0].name)] if fault["both"] else [])
+        await self._cut(pairs, fault["seconds"])
+
+    async def _loss(self, fault, nodes):
+        self.network.loss.update({node.name: fault["percent"] for node in nodes})
+        await asyncio.to_thread(self.network.apply)
+        await asyncio.sleep(fault["seconds"])
+        self.network.loss.clear()
+        await asyncio.to_thread(self.network.apply)
+
+    async def _slow(self, fault, nodes):
+        self.network.slow[nodes[0].name] = fault["kbit"]
+        await asyncio.to_thread(self.network.apply)
+        await asyncio.sleep(fault["seconds"])
+        self.network.slow.clear()
+        await asyncio.to_thread(self.network.apply)
+
+    # Disks.
+
+    async def _fsync(self, fault, nodes):
+        await self._frozen(nodes[:1], fault["seconds"])
+
+    async def _fsync_two(self, fault, nodes):
+        await self._frozen(nodes[:2], fault["seconds"])
+
+    async def _frozen(self, nodes, seconds):
+        try:
+            for node in nodes:
+                await asyncio.to_thread(self.disks.freeze, node.name)
+            await asyncio.sleep(seconds)
+        finally:
+            for node in nodes:
+                await asyncio.to_thread(self.disks.thaw, node.name)
+
+    async def heal(self):
+        """Everything that can be healed at once; nodes that do not run are started."""
+        for node in self.cluster.nodes:
+            await asyncio.to_thread(self.disks.thaw, node.name)
+            node.resume()
+            if not node.running():
+                node.start()
+        await asyncio.to_thread(self.network.heal)
