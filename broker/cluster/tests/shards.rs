@@ -343,6 +343,11 @@ async fn a_node_joins_and_one_leaves() {
         counts.iter().sum::<usize>() == 3 * usize::from(SHARDS) && counts.iter().all(|count| *count == 3)
     })
     .await;
+    eventually("replicas that are not needed any more are removed", || {
+        let here = |process: &Process| process.cluster.shards().replicas().len();
+        all.iter().map(here).sum::<usize>() == 3 * usize::from(SHARDS)
+    })
+    .await;
     let mut worker = Worker::new(&all[3], 0);
     let mut epochs = Vec::new();
     for shard in 0..SHARDS {

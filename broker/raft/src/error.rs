@@ -54,6 +54,25 @@ pub enum StartError {
     },
 }
 
+/// Why a replica was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// It is being started, or removed, at this moment.
+    #[error("group {0:?} is being started or removed")]
+    Busy(GroupId),
+    /// It has stopped, but something still uses its log or its state, such as a reader of the machine's keys. Nothing was removed; ask again.
+    #[error("the log or the state of group {0:?} is still in use")]
+    InUse(GroupId),
+    /// Something could not be removed, or the tombstone could not be written. If that was written, the rest goes at the next start.
+    #[error("group {group:?} cannot be removed: {source}")]
+    Storage {
+        /// Which group.
+        group: GroupId,
+        /// What was found.
+        source: std::io::Error,
+    },
+}
+
 /// Why a proposal has no response.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProposeError {

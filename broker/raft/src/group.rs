@@ -19,7 +19,7 @@ use crate::reads::Reads;
 use crate::snapshot::SnapshotDir;
 use crate::status::{GroupStatus, Role};
 use crate::tasks::{follow_metrics, make_snapshots};
-use crate::types::{Command, Raft};
+use crate::types::{Command, LogId, Raft};
 
 /// How long to wait before a leader that did not answer is asked again, unless the leader changes before.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) sender: Arc<Sender>,
     reads: Arc<Reads>,
     pub(crate) status: watch::Receiver<GroupStatus>,
+    /// Who has less in the log gets no vote: an earlier replica of this node had that much.
+    pub(crate) floor: Option<LogId>,
     /// Its machine keeps changes in memory.
     cached: bool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -66,16 +68,23 @@ pub struct Applied {
     pub repeated: bool,
 }
 
+/// What a replica was started with.
+pub(crate) struct Started {
+    pub(crate) id: GroupId,
+    pub(crate) snapshots: Arc<SnapshotDir>,
+    /// Woken when a snapshot is due.
+    pub(crate) snapshot_due: Arc<Notify>,
+    /// See [`Inner::floor`].
+    pub(crate) floor: Option<LogId>,
+    /// Its machine keeps changes in memory.
+    pub(crate) cached: bool,
+    /// Closes when the log and the machine are dropped.
+    pub(crate) alive: mpsc::Receiver<()>,
+}
+
 impl Group {
-    pub(crate) fn new(
-        id: GroupId,
-        raft: Raft,
-        snapshots: Arc<SnapshotDir>,
-        sender: Arc<Sender>,
-        snapshot_due: Arc<Notify>,
-        cached: bool,
-        alive: mpsc::Receiver<()>,
-    ) -> Self {
+    pub(crate) fn new(raft: Raft, sender: Arc<Sender>, started: Started) -> Self {
+        let Started { id, snapshots, snapshot_due, floor, cached, alive } = started;
         let (status_sender, status) = watch::channel(GroupStatus::new(id, sender.node));
         let tasks = vec![
             tokio::spawn(follow_metrics(id, raft.clone(), status_sender)),
@@ -96,6 +105,7 @@ impl Group {
             sender,
             reads: Arc::default(),
             status,
+            floor,
             cached,
             tasks: Mutex::new(tasks),
             alive: tokio::sync::Mutex::new(alive),
@@ -335,6 +345,11 @@ impl Group {
 
     /// Stops this replica and waits until it has let go of the log and the store.
     pub async fn shutdown(&self) {
+        self.let_go().await;
+    }
+
+    /// As [`Group::shutdown`]; says whether nobody uses the log and the store any more.
+    pub(crate) async fn let_go(&self) -> bool {
         self.inner.in_flight.close();
         if self.inner.cached {
             self.flush().await;
@@ -356,9 +371,11 @@ impl Group {
             }
         }
         let mut alive = self.inner.alive.lock().await;
-        if timeout(LET_GO, alive.recv()).await.is_err() {
+        let gone = timeout(LET_GO, alive.recv()).await.is_ok();
+        if !gone {
             tracing::warn!(group = %self.inner.id, "a task of the group still uses its log or its state");
         }
+        gone
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::VoteResponse;
 use openraft::storage::RaftLogStorage;
 use openraft::vote::RaftLeaderId;
 use raftmq_storage::{GroupId, StateStore, Wal};
@@ -15,14 +17,15 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use crate::NodeId;
 use crate::cached::{Cached, DirtyLimit, Make};
 use crate::codec::{CodecError, Reader};
-use crate::error::StartError;
+use crate::error::{RemoveError, StartError};
 use crate::frame::{self, Header, Kind, Refusal};
-use crate::group::Group;
+use crate::group::{Group, Started};
 use crate::incoming::Incoming;
 use crate::log::{LogStore, blocking};
 use crate::machine::{CachedMachine, MachineError, Persistence, StateKeys, StateMachine};
 use crate::network::{Network, Sender};
 use crate::options::{OptionsError, RaftOptions};
+use crate::removal::Disk;
 use crate::snapshot::SnapshotDir;
 use crate::state::{MachineStore, OpenError, Trigger, open_memory, open_stored};
 use crate::transport::Transport;
@@ -36,8 +39,9 @@ pub struct Groups {
 
 struct Inner {
     sender: Arc<Sender>,
-    directory: PathBuf,
-    store: StateStore,
+    disk: Disk,
+    /// Held while tombstones are looked at: what one began to remove is not what another one has just made.
+    tombstones: tokio::sync::Mutex<()>,
     /// By number: one generation of a group runs at a time. `None` while one is being started.
     running: Mutex<HashMap<u32, Option<Group>>>,
     /// How many of them have a machine that keeps changes in memory.
@@ -78,6 +82,16 @@ struct Counters {
 
 type Refused = (Refusal, String);
 
+/// What ran in the place of a group that is to be removed.
+enum TakenOut {
+    Nothing,
+    Replica(Group),
+    /// Something that is being started or removed.
+    Busy,
+    /// Another generation, which stays, and keeps this one from being started.
+    Other,
+}
+
 /// A machine that is to be started, and how it is kept.
 enum Kept {
     Whole(Persistence, Box<dyn StateMachine>),
@@ -102,11 +116,12 @@ impl Groups {
         options.config(String::new())?;
         let transfers = Semaphore::new(options.snapshot_transfers);
         let incoming = Incoming::new(options.snapshot_transfers, options.max_snapshot, options.chunk_deadline * 3);
+        let disk = Disk { wal: wal.clone(), store, directory: directory.into() };
         let sender = Arc::new(Sender { node, cluster, transport, options, wal, transfers });
         let inner = Inner {
             sender,
-            directory: directory.into(),
-            store,
+            disk,
+            tombstones: tokio::sync::Mutex::default(),
             running: Mutex::default(),
             cached: Arc::default(),
             incoming,
@@ -173,6 +188,16 @@ impl Groups {
         let config = options.config(format!("raftmq-{id}"))?;
         let (alive, alive_receiver) = mpsc::channel(1);
 
+        let floor = {
+            let _held = inner.tombstones.lock().await;
+            let disk = inner.disk.clone();
+            let promise = blocking(move || {
+                disk.finish(id)?;
+                disk.promise(id)
+            });
+            promise.await.map_err(storage("what an earlier replica left cannot be removed"))?.last
+        };
+
         let (wal, append_bytes, log_alive) = (inner.sender.wal.clone(), options.max_append_bytes, alive.clone());
         let (mut log, backlog) = blocking(move || {
             let state = wal.group_state(id).map_err(crate::log::to_io)?;
@@ -185,12 +210,12 @@ impl Groups {
 
         let due = Arc::new(Notify::new());
         let trigger = Trigger { entries: options.snapshot_entries, bytes: options.snapshot_bytes, due: due.clone() };
-        let (store, directory) = (inner.store.clone(), inner.directory.clone());
+        let disk = inner.disk.clone();
         let limit = (options.dirty_bytes, options.dirty_bytes_node, inner.cached.clone());
         let (machine_log, machine_alive, cached) = (log.clone(), alive, matches!(kept, Kept::Cached(_)));
         let opened = blocking(move || {
-            let snapshots = SnapshotDir::open(&directory, id)?;
-            let store = || store.group(id).map_err(io::Error::other);
+            let snapshots = SnapshotDir::open(&disk.directory, id)?;
+            let store = || disk.store.group(id).map_err(io::Error::other);
             let (opened, since) = match kept {
                 Kept::Whole(Persistence::Memory, machine) => (open_memory(machine, &snapshots), (0, 0)),
                 Kept::Whole(Persistence::Stored, machine) => (open_stored(machine, store()?), backlog),
@@ -214,7 +239,7 @@ impl Groups {
             }
         };
 
-        let (purged, ..) = log.ids().map_err(storage("the log cannot be read"))?;
+        let purged = log.ids().map_err(storage("the log cannot be read"))?.purged;
         let (applied, purged) = (machine.last_applied().map(|id| id.index), purged.map(|id| id.index));
         if let Some(purged) = purged.filter(|purged| applied < Some(*purged)) {
             return Err(StartError::Gap { group: id, applied, purged });
@@ -228,7 +253,8 @@ impl Groups {
         let raft = Raft::new(inner.sender.node, config, network, log, machine)
             .await
             .map_err(|fatal| StartError::Failed { group: id, reason: fatal.to_string() })?;
-        Ok(Group::new(id, raft, snapshots, inner.sender.clone(), due, cached, alive_receiver))
+        let started = Started { id, snapshots, snapshot_due: due, floor, cached, alive: alive_receiver };
+        Ok(Group::new(raft, inner.sender.clone(), started))
     }
 
     /// The replica of the group with this number, if it runs here.
@@ -244,6 +270,76 @@ impl Groups {
             self.inner.incoming.forget(group.id());
             self.running().remove(&number);
         }
+    }
+
+    /// Stops this node's replica of a group, if it runs, and removes its log with the votes, its state and its snapshots: for a replica that the
+    /// group does not count as a member any more. A crash in the middle leaves all of it, or what [`Groups::known`] and [`Groups::start`]
+    /// remove. Fine if there is none.
+    ///
+    /// Should the node come back to the group, it votes as if it had kept its log: a few bytes stay for that.
+    ///
+    /// # Errors
+    /// See [`RemoveError`].
+    pub async fn remove(&self, id: GroupId) -> Result<(), RemoveError> {
+        let groups = self.clone();
+        // On a task of its own: half done is not a state to be left in by a caller who gives up.
+        let removed = tokio::spawn(async move { groups.remove_group(id).await }).await;
+        removed.unwrap_or_else(|e| Err(RemoveError::Storage { group: id, source: io::Error::other(e) }))
+    }
+
+    async fn remove_group(&self, id: GroupId) -> Result<(), RemoveError> {
+        let group = match self.take_out(id) {
+            TakenOut::Nothing => None,
+            TakenOut::Replica(group) => Some(group),
+            TakenOut::Busy => return Err(RemoveError::Busy(id)),
+            TakenOut::Other => return self.remove_from_disk(id).await,
+        };
+        if let Some(group) = group {
+            if !group.let_go().await {
+                self.running().insert(id.number, Some(group));
+                return Err(RemoveError::InUse(id));
+            }
+            self.inner.incoming.forget(id);
+        }
+        let removed = self.remove_from_disk(id).await;
+        self.running().remove(&id.number);
+        removed
+    }
+
+    /// Takes the group's place among those that run, so that it cannot be started.
+    fn take_out(&self, id: GroupId) -> TakenOut {
+        let mut running = self.running();
+        match running.get(&id.number).cloned() {
+            Some(None) => TakenOut::Busy,
+            Some(Some(group)) if group.id() != id => TakenOut::Other,
+            Some(Some(group)) => {
+                running.insert(id.number, None);
+                TakenOut::Replica(group)
+            }
+            None => {
+                running.insert(id.number, None);
+                TakenOut::Nothing
+            }
+        }
+    }
+
+    async fn remove_from_disk(&self, id: GroupId) -> Result<(), RemoveError> {
+        let _held = self.inner.tombstones.lock().await;
+        let disk = self.inner.disk.clone();
+        blocking(move || disk.remove(id, &mut |_| {}))
+            .await
+            .map_err(|source| RemoveError::Storage { group: id, source })
+    }
+
+    /// The groups of which this node has a log, a vote, a state or a snapshot: those that it should run, if it is still a member. Completes
+    /// removals that a crash interrupted.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or what was to be removed cannot be.
+    pub async fn known(&self) -> io::Result<Vec<GroupId>> {
+        let _held = self.inner.tombstones.lock().await;
+        let disk = self.inner.disk.clone();
+        blocking(move || disk.known()).await
     }
 
     /// Stops all groups and waits until they have let go of the log and the store.
@@ -359,6 +455,13 @@ async fn vote(group: &Group, header: &Header, body: Reader) -> Result<Bytes, Ref
     }
     let term = request.vote.leader_id().term();
     tracing::debug!(target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, "is asked for a vote");
+    let floor = group.inner.floor;
+    if request.last_log_id < floor {
+        let ours = group.inner.raft.metrics().borrow_watched().vote;
+        tracing::debug!(target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, "has less than was promised");
+        let response = VoteResponse::new(ours, floor, false);
+        return Ok(frame::answer(|out| frame::put_vote_response(out, &response)));
+    }
     let response = match kind {
         Kind::PreVote => group.inner.raft.pre_vote(request).await,
         _ => group.inner.raft.vote(request).await,

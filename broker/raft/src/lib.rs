@@ -29,6 +29,7 @@ mod members;
 mod network;
 mod options;
 mod reads;
+mod removal;
 mod snapshot;
 mod state;
 mod status;
@@ -39,7 +40,7 @@ mod types;
 #[cfg(test)]
 mod suite;
 
-pub use error::{MembershipError, ProposeError, ReadError, StartError, WaitError};
+pub use error::{MembershipError, ProposeError, ReadError, RemoveError, StartError, WaitError};
 pub use group::{Applied, Group, Stamp};
 pub use groups::{Groups, RpcCounters};
 pub use machine::{CachedMachine, MachineError, Persistence, StateBatch, StateKeys, StateMachine, StateRead};

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use raftmq_storage::{GroupId, LogEntry, Wal, WalError};
+use raftmq_storage::{GroupId, GroupState, LogEntry, Wal, WalError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{Reader, decode_entry, decode_entry_id, encode_entry, load, put_log_id, put_vote, stored};
@@ -54,6 +54,15 @@ impl LogStore {
         synced.await.map_err(io::Error::other)?.map_err(to_io)
     }
 
+    /// Keeps the log's thread until the other end of the channel is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self, held: std::sync::mpsc::Receiver<()>) {
+        let wait = move |_| {
+            let _ = held.recv();
+        };
+        self.wal.barrier(Box::new(wait)).expect("the log works");
+    }
+
     async fn read(&self, range: RangeInclusive<u64>, limit: usize) -> io::Result<Vec<Entry>> {
         if range.is_empty() {
             return Ok(Vec::new());
@@ -67,15 +76,27 @@ impl LogStore {
         entries.into_iter().map(|e| decode_entry(e.index, e.data).map_err(io::Error::from)).collect()
     }
 
-    pub(crate) fn ids(&self) -> io::Result<(Option<LogId>, Option<LogId>, Option<Bytes>)> {
-        let state = self.wal.group_state(self.group).map_err(to_io)?;
-        let purged = state.purged.map(|(_, marker)| load("purge marker", marker, Reader::log_id)).transpose()?;
-        let last = match (state.last, state.last_data) {
-            (Some(index), Some(data)) => Some(decode_entry_id(index, data)?),
-            _ => purged,
-        };
-        Ok((purged, last, state.committed))
+    pub(crate) fn ids(&self) -> io::Result<LogIds> {
+        log_ids(self.wal.group_state(self.group).map_err(to_io)?)
     }
+}
+
+/// What the log says of its entries.
+pub(crate) struct LogIds {
+    /// The last one that was purged.
+    pub(crate) purged: Option<LogId>,
+    /// The last one that there ever was.
+    pub(crate) last: Option<LogId>,
+    committed: Option<Bytes>,
+}
+
+pub(crate) fn log_ids(state: GroupState) -> io::Result<LogIds> {
+    let purged = state.purged.map(|(_, marker)| load("purge marker", marker, Reader::log_id)).transpose()?;
+    let last = match (state.last, state.last_data) {
+        (Some(index), Some(data)) => Some(decode_entry_id(index, data)?),
+        _ => purged,
+    };
+    Ok(LogIds { purged, last, committed: state.committed })
 }
 
 /// The inclusive range of indexes, or an empty one.
@@ -148,8 +169,8 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
-        let (last_purged_log_id, last_log_id, _) = self.ids()?;
-        Ok(LogState { last_purged_log_id, last_log_id })
+        let ids = self.ids()?;
+        Ok(LogState { last_purged_log_id: ids.purged, last_log_id: ids.last })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -173,7 +194,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        let (_, last, committed) = self.ids()?;
+        let LogIds { last, committed, .. } = self.ids()?;
         let committed = committed.map(|bytes| load("committed", bytes, Reader::log_id)).transpose()?;
         // A crash between noting that a snapshot commits this much and installing it: what is in the log below is
         // then not known to be committed, so nothing is.

@@ -13,6 +13,7 @@ use raftmq_storage::store::View;
 use tokio::sync::mpsc;
 
 use crate::codec::{Reader, load, put_snapshot_meta, stored};
+use crate::removal::parse_group;
 use crate::types::SnapshotMeta;
 
 const MAGIC: &[u8; 8] = b"RMQSNAP1";
@@ -78,6 +79,26 @@ impl Drop for Temporary {
     }
 }
 
+const CURRENT: &str = ".snapshot";
+
+fn current_name(group: GroupId) -> String {
+    format!("{group}{CURRENT}")
+}
+
+fn part_prefix(group: GroupId) -> String {
+    format!("{group}.part-")
+}
+
+/// The group whose snapshot the file of this name is, if it is one.
+pub(crate) fn group_of(name: &str) -> Option<GroupId> {
+    name.strip_suffix(CURRENT).and_then(parse_group)
+}
+
+/// Whether the file of this name is a snapshot of the group, or one on its way.
+pub(crate) fn is_of(name: &str, group: GroupId) -> bool {
+    name == current_name(group) || name.starts_with(&part_prefix(group))
+}
+
 /// Where one group's snapshots are.
 #[derive(Debug)]
 pub(crate) struct SnapshotDir {
@@ -92,7 +113,7 @@ impl SnapshotDir {
     /// Makes the directory and removes what an earlier run left unfinished.
     pub(crate) fn open(dir: &Path, group: GroupId) -> io::Result<Arc<Self>> {
         fs::create_dir_all(dir)?;
-        let prefix = format!("{group}.part-");
+        let prefix = part_prefix(group);
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(&prefix) {
@@ -103,13 +124,13 @@ impl SnapshotDir {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.join(format!("{}.snapshot", self.group))
+        self.dir.join(current_name(self.group))
     }
 
     /// A new file for something on its way.
     pub(crate) fn create(&self) -> io::Result<(File, Temporary)> {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join(format!("{}.part-{number}", self.group));
+        let path = self.dir.join(format!("{}{number}", part_prefix(self.group)));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
         Ok((file, Temporary(path)))
     }

@@ -1,11 +1,16 @@
 //! openraft's own suite for log stores and state machines, on the real log and store.
 #![allow(clippy::unwrap_used)]
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::StorageError;
+use futures::{StreamExt, stream};
+use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::vote::RaftLeaderId;
+use openraft::{EntryPayload, RaftLogReader, StorageError};
 use raftmq_storage::{GroupId, StateStore, StoreOptions, Wal, WalOptions};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
@@ -15,7 +20,7 @@ use crate::log::LogStore;
 use crate::machine::{CachedMachine, MachineError, Persistence, StateBatch, StateKeys, StateMachine};
 use crate::snapshot::SnapshotDir;
 use crate::state::{MachineStore, Trigger, open_memory, open_stored};
-use crate::types::Types;
+use crate::types::{Command, Entry, LeaderId, LogId, Types};
 
 /// Counts the commands.
 struct Count(u64);
@@ -120,6 +125,59 @@ async fn openraft_suite_with_a_machine_that_keeps_changes_in_memory() {
     for limit in [1, usize::MAX] {
         Suite::test_all(Builder::Cached(limit)).await.unwrap();
     }
+}
+
+/// A log, a machine that may keep everything, and what they are made of.
+async fn cached() -> (TempDir, LogStore, MachineStore) {
+    Builder::Cached(usize::MAX).build().await.unwrap()
+}
+
+fn entries(indexes: Range<u64>) -> Vec<Entry> {
+    let command = |index| Entry {
+        log_id: LogId::new(LeaderId::new(1, 1), index),
+        payload: EntryPayload::Normal(Command(Bytes::from_static(b"count"))),
+    };
+    indexes.map(command).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_is_gone_is_not_passed_over() {
+    let (_dir, mut log, mut machine) = cached().await;
+    log.append(entries(0..10), IOFlushed::noop()).await.unwrap();
+    log.purge(entries(5..6)[0].log_id).await.unwrap();
+    let read: Vec<_> = log.entries_stream(6..10).await.collect().await;
+    assert!(read.len() == 4 && read.iter().all(Result::is_ok));
+    let read: Vec<_> = log.entries_stream(5..10).await.collect().await;
+    assert!(matches!(&read[..], [Err(error)] if error.to_string().contains("entry 5 is not in the log")), "{read:?}");
+    let error = machine.catch_up(Some(entries(9..10)[0].log_id)).await.unwrap_err();
+    assert!(error.to_string().contains("entry 0 is not in the log"), "{error}");
+    let (_dir, mut log, mut machine) = cached().await;
+    log.append(entries(0..3), IOFlushed::noop()).await.unwrap();
+    assert!(machine.catch_up(Some(entries(3..4)[0].log_id)).await.is_err(), "it ends before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_is_not_written_before_the_log_that_made_it() {
+    let (dir, log, mut machine) = cached().await;
+    let stored = || {
+        let (dir, state) = (tempfile::tempdir().unwrap(), dir.path().join("state"));
+        let copied = std::process::Command::new("cp").arg("-r").arg(state).arg(dir.path()).status().unwrap();
+        assert!(copied.success());
+        let store = StateStore::open(dir.path().join("state"), StoreOptions::default()).unwrap();
+        store.group(GroupId::new(1, 0)).unwrap().applied().unwrap().is_some()
+    };
+    // The log's thread is held up.
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    log.hold(held);
+    machine.apply(stream::iter(entries(0..3).into_iter().map(|entry| Ok((entry, None))))).await.unwrap();
+    {
+        let mut flush = std::pin::pin!(machine.flush());
+        assert!(tokio::time::timeout(Duration::from_millis(300), &mut flush).await.is_err());
+        assert!(!stored());
+        drop(hold);
+        flush.await.unwrap();
+    }
+    assert!(stored());
 }
 
 #[test]

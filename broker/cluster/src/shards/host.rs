@@ -1,16 +1,23 @@
-//! The replicas of this node: started where the meta group says so. One that is not needed any more stays on the disk, and runs until the next start.
+//! The replicas of this node: started where the meta group says so, removed when nobody counts on them any more.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use raftmq_raft::StartError;
+use raftmq_meta::MetaState;
+use raftmq_meta::shards::shard_of;
+use raftmq_raft::{GroupId, StartError};
 use tokio::task::AbortHandle;
-use tracing::{debug, info};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
 use crate::error::Fatal;
 use crate::node::{Node, RETRY, Running};
 
 use super::{Replica, ShardId, SharedShard, is_here, lead};
+
+/// How long a replica stays after the meta group last counted it: a leader that is about to add or to remove it may still talk to it.
+const REMOVE_AFTER: Duration = Duration::from_secs(10);
 
 /// Keeps the replicas as the meta group has them, for as long as the node lives.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -18,14 +25,24 @@ pub(crate) async fn run(node: Arc<Node>) {
         return;
     };
     let mut state = node.meta.subscribe();
+    // Since when nobody counts on a group that is here.
+    let mut superfluous: HashMap<u16, Instant> = HashMap::new();
     let mut tasks: HashMap<u16, Vec<AbortHandle>> = HashMap::new();
+    // What an earlier run left.
+    let mut found = match running.groups.known().await {
+        Ok(known) => known.into_iter().filter(|group| shard_of(group.number).is_some()).collect(),
+        Err(error) => return node.fail(Fatal::Group { group: "shard", reason: error.to_string() }),
+    };
     loop {
         let now = Arc::clone(&state.borrow_and_update());
+        // A replica of the meta group that is far behind knows an old table: nothing is removed by it, since a removal takes its time and a leader by
+        // then has brought it up to date, or nobody has.
         for (number, shard) in now.shards.iter() {
             let id = ShardId { number, generation: shard.generation() };
             if !is_here(shard, running.id) {
                 continue;
             }
+            superfluous.remove(&number);
             let other = running.shards.lock().get(&number).is_some_and(|replica| replica.id != id);
             if other {
                 stop(running, number, &mut tasks).await;
@@ -40,6 +57,7 @@ pub(crate) async fn run(node: Arc<Node>) {
                 }
             }
         }
+        remove_superfluous(&node, running, &now, &mut found, &mut superfluous, &mut tasks).await;
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY * 5) => {}
@@ -95,5 +113,44 @@ async fn stop(running: &Running, number: u16, tasks: &mut HashMap<u16, Vec<Abort
     }
     if let Some(replica) = running.shards.remove(number) {
         running.groups.stop(replica.id.group().number).await;
+    }
+}
+
+/// Removes groups, running or left on the disk, on which nobody counts any more.
+async fn remove_superfluous(
+    node: &Node,
+    running: &Running,
+    state: &MetaState,
+    found: &mut BTreeSet<GroupId>,
+    superfluous: &mut HashMap<u16, Instant>,
+    tasks: &mut HashMap<u16, Vec<AbortHandle>>,
+) {
+    if state.shards.count() == 0 || !node.lease.is_serving() {
+        // It may be cut off, with an old table.
+        return;
+    }
+    found.extend(running.shards.all().iter().map(|replica| replica.id.group()));
+    for group in found.clone() {
+        let Some(number) = shard_of(group.number) else { continue };
+        let counted = state.shards.get(number).is_some_and(|shard| {
+            shard.generation() < group.generation
+                || (shard.generation() == group.generation && is_here(shard, running.id))
+        });
+        if counted {
+            continue;
+        }
+        let since = *superfluous.entry(number).or_insert_with(Instant::now);
+        if since.elapsed() < REMOVE_AFTER {
+            continue;
+        }
+        stop(running, number, tasks).await;
+        match running.groups.remove(group).await {
+            Ok(()) => {
+                found.remove(&group);
+                info!(shard = number, generation = group.generation, "a replica that is not needed was removed");
+            }
+            Err(error) => warn!(shard = number, %error, "removing a replica"),
+        }
+        superfluous.remove(&number);
     }
 }

@@ -77,6 +77,7 @@ fn group() -> GroupStatus {
         purged: Some(4),
         voters: BTreeSet::from([1, 2, 3]),
         learners: BTreeSet::new(),
+        membership_index: Some(0),
         membership_settled: true,
         change_unfinished: false,
         followers: BTreeMap::from([(2, follower), (3, FollowerStatus::default())]),
