@@ -6,12 +6,13 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use raftmq_links::{Handler, HandlerFuture, PeerHello};
 use raftmq_meta::{MemberStatus, MetaCommand, MetaResponse, Refusal};
+use raftmq_shard::{Name, NodeBoot};
 
 use crate::cluster::Forwarded;
 use crate::identity::{BootVerdict, KnownMembers};
 use crate::member::propose;
 use crate::node::{CALL, Node, Running};
-use crate::shards::{ShardId, carry_out, initialise, propose_for};
+use crate::shards::{ShardId, carry_out, close, initialise, propose_for};
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
 use crate::{bootstrap, driver, leader, lease};
@@ -141,6 +142,10 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         Request::InitialiseShard { shard, generation, voters } => {
             initialise(running(node)?, ShardId { number: shard, generation }, voters).await;
             Response::InitialiseShard
+        }
+        Request::Kick { boot, namespace, id, epoch } => {
+            let at = NodeBoot { node: running(node)?.id, boot };
+            Response::Kick(close(node, at, Name::new(namespace, &id), epoch).await)
         }
         Request::ChangeShard(change) => Response::ChangeShard(carry_out(running(node)?, change).await),
         Request::Loss { node: id } => Response::Loss(leader::loss(node, running(node)?, id)),

@@ -59,7 +59,9 @@ pub use error::{Fatal, StartError};
 pub use lease::LeaseState;
 pub use raftmq_meta::{GroupLoss, LeaseParams, LossReport, Phase};
 pub use raftmq_raft::GroupStatus;
-pub use shards::{AnswerSink, LaneError, Port, PushError, ShardStatus, Shards};
+pub use shards::{
+    AnswerSink, Kick, KickHandler, LaneError, LiveHandler, Port, PushError, ShardListener, ShardStatus, Shards,
+};
 pub use status::{ClusterCounters, ClusterStatus, Stage};
 
 /// The meta group.

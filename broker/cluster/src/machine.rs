@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use raftmq_meta::{MetaMachine, MetaState};
 use raftmq_raft::{MachineError, StateBatch, StateMachine};
-use raftmq_routing::RoutesMachine;
+use raftmq_routing::{RoutesMachine, ShardRoutes};
 use tokio::sync::watch;
 
 /// The meta machine, which publishes its state.
@@ -51,19 +51,31 @@ impl StateMachine for MetaAdapter {
 
 /// The routes machine, shared with those who ask which streams are open.
 #[derive(Clone)]
-pub(crate) struct SharedMachine(Arc<Mutex<RoutesMachine>>);
+pub(crate) struct SharedMachine(Arc<Mutex<Seen>>);
+
+struct Seen {
+    machine: RoutesMachine,
+    /// The last entry that the machine has; `None` while that is not known, after a snapshot.
+    applied: Option<u64>,
+}
 
 impl SharedMachine {
     pub(crate) fn new(machine: RoutesMachine) -> Self {
-        Self(Arc::new(Mutex::new(machine)))
+        Self(Arc::new(Mutex::new(Seen { machine, applied: None })))
     }
 
     /// The stream that is open for a node.
     pub(crate) fn open_stream(&self, node: u64) -> Option<(u64, u64)> {
-        self.lock().open_stream(node)
+        self.lock().machine.open_stream(node)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, RoutesMachine> {
+    /// What is known of a shard's routes, and an entry of the log up to which that was so.
+    pub(crate) fn shard_routes(&self, shard: u16) -> Option<(ShardRoutes, u64)> {
+        let seen = self.lock();
+        seen.machine.shard_routes(shard).zip(seen.applied)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,20 +89,33 @@ pub(crate) struct RoutesAdapter {
 
 impl StateMachine for RoutesAdapter {
     fn apply(&mut self, index: u64, command: &[u8], _out: &mut StateBatch) -> Vec<u8> {
-        self.machine.lock().apply(index, command)
+        let mut seen = self.machine.lock();
+        seen.applied = Some(index);
+        seen.machine.apply(index, command)
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        self.machine.lock().snapshot()
+        self.machine.lock().machine.snapshot()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
-        self.machine.lock().restore(snapshot).map_err(|e| MachineError::new(e.to_string()))?;
-        self.applied(0);
+        {
+            let mut seen = self.machine.lock();
+            seen.applied = None;
+            seen.machine.restore(snapshot).map_err(|e| MachineError::new(e.to_string()))?;
+        }
+        self.publish();
         Ok(())
     }
 
-    fn applied(&mut self, _index: u64) {
+    fn applied(&mut self, index: u64) {
+        self.machine.lock().applied = Some(index);
+        self.publish();
+    }
+}
+
+impl RoutesAdapter {
+    fn publish(&self) {
         let open = self.machine.open_stream(self.node);
         self.own.send_if_modified(|known| std::mem::replace(known, open) != open);
     }

@@ -59,6 +59,9 @@ pub(crate) struct Node {
     pub(crate) counters: ClusterCounters,
     pub(crate) on_forward: ForwardHandler,
     lanes: Arc<Lanes>,
+    pub(crate) shard_listener: shards::ListenerPlace,
+    pub(crate) on_kick: OnceLock<shards::KickHandler>,
+    pub(crate) on_live: OnceLock<shards::LiveHandler>,
     fatal: watch::Sender<Option<Fatal>>,
     running: OnceLock<Running>,
     /// A bootstrap wrote that this node is a member.
@@ -104,6 +107,10 @@ impl Running {
         }
     }
 
+    pub(crate) fn id_of(&self) -> u64 {
+        self.id
+    }
+
     pub(crate) fn own_lease(&self) -> std::sync::MutexGuard<'_, Lease> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,6 +152,9 @@ impl Node {
             counters: ClusterCounters::default(),
             on_forward,
             lanes: Arc::new(Lanes::new()),
+            shard_listener: Arc::default(),
+            on_kick: OnceLock::new(),
+            on_live: OnceLock::new(),
             fatal: watch::Sender::new(None),
             running: OnceLock::new(),
             begun: Notify::new(),

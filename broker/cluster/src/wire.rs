@@ -68,6 +68,8 @@ pub(crate) enum Request {
     InitialiseShard { shard: u16, generation: u32, voters: BTreeSet<u64> },
     /// From the meta leader, to the leader of a shard.
     ChangeShard(Change),
+    /// To the node that has a connection of a client who has connected elsewhere: close it.
+    Kick { boot: u64, namespace: u32, id: String, epoch: u64 },
 }
 
 /// The answers, in the order of the requests.
@@ -97,6 +99,8 @@ pub(crate) enum Response {
     InitialiseShard,
     /// Whether it was begun.
     ChangeShard(bool),
+    /// Whether it is closed.
+    Kick(bool),
 }
 
 /// Why a shard's replica has no answer.

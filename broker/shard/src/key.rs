@@ -42,6 +42,7 @@ pub(crate) mod table {
                 | TIMER
                 | UNROUTED
                 | OUTBOX
+                | PEER
                 | ENDED_SUBSCRIPTIONS
                 | ENDED_QUEUE
                 | ROUTE
@@ -241,6 +242,11 @@ pub(crate) fn route_key(namespace: u32, filter: &str) -> Key {
 /// A change of the shard's routes.
 pub(crate) fn route(number: u64) -> Key {
     of_number(table::ROUTE, number)
+}
+
+/// The number of four bytes at the end of a key.
+pub(crate) fn last_small(key: &[u8]) -> Option<u32> {
+    key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
 /// The number at the end of a key.

@@ -332,6 +332,16 @@ impl<S: Store> ShardMachine<S> {
         self.outgoing(&from, &key::after(&key::outbox(destination, u64::MAX)), limit)
     }
 
+    /// The destinations for which there are messages in the outbox, each with the number up to which they were handed off.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn destinations(&self) -> Result<Vec<(u32, u64)>, StoreError> {
+        let peers = self.cache.scan::<Peer>(&key::peer(0), &key::table_end(key::table::PEER), usize::MAX)?;
+        let waiting = peers.into_iter().filter(|(_, peer)| peer.sent > peer.handed_off);
+        Ok(waiting.filter_map(|(key, peer)| Some((key::last_small(&key)?, peer.handed_off))).collect())
+    }
+
     /// Wills and delayed messages that wait for [`crate::Op::Route`], after a number, in their order.
     ///
     /// # Errors

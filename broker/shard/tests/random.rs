@@ -305,6 +305,10 @@ impl Cluster {
                     .map(|entry| (entry.number, entry.namespace, &entry.message, entry.lifetime_ms))
                     .eq(expected.map(|(number, kept)| (*number, kept.namespace, &kept.message, reference.left(kept))))
             );
+            let waiting: Vec<u32> = machine.destinations().unwrap().into_iter().map(|(to, _)| to).collect();
+            let mut expected: Vec<u32> = reference.outbox.keys().map(|(to, _)| *to).collect();
+            expected.dedup();
+            assert_eq!(waiting, expected);
             for destination in [1, 2, LIVE] {
                 let outbox = machine.outbox(destination, 0, usize::MAX).unwrap();
                 let expected = reference.outbox.range((destination, 0)..=(destination, u64::MAX));

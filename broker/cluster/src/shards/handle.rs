@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use raftmq_raft::GroupStatus;
-use raftmq_shard::{ClientInfo, Deliveries, Name, NodeBoot, Numbers, StoreError, slot};
+use raftmq_shard::{ClientInfo, Deliveries, Name, NodeBoot, Numbers, Older, StoreError, Subscription, slot};
 use tokio::sync::watch;
 
+use crate::barrier::BarrierError;
 use crate::node::Node;
 
 use super::lanes::{AnswerSink, Port};
-use super::{SharedShard, shard_id};
+use super::{KickHandler, LiveHandler, ShardListener, SharedShard, kick, shard_id};
 
 /// The shards as this node has them.
 #[derive(Clone)]
@@ -78,6 +79,56 @@ impl Shards {
         max_bytes: usize,
     ) -> Option<Result<Option<Deliveries>, StoreError>> {
         self.machine_of(client)?.with(|machine| machine.deliveries(client, after, max, max_bytes))
+    }
+
+    /// A client's subscriptions, as this node's replica knows them; see [`raftmq_shard::ShardMachine::subscriptions`]. `None`: no replica here.
+    #[must_use]
+    pub fn subscriptions(
+        &self,
+        client: &Name,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Option<Result<Vec<Subscription>, StoreError>> {
+        self.machine_of(client)?.with(|machine| machine.subscriptions(client, after, limit))
+    }
+
+    /// Waits until every node that may be serving knows a change of a shard's routes: what is published from then on comes to the subscription that the change is
+    /// about.
+    ///
+    /// # Errors
+    /// [`BarrierError::Timeout`]; [`BarrierError::Shutdown`] where the node ends.
+    pub async fn announced(&self, shard: u16, route: u64) -> Result<(), BarrierError> {
+        let node = &self.node;
+        let running = node.running().ok_or(BarrierError::NotServing)?;
+        let covered = async {
+            let mut routes = running.routes.status();
+            loop {
+                routes.borrow_and_update();
+                if let Some((known, applied)) = running.machine.shard_routes(shard)
+                    && known.next > route
+                {
+                    node.barriers.covered(applied).await;
+                    return Ok(());
+                }
+                if routes.changed().await.is_err() {
+                    return Err(BarrierError::Shutdown);
+                }
+            }
+        };
+        tokio::time::timeout(node.config.barrier_deadline, covered).await.unwrap_or(Err(BarrierError::Timeout))
+    }
+
+    /// Has an older connection of a client closed on the node that has it. Says whether it is closed.
+    pub async fn kick(&self, older: &Older, client: &Name) -> bool {
+        kick::kick(&self.node, older.node, client.clone(), older.epoch).await
+    }
+
+    /// Who hears of what the replicas of this node apply, who closes connections, and who publishes to live subscribers. Once, before the node serves.
+    pub fn listen(&self, applied: ShardListener, kick: KickHandler, live: LiveHandler) {
+        // Set once: a server starts once.
+        let _ = self.node.shard_listener.set(applied);
+        let _ = self.node.on_kick.set(kick);
+        let _ = self.node.on_live.set(live);
     }
 
     /// The replicas that run here.

@@ -65,8 +65,8 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
-async fn start(_node: &Arc<Node>, running: &Running, id: ShardId) -> Result<Replica, StartError> {
-    let machine = SharedShard::new();
+async fn start(node: &Arc<Node>, running: &Running, id: ShardId) -> Result<Replica, StartError> {
+    let machine = SharedShard::new(id.number, Arc::clone(&node.shard_listener));
     let making = machine.clone();
     let group = running.groups.start_cached(id.group(), move |keys| making.load(keys)).await?;
     debug!(shard = id.number, generation = id.generation, "a replica of a shard runs");

@@ -59,12 +59,12 @@ pub(crate) async fn run(node: Arc<Node>, replica: Replica) {
 }
 
 /// One term of leadership.
-struct Term<'a> {
-    node: &'a Arc<Node>,
-    running: &'a Running,
-    id: ShardId,
+pub(super) struct Term<'a> {
+    pub(super) node: &'a Arc<Node>,
+    pub(super) running: &'a Running,
+    pub(super) id: ShardId,
     group: &'a Group,
-    machine: &'a SharedShard,
+    pub(super) machine: &'a SharedShard,
 }
 
 impl Term<'_> {
@@ -72,13 +72,19 @@ impl Term<'_> {
         let mut routes = self.running.routes.status();
         let mut meta = self.node.meta.subscribe();
         // Whoever led before may have left all of it.
-        let (mut work, mut look_at_nodes) = (u8::MAX, true);
+        let (mut work, mut look_at_nodes) = (Work::ALL, true);
         let mut ticked = Instant::now();
         loop {
-            work |= self.machine.take_work();
+            work |= self.machine.take_work() & Work::ALL;
             self.place().await;
             if work & Work::Routes as u8 != 0 && self.announce().await {
                 work &= !(Work::Routes as u8);
+            }
+            if work & Work::Unrouted as u8 != 0 && self.route().await {
+                work &= !(Work::Unrouted as u8);
+            }
+            if work & Work::Outbox as u8 != 0 && self.hand_off().await {
+                work &= !(Work::Outbox as u8);
             }
             if look_at_nodes {
                 look_at_nodes = !self.close_dead().await;
@@ -132,7 +138,7 @@ impl Term<'_> {
         Some(Duration::from_millis(next).min(LONGEST).saturating_sub(passed))
     }
 
-    async fn propose(&self, command: &Command) -> Option<Answer> {
+    pub(super) async fn propose(&self, command: &Command) -> Option<Answer> {
         let proposed = tokio::time::timeout(PROPOSAL, self.group.propose(command.encode().into())).await.ok()?;
         match proposed {
             Ok(applied) => Answer::decode(&applied.response).ok(),

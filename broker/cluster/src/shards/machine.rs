@@ -1,7 +1,7 @@
 //! The state machine of a shard as the Raft crate drives it, and as the rest of the node reads it.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use raftmq_raft::{CachedMachine, MachineError, StateKeys};
@@ -33,7 +33,23 @@ fn read(error: MachineError) -> StoreError {
 pub(crate) enum Work {
     /// Changes of the shard's routes wait for being announced.
     Routes = 1,
+    /// Messages wait for being handed off.
+    Outbox = 2,
+    /// Wills and delayed messages wait for being told where they go.
+    Unrouted = 4,
 }
+
+impl Work {
+    /// All bits.
+    pub(crate) const ALL: u8 = Self::Routes as u8 | Self::Outbox as u8 | Self::Unrouted as u8;
+}
+
+/// Gets what each replica of this node has applied: the shard and its effects, after they can be read and before anybody is answered. Without effects: all may have
+/// changed, as when a snapshot came. Called on a task of the group; must not block.
+pub type ShardListener = Arc<dyn Fn(u16, Option<&[Effect]>) + Send + Sync>;
+
+/// Where the listener is put, once there is one.
+pub(crate) type ListenerPlace = Arc<OnceLock<ShardListener>>;
 
 /// The machine of one replica. There is none while a snapshot is installed, and while what changed is written to the store.
 #[derive(Clone)]
@@ -46,11 +62,15 @@ struct Inner {
     /// Something was applied since the leader looked.
     moved: AtomicBool,
     wake: Notify,
+    shard: u16,
+    listener: ListenerPlace,
 }
 
 impl SharedShard {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(shard: u16, listener: ListenerPlace) -> Self {
         Self(Arc::new(Inner {
+            shard,
+            listener,
             machine: Mutex::new(None),
             work: AtomicU8::new(0),
             moved: AtomicBool::new(false),
@@ -66,6 +86,9 @@ impl SharedShard {
         *self.lock() = Some(machine);
         self.0.work.store(u8::MAX, Ordering::Release);
         self.0.wake.notify_one();
+        if let Some(listener) = self.0.listener.get() {
+            listener(self.0.shard, None);
+        }
         Ok(ShardAdapter { shared: self.clone(), effects: Vec::new(), away: None })
     }
 
@@ -126,10 +149,18 @@ impl CachedMachine for ShardAdapter {
 
     fn applied(&mut self, _index: u64) {
         let inner = &self.shared.0;
-        let work = self.effects.drain(..).fold(0, |work, effect| match effect {
+        let work = self.effects.iter().fold(0, |work, effect| match effect {
             Effect::Route { .. } => work | Work::Routes as u8,
+            Effect::Outbox { .. } => work | Work::Outbox as u8,
+            Effect::Unrouted { .. } => work | Work::Unrouted as u8,
             _ => work,
         });
+        if !self.effects.is_empty() {
+            if let Some(listener) = inner.listener.get() {
+                listener(inner.shard, Some(&self.effects));
+            }
+            self.effects.clear();
+        }
         inner.moved.store(true, Ordering::Release);
         if work != 0 {
             inner.work.fetch_or(work, Ordering::AcqRel);

@@ -15,9 +15,11 @@
 mod driver;
 mod handle;
 mod host;
+mod kick;
 mod lanes;
 mod lead;
 mod machine;
+mod outbox;
 mod propose;
 mod report;
 
@@ -33,9 +35,13 @@ use crate::node::Node;
 
 pub use handle::{ShardStatus, Shards};
 pub(crate) use host::initialise;
+pub(crate) use kick::close;
+pub use kick::{Kick, KickHandler};
 pub use lanes::{AnswerSink, LaneError, Port, PushError};
 pub(crate) use lanes::{Lanes, life};
-pub(crate) use machine::SharedShard;
+pub use machine::ShardListener;
+pub(crate) use machine::{ListenerPlace, SharedShard};
+pub use outbox::LiveHandler;
 pub(crate) use propose::propose_for;
 pub(crate) use report::{Change, Desk, Report, carry_out};
 

@@ -1,0 +1,131 @@
+//! What a shard has for other shards and for the live subscribers of all nodes: messages with QoS 2, wills, delayed messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use raftmq_mqtt::Message;
+use raftmq_routing::Targets;
+use raftmq_shard::{Answer, Command, LIVE, Op, OpAnswer, OutboxMessage, slot};
+use tracing::warn;
+
+use super::lead::Term;
+use super::{propose, shard_id};
+
+/// How many messages are handed off, or told where they go, at once.
+const AT_ONCE: usize = 64;
+/// For one proposal to another shard.
+const PROPOSAL: Duration = Duration::from_secs(3);
+
+/// Publishes to the live subscribers of all nodes what a shard has decided: the tenant, the message, and what is left of its expiry in milliseconds. Must not block.
+pub type LiveHandler = Arc<dyn Fn(u32, Message, Option<u64>) + Send + Sync>;
+
+impl Term<'_> {
+    /// Says where wills and delayed messages go. Whether all were told.
+    pub(super) async fn route(&self) -> bool {
+        loop {
+            let Some(Ok(waiting)) = self.machine.with(|machine| machine.unrouted(0, AT_ONCE)) else { return false };
+            if waiting.is_empty() {
+                return true;
+            }
+            // A node that serves has every route that somebody was told of.
+            if !self.node.lease.is_serving() {
+                return false;
+            }
+            let ops = waiting
+                .iter()
+                .map(|entry| Op::Route { entry: entry.number, destinations: self.destinations(&entry.message) });
+            match self.propose(&Command::Lead { ops: ops.collect() }).await {
+                Some(Answer::Batch(_)) => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// The shards that want a message, the one that keeps it, and whether live subscribers want it.
+    fn destinations(&self, message: &Message) -> Vec<u32> {
+        let mut targets = Targets::default();
+        self.node.shared_routes.lookup(message.topic(), &mut targets);
+        let mut destinations: Vec<u32> = targets.shards().iter().map(|shard| u32::from(*shard)).collect();
+        if message.retain()
+            && let Some(keeper) = self.node.meta_state().shards.slots().shard(slot(0, message.topic()))
+        {
+            destinations.push(keeper.into());
+        }
+        if targets.workers().next().is_some() || !targets.nodes.is_empty() || targets.shared.is_some() {
+            destinations.push(LIVE);
+        }
+        destinations.sort_unstable();
+        destinations.dedup();
+        destinations
+    }
+
+    /// Hands off what waits for other shards and for live subscribers. Whether all was taken.
+    pub(super) async fn hand_off(&self) -> bool {
+        let Some(Ok(destinations)) = self.machine.with(|machine| machine.destinations()) else { return false };
+        let mut all = true;
+        for (destination, handed_off) in destinations {
+            all &= if destination == LIVE {
+                self.hand_to_live(handed_off).await
+            } else {
+                self.hand_to_shard(destination, handed_off).await
+            };
+        }
+        all
+    }
+
+    async fn hand_to_shard(&self, destination: u32, mut after: u64) -> bool {
+        let Ok(number) = u16::try_from(destination) else { return true };
+        loop {
+            let Some(Ok(waiting)) = self.machine.with(|machine| machine.outbox(destination, after, AT_ONCE)) else {
+                return false;
+            };
+            let Some(last) = waiting.last().map(|message| message.number) else { return true };
+            let Some(shard) = shard_id(&self.node.meta_state(), number) else { return false };
+            let source = u32::from(self.id.number);
+            let ops = waiting.into_iter().map(|OutboxMessage { number, namespace, message, lifetime_ms }| {
+                Op::HandOff { source, number, namespace, message, lifetime_ms }
+            });
+            let command = Command::Lead { ops: ops.collect() }.encode();
+            match propose::propose(self.node, self.running, shard, command.into(), PROPOSAL).await {
+                Some(Answer::Batch(answers)) => {
+                    let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Published { .. } | OpAnswer::Duplicate);
+                    if let Some(refused) = answers.iter().find(|answer| !taken(answer)) {
+                        warn!(
+                            shard = self.id.number,
+                            destination,
+                            ?refused,
+                            "a shard does not take what this one has for it"
+                        );
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+            let op = Op::HandedOff { destination, up_to: last };
+            if self.propose(&Command::Lead { ops: vec![op] }).await.is_none() {
+                return false;
+            }
+            after = last;
+        }
+    }
+
+    /// At most once: it is noted before it is sent.
+    async fn hand_to_live(&self, mut after: u64) -> bool {
+        loop {
+            let Some(Ok(waiting)) = self.machine.with(|machine| machine.outbox(LIVE, after, AT_ONCE)) else {
+                return false;
+            };
+            let Some(last) = waiting.last().map(|message| message.number) else { return true };
+            let op = Op::HandedOff { destination: LIVE, up_to: last };
+            if self.propose(&Command::Lead { ops: vec![op] }).await.is_none() {
+                return false;
+            }
+            if let Some(handler) = self.node.on_live.get() {
+                for OutboxMessage { namespace, message, lifetime_ms, .. } in waiting {
+                    handler(namespace, message, lifetime_ms);
+                }
+            }
+            after = last;
+        }
+    }
+}
