@@ -192,6 +192,12 @@ impl Cluster {
         Shards::new(Arc::clone(&self.node))
     }
 
+    /// The shards, where they keep the clients' sessions.
+    #[must_use]
+    pub fn shards_of_clients(&self) -> Option<Shards> {
+        self.node.config.shards.is_some().then(|| self.shards())
+    }
+
     /// For tests: cuts this node off from all others, in both directions, or reconnects it.
     #[doc(hidden)]
     pub fn isolate(&self, cut: bool) {

@@ -78,6 +78,20 @@ pub enum ConfigError {
     /// The search for peers.
     #[error(transparent)]
     Discovery(#[from] raftmq_discovery::SettingsError),
+    /// [`PREVIEW`] is no number of shards.
+    #[error("{PREVIEW}={0}: a number of shards, 1 to {most}", most = raftmq_meta::shards::MAX_SHARDS)]
+    Preview(String),
+}
+
+/// Says how many shards a cluster gets that keeps sessions in them. Not a setting: it goes when all of them do.
+const PREVIEW: &str = "RAFTMQ_PREVIEW_SHARDS";
+
+fn preview() -> Result<Option<ShardOptions>, ConfigError> {
+    let Ok(text) = std::env::var(PREVIEW) else { return Ok(None) };
+    match text.parse() {
+        Ok(count @ 1..=raftmq_meta::shards::MAX_SHARDS) => Ok(Some(ShardOptions { count, replication: 3 })),
+        _ => Err(ConfigError::Preview(text)),
+    }
 }
 
 impl ClusterConfig {
@@ -138,8 +152,7 @@ impl ClusterConfig {
             store,
             routes: LocalRoutesOptions::default(),
             barrier_deadline: Duration::from_secs(10),
-            // Until sessions are kept in them.
-            shards: None,
+            shards: preview()?,
         })
     }
 }

@@ -50,7 +50,7 @@ impl Worker {
         loop {
             match self.port.push(shard, op.clone(), self.next) {
                 Ok(()) => return self.next,
-                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+                Err((_, error)) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -370,5 +370,5 @@ async fn a_node_joins_and_one_leaves() {
         let info = worker.op(shard, Op::Grant { client: name(&id), epoch: epochs[usize::from(shard)], up_to: 9 }).await;
         assert_eq!(info, OpAnswer::Granted { up_to: 9 });
     }
-    assert_eq!(worker.port.push(99, Op::Skip, 1_000_000), Err(PushError::NotServing));
+    assert_eq!(worker.port.push(99, Op::Skip, 1_000_000), Err((Op::Skip, PushError::NotServing)));
 }

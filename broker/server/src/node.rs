@@ -32,8 +32,8 @@ use crate::overload::{self, Overload};
 use crate::reload::{Reloader, Source};
 use crate::telemetry::{self, LogControl, TelemetryError};
 use crate::worker::{
-    self, ClientRegistry, Clock, Inbox, ListenError, ListenerState, Live, NodeShared, Opened, QuicServer, Router,
-    Starting, WorkerHandle,
+    self, ClientRegistry, Clock, FromShards, Inbox, ListenError, ListenerState, Live, NodeShared, Opened, QuicServer,
+    Router, Starting, WorkerHandle,
 };
 
 /// Time for the workers to close their clients at the end; they take less.
@@ -188,6 +188,7 @@ impl Node {
             tokio::spawn(bans::propose(Arc::clone(&bans), config.node.name.clone(), ban_time, over));
             flapping
         });
+        let shards = cluster.as_ref().and_then(Cluster::shards_of_clients);
         let shared = Arc::new(NodeShared {
             registry: ClientRegistry::new(),
             inboxes,
@@ -208,7 +209,12 @@ impl Node {
             flapping,
             overload: Arc::clone(&overload),
             metrics: Arc::clone(&metrics),
+            from_shards: shards.iter().flat_map(|_| (0..workers).map(|_| FromShards::default())).collect(),
+            shards: shards.clone(),
         });
+        if let Some(shards) = &shards {
+            worker::listen_to_shards(&shared, shards);
+        }
         let (closing, closing_seen) = watch::channel(false);
         // A standalone node serves from the start, and nobody changes that.
         let phase = cluster.as_ref().map_or_else(|| watch::channel(Phase::Serving).1, Cluster::phase);

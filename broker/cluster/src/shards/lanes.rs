@@ -115,16 +115,20 @@ impl Lanes {
         cells.values().for_each(|cell| cell.close());
     }
 
-    fn push(&self, port: &Port, shard: u16, op: Op, token: u64) -> Result<(), PushError> {
+    fn push(&self, port: &Port, shard: u16, op: Op, token: u64) -> Result<(), (Op, PushError)> {
         let key = (port.worker, shard);
         let known = self.cells.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         let cell = match known {
             Some(cell) => cell,
-            None => self.make(port, shard)?,
+            None => match self.make(port, shard) {
+                Ok(cell) => cell,
+                Err(error) => return Err((op, error)),
+            },
         };
         let pushed = {
             let mut lane = cell.lane();
-            lane.push(op, token).map_err(|_| if lane.is_over() { PushError::NotServing } else { PushError::Full })
+            lane.push(op, token)
+                .map_err(|(op, _)| (op, if lane.is_over() { PushError::NotServing } else { PushError::Full }))
         };
         cell.wake.notify_one();
         pushed
@@ -164,8 +168,8 @@ impl Port {
     /// Hands an operation over; its answer comes to the sink with the token. Operations of a worker for a shard are applied in their order.
     ///
     /// # Errors
-    /// [`PushError`]; the operation was not taken then, and changes nothing.
-    pub fn push(&self, shard: u16, op: Op, token: u64) -> Result<(), PushError> {
+    /// The operation, which was not taken and changes nothing, and why.
+    pub fn push(&self, shard: u16, op: Op, token: u64) -> Result<(), (Op, PushError)> {
         self.lanes.push(self, shard, op, token)
     }
 

@@ -9,9 +9,11 @@ use raftmq_features::wills::ConnectionEnd;
 use raftmq_mqtt::ReasonCode;
 use raftmq_session::{
     Action, AuthKind, AuthRequest, AuthStep, CloseReason, Connection, OpenRequest, OpenResult, Secret, SessionState,
+    SubscriptionInfo,
 };
 
 use super::announce::disconnect_reason;
+use super::claims::Owner;
 use super::sharing::is_shared;
 use super::wheel::Key;
 use super::wills::connection_end;
@@ -93,7 +95,7 @@ impl Worker {
     }
 
     /// Lets a client identifier go where there is neither a session nor who authenticates itself for one.
-    fn release(&self, id: &Arc<str>) {
+    pub(super) fn release(&self, id: &Arc<str>) {
         let own = u16::from(self.id);
         match (self.by_id.contains_key(id), self.authenticating.contains_key(id)) {
             (true, _) => {}
@@ -155,6 +157,9 @@ impl Worker {
             }
             return self.answer(key, OpenResult::Refused(reason), actions);
         }
+        if self.desk.is_some() {
+            return self.begin_claim(key, request, will);
+        }
         let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);
         let known = self.by_id.get(&request.client_id).copied();
         let fresh = request.clean_start || known.is_some_and(|client| self.is_foreign(client, listener));
@@ -207,6 +212,75 @@ impl Worker {
         self.subscribe_unasked(key, &request, actions);
     }
 
+    /// A client whose claim its shard has committed.
+    pub(super) fn admit_claimed(
+        &mut self,
+        key: Key,
+        request: &OpenRequest,
+        owner: Owner,
+        result: OpenResult,
+        actions: &mut Vec<Action>,
+    ) {
+        let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);
+        let id = Arc::clone(&request.client_id);
+        let durable = owner.durable.is_some();
+        let mut entry = Client::new(Arc::clone(&id), key, listener);
+        entry.owner = Some(Box::new(owner));
+        let client = self.clients.insert(entry);
+        self.by_id.insert(Arc::clone(&id), client);
+        let unix_ms = self.node.clock.now().unix_ms;
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.client = Some(client);
+            conn.connected_at_ms = unix_ms;
+        }
+        let resumed = matches!(&result, OpenResult::Durable { session_present: true, .. });
+        if resumed {
+            self.counters.session_resumed();
+        } else {
+            self.counters.session_created();
+        }
+        self.counters.client_connected();
+        tracing::debug!(client = %id, version = ?request.version, resumed, durable, "connected");
+        self.answer(key, result, actions);
+        self.watch(key);
+        let with = ConnectedWith {
+            keep_alive: request.keep_alive_s,
+            clean_start: request.clean_start,
+            session_expiry: request.session_expiry_s,
+        };
+        self.announce_connected(key, with);
+        if resumed {
+            self.take_up_subscriptions(client);
+        }
+        self.subscribe_unasked(key, request, actions);
+        if durable {
+            self.deliver_granted(client);
+        }
+    }
+
+    /// The subscriptions of a session that was elsewhere: messages with QoS 0 find them here, too.
+    fn take_up_subscriptions(&mut self, client: Key) {
+        let filters: Vec<(Arc<str>, SubscriptionInfo)> = match self.clients.get_mut(client).map(|entry| &entry.state) {
+            Some(ClientState::Online(key)) => {
+                let key = *key;
+                let session = self.conns.get_mut(key).map(|conn| conn.session.session().subscriptions().to_vec());
+                session.into_iter().flatten().map(|entry| (entry.filter, entry.info)).collect()
+            }
+            _ => return,
+        };
+        let mut new = Vec::with_capacity(filters.len());
+        for (filter, info) in filters {
+            if self.add_effective(client, &filter, info) == Ok(true) {
+                new.push(filter);
+            }
+        }
+        self.counters.subscribed(new.len() as u64);
+        if !new.is_empty() {
+            // Nobody waits for it: what must not be missed comes from the shard.
+            drop(self.node.router.subscribe(self.id, &new));
+        }
+    }
+
     /// Whether, and why, the connection is refused for want of memory or time.
     fn refused_by_overload(&mut self, key: Key) -> Option<Refusal> {
         let refusal = self.node.overload.refuses()?;
@@ -246,7 +320,7 @@ impl Worker {
         }
     }
 
-    fn answer(&mut self, key: Key, result: OpenResult, actions: &mut Vec<Action>) {
+    pub(super) fn answer(&mut self, key: Key, result: OpenResult, actions: &mut Vec<Action>) {
         let now = self.node.clock.now();
         if let Some(conn) = self.conns.get_mut(key) {
             let out = conn.outlet.buffer(&mut self.spares);
@@ -313,8 +387,10 @@ impl Worker {
         self.counters.client_disconnected(reason.into());
         if let Some((_, mut state)) = conn.session.into_state() {
             self.counters.dropped(DropReason::Disconnected, u64::from(state.take_dropped_qos0()));
-            self.will_of_ended(client, connection_end(reason), state.expiry_s());
-            self.park(client, state);
+            if let Some(state) = self.disowned(client, reason, *state) {
+                self.will_of_ended(client, connection_end(reason), state.expiry_s());
+                self.park(client, Box::new(state));
+            }
         }
         self.resume_replays(Some(client));
     }
@@ -376,7 +452,7 @@ impl Worker {
     }
 
     /// The session ends, and nothing of the client is left.
-    fn forget(&mut self, client: Key, state: SessionState) {
+    pub(super) fn forget(&mut self, client: Key, state: SessionState) {
         self.end_session(client, state);
         if let Some(entry) = self.clients.remove(client) {
             // Its place goes to another client, who would get what is meant for it.

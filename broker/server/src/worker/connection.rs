@@ -292,8 +292,11 @@ impl Worker {
                 Action::Subscribe { packet_id, items } => self.subscribe(key, Some(packet_id), items, actions),
                 Action::Unsubscribe { packet_id, filters } => self.unsubscribe(key, packet_id, &filters, actions),
                 Action::Close { reason } => self.closed_by_session(key, reason),
-                // No connection is opened as one of a durable session yet.
-                Action::Received { .. } | Action::Released { .. } | Action::Settled { .. } => {}
+                Action::Received { packet_id, message, token } => {
+                    self.receive_durable(key, packet_id, message, token, actions);
+                }
+                Action::Released { packet_id } => self.release_durable(key, packet_id),
+                Action::Settled { packet_id, what } => self.settled(key, packet_id, what),
             }
         }
         actions.clear();
@@ -416,6 +419,7 @@ impl Worker {
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.note_load(key);
+        self.unblock(key);
         // Also without anything new: then the buffer goes back.
         self.mark_dirty(key);
     }

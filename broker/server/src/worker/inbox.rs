@@ -179,7 +179,7 @@ impl Inbox {
         self.lock().add(item, size);
     }
 
-    #[cfg(test)]
+    /// Something else is there for the worker.
     pub(crate) fn wake(&self) {
         self.ready.notify_one();
     }

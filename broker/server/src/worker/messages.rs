@@ -58,6 +58,12 @@ impl Worker {
         now: Now,
     ) -> Option<DropReason> {
         let (_, client) = self.clients.at_mut(slot)?;
+        if client.owner.as_ref().is_some_and(|owner| owner.durable.is_some())
+            && matched.qos.min(forms.message().qos()) > QoS::AtMostOnce
+        {
+            // From its queue.
+            return None;
+        }
         let delivery = match &mut client.state {
             ClientState::Offline { state, .. } => {
                 let limits = limits_of(&self.node, &self.listeners, client.listener);

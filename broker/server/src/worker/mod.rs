@@ -8,6 +8,7 @@
 
 mod announce;
 mod banned;
+mod claims;
 /// The client of the tests with whole nodes.
 #[cfg(test)]
 #[path = "../../tests/node/client.rs"]
@@ -15,6 +16,7 @@ mod banned;
 mod client;
 mod clients;
 mod connection;
+mod durable;
 mod inbox;
 mod listener;
 mod messages;
@@ -29,6 +31,7 @@ mod registry;
 mod renew;
 mod replay;
 mod run;
+mod shards;
 mod shared;
 mod sharing;
 mod slab;
@@ -69,6 +72,7 @@ pub(crate) use quic::{QuicServer, Starting};
 pub(crate) use registry::ClientRegistry;
 pub(crate) use renew::Live;
 pub(crate) use run::{WorkerHandle, start};
+pub(crate) use shards::{FromShards, listen as listen_to_shards};
 pub(crate) use shared::{Clock, NodeShared, Router};
 pub(crate) use sharing::{Attempt, Shared};
 
@@ -168,6 +172,8 @@ struct Client {
     renamed: Option<Renamed>,
     /// Once it is a member of a group: what it has to do, for whoever chooses.
     load: Option<Arc<AtomicU32>>,
+    /// Its place in the cluster's registry, while it is connected.
+    owner: Option<Box<claims::Owner>>,
 }
 
 /// Filter of a session → what messages are matched against.
@@ -185,6 +191,7 @@ impl Client {
             will: None,
             renamed: None,
             load: None,
+            owner: None,
         }
     }
 }
@@ -267,6 +274,16 @@ pub(crate) struct Worker {
     system: Option<Box<system::System>>,
     /// When the messages in sessions are counted again.
     next_stored_ms: u64,
+    /// The way to the shards, in a cluster that has some.
+    desk: Option<Box<shards::ShardDesk>>,
+    /// What a task of the worker spawns.
+    later: VecDeque<shards::Later>,
+    /// Wakes the task that spawns it.
+    later_ready: Rc<Notify>,
+    /// Publishers that wait until there is room for operations.
+    shard_stalled: Vec<Key>,
+    /// Messages that are not committed in all shards, with their deadlines.
+    committing: VecDeque<(u64, Rc<durable::Publishing>)>,
 }
 
 /// What the clients of a listener may use.

@@ -3,6 +3,7 @@
 //! `rewrite → $delayed/ → retained → routes`. A message without RETAIN on a topic that does not begin with `$`, on a node without
 //! rules for topics, passes the first three by with one comparison.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use raftmq_routing::{Forwards, RetainOutcome, Targets};
 use raftmq_session::{Action, Now, Origins, PublishToken};
 
 use super::Worker;
+use super::durable::Publishing;
 use super::inbox::Item;
 use super::mount;
 use super::wheel::Key;
@@ -22,19 +24,22 @@ use crate::metrics::{DropReason, PublishRefusal};
 const DUE_A_TICK: usize = 4_096;
 
 /// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Routed {
     /// Somebody had subscribed to it.
     pub(super) matched: bool,
     /// The queue to another worker is long: its publisher has to wait.
     pub(super) stalled: bool,
+    /// Shards have to commit it before it is acknowledged.
+    pub(super) shards: Option<Rc<Publishing>>,
 }
 
 /// How far a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// To all nodes.
+    /// To all nodes, and to shards.
     Cluster,
+    /// To live subscribers of all nodes: shards have it.
+    Live,
     /// To subscribers of this node only.
     Node,
 }
@@ -66,8 +71,10 @@ impl Worker {
         if self.sent != sent {
             conn.sent = self.sent;
         }
+        let mut shards = None;
         let reason = match result {
             Ok(routed) => {
+                shards = routed.shards;
                 if routed.stalled && !conn.stalled {
                     conn.stalled = true;
                     self.stalled.push(key);
@@ -76,6 +83,9 @@ impl Worker {
             }
             Err(reason) => reason,
         };
+        if let (Some(token), Some(publishing)) = (token, shards) {
+            return self.wait_for_shards(key, &publishing, token, reason);
+        }
         if let Some(token) = token {
             let out = conn.outlet.buffer(&mut self.spares);
             conn.session.on_published(token, reason, out, actions);
@@ -135,7 +145,7 @@ impl Worker {
                     return self.refuse(ReasonCode::TopicNameInvalid, tell);
                 };
                 return match features.delayed.push(now.unix_ms, parsed.due_ms, later) {
-                    Pushed::Waits | Pushed::Expires => Ok(Routed { matched: true, stalled: false }),
+                    Pushed::Waits | Pushed::Expires => Ok(Routed { matched: true, stalled: false, shards: None }),
                     Pushed::Full => self.refuse(ReasonCode::QuotaExceeded, tell),
                 };
             }
@@ -154,7 +164,7 @@ impl Worker {
             ReasonCode::QuotaExceeded => PublishRefusal::Quota,
             _ => PublishRefusal::Topic,
         });
-        if tell { Err(reason) } else { Ok(Routed { matched: true, stalled: false }) }
+        if tell { Err(reason) } else { Ok(Routed { matched: true, stalled: false, shards: None }) }
     }
 
     /// Keeps the message if it is to be retained, and routes it.
@@ -215,7 +225,10 @@ impl Worker {
         if reach == Reach::Node {
             targets.nodes.clear();
         }
-        let mut routed = Routed { matched: !targets.is_empty(), stalled: false };
+        let mut routed = Routed { matched: !targets.is_empty(), stalled: false, shards: None };
+        if reach == Reach::Cluster && !targets.shards().is_empty() {
+            routed.shards = self.publish_to_shards(message, targets.shards());
+        }
         for worker in targets.workers() {
             if worker == self.id {
                 self.deliver(message, now);

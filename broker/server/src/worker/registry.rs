@@ -69,7 +69,6 @@ impl ClientRegistry {
     }
 
     /// The worker that holds the client's session or will.
-    #[cfg(test)]
     pub(crate) fn holder(&self, client: &str) -> Option<u16> {
         self.shard(client).homes.get(client).map(|home| home.worker)
     }

@@ -27,6 +27,7 @@ use super::listener::ListenerState;
 use super::outlet::{Outlet, Spares};
 use super::rates::{self, Throttled};
 use super::replay::Replays;
+use super::shards::ShardDesk;
 use super::slab::Slab;
 use super::socket::{Loose, Socket};
 use super::system::System;
@@ -160,6 +161,11 @@ async fn run(
         arrived: VecDeque::new(),
         system: None,
         next_stored_ms: 0,
+        desk: node.shards.clone().map(|shards| Box::new(ShardDesk::new(&node, shards, id))),
+        later: VecDeque::new(),
+        later_ready: Rc::new(Notify::new()),
+        shard_stalled: Vec::new(),
+        committing: VecDeque::new(),
         node,
     }));
     if id == 0 {
@@ -179,6 +185,7 @@ async fn run(
     spawn_local(time(Rc::clone(&worker)));
     spawn_local(enforce(Rc::clone(&worker), bans));
     spawn_local(throttled(Rc::clone(&worker)));
+    spawn_local(later(Rc::clone(&worker)));
     loop {
         tokio::select! {
             // A standalone node has nobody who would change it: then only the other branch is left.
@@ -381,6 +388,7 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
     loop {
         node.inboxes[id].ready().await;
         may_deliver(&node, &mut phase).await;
+        worker.borrow_mut().take_from_shards();
         worker.borrow_mut().take_arrived();
         let mut budget = 0;
         let mut now = node.clock.now();
@@ -428,6 +436,18 @@ async fn may_deliver(node: &NodeShared, phase: &mut watch::Receiver<Phase>) {
         if let Ok(Err(_)) = tokio::time::timeout(FENCED_PAUSE, phase.changed()).await {
             // Nobody tells of it any more: the node is about to end.
             tokio::time::sleep(FENCED_PAUSE).await;
+        }
+    }
+}
+
+/// What waits for something: a task each.
+async fn later(worker: Shared) {
+    let ready = Rc::clone(&worker.borrow().later_ready);
+    loop {
+        ready.notified().await;
+        let waiting = std::mem::take(&mut worker.borrow_mut().later);
+        for later in waiting {
+            spawn_local(later(Rc::clone(&worker)));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use raftmq_cluster::{BarrierError, Cluster, LeaseState};
+use raftmq_cluster::{BarrierError, Cluster, LeaseState, Shards};
 use raftmq_meta::MemberStatus;
 use raftmq_routing::{GroupNode, LocalRoutes, LocalRoutesOptions, SharedRoutes};
 use raftmq_session::{Now, SessionLimits};
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::inbox::Inbox;
 use super::registry::ClientRegistry;
 use super::renew::Live;
+use super::shards::FromShards;
 use crate::bans::{Bans, FlapWatch};
 use crate::features::Features;
 use crate::metrics::Metrics;
@@ -61,6 +62,10 @@ pub(crate) struct NodeShared {
     pub(crate) overload: Arc<Overload>,
     /// The numbers of all workers.
     pub(crate) metrics: Arc<Metrics>,
+    /// The replicated state of sessions and messages, in a cluster that has it.
+    pub(crate) shards: Option<Shards>,
+    /// What the shards have for each worker; empty without shards.
+    pub(crate) from_shards: Vec<FromShards>,
 }
 
 /// Milliseconds by two clocks: one that only grows, and the wall's.

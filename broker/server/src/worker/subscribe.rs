@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use raftmq_cluster::BarrierError;
 use raftmq_features::exclusive;
 use raftmq_features::rewrite::RewriteError;
 use raftmq_mqtt::ReasonCode;
 use raftmq_routing::FilterKind;
-use raftmq_session::{Action, SessionState, SubscribeItem, SubscriptionInfo};
+use raftmq_session::{Action, CloseReason, SessionState, SubscribeItem, SubscriptionInfo};
+use raftmq_shard::OpAnswer;
 
 use super::clients::shared_filters;
 use super::messages::EXCLUSIVE;
@@ -27,8 +29,11 @@ const EXCLUSIVE_PREFIX: &str = "$exclusive/";
 pub(super) struct Barrier {
     pub(super) key: Key,
     pub(super) request: Request,
-    pub(super) reached: BoxFuture<'static, Result<(), BarrierError>>,
+    pub(super) reached: BoxFuture<'static, Reached>,
 }
+
+/// What became of a barrier: subscriptions that are refused, by their places, and why; or why it is not known of any.
+pub(super) type Reached = Result<Vec<(usize, ReasonCode)>, BarrierError>;
 
 /// The subscriptions of a SUBSCRIBE, or those that a client gets without asking.
 pub(super) struct Request {
@@ -56,6 +61,7 @@ impl Worker {
         self.catch_up();
         let mut filters = Vec::with_capacity(items.len());
         let mut again = Vec::new();
+        let mut placed = Vec::new();
         let mut refused = Vec::new();
         for (at, item) in items.iter().enumerate() {
             match self.add_subscription(key, client, item) {
@@ -63,6 +69,7 @@ impl Worker {
                     if !new {
                         again.push(Arc::clone(&filter));
                     }
+                    placed.push((at, Arc::clone(&filter)));
                     filters.push(filter);
                 }
                 Err(reason) => refused.push((at, reason)),
@@ -70,6 +77,7 @@ impl Worker {
         }
         self.counters.subscribed((filters.len() - again.len()) as u64);
         self.counters.subscribe_refused(refused.len() as u64);
+        let in_shard = self.subscribe_in_shard(client, &items, &placed);
         let request = Request { client, packet_id, items, refused };
         if filters.is_empty() {
             return self.subscribed(key, request, actions);
@@ -79,13 +87,19 @@ impl Worker {
             // A route is counted once a subscription. Who subscribes again still waits for the same barrier.
             self.node.router.unsubscribe(self.id, &again);
         }
-        match barrier {
-            Some(reached) => {
-                self.barriers.push_back(Barrier { key, request, reached });
-                self.barrier_ready.notify_one();
+        let reached = match (barrier, in_shard) {
+            (None, None) => return self.subscribed(key, request, actions),
+            (None, Some(in_shard)) => in_shard.reached().boxed(),
+            (Some(reached), None) => reached.map_ok(|()| Vec::new()).boxed(),
+            (Some(reached), Some(in_shard)) => async move {
+                let (reached, refused) = futures::future::join(reached, in_shard.reached()).await;
+                reached?;
+                refused
             }
-            None => self.subscribed(key, request, actions),
-        }
+            .boxed(),
+        };
+        self.barriers.push_back(Barrier { key, request, reached });
+        self.barrier_ready.notify_one();
     }
 
     /// Puts a subscription where messages find it; gives the filter by which they do, and whether it is new there.
@@ -102,7 +116,12 @@ impl Worker {
     }
 
     /// Whether it is new there.
-    fn add_effective(&mut self, client: Key, filter: &Arc<str>, info: SubscriptionInfo) -> Result<bool, ReasonCode> {
+    pub(super) fn add_effective(
+        &mut self,
+        client: Key,
+        filter: &Arc<str>,
+        info: SubscriptionInfo,
+    ) -> Result<bool, ReasonCode> {
         let online = self.is_online(client);
         let Some(entry) = self.clients.get_mut(client) else {
             return Err(ReasonCode::UnspecifiedError);
@@ -296,9 +315,16 @@ impl Worker {
     }
 
     /// A barrier was reached, or not in time.
-    pub(super) fn barrier_done(&mut self, key: Key, mut request: Request, result: Result<(), BarrierError>) {
+    pub(super) fn barrier_done(&mut self, key: Key, mut request: Request, result: Reached) {
         // What did not reach every serving node in time is not promised: the client is told, and nothing is left behind.
-        if let Err(error) = result {
+        let error = match result {
+            Ok(refused) => {
+                request.refused.extend(refused);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
             if let Some(entry) = self.clients.get_mut(request.client) {
                 tracing::warn!(client = %entry.id, %error, "a SUBSCRIBE is refused");
             }
@@ -328,7 +354,37 @@ impl Worker {
             return;
         };
         self.counters.unsubscribed_by_client(filters.len() as u64);
+        let effective: Vec<Arc<str>> = filters.iter().map(|filter| self.effective_filter(client, filter)).collect();
         self.remove_from_index(client, filters);
+        if let Some(asked) = self.unsubscribe_in_shard(client, effective) {
+            let filters = filters.to_vec();
+            return self.do_later(Box::new(move |worker| {
+                Box::pin(async move {
+                    let outcome = asked.await;
+                    let mut worker = worker.borrow_mut();
+                    if !matches!(outcome, Ok(Ok(OpAnswer::Unsubscribed(_)))) {
+                        return worker.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+                    }
+                    let mut actions = std::mem::take(&mut worker.actions);
+                    worker.unsubscribed(key, client, packet_id, &filters, &mut actions);
+                    worker.act(key, &[], &mut actions);
+                    worker.actions = actions;
+                    worker.mark_dirty(key);
+                })
+            }));
+        }
+        self.unsubscribed(key, client, packet_id, filters, actions);
+    }
+
+    /// UNSUBACK.
+    fn unsubscribed(
+        &mut self,
+        key: Key,
+        client: Key,
+        packet_id: NonZeroU16,
+        filters: &[Arc<str>],
+        actions: &mut Vec<Action>,
+    ) {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };

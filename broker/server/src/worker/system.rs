@@ -35,9 +35,12 @@ impl Worker {
             self.next_stored_ms = now_ms + STORED_MS;
             self.count_stored();
         }
+        self.retry_operations();
+        self.end_late_commits();
         if !self.node.is_serving() {
             return;
         }
+        self.say_acks();
         self.publish_due_wills(now_ms);
         if self.id == 0 {
             self.publish_due();

@@ -82,6 +82,8 @@ impl Lab {
             flapping: None,
             overload: Arc::new(Overload::new(&config.overload)),
             metrics: Arc::clone(&metrics),
+            shards: None,
+            from_shards: Vec::new(),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();

@@ -140,11 +140,15 @@ impl<S: Store> ShardMachine<S> {
         // What was dropped before; then what is there, or was dropped in between.
         let gone = session.floor.max(session.granted + 1)..session.front.min(last + 1);
         gone.for_each(|seq| session.done.insert(seq));
+        let waited = session.waiting;
         let mut seq = session.front.max(session.floor);
         while seq <= last {
             let end = last.min(seq / BLOCK * BLOCK + BLOCK - 1);
             self.grant_in_block(id, &mut session, seq, end)?;
             seq = end + 1;
+        }
+        if session.waiting < waited {
+            self.effects.push(Effect::Deliver { client: session.client.clone() });
         }
         session.granted = up_to;
         session.front = session.front.max(up_to + 1);

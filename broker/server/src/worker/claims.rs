@@ -1,0 +1,379 @@
+//! Who is connected where, in a cluster: a CONNECT is a claim in the client's shard, and CONNACK waits for it, and until every older connection of the client is closed,
+//! on whichever node it is [MQTT-3.1.4-3].
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raftmq_cluster::{Kick, Shards};
+use raftmq_mqtt::ReasonCode;
+use raftmq_session::{
+    CloseReason, Connection, OpenRequest, OpenResult, OwnedWill, SessionState, SubscriptionEntry, SubscriptionInfo,
+};
+use raftmq_shard::{Claim, DropPolicy, Name, Older, Op, OpAnswer, QueueLimits, Will, WillEnd};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::durable::Durable;
+use super::publish::next_origin;
+use super::shards::{Waiting, name};
+use super::wheel::Key;
+use super::{Worker, limits_of};
+use crate::metrics::EndReason;
+use raftmq_features::events::DisconnectReason;
+
+/// A CONNECT is answered within that time, with a refusal where it must be.
+const CLAIM: Duration = Duration::from_secs(8);
+/// Between two looks at whether older connections are closed.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Subscriptions read at once of a session that is resumed.
+const PAGE: usize = 256;
+
+/// A connection's place in the registry.
+pub(super) struct Owner {
+    /// The epoch of the connection.
+    pub(super) epoch: u64,
+    /// The client's shard.
+    pub(super) shard: u16,
+    /// Its session, where that outlives the connection.
+    pub(super) durable: Option<Box<Durable>>,
+}
+
+/// What a claim came to.
+struct Claimed {
+    epoch: u64,
+    shard: u16,
+    session_present: bool,
+    durable: Option<Resumed>,
+}
+
+/// A durable session as its shard has it.
+#[derive(Default)]
+struct Resumed {
+    subscriptions: Vec<SubscriptionEntry>,
+    received: Vec<std::num::NonZeroU16>,
+}
+
+/// Why there is no connection.
+enum Failed {
+    /// Said to the client.
+    Refused(ReasonCode),
+    /// The connection was taken over before it was there, or is gone.
+    Gone,
+}
+
+impl Worker {
+    /// Asks the client's shard; the answer to CONNECT follows. The node's own registry has the client on this worker already.
+    pub(super) fn begin_claim(&mut self, key: Key, request: Box<OpenRequest>, will: Option<Box<OwnedWill>>) {
+        if let Some(desk) = &mut self.desk {
+            *desk.claiming.entry(Arc::clone(&request.client_id)).or_default() += 1;
+        }
+        self.do_later(Box::new(move |worker| Box::pin(claim(worker, key, request, will))));
+    }
+
+    fn make_claim(&mut self, key: Key, request: &OpenRequest, will: Option<&OwnedWill>) -> Option<Claim> {
+        let listener = self.conns.get_mut(key)?.listener;
+        let limits = limits_of(&self.node, &self.listeners, listener);
+        let limits = QueueLimits {
+            max_messages: u32::try_from(limits.max_queued_messages).unwrap_or(u32::MAX),
+            max_bytes: limits.max_queued_bytes as u64,
+            drop: if limits.drop_oldest { DropPolicy::Oldest } else { DropPolicy::Newest },
+            max_subscriptions: u32::try_from(limits.max_subscriptions).unwrap_or(u32::MAX),
+        };
+        let now = self.node.clock.now();
+        let will = will.and_then(|will| {
+            let message = will.message(next_origin(&mut self.origins), &request.client_id, now).ok()?;
+            Some(Will { message, delay_s: will.delay_s() })
+        });
+        Some(Claim {
+            client: name(&request.client_id),
+            clean_start: request.clean_start,
+            expiry_s: request.session_expiry_s,
+            will,
+            limits,
+            durable: request.session_expiry_s > 0,
+        })
+    }
+
+    /// An older connection of a client is to be closed, since it has a newer one. Nothing is sent to it from here on but that it was taken over.
+    pub(super) fn kicked(&mut self, kick: Kick) {
+        let Kick { client, epoch, closed } = kick;
+        let id = Arc::clone(&client.id);
+        let key = self.by_id.get(&id).copied();
+        let here = key.filter(|key| {
+            let owner = self.clients.get_mut(*key).and_then(|client| client.owner.as_ref());
+            owner.is_some_and(|owner| owner.epoch == epoch)
+        });
+        let shard = self.desk.as_ref().and_then(|desk| desk.shards.shard_of(client.namespace, &id));
+        match here {
+            Some(key) => self.take_over(key),
+            None => {
+                if let Some(desk) = &mut self.desk
+                    && desk.claiming.contains_key(&id)
+                {
+                    // Its answer may be on its way.
+                    desk.superseded.insert((id, epoch));
+                }
+            }
+        }
+        if let Some(shard) = shard {
+            self.push_to_shard(shard, Op::Closed { client, epoch }, Waiting::Nobody);
+        }
+        // Who asked may have given up.
+        let _ = closed.send(());
+    }
+
+    /// The connection of a client ends because of a newer one elsewhere.
+    fn take_over(&mut self, client: Key) {
+        let Some(super::ClientState::Online(key)) = self.clients.get_mut(client).map(|entry| &entry.state) else {
+            return;
+        };
+        let key = *key;
+        let now = self.node.clock.now();
+        self.announce_disconnected(key, DisconnectReason::TakenOver);
+        let waits = self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty());
+        if waits {
+            // What is half written cannot be followed by anything.
+            self.lost(key);
+        } else {
+            self.close(key, CloseReason::Server(ReasonCode::SessionTakenOver));
+        }
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        conn.client = None;
+        self.counters.client_disconnected(EndReason::TakenOver);
+        let mut rest = Connection::new(Arc::clone(&self.node.limits), now, [0; 16]);
+        rest.close(CloseReason::Lost, &mut Vec::new());
+        if let Some((_, state)) = std::mem::replace(&mut conn.session, rest).into_state() {
+            self.leave(client, *state);
+        }
+    }
+
+    /// The client's connection has ended, and its session with it or not: what this worker had of it goes.
+    fn leave(&mut self, client: Key, state: SessionState) {
+        if let Some(entry) = self.clients.get_mut(client) {
+            // What was not said of its acknowledgements is said by who resumes it: the messages come again.
+            entry.will = None;
+        }
+        self.forget(client, state);
+    }
+
+    /// A connection with a place in the registry has ended: the shard is told. False: it has none.
+    pub(super) fn disowned(&mut self, client: Key, reason: CloseReason, state: SessionState) -> Option<SessionState> {
+        self.flush_acks(client);
+        let Some(entry) = self.clients.get_mut(client) else {
+            return Some(state);
+        };
+        let Some(owner) = entry.owner.take() else {
+            return Some(state);
+        };
+        let will = if reason.publishes_will() { WillEnd::Keep } else { WillEnd::Drop };
+        let op = Op::Disconnect { client: name(&entry.id), epoch: owner.epoch, expiry_s: Some(state.expiry_s()), will };
+        self.push_to_shard(owner.shard, op, Waiting::Nobody);
+        self.leave(client, state);
+        None
+    }
+
+    /// The claim's answer, and what follows from it.
+    fn finish_claim(
+        &mut self,
+        key: Key,
+        mut request: Box<OpenRequest>,
+        will: Option<Box<OwnedWill>>,
+        result: Result<Claimed, Failed>,
+    ) {
+        let mut actions = std::mem::take(&mut self.actions);
+        let id = Arc::clone(&request.client_id);
+        let alone = self.claim_over(&id);
+        match result {
+            Ok(claimed) if self.may_admit(key, &id, claimed.epoch) => {
+                let Claimed { epoch, shard, session_present, durable } = claimed;
+                // The will is in the shard.
+                drop(will);
+                let durable_here = durable.is_some();
+                let result = match durable {
+                    None => OpenResult::Accepted { session: None },
+                    Some(Resumed { subscriptions, received }) => OpenResult::Durable {
+                        session_present,
+                        session: Some(Box::new(SessionState::with_subscriptions(subscriptions))),
+                        received,
+                    },
+                };
+                let owner = Owner { epoch, shard, durable: durable_here.then(Box::default) };
+                request.clean_start &= !session_present;
+                self.admit_claimed(key, &request, owner, result, &mut actions);
+            }
+            Ok(claimed) => {
+                let will = WillEnd::Drop;
+                let op = Op::Disconnect { client: name(&id), epoch: claimed.epoch, expiry_s: None, will };
+                self.push_to_shard(claimed.shard, op, Waiting::Nobody);
+                self.give_up_claim(&id, alone);
+                self.close(key, CloseReason::Server(ReasonCode::SessionTakenOver));
+            }
+            Err(failed) => {
+                self.give_up_claim(&id, alone);
+                match failed {
+                    Failed::Refused(reason) => self.answer(key, OpenResult::Refused(reason), &mut actions),
+                    Failed::Gone => self.close(key, CloseReason::Server(ReasonCode::SessionTakenOver)),
+                }
+            }
+        }
+        self.act(key, &[], &mut actions);
+        self.actions = actions;
+        self.mark_dirty(key);
+        self.wake(key);
+        self.watch(key);
+    }
+
+    /// One claim fewer is on its way. Whether it was the last of the client.
+    fn claim_over(&mut self, id: &Arc<str>) -> bool {
+        let Some(desk) = &mut self.desk else {
+            return true;
+        };
+        let Some(count) = desk.claiming.get_mut(id) else {
+            return true;
+        };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            desk.claiming.remove(id);
+        }
+        last
+    }
+
+    /// Whether the connection is still there, and still the client's newest as far as this node knows.
+    fn may_admit(&mut self, key: Key, id: &Arc<str>, epoch: u64) -> bool {
+        let superseded = match &mut self.desk {
+            Some(desk) => {
+                let superseded = desk.superseded.remove(&(Arc::clone(id), epoch));
+                if !desk.claiming.contains_key(id) {
+                    desk.superseded.retain(|(other, _)| other != id);
+                }
+                superseded
+            }
+            None => false,
+        };
+        let open = self.conns.get_mut(key).is_some_and(|conn| conn.closing.is_none() && conn.reason.is_none());
+        open && !superseded && self.node.is_serving()
+    }
+
+    fn give_up_claim(&mut self, id: &Arc<str>, alone: bool) {
+        if alone && !self.by_id.contains_key(id) {
+            self.release(id);
+        }
+    }
+}
+
+/// From a CONNECT to its answer.
+async fn claim(worker: Rc<RefCell<Worker>>, key: Key, request: Box<OpenRequest>, will: Option<Box<OwnedWill>>) {
+    let end = Instant::now() + CLAIM;
+    let unavailable = Failed::Refused(ReasonCode::ServerUnavailable);
+    let result = match timeout_at(end, claimed(&worker, key, &request, will.as_deref())).await {
+        Ok(result) => result,
+        Err(_) => Err(unavailable),
+    };
+    worker.borrow_mut().finish_claim(key, request, will, result);
+}
+
+async fn claimed(
+    worker: &Rc<RefCell<Worker>>,
+    key: Key,
+    request: &OpenRequest,
+    will: Option<&OwnedWill>,
+) -> Result<Claimed, Failed> {
+    let unavailable = || Failed::Refused(ReasonCode::ServerUnavailable);
+    let client = name(&request.client_id);
+    let (shards, shard, asked) = {
+        let mut worker = worker.borrow_mut();
+        let claim = worker.make_claim(key, request, will).ok_or(Failed::Gone)?;
+        let desk = worker.desk.as_mut().ok_or_else(unavailable)?;
+        let shard = desk.shards.shard_of(client.namespace, &client.id).ok_or_else(unavailable)?;
+        (desk.shards.clone(), shard, desk.ask(shard, Op::Claim(Box::new(claim))))
+    };
+    let (epoch, session_present, older) = match asked.await {
+        Ok(Ok(OpAnswer::Claimed { epoch, session_present, older })) => (epoch, session_present, older),
+        Ok(Ok(OpAnswer::Busy)) => return Err(Failed::Refused(ReasonCode::ServerBusy)),
+        _ => return Err(unavailable()),
+    };
+    close_older(worker, &shards, shard, &client, epoch, older).await?;
+    let durable = if request.session_expiry_s > 0 {
+        // Also a new one: the replica here may still have the one before.
+        Some(resume(&shards, &client, epoch, session_present).await)
+    } else {
+        None
+    };
+    Ok(Claimed { epoch, shard, session_present, durable })
+}
+
+/// Waits until every older connection is closed, or its node was declared down.
+async fn close_older(
+    worker: &Rc<RefCell<Worker>>,
+    shards: &Shards,
+    shard: u16,
+    client: &Name,
+    epoch: u64,
+    mut older: Vec<Older>,
+) -> Result<(), Failed> {
+    loop {
+        let kicks = older.iter().map(|one| async move { (*one, shards.kick(one, client).await) });
+        let closed = futures::future::join_all(kicks).await;
+        older = closed.into_iter().filter(|(_, closed)| !closed).map(|(one, _)| one).collect();
+        if older.is_empty() {
+            return Ok(());
+        }
+        sleep(AGAIN).await;
+        let asked = {
+            let mut worker = worker.borrow_mut();
+            let desk = worker.desk.as_mut().ok_or(Failed::Gone)?;
+            desk.ask(shard, Op::Older { client: client.clone(), epoch })
+        };
+        match asked.await {
+            Ok(Ok(OpAnswer::Claimed { older: left, .. })) => older.retain(|one| left.contains(one)),
+            // Somebody has claimed it meanwhile.
+            Ok(Ok(OpAnswer::Stale)) => return Err(Failed::Gone),
+            _ => return Err(Failed::Refused(ReasonCode::ServerUnavailable)),
+        }
+        if older.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// What the shard has of a session that is resumed, once this node's replica has come to the claim.
+async fn resume(shards: &Shards, client: &Name, epoch: u64, session_present: bool) -> Resumed {
+    let received = loop {
+        if let Some(Ok(Some(info))) = shards.client(client)
+            && info.epoch >= epoch
+        {
+            let inbound = info.session.map(|session| session.inbound).unwrap_or_default();
+            break inbound.into_iter().filter_map(std::num::NonZeroU16::new).collect();
+        }
+        sleep(Duration::from_millis(5)).await;
+    };
+    let mut subscriptions: Vec<SubscriptionEntry> = Vec::new();
+    if !session_present {
+        return Resumed::default();
+    }
+    loop {
+        let after = subscriptions.last().map(|last| last.filter.to_string());
+        let Some(Ok(page)) = shards.subscriptions(client, after.as_deref(), PAGE) else {
+            sleep(Duration::from_millis(5)).await;
+            continue;
+        };
+        let whole = page.len() < PAGE;
+        subscriptions.extend(page.into_iter().map(|subscription| {
+            let options = raftmq_mqtt::SubOptions {
+                qos: subscription.qos,
+                no_local: subscription.no_local,
+                retain_as_published: subscription.retain_as_published,
+                ..raftmq_mqtt::SubOptions::default()
+            };
+            let info = SubscriptionInfo { options, sub_id: subscription.identifier };
+            SubscriptionEntry { filter: subscription.filter, info }
+        }));
+        if whole {
+            return Resumed { subscriptions, received };
+        }
+    }
+}

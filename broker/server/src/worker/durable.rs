@@ -1,0 +1,532 @@
+//! Durable sessions of a cluster: their queue is in their shard, and this worker has what is under way to a connected client.
+//!
+//! Messages above QoS 0 come from the shard's state as this node's replica has it, in the order of their numbers and under the identifiers that follow from these; numbers
+//! are granted ahead of their use. What the client answers goes to the shard: PUBACK and PUBCOMP in batches, since a message whose acknowledgement is lost comes again;
+//! PUBREC at once, since PUBREL waits for it.
+
+use std::cell::{Cell, RefCell};
+use std::num::NonZeroU16;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use raftmq_cluster::{BarrierError, LaneError, Shards};
+use raftmq_mqtt::{Message, QoS, ReasonCode};
+use raftmq_session::{Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscribeItem};
+use raftmq_shard::{Op, OpAnswer, Sent, SeqRange, Subscribed, Subscription, packet_id};
+use tokio::sync::oneshot;
+
+use super::connection::count_as;
+use super::publish::Reach;
+use super::shards::{NAMESPACE, Outcome, Waiting, name};
+use super::wheel::Key;
+use super::{ClientState, Worker};
+
+/// Numbers that are granted ahead of the last one that is in use.
+const AHEAD: u64 = 256;
+/// Messages read at once, and about their bytes.
+const PORTION: usize = 64;
+const PORTION_BYTES: usize = 256 << 10;
+/// Acknowledgements that are handed over without waiting for the next tick.
+const ACKS: usize = 64;
+/// A publisher whose message is not committed within that time is disconnected: it sends the message again elsewhere.
+const COMMIT_MS: u64 = 10_000;
+
+/// A connected client's durable session.
+#[derive(Default)]
+pub(super) struct Durable {
+    /// The last number that was given to the connection, or needs not to be.
+    after: u64,
+    /// Numbers up to here are granted, as the shard said.
+    granted: u64,
+    /// A grant was asked for.
+    granting: bool,
+    /// The connection takes nothing now.
+    blocked: bool,
+    /// Numbers that are done with, and that the shard does not know of.
+    acks: Vec<SeqRange>,
+}
+
+impl Durable {
+    /// The number behind an identifier that is under way.
+    fn seq(&self, id: NonZeroU16) -> u64 {
+        let last = u64::from(packet_id(self.after));
+        let back = (last + 65_535 - u64::from(id.get())) % 65_535;
+        self.after.saturating_sub(back)
+    }
+
+    fn ack(&mut self, seq: u64) {
+        match self.acks.last_mut() {
+            Some(range) if range.last + 1 == seq => range.last = seq,
+            _ => self.acks.push(SeqRange { first: seq, last: seq }),
+        }
+    }
+}
+
+/// A message on its way into shards.
+#[derive(Default)]
+pub(super) struct Publishing {
+    /// Whose it is, and what is to be answered.
+    publisher: RefCell<Option<(Key, PublishToken, ReasonCode)>>,
+    /// Shards that have not answered.
+    left: Cell<u32>,
+    failed: Cell<bool>,
+}
+
+impl Worker {
+    /// The shards that want a message get it; `None` if there are none.
+    pub(super) fn publish_to_shards(&mut self, message: &Message, shards: &[u16]) -> Option<Rc<Publishing>> {
+        if shards.is_empty() || message.qos() == QoS::AtMostOnce || self.desk.is_none() {
+            return None;
+        }
+        let publishing = Rc::new(Publishing::default());
+        publishing.left.set(u32::try_from(shards.len()).unwrap_or(u32::MAX));
+        for shard in shards {
+            let op = Op::Publish { namespace: NAMESPACE, message: message.clone() };
+            self.push_to_shard(*shard, op, Waiting::Published(Rc::clone(&publishing)));
+        }
+        Some(publishing)
+    }
+
+    /// The publisher waits for the shards.
+    pub(super) fn wait_for_shards(
+        &mut self,
+        key: Key,
+        publishing: &Rc<Publishing>,
+        token: PublishToken,
+        reason: ReasonCode,
+    ) {
+        *publishing.publisher.borrow_mut() = Some((key, token, reason));
+        if publishing.left.get() == 0 {
+            return self.committed(publishing);
+        }
+        self.committing.push_back((self.node.clock.ms() + COMMIT_MS, Rc::clone(publishing)));
+        if self.desk.as_ref().is_some_and(|desk| desk.is_long())
+            && let Some(conn) = self.conns.get_mut(key)
+            && !conn.stalled
+        {
+            conn.stalled = true;
+            self.shard_stalled.push(key);
+        }
+    }
+
+    pub(super) fn published_to_shard(&mut self, publishing: &Rc<Publishing>, outcome: &Outcome) {
+        if !matches!(outcome, Ok(OpAnswer::Published { .. })) {
+            publishing.failed.set(true);
+        }
+        let left = publishing.left.get().saturating_sub(1);
+        publishing.left.set(left);
+        if left == 0 && publishing.publisher.borrow().is_some() {
+            self.committed(publishing);
+        }
+    }
+
+    /// All shards have answered.
+    fn committed(&mut self, publishing: &Publishing) {
+        let Some((key, token, reason)) = publishing.publisher.borrow_mut().take() else {
+            return;
+        };
+        if publishing.failed.get() {
+            return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+        }
+        self.acknowledge_publish(key, token, reason);
+    }
+
+    fn acknowledge_publish(&mut self, key: Key, token: PublishToken, reason: ReasonCode) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        let out = conn.outlet.buffer(&mut self.spares);
+        conn.session.on_published(token, reason, out, &mut actions);
+        self.act(key, &[], &mut actions);
+        self.actions = actions;
+        self.mark_dirty(key);
+        // It may have been held back until this was answered.
+        self.wake(key);
+    }
+
+    /// Publishers whose messages are not committed in time are disconnected.
+    pub(super) fn end_late_commits(&mut self) {
+        let now = self.node.clock.ms();
+        while self.committing.front().is_some_and(|(due, publishing)| *due <= now || publishing.left.get() == 0) {
+            let Some((_, publishing)) = self.committing.pop_front() else { break };
+            let publisher = publishing.publisher.borrow_mut().take();
+            if let Some((key, ..)) = publisher {
+                tracing::debug!("a message was not committed in time, its publisher is disconnected");
+                self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+            }
+        }
+    }
+
+    /// A message with QoS 2 of a client with a durable session: the shard has its identifier before PUBREC is sent.
+    pub(super) fn receive_durable(
+        &mut self,
+        key: Key,
+        id: NonZeroU16,
+        message: Message,
+        token: PublishToken,
+        actions: &mut Vec<Action>,
+    ) {
+        let special =
+            message.topic_bytes().first() == Some(&b'$') || message.retain() || self.rules.rewriter.publishes();
+        let Some((client, epoch, shard)) = self.owner_of(key).filter(|_| !special) else {
+            return self.publish(key, message, Some(token), actions);
+        };
+        let mut destinations: Vec<u32> =
+            self.cache.lookup(message.topic()).shards().iter().copied().map(u32::from).collect();
+        destinations.dedup();
+        let op = Op::Receive2 { client, epoch, packet_id: id.get(), message: message.clone(), destinations };
+        let asked = self.desk.as_mut().map(|desk| desk.ask(shard, op));
+        self.do_later(Box::new(move |worker| {
+            Box::pin(async move {
+                let outcome = match asked {
+                    Some(asked) => asked.await,
+                    None => return,
+                };
+                let mut worker = worker.borrow_mut();
+                match outcome {
+                    Ok(Ok(OpAnswer::Received)) => {
+                        let now = worker.node.clock.now();
+                        worker.route(&message, Reach::Live, now);
+                        worker.acknowledge_publish(key, token, ReasonCode::Success);
+                    }
+                    Ok(Ok(OpAnswer::Duplicate)) => worker.acknowledge_publish(key, token, ReasonCode::Success),
+                    _ => worker.close(key, CloseReason::Server(ReasonCode::ServerUnavailable)),
+                }
+            })
+        }));
+    }
+
+    /// PUBREL on a connection of a durable session.
+    pub(super) fn release_durable(&mut self, key: Key, id: NonZeroU16) {
+        match self.owner_of(key) {
+            Some((client, epoch, shard)) => {
+                let op = Op::Release { client, epoch, packet_id: id.get() };
+                self.push_to_shard(shard, op, Waiting::Released(key, id));
+            }
+            None => self.released(key, id, &Ok(OpAnswer::Released { known: false })),
+        }
+    }
+
+    pub(super) fn released(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
+        let Ok(OpAnswer::Released { known }) = outcome else {
+            return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+        };
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        let out = conn.outlet.buffer(&mut self.spares);
+        conn.session.on_released(id, *known, out, &mut actions);
+        self.act(key, &[], &mut actions);
+        self.actions = actions;
+        self.mark_dirty(key);
+        self.wake(key);
+    }
+
+    /// The client, epoch and shard of a connection with a place in the registry.
+    fn owner_of(&mut self, key: Key) -> Option<(raftmq_shard::Name, u64, u16)> {
+        let client = self.conns.get_mut(key)?.client?;
+        let entry = self.clients.get_mut(client)?;
+        let owner = entry.owner.as_ref()?;
+        Some((name(&entry.id), owner.epoch, owner.shard))
+    }
+
+    /// A client has answered a message of its queue.
+    pub(super) fn settled(&mut self, key: Key, id: NonZeroU16, what: Settlement) {
+        let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
+            return;
+        };
+        let Some(entry) = self.clients.get_mut(client) else {
+            return;
+        };
+        let client_name = name(&entry.id);
+        let Some(owner) = entry.owner.as_mut() else {
+            return;
+        };
+        let (epoch, shard) = (owner.epoch, owner.shard);
+        let Some(durable) = owner.durable.as_mut() else {
+            return;
+        };
+        let seq = durable.seq(id);
+        durable.blocked = false;
+        match what {
+            Settlement::Received => {
+                let seqs = vec![SeqRange { first: seq, last: seq }];
+                let op = Op::Rec { client: client_name, epoch, seqs };
+                self.push_to_shard(shard, op, Waiting::Recorded(key, vec![seq]));
+            }
+            Settlement::Acked | Settlement::Completed | Settlement::Refused => {
+                let first = durable.acks.is_empty();
+                durable.ack(seq);
+                if durable.acks.len() >= ACKS {
+                    self.flush_acks(client);
+                } else if first && let Some(desk) = &mut self.desk {
+                    desk.unsaid.push(client);
+                }
+            }
+        }
+        self.deliver_granted(client);
+    }
+
+    /// Tells the shard what a client has acknowledged.
+    pub(super) fn flush_acks(&mut self, client: Key) {
+        let Some(entry) = self.clients.get_mut(client) else {
+            return;
+        };
+        let client_name = name(&entry.id);
+        let Some(owner) = entry.owner.as_mut() else {
+            return;
+        };
+        let (epoch, shard) = (owner.epoch, owner.shard);
+        let Some(durable) = owner.durable.as_mut().filter(|durable| !durable.acks.is_empty()) else {
+            return;
+        };
+        let seqs = std::mem::take(&mut durable.acks);
+        self.push_to_shard(shard, Op::Ack { client: client_name, epoch, seqs }, Waiting::Nobody);
+    }
+
+    /// At each tick: acknowledgements that wait, and who could not be looked at.
+    pub(super) fn say_acks(&mut self) {
+        let unsaid = self.desk.as_mut().map(|desk| std::mem::take(&mut desk.unsaid)).unwrap_or_default();
+        for client in unsaid {
+            self.flush_acks(client);
+            self.deliver_granted(client);
+        }
+    }
+
+    /// The shard has the PUBRECs of a client: PUBRELs are sent.
+    pub(super) fn recorded(&mut self, key: Key, seqs: &[u64], outcome: &Outcome) {
+        if !matches!(outcome, Ok(OpAnswer::Acked { .. })) {
+            return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+        }
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        let out = conn.outlet.buffer(&mut self.spares);
+        for id in seqs.iter().filter_map(|seq| NonZeroU16::new(packet_id(*seq))) {
+            conn.session.on_granted_release(id, out, &mut actions);
+        }
+        self.act(key, &[], &mut actions);
+        self.actions = actions;
+        self.mark_dirty(key);
+    }
+
+    pub(super) fn granted(&mut self, client: Key, outcome: &Outcome) {
+        let Some(owner) = self.clients.get_mut(client).and_then(|client| client.owner.as_mut()) else {
+            return;
+        };
+        let Some(durable) = owner.durable.as_mut() else {
+            return;
+        };
+        durable.granting = false;
+        if let Ok(OpAnswer::Granted { up_to }) = outcome {
+            durable.granted = durable.granted.max(*up_to);
+            self.deliver_granted(client);
+        }
+        // Too far above what is not acknowledged: asked again when something was.
+    }
+
+    /// Sends a connected client what its queue has for it, as far as it takes it.
+    pub(super) fn deliver_granted(&mut self, client: Key) {
+        if !self.node.is_serving() {
+            return;
+        }
+        let now = self.node.clock.now();
+        let Some(entry) = self.clients.get_mut(client) else {
+            return;
+        };
+        let client_name = name(&entry.id);
+        let ClientState::Online(key) = entry.state else {
+            return;
+        };
+        let Some(owner) = entry.owner.as_mut() else {
+            return;
+        };
+        let (epoch, shard) = (owner.epoch, owner.shard);
+        let (Some(durable), Some(desk)) = (owner.durable.as_mut(), self.desk.as_mut()) else {
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.closing.is_none()) else {
+            return;
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        let mut last = durable.after;
+        while !durable.blocked {
+            let max = conn.session.credits().clamp(1, PORTION);
+            let part = match desk.shards.deliveries(&client_name, durable.after, max, PORTION_BYTES) {
+                Some(Ok(Some(part))) => part,
+                Some(Ok(None)) => break,
+                Some(Err(error)) => {
+                    tracing::warn!(client = %entry.id, %error, "a queue cannot be read");
+                    break;
+                }
+                // The state is being written: at the next tick.
+                None => {
+                    desk.unsaid.push(client);
+                    break;
+                }
+            };
+            last = last.max(part.last);
+            durable.granted = durable.granted.max(part.granted);
+            if part.sent.is_empty() {
+                break;
+            }
+            for delivery in part.sent {
+                let Some(id) = NonZeroU16::new(delivery.packet_id()) else { continue };
+                let out = conn.outlet.buffer(&mut self.spares);
+                match delivery.sent {
+                    Sent::Release => conn.session.on_granted_release(id, out, &mut actions),
+                    Sent::Publish { message, qos, retain, dup, identifiers, lifetime_ms } => {
+                        let granted = Granted {
+                            packet_id: id,
+                            message: &message,
+                            qos,
+                            retain,
+                            dup,
+                            identifiers: &identifiers,
+                            lifetime_ms,
+                        };
+                        let before = out.len();
+                        match conn.session.on_granted(now, &granted, out) {
+                            GrantedDelivery::Sent => {
+                                let written = out.len() - before;
+                                self.counters.messages_out(count_as(qos), 1, written);
+                                if conn.outlet.is_counted(written) {
+                                    self.counters.packet_out(raftmq_mqtt::PacketType::Publish);
+                                }
+                            }
+                            GrantedDelivery::NoCredit => {
+                                durable.blocked = true;
+                                break;
+                            }
+                            GrantedDelivery::UnderWay => {}
+                            GrantedDelivery::TooLarge | GrantedDelivery::Skipped => {
+                                if durable.acks.is_empty() {
+                                    desk.unsaid.push(client);
+                                }
+                                durable.ack(delivery.seq);
+                            }
+                        }
+                    }
+                }
+                durable.after = delivery.seq;
+            }
+        }
+        let wants = durable.granted < last.max(durable.after) + AHEAD / 2 && !durable.granting;
+        let grant = wants.then(|| {
+            durable.granting = true;
+            Op::Grant { client: client_name, epoch, up_to: last.max(durable.after) + AHEAD }
+        });
+        self.act(key, &[], &mut actions);
+        self.actions = actions;
+        self.mark_dirty(key);
+        if let Some(op) = grant {
+            self.push_to_shard(shard, op, Waiting::Granted(client));
+        }
+    }
+
+    /// After a snapshot all clients may have something new.
+    pub(super) fn deliver_to_all(&mut self) {
+        for client in self.clients.keys() {
+            self.deliver_granted(client);
+        }
+    }
+
+    /// The client of a connection may take more again.
+    pub(super) fn unblock(&mut self, key: Key) {
+        let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
+            return;
+        };
+        let durable = self.clients.get_mut(client).and_then(|entry| entry.owner.as_mut()?.durable.as_mut());
+        if durable.is_some_and(|durable| std::mem::replace(&mut durable.blocked, false)) {
+            self.deliver_granted(client);
+        }
+    }
+
+    /// Publishes to the live subscribers of all nodes what a shard has decided.
+    pub(super) fn publish_live(&mut self, message: &Message) {
+        let now = self.node.clock.now();
+        self.route(message, Reach::Live, now);
+    }
+
+    /// The subscriptions of a durable session go to its shard, too: what becomes of those is to be waited for. `None`: it has no durable session.
+    pub(super) fn subscribe_in_shard(
+        &mut self,
+        client: Key,
+        items: &[SubscribeItem],
+        filters: &[(usize, Arc<str>)],
+    ) -> Option<ShardBarrier> {
+        let entry = self.clients.get_mut(client)?;
+        let owner = entry.owner.as_ref()?;
+        owner.durable.as_ref()?;
+        let (epoch, shard) = (owner.epoch, owner.shard);
+        let client = name(&entry.id);
+        let mut places = Vec::new();
+        let mut subscriptions = Vec::new();
+        for (at, filter) in filters {
+            let Some(item) = items.get(*at) else { continue };
+            let plain = matches!(raftmq_routing::FilterKind::of(filter), raftmq_routing::FilterKind::Plain(plain) if *plain == **filter);
+            if plain {
+                places.push(*at);
+                subscriptions.push(Subscription {
+                    filter: Arc::clone(filter),
+                    qos: item.options.qos,
+                    no_local: item.options.no_local,
+                    retain_as_published: item.options.retain_as_published,
+                    identifier: item.sub_id,
+                });
+            }
+        }
+        let desk = self.desk.as_mut().filter(|_| !subscriptions.is_empty())?;
+        let asked = desk.ask(shard, Op::Subscribe { client, epoch, filters: subscriptions });
+        Some(ShardBarrier { shards: desk.shards.clone(), shard, asked, places })
+    }
+
+    /// A durable session ends subscriptions: the client is answered when the shard has committed it.
+    pub(super) fn unsubscribe_in_shard(
+        &mut self,
+        client: Key,
+        filters: Vec<Arc<str>>,
+    ) -> Option<oneshot::Receiver<Outcome>> {
+        let entry = self.clients.get_mut(client)?;
+        let owner = entry.owner.as_ref()?;
+        owner.durable.as_ref()?;
+        let (epoch, shard) = (owner.epoch, owner.shard);
+        let client = name(&entry.id);
+        Some(self.desk.as_mut()?.ask(shard, Op::Unsubscribe { client, epoch, filters }))
+    }
+}
+
+/// A SUBSCRIBE on its way into a shard.
+pub(super) struct ShardBarrier {
+    shards: Shards,
+    shard: u16,
+    asked: oneshot::Receiver<Outcome>,
+    places: Vec<usize>,
+}
+
+impl ShardBarrier {
+    /// Waits until the shard has the subscriptions and every serving node knows that. Those that are refused, by their places.
+    pub(super) async fn reached(self) -> Result<Vec<(usize, ReasonCode)>, BarrierError> {
+        let outcomes = match self.asked.await {
+            Ok(Ok(OpAnswer::Subscribed(outcomes))) => outcomes,
+            Ok(Err(LaneError::Over)) | Err(_) => return Err(BarrierError::NotServing),
+            Ok(Ok(_)) => return Err(BarrierError::NotServing),
+        };
+        let mut refused = Vec::new();
+        let mut route = 0;
+        for (at, outcome) in self.places.into_iter().zip(outcomes) {
+            match outcome {
+                Subscribed::New { route: of } | Subscribed::Replaced { route: of } => route = route.max(of),
+                Subscribed::TooMany => refused.push((at, ReasonCode::QuotaExceeded)),
+                Subscribed::Invalid => refused.push((at, ReasonCode::TopicFilterInvalid)),
+            }
+        }
+        if route > 0 {
+            self.shards.announced(self.shard, route).await?;
+        }
+        Ok(refused)
+    }
+}

@@ -1,0 +1,178 @@
+"""Sessions that are kept in shards (a preview, see ARCHITECTURE.md): one connection a client, and what was acknowledged is there on every node."""
+
+import threading
+import time
+
+import paho.mqtt.client as paho
+import pytest
+from harness import LocalCluster, wait_until
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+
+class Client:
+    """An MQTT 5 client that notes what happens to it."""
+
+    def __init__(self, node, client_id, expiry=0):
+        self.received, self.events, self.published = [], [], set()
+        self.changed = threading.Condition()
+        self.paho = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+        self.paho.on_connect = lambda _c, _u, flags, code, _p: self.note("connect", str(code), flags.session_present)
+        self.paho.on_disconnect = lambda _c, _u, _f, code, _p: self.note("disconnect", str(code))
+        self.paho.on_subscribe = lambda _c, _u, mid, codes, _p: self.note("suback", mid, [str(code) for code in codes])
+        self.paho.on_unsubscribe = lambda _c, _u, mid, _codes, _p: self.note("unsuback", mid)
+        self.paho.on_publish = lambda _c, _u, mid, _code, _p: self.note_in(self.published.add, mid)
+        self.paho.on_message = lambda _c, _u, message: self.note_in(self.received.append, message)
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = expiry
+        self.paho.connect("127.0.0.1", node.mqtt, clean_start=not expiry, properties=properties)
+        self.paho.loop_start()
+
+    def note(self, *event):
+        self.note_in(self.events.append, event)
+
+    def note_in(self, add, what):
+        with self.changed:
+            add(what)
+            self.changed.notify_all()
+
+    def wait(self, what, condition, deadline=20):
+        with self.changed:
+            if not self.changed.wait_for(condition, deadline):
+                payloads = [message.payload for message in self.received[-3:]]
+                raise AssertionError(f"not within {deadline} s: {what}; {self.events[-5:]}, {len(self.received)}: {payloads}")
+
+    def of(self, kind):
+        return [event for event in self.events if event[0] == kind]
+
+    def connected(self):
+        """Whether there was a session; fails when it was refused."""
+        self.wait("CONNACK", lambda: self.of("connect"))
+        _, code, present = self.of("connect")[-1]
+        assert code == "Success", code
+        return present
+
+    def subscribe(self, topic_filter, qos):
+        _, mid = self.paho.subscribe(topic_filter, qos)
+        self.wait("SUBACK", lambda: any(event[1] == mid for event in self.of("suback")))
+        assert [event[2] for event in self.of("suback") if event[1] == mid] == [[f"Granted QoS {qos}"]]
+
+    def unsubscribe(self, topic_filter):
+        _, mid = self.paho.unsubscribe(topic_filter)
+        self.wait("UNSUBACK", lambda: any(event[1] == mid for event in self.of("unsuback")))
+
+    def publish(self, topic, payloads, qos=1, acknowledged=True):
+        mids = [self.paho.publish(topic, payload, qos).mid for payload in payloads]
+        if acknowledged:
+            self.wait("the acknowledgements", lambda: self.published.issuperset(mids), 40)
+
+    def payloads(self, count):
+        self.wait(f"{count} messages", lambda: len(self.received) >= count, 40)
+        return [message.payload.decode() for message in self.received]
+
+    def close(self):
+        self.paho.disconnect()
+        self.paho.loop_stop()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAFTMQ_PREVIEW_SHARDS", "4")
+        with LocalCluster() as cluster:
+            cluster.start()
+
+            def taken():
+                client = Client(cluster.nodes[0], "first")
+                try:
+                    client.connected()
+                    return True
+                finally:
+                    client.close()
+
+            wait_until("the shards are formed", taken)
+            yield cluster
+
+
+def numbers(begin, end):
+    return [str(number) for number in range(begin, end)]
+
+
+def test_a_client_has_one_connection_in_the_cluster(cluster):
+    first = Client(cluster.nodes[0], "one")
+    first.connected()
+    begun = time.monotonic()
+    second = Client(cluster.nodes[1], "one")
+    assert not second.connected()
+    first.wait("the older connection's end", lambda: first.of("disconnect"))
+    assert first.of("disconnect")[0][1] == "Session taken over"
+    print(f"taken over in {time.monotonic() - begun:.3f} s")
+    # Back and forth between the others, without a pause.
+    ends = [second]
+    for turn in range(10):
+        ends.append(Client(cluster.nodes[turn % 3], "one"))
+        ends[-1].connected()
+    for older in ends[:-1]:
+        older.wait("an older connection's end", lambda older=older: older.of("disconnect"))
+    assert not ends[-1].of("disconnect")
+    first.paho.loop_stop()
+    for end in ends:
+        end.close()
+
+
+def test_a_session_is_resumed_on_another_node_with_what_it_missed(cluster):
+    one, two, three = cluster.nodes
+    publisher = Client(one, "publisher")
+    publisher.connected()
+    subscriber = Client(two, "durable", expiry=3600)
+    assert not subscriber.connected()
+    subscriber.subscribe("missed/#", 1)
+    subscriber.subscribe("twice/#", 2)
+    publisher.publish("missed/1", numbers(0, 100))
+    assert subscriber.payloads(100) == numbers(0, 100)
+    subscriber.close()
+    publisher.publish("missed/1", numbers(100, 400))
+    publisher.publish("twice/1", ["exactly"], qos=2)
+    subscriber = Client(three, "durable", expiry=3600)
+    assert subscriber.connected()
+    assert subscriber.payloads(301) == [*numbers(100, 400), "exactly"]
+    assert subscriber.received[-1].qos == 2
+    # Nothing after UNSUBACK, and nothing of the session after its end.
+    subscriber.unsubscribe("missed/#")
+    publisher.publish("missed/1", ["late"])
+    publisher.publish("twice/1", ["last"], qos=2)
+    assert subscriber.payloads(302)[-1] == "last"
+    subscriber.close()
+    fresh = Client(one, "durable")
+    assert not fresh.connected()
+    fresh.close()
+    again = Client(two, "durable", expiry=3600)
+    assert not again.connected()
+    again.close()
+    publisher.close()
+
+
+def test_nothing_acknowledged_is_lost_when_a_node_dies(cluster):
+    one, two, three = cluster.nodes
+    publisher = Client(one, "publisher-2")
+    publisher.connected()
+    subscriber = Client(three, "survivor", expiry=3600)
+    subscriber.connected()
+    subscriber.subscribe("death/#", 1)
+    publisher.publish("death/1", numbers(0, 50))
+    three.kill()
+    begun = time.monotonic()
+    publisher.publish("death/1", numbers(50, 150))
+    print(f"100 messages acknowledged {time.monotonic() - begun:.2f} s after a node's death")
+    resumed = Client(two, "survivor", expiry=3600)
+    assert resumed.connected()
+    print(f"resumed elsewhere {time.monotonic() - begun:.2f} s after it")
+    resumed.wait("all messages", lambda: len({m.payload for m in subscriber.received + resumed.received}) == 150, 40)
+    found = {message.payload.decode() for message in subscriber.received + resumed.received}
+    assert found == set(numbers(0, 150))
+    # In order, but for what was not acknowledged to the node that died.
+    assert resumed.payloads(1) == sorted(resumed.payloads(1), key=int)
+    resumed.close()
+    publisher.close()
+    three.start()
+    cluster.wait_ready()
