@@ -10,7 +10,7 @@ Their intervals:
 - a message with an expiry: a second write, of "none", that may take effect from then on;
 - a read that returned a message: from the invocation of the SUBSCRIBE to the delivery with RETAIN set. Which SUBSCRIBE of several it
   belongs to: the n-th replay of a session cannot be of an earlier one than the n-th;
-- a read that returned none: there was nothing on that topic within `settle` seconds of SUBACK (as the run declares), no UNSUBSCRIBE, and the
+- a read that returned none: there was nothing on that topic within `patience` seconds of SUBACK (in the drain `settle`; as the run declares), no UNSUBSCRIBE, and the
   connection answered an operation invoked after that: up to that time. Otherwise it is not known what was read.
 
 **Rule 2: never newer, then older.** A session that received a message of the topic is not given an older one afterwards, where one of the two is a
@@ -104,7 +104,8 @@ def _nothing(history, topic, subscribe):
     """The read of nothing by a SUBSCRIBE that no replay came for, if that can be told."""
     if subscribe.suback_t is None or subscribe.handling:
         return None
-    until = subscribe.suback_t + int(history.settle * model.SECOND)
+    seconds = history.settle if subscribe.sub_t > history.drain_t else history.patience
+    until = subscribe.suback_t + int(seconds * model.SECOND)
     unsub = subscribe.episode.unsub_t
     if subscribe.connection.served_t <= until or (unsub is not None and unsub <= until):
         return None

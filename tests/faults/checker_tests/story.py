@@ -119,7 +119,7 @@ class Connection:
             self.puback(pid)
         elif answered and qos == 2:
             self.add("pubrec", pid=pid, code=0)
-            self.add("pubrel", pid=pid, m=message)
+            self.add("pubrel", pid=pid)
             self.add("pubcomp", pid=pid, code=0)
         return message
 

@@ -120,6 +120,10 @@ def test_several_files_are_merged_by_time(tmp_path):
     ("a message of two clients", lambda events: json.dumps({"t": 1 << 50, "e": "pub", "c": 2, "q": 1, "pid": 1, "topic": "t", "m": 1})),
     ("a message sent again on another topic",
      lambda events: json.dumps({"t": 1 << 50, "e": "pub", "c": 1, "q": 1, "pid": 1, "topic": "x", "m": 1})),
+    ("a message sent again with another QoS",
+     lambda events: json.dumps({"t": 1 << 50, "e": "pub", "c": 1, "q": 2, "pid": 1, "topic": "t", "m": 1})),
+    ("a will that is no new message",
+     lambda events: json.dumps({**events[1], "t": 1 << 50, "c": 9, "will": {"m": 1, "topic": "t", "q": 1}})),
 ])
 def test_what_cannot_be_read(tmp_path, capsys, what, change):
     events = good().events

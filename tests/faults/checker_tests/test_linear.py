@@ -34,6 +34,9 @@ CASES = [
     ("a deletion", [write(0, 1, 1), write(2, 3, None), read(4, 5, None)], True),
     ("a deletion of unknown fate", [write(0, 1, 1), write(2, None, None), read(4, 5, None), read(6, 7, None)], True),
     ("that was undone", [write(0, 1, 1), write(2, None, None), read(4, 5, None), read(6, 7, 1)], False),
+    ("one that need not have been", [read(0, 10, None), write(1, 2, 1), write(3, None, None), read(11, 12, 1)], True),
+    ("a write sent twice may take effect twice", [write(0, 1, 1), write(0, None, 1), write(2, 3, 2), read(4, 5, 2), read(6, 7, 1)], True),
+    ("but not three times", [write(0, 1, 1), write(0, None, 1), write(2, 3, 2), read(4, 5, 1), write(6, 7, 3), read(8, 9, 1)], False),
     ("two writes at a time in the order that reads want", [write(0, 9, 1), write(0, 9, 2), read(1, 2, 2), read(3, 4, 1)], True),
     ("and not in both", [write(0, 9, 1), write(0, 9, 2), read(1, 2, 2), read(3, 4, 1), read(5, 6, 2)], False),
     ("a long read sees a value that passed", [write(0, 1, 1), read(2, 9, 2), write(3, 4, 2), write(5, 6, 3), read(7, 8, 3)], True),
@@ -73,13 +76,13 @@ def _fits(order):
 def test_small_histories_at_random_as_by_trying_all_orders():
     chance = random.Random(1)
     answers = {True: 0, False: 0}
-    for _ in range(1500):
+    for _ in range(2500):
         operations = []
         for number in range(chance.randint(2, 5)):
             begin = chance.randrange(12)
             end = begin + chance.randrange(6)
             if chance.random() < 0.5:
-                value = None if chance.random() < 0.25 else number
+                value = chance.choice([None, number, number, 0])
                 operations.append(write(begin, None if chance.random() < 0.3 else end, value))
             else:
                 operations.append(read(begin, end, chance.choice([None, *range(number + 1)])))

@@ -236,3 +236,41 @@ def test_a_queue_that_was_full_excuses_nothing(when):
         subscriber.recv(message)
     publisher.pub("t")
     assert story.end(publisher, subscriber).violated() == {"loss": 1}
+
+
+def test_the_driver_closes_connections_after_the_end():
+    story, publisher, subscriber = begun()
+    subscriber.recv(publisher.pub("t"))
+    publisher.pub("t")
+    story.end(publisher, subscriber)
+    subscriber.close()
+    assert story.violated() == {"loss": 1}
+
+
+def test_a_second_subscribe_that_is_refused_leaves_nothing_certain():
+    story, publisher, subscriber = begun()
+    subscriber.recv(publisher.pub("t"))
+    subscriber.sub("t", code=0x80)
+    publisher.pub("t")
+    assert story.end(publisher, subscriber).violated() == {}
+
+
+def test_of_a_session_from_nowhere_no_more_is_held_against_the_broker():
+    story = Story()
+    story.again("s").close()
+    story.connect("s", present=False)
+    assert story.end().violated() == {"loss": 1}
+
+
+def test_answers_to_nothing_are_no_acknowledgements():
+    story, publisher, subscriber = begun()
+    for kind in ("puback", "pubrec", "pubcomp", "suback", "unsuback"):
+        publisher.add(kind, pid=99, code=0, codes=[0])
+    publisher.add("pong")
+    # Nor is a PUBACK for a message of QoS 2.
+    publisher.pub("t", 2, answered=False)
+    publisher.puback(publisher.last)
+    story.end(publisher, subscriber)
+    history = story.history()
+    assert (history.strays, history.acknowledged) == (7, 3)
+    assert story.violated() == {}

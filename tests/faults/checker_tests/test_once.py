@@ -170,3 +170,19 @@ def test_of_connections_made_at_the_same_time_it_is_not_known_which_came_first()
     two.recv(message, pid=7)
     two.close("broker")
     assert story.end(publisher, one).violated() == {}
+
+
+def test_a_live_message_after_its_replay_is_no_duplicate():
+    story, publisher, subscriber = begun(1)
+    message = publisher.pub("t", retain=True)
+    subscriber.sub("t")
+    subscriber.recv(message, pid=9, retain=True)
+    subscriber.recv(message, pid=10)
+    assert story.end(publisher, subscriber).violated() == {}
+
+
+def test_the_live_delivery_of_an_empty_payload_has_nothing_to_know_it_by():
+    story, publisher, subscriber = begun(1)
+    publisher.pub("t", retain=True, empty=True)
+    subscriber.add("recv", q=1, pid=3, topic="t", empty=True)
+    assert story.end(publisher, subscriber).violated() == {}

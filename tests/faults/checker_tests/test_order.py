@@ -125,3 +125,21 @@ def test_a_will_has_no_place_in_the_order():
     client.close()
     subscriber.recv(client.will)
     assert story.end(publisher, subscriber).violated() == {}
+
+
+@pytest.mark.parametrize(("durable", "reconnected", "violated", "counted"), [
+    (True, True, 1, 0), (True, False, 1, 0), (False, False, 1, 0), (False, True, 0, 1),
+])
+def test_to_a_session_that_ends_only_one_connection_of_the_publisher_has_an_order(durable, reconnected, violated, counted):
+    story = Story()
+    publisher, subscriber = story.connect("p"), story.connect("s", clean=not durable, expiry=1000 if durable else 0)
+    subscriber.sub("t")
+    first = publisher.pub("t")
+    if reconnected:
+        publisher.close()
+        publisher = story.again("p", node="n1")
+    second = publisher.pub("t")
+    subscriber.recv(second)
+    subscriber.recv(first)
+    verdict = story.end(publisher, subscriber).verdict("order")
+    assert (verdict.violated, sum(verdict.left_out.values())) == (violated, counted)

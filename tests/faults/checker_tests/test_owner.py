@@ -105,3 +105,11 @@ def test_the_first_of_three():
     third = story.again("c")
     old.ping()
     assert story.end(third).violated() == {"owner": 1}
+
+
+def test_one_between_the_second_and_the_third():
+    story, old = begun()
+    story.again("c")
+    old.ping()
+    third = story.again("c")
+    assert story.end(third).violated() == {"owner": 1}

@@ -135,7 +135,8 @@ def test_a_will_may_be_written():
     client.close()
     readers.read(None)
     readers.read(client.will)
-    assert story.end(publisher).violated() == {}
+    verdict = story.end(publisher).verdict("retained")
+    assert (verdict.violated, verdict.checked["reads"]) == (0, 2)
 
 
 # Newer, then older.
@@ -235,3 +236,17 @@ def test_too_many_orders_are_not_decided():
         publisher.puback(pid)
     verdict = story.end(publisher, subscriber).verdict("retained")
     assert (verdict.violated, verdict.left_out) == (0, {"topics with too many orders": 1})
+
+
+@pytest.mark.parametrize(("patience", "violated"), [(None, 1), (30, 0)])
+def test_while_faults_are_made_a_replay_may_take_longer(patience, violated):
+    story = Story(**({"patience": patience} if patience else {}))
+    publisher, readers = story.connect("p"), Readers(story)
+    publisher.pub("t", retain=True)
+    readers.read(None, stay=15)
+    assert story.end(publisher).verdict("retained").violated == violated
+    # In the drain it may not.
+    story.events.pop()
+    readers.read(None, stay=15)
+    story.add("end", quiet=True)
+    assert story.verdict("retained").violated == 1

@@ -337,3 +337,13 @@ def test_what_is_told():
     assert [text for text, _ in story.verdict("wills").violations] == [
         "the will of connection 2 of c was received, and an operation invoked later was answered",
     ]
+
+
+def test_answers_in_another_order_show_no_less():
+    story, watcher, client = begun()
+    client.ping(answered=False)
+    watcher.recv(client.will)
+    client.pub("x")
+    client.add("pong")
+    client.close()
+    assert story.end(watcher).violated() == {"wills": 1}
