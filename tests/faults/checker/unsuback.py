@@ -2,8 +2,7 @@
 
 **Rule.** Every delivery is explained by a subscription of its session: one whose filter matches and that may have been in effect, from the
 invocation of its SUBSCRIBE to the arrival of its UNSUBACK, at some time between the first invocation of the message and the delivery. So a
-message published after UNSUBACK is not received; one that was on its way may be. A replay of a retained message (RETAIN set) is explained by
-any SUBSCRIBE invoked before it.
+message published after UNSUBACK is not received; one that was on its way may be.
 
 **Why this is exact.** The broker executed SUBSCRIBE after it was invoked and UNSUBSCRIBE before UNSUBACK arrived. A subscription of unknown fate may be in
 effect from its invocation, and one whose UNSUBACK never came for the rest of the session. A session that is not there any more (CONNACK without
@@ -40,7 +39,7 @@ def _session(history, session, verdict):
         if episodes is None:
             episodes = explaining[topic] = session.episodes(history, topic)
         replay = deliveries.flags[at] & model.REPLAY
-        low, high = 0 if replay else messages.pub_t[message], deliveries.t[at]
+        low, high = messages.pub_t[message], deliveries.t[at]
         early = False
         for episode in episodes:
             if episode.possible(low, high):

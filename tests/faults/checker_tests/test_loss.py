@@ -274,3 +274,14 @@ def test_answers_to_nothing_are_no_acknowledgements():
     history = story.history()
     assert (history.strays, history.acknowledged) == (7, 3)
     assert story.violated() == {}
+
+
+def test_a_connection_that_ends_in_the_drain_was_not_there_to_the_end():
+    story, publisher, subscriber = begun()
+    subscriber.recv(publisher.pub("t"))
+    publisher.pub("t")
+    story.add("drain")
+    subscriber.ping()
+    subscriber.close("broker")
+    story.add("end", quiet=True)
+    assert story.violated() == {}
