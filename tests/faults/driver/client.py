@@ -32,7 +32,7 @@ class Wire:
 
     async def open(self):
         reader, self.writer = await asyncio.wait_for(asyncio.open_connection(self.node.address, self.node.PORT), PATIENCE)
-        self.task = asyncio.create_task(self._read(reader))
+        self.task = self.client.run.spawn(self._read(reader))
 
     def send(self, data):
         if self.over.is_set():

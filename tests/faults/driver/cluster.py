@@ -161,6 +161,20 @@ class Cluster:
             return [(group["name"], names.get(group["leader"])) for group in json.loads(groups.stdout)["groups"]]
         return []
 
+    async def can_lose(self, node, seconds):
+        """Waits until every group has its quorum and keeps it without the node, and all nodes serve; False if that is not so in this time."""
+        end = time.monotonic() + seconds
+        while await self.wait_ready(max(0, end - time.monotonic())):
+            done = await self.ctl("--output", "json", "loss", node.name)
+            with contextlib.suppress(ValueError, KeyError):
+                groups = json.loads(done.stdout)["groups"]
+                if groups and all(group["hasQuorum"] and not group["losesQuorum"] for group in groups):
+                    return True
+            if time.monotonic() > end:
+                break
+            await asyncio.sleep(0.5)
+        return False
+
     def node(self, name):
         return next(node for node in self.nodes if node.name == name)
 

@@ -47,21 +47,23 @@ WORDS = {
 }
 
 
-def schedule(seed, nodes, seconds, kinds, pause=(0.5, 5.0)):
-    """[{at, kind, nodes, seconds…}], the times in seconds from the start: the same for the same arguments."""
+def schedule(seed, nodes, seconds, kinds, pause=(0.5, 5.0), count=None):
+    """[{at, kind, nodes, seconds…}], the times in seconds from the start: the same for the same arguments. `count`: so many of them, however long it
+    takes."""
     random = randoms.Random(f"faults/{seed}")
     kinds = [kind for kind in kinds if kind in KINDS]
     weights = [KINDS[kind][0] for kind in kinds]
     at, found = random.uniform(1, 3), []
-    while kinds and at < seconds:
+    while kinds and (at < seconds if count is None else len(found) < count):
         kind = random.choices(kinds, weights)[0]
         _, low, high = KINDS[kind]
         # Most are short, some are longer than anything waits for.
         length = round(low + (high - low) * random.random() ** 1.5, 3)
         chosen = random.sample(range(nodes), nodes)
-        fault = {"at": round(at, 3), "kind": kind, "nodes": chosen, "seconds": length, "both": random.random() < 0.5,
-                 "percent": random.choice([5, 10, 20, 40]), "group": random.randrange(64), "kbit": random.choice([64, 256])}
-        found.append(fault)
+        found.append({
+            "at": round(at, 3), "kind": kind, "nodes": chosen, "seconds": length, "both": random.random() < 0.5,
+            "percent": random.choice([5, 10, 20, 40]), "group": random.randrange(64), "kbit": random.choice([64, 256]),
+        })
         at += length + random.uniform(*pause)
     return found
 
@@ -78,6 +80,10 @@ def read(path):
                 raise SystemExit(f"{path}:{number}: no fault {fault.get('kind')!r}: {', '.join(KINDS)}")
             found.append({"nodes": [0, 1, 2], "seconds": 3, "both": True, "percent": 20, "group": 0, "kbit": 256, **fault})
     return found
+
+
+class Skipped(Exception):
+    """A fault that cannot be made now."""
 
 
 class Breaker:
@@ -107,10 +113,12 @@ class Breaker:
         self.recorder.event("fault", kind=kind, nodes=names, seconds=fault["seconds"])
         try:
             await getattr(self, "_" + kind.removesuffix("-leader").replace("-", "_"))(fault, nodes)
+            self.done[kind] = self.done.get(kind, 0) + 1
+        except Skipped as why:
+            print(f"skipped: {kind}: {why}", flush=True)
         finally:
             self.recorder.event("fault", kind=kind, nodes=names, over=True)
             self.now = ""
-        self.done[kind] = self.done.get(kind, 0) + 1
 
     @staticmethod
     def _touched(kind, count):
@@ -148,7 +156,8 @@ class Breaker:
 
     async def _empty(self, fault, nodes):
         # What a quorum's disks have is promised: one disk at a time, when all others have what is on it.
-        await self.cluster.wait_ready(60)
+        if not await self.cluster.can_lose(nodes[0], 60):
+            raise Skipped(f"{nodes[0].name} is needed")
         await nodes[0].kill()
         nodes[0].wipe()
         await asyncio.sleep(fault["seconds"])

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import json
 import os
 import random as randoms
 import signal
@@ -21,6 +22,8 @@ from .recorder import Recorder
 
 # Seconds within which a healed cluster does what is due, as the history declares to the checker.
 SETTLE = 10
+# The same while it is broken. Some readers stay longer than that.
+PATIENCE = 40
 # After the last message so many seconds are quiet. A drain takes at most LONGEST.
 QUIET, LONGEST = 3, 90
 CHECK = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "check")
@@ -31,6 +34,10 @@ class Session:
         self.options = options
         self.random = randoms.Random(f"workload/{options.seed}")
         self.over = False
+        # Why the driver itself cannot go on.
+        self.failure = None
+        self.main = None
+        self.faults = []
         self.phase = "start"
         self.recorder = self.cluster = self.network = self.disks = self.breaker = None
         self.clients, self.readers, self.tasks = [], [], set()
@@ -52,27 +59,34 @@ class Session:
         options = self.options
         names = [f"n{number + 1}" for number in range(options.nodes)]
         os.makedirs(self.directory, exist_ok=True)
+        with open(os.path.join(self.directory, "run.json"), "w", encoding="utf-8") as file:
+            json.dump(options.given, file)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, asyncio.current_task().cancel)
+        self.main = asyncio.current_task()
         try:
             self.network = Network(names)
             self.disks = Disks(self.directory, names)
             self.cluster = Cluster(self.directory, self.network, self.disks, {})
             say(f"{options.nodes} nodes of {BINARY}, seed {options.seed}, workload {options.workload}, in {self.directory}")
             await self.cluster.form()
-            self.recorder = Recorder(self.history, seed=options.seed, workload=options.workload, settle=SETTLE)
+            self.recorder = Recorder(self.history, seed=options.seed, workload=options.workload, settle=SETTLE, patience=PATIENCE)
             self.breaker = breaking.Breaker(self.cluster, self.network, self.disks, self.recorder)
-            self._spawn(self._display())
+            self.spawn(self._display())
             self._start_clients()
             self.phase = "faults"
             await self._break()
             await self._drain()
             return True
+        except asyncio.CancelledError:
+            if self.failure is not None:
+                raise RuntimeError("the driver failed") from self.failure
+            raise
         finally:
             await asyncio.shield(self._stop(names))
 
-    def _spawn(self, work):
+    def spawn(self, work):
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._ended)
@@ -82,9 +96,10 @@ class Session:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             # Of the driver itself: what clients see of a broken cluster they handle.
-            say(f"the driver failed: {task.exception()!r}")
             task.print_stack()
-            self.phase = "failed"
+            if self.failure is None and not self.over:
+                self.failure = task.exception()
+                self.main.cancel()
 
     def _start_clients(self):
         with_paho = self.options.paho and _has_paho()
@@ -97,15 +112,15 @@ class Session:
             else:
                 client = Client(self, about, random)
             self.clients.append(client)
-            self._spawn(client.live())
-        self._spawn(self._read_retained())
+            self.spawn(client.live())
+        self.spawn(self._read_retained())
 
     async def _read_retained(self):
         """One fresh subscription after the other; some stay as long as it takes to know that there is nothing."""
         number = 0
         while self.phase in ("start", "faults"):
             number += 1
-            self._reader(f"reader{number}", number % self.options.nodes, self.random.choice([0.5, 1, 2, SETTLE + 5]))
+            self._reader(f"reader{number}", number % self.options.nodes, self.random.choice([0.5, 1, 2, 10, PATIENCE + 5]))
             await asyncio.sleep(self.random.uniform(0.3, 1.5))
 
     def _reader(self, name, number, stay):
@@ -122,16 +137,18 @@ class Session:
                     client.wire.close()
                 self.readers.remove(client)
             await life
-        self._spawn(read())
+        self.spawn(read())
 
     async def _break(self):
         options = self.options
         if options.script:
-            schedule = breaking.read(options.script)
+            self.faults = breaking.read(options.script)
         else:
-            schedule = breaking.schedule(options.seed, options.nodes, options.seconds, options.faults, options.pause)
-        end = time.monotonic() + options.seconds
-        await self.breaker.follow(schedule)
+            self.faults = breaking.schedule(
+                options.seed, options.nodes, options.seconds, options.faults, options.pause, options.count
+            )
+        end = time.monotonic() + (options.seconds if options.count is None else 0)
+        await self.breaker.follow(self.faults)
         await asyncio.sleep(max(0, end - time.monotonic()))
 
     async def _drain(self):
@@ -203,7 +220,7 @@ class Session:
             counts = self.recorder.counts
             say(
                 f"{time.monotonic() - begin:5.0f} s  {self.phase:<7} {connected}/{len(self.clients)} clients, {counts.get('pub', 0)} published, "
-                f"{self.recorder.acknowledged} acknowledged, {counts.get('recv', 0)} received, {sum(self.breaker.done.values())} faults"
+                f"{self.recorder.acknowledged} acknowledged, {counts.get('recv', 0)} received, {sum(self.breaker.done.values())} of {len(self.faults)} faults"
                 f"{'  ' + self.breaker.now if self.breaker.now else ''}"
             )
 
@@ -220,6 +237,8 @@ class Session:
         code = subprocess.call(command)
         word = {0: "all promises hold", 1: "a promise is violated", 3: "nothing is violated, but too little is proved"}
         say(f"\nverdict: {word.get(code, 'no verdict')} (seed {self.options.seed}, workload {self.options.workload})")
+        if code == 1 and self.options.workload == "durable":
+            say("(Without replicated sessions a broker cannot keep these promises: --workload live --faults none is what it can.)")
         return code
 
 
