@@ -13,11 +13,12 @@ from bisect import bisect_left
 from . import model
 
 
-def expected(history, topic_filter, episode):
+def expected(history, topic_filter, episode, durable):
     """Yields the messages, in the order of their invocation within each topic, with the topic's number: (message, topic)."""
     if episode.suback_t is None or episode.qos == 0:
         return
     messages = history.messages
+    forwarded = durable and history.run.get("forwarded", False)
     first = history.after(episode.suback_t)
     unsub = model.NEVER if episode.unsub_t is None else episode.unsub_t
     for topic in history.topics.matching(topic_filter):
@@ -31,7 +32,7 @@ def expected(history, topic_filter, episode):
             qos, acked = messages.qos[message], messages.ack_t[message]
             if acked < 0 or messages.flags[message] & model.EMPTY:
                 continue
-            if acked >= unsub or (qos == 2 and unsub != model.NEVER):
+            if acked >= unsub or (unsub != model.NEVER and (qos == 2 or forwarded)):
                 continue
             yield message, topic
 

@@ -56,7 +56,7 @@ def _session(history, session, verdict):
     judged = set()
     for topic_filter, episodes in session.subscriptions.items():
         for episode in episodes:
-            for message, _ in expected(history, topic_filter, episode):
+            for message, _ in expected(history, topic_filter, episode, True):
                 count += 1
                 if message in received or message in judged:
                     continue

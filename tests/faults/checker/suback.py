@@ -38,7 +38,7 @@ def check(history):
 
 def _durable(history, session, topic_filter, episode, verdict):
     messages = history.messages
-    due = sorted(message for message, _ in expected(history, topic_filter, episode))
+    due = sorted(message for message, _ in expected(history, topic_filter, episode, True))
     if not due:
         return
     drained, last = history.quiet and session.drained(history), None
@@ -88,7 +88,7 @@ def _clean(history, session, verdict):
     for topic_filter, episodes in session.subscriptions.items():
         for episode in episodes:
             due = 0
-            for message, _ in expected(history, topic_filter, episode):
+            for message, _ in expected(history, topic_filter, episode, False):
                 received = message in session.received
                 if received or _due(history, session, episode, message, later, alive):
                     due += 1

@@ -71,11 +71,19 @@ def test_a_reason_code_that_is_no_error_is_an_acknowledgement():
     assert story.end(publisher, subscriber).violated() == {"loss": 1, "suback": 1}
 
 
-def test_unsubscribe_after_the_acknowledgement_excuses_qos_1_no_more():
-    story, publisher, subscriber = begun()
+@pytest.mark.parametrize(("forwarded", "violated"), [(False, {"loss": 1}), (True, {})])
+def test_unsubscribe_after_the_acknowledgement_excuses_qos_1_only_where_it_is_forwarded(forwarded, violated):
+    story, publisher, subscriber = begun(forwarded=forwarded)
     subscriber.recv(publisher.pub("t"))
     publisher.pub("t")
     subscriber.unsub("t")
+    assert story.end(publisher, subscriber).violated() == violated
+
+
+def test_what_is_forwarded_is_lost_all_the_same():
+    story, publisher, subscriber = begun(forwarded=True)
+    subscriber.recv(publisher.pub("t"))
+    publisher.pub("t")
     assert story.end(publisher, subscriber).violated() == {"loss": 1}
 
 

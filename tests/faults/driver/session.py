@@ -71,7 +71,10 @@ class Session:
             self.cluster = Cluster(self.directory, self.network, self.disks, {})
             say(f"{options.nodes} nodes of {BINARY}, seed {options.seed}, workload {options.workload}, in {self.directory}")
             await self.cluster.form()
-            self.recorder = Recorder(self.history, seed=options.seed, workload=options.workload, settle=SETTLE, patience=PATIENCE)
+            self.recorder = Recorder(
+                self.history, seed=options.seed, workload=options.workload, settle=SETTLE, patience=PATIENCE,
+                forwarded=options.workload == "live",
+            )
             self.breaker = breaking.Breaker(self.cluster, self.network, self.disks, self.recorder)
             self.spawn(self._display())
             self._start_clients()
