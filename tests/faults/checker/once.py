@@ -3,8 +3,11 @@
 **Rule.** Deliveries of one message to one session (replays of retained messages apart) make *instances*. A delivery belongs to the instance of the one
 before when it is its resend: the same packet identifier, DUP set, on a later connection, no other message in between under that identifier,
 and for QoS 2 no PUBREL for it received since. Everything else is an instance of its own. Of a message there are at most
-- QoS 2: one for each session of the publisher that it was sent in (a client that lost its session, and sends it once more, has sent two);
-- QoS 1: one for each attempt of the publisher: it sends again, with DUP, when a connection ended before PUBACK;
+- QoS 2, to a durable session: one for each session of the publisher that it was sent in (a client that lost its session, and sends it once
+  more, has sent two);
+- QoS 1, and QoS 2 to a session that ends with its connection: one for each attempt of the publisher, which sends again, with DUP, when a
+  connection ended before the acknowledgement. Exactly once is promised between durable sessions: what a node that died had given to others
+  nobody knows;
 - QoS 0: one;
 - a will: one.
 Filters of the session that overlap multiply this. What is read from an older connection after the CONNACK of a newer one was sent before it, and
@@ -120,7 +123,7 @@ def allowed(history, session, message):
     qos = messages.qos[message]
     times = 1
     if message in messages.resent:
-        times = messages.attempts[message] if qos == 1 else len(messages.resent[message])
+        times = len(messages.resent[message]) if qos == 2 and session.durable else messages.attempts[message]
     topic = messages.topic[message]
     filters = sum(topic in history.matching_set(topic_filter) for topic_filter in session.subscriptions)
     return times * max(1, filters)

@@ -15,7 +15,7 @@ A message of QoS 1 that was sent again is matched again: the first time before t
 ones. So it is held against the rule only if the session was certainly subscribed, not with QoS 0, before its first invocation.
 
 To a session that ends with its connection, messages of two connections of the publisher may come by two nodes, and nothing orders them: PUBACK
-says that they were handed over, not that they arrived. These are compared within one connection of the publisher; the others are counted.
+says that they were handed over, not that they arrived. There the rule is for messages that were sent once, on one connection of the publisher.
 
 Second deliveries may come in any order, and what is missing is for the promises of loss. Replays of retained messages are for
 `retained`. A client whose sending violates its part (the driver's never do) has to use new identifiers."""
@@ -38,8 +38,7 @@ def _session(history, session, verdict):
     messages, deliveries = history.messages, history.deliveries
     publisher, topics, qos_of, flags = messages.publisher, messages.topic, messages.qos, messages.flags
     durable = session.durable
-    last, last_of_all = {}, {}
-    count = reversed_ = 0
+    last, count = {}, 0
     # A dictionary keeps the order of first deliveries.
     for message, at in session.received.items():
         if flags[message] & model.WILL:
@@ -47,9 +46,9 @@ def _session(history, session, verdict):
         count += 1
         stream = publisher[message], topics[message], qos_of[message]
         if not durable:
-            if last_of_all.get(stream, -1) > message:
-                reversed_ += last.get((*stream, messages.connection[message]), -1) < message
-            last_of_all[stream] = max(message, last_of_all.get(stream, -1))
+            if messages.attempts[message] > 1:
+                verdict.leave_out("sent again, to a session that ends with its connection")
+                continue
             stream = *stream, messages.connection[message]
         before = last.get(stream, -1)
         if before > message:
@@ -67,8 +66,6 @@ def _session(history, session, verdict):
             )
         else:
             last[stream] = message
-    if reversed_:
-        verdict.leave_out("by two connections of the publisher to a session that ends with its own", reversed_)
     verdict.count("first deliveries", count)
     verdict.count("streams", len(last))
 

@@ -110,6 +110,20 @@ def test_a_publisher_that_lost_its_session_sends_a_second_one():
     assert story.end(publisher, subscriber).violated() == {}
 
 
+@pytest.mark.parametrize(("durable", "violated"), [(True, {"once": 1}), (False, {})])
+def test_exactly_once_is_between_durable_sessions(durable, violated):
+    story = Story()
+    publisher, subscriber = story.connect("p"), story.connect("s", clean=not durable, expiry=1000 if durable else 0)
+    subscriber.sub("t", 2)
+    message = publisher.pub("t", 2, answered=False)
+    publisher.close()
+    publisher = story.again("p", node="n1")
+    publisher.resend(message, 2)
+    subscriber.recv(message, 2, pid=7)
+    subscriber.recv(message, 2, pid=8)
+    assert story.end(publisher, subscriber).violated() == violated
+
+
 def test_qos_0_comes_once():
     story, publisher, subscriber = begun(0)
     message = publisher.pub("t", 0)
