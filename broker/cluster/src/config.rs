@@ -78,7 +78,7 @@ pub enum ConfigError {
     /// The search for peers.
     #[error(transparent)]
     Discovery(#[from] raftmq_discovery::SettingsError),
-    /// [`PREVIEW`] is no number of shards.
+    /// `RAFTMQ_PREVIEW_SHARDS` is no number of shards.
     #[error("{PREVIEW}={0}: a number of shards, 1 to {most}", most = raftmq_meta::shards::MAX_SHARDS)]
     Preview(String),
 }

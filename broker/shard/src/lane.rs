@@ -70,9 +70,10 @@ enum State {
 struct Slot<T> {
     op: Op,
     bytes: usize,
-    /// `None`: it was answered, or given up.
+    /// `None`: it was given up.
     token: Option<T>,
-    answered: bool,
+    /// Kept until those before it are answered.
+    answer: Option<OpAnswer>,
 }
 
 /// Something to propose.
@@ -145,7 +146,7 @@ impl<T> Lane<T> {
             return Err((op, token));
         }
         self.bytes += bytes;
-        self.ops.push_back(Slot { op, bytes, token: Some(token), answered: false });
+        self.ops.push_back(Slot { op, bytes, token: Some(token), answer: None });
         Ok(())
     }
 
@@ -204,7 +205,7 @@ impl<T> Lane<T> {
         Some(Proposal { command: Command::Batch(batch), ticket })
     }
 
-    /// A proposal was answered. `done` gets each token with its answer, in the order of the operations within a batch.
+    /// A proposal was answered. `done` gets tokens with their answers, in the order of the operations: an answer waits for those before it.
     pub fn on_answer(&mut self, ticket: Ticket, answer: Answer, mut done: impl FnMut(T, OpAnswer)) -> Verdict {
         if self.state == State::Over {
             return Verdict::Over;
@@ -230,18 +231,18 @@ impl<T> Lane<T> {
                 for (number, answer) in (first..).zip(answers) {
                     let at = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
                     let Some(slot) = at.and_then(|at| self.ops.get_mut(at)) else { continue };
-                    if std::mem::replace(&mut slot.answered, true) {
+                    if slot.answer.is_some() {
                         continue;
                     }
                     self.bytes -= std::mem::take(&mut slot.bytes);
                     slot.op = Op::Skip;
-                    if let Some(token) = slot.token.take() {
+                    slot.answer = Some(answer);
+                }
+                while let Some(slot) = self.ops.pop_front_if(|slot| slot.answer.is_some()) {
+                    self.first += 1;
+                    if let Some((token, answer)) = slot.token.zip(slot.answer) {
                         done(token, answer);
                     }
-                }
-                while self.ops.front().is_some_and(|slot| slot.answered) {
-                    self.ops.pop_front();
-                    self.first += 1;
                 }
                 self.sent = self.sent.max(self.first);
                 Verdict::Goes

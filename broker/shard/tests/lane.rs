@@ -155,6 +155,10 @@ fn everything_once_and_in_order_whatever_the_network_does() {
                 };
                 let verdict = lane.on_answer(ticket, answer, |token, answer| {
                     assert!(matches!(answer, OpAnswer::Published { matched: 1, .. }), "{answer:?}");
+                    assert!(
+                        done.last_key_value().is_none_or(|(last, ())| *last < token),
+                        "seed {seed}: {token} too late"
+                    );
                     assert!(done.insert(token, ()).is_none(), "seed {seed}: {token} was answered twice");
                 });
                 match verdict {

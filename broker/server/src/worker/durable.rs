@@ -176,25 +176,20 @@ impl Worker {
             self.cache.lookup(message.topic()).shards().iter().copied().map(u32::from).collect();
         destinations.dedup();
         let op = Op::Receive2 { client, epoch, packet_id: id.get(), message: message.clone(), destinations };
-        let asked = self.desk.as_mut().map(|desk| desk.ask(shard, op));
-        self.do_later(Box::new(move |worker| {
-            Box::pin(async move {
-                let outcome = match asked {
-                    Some(asked) => asked.await,
-                    None => return,
-                };
-                let mut worker = worker.borrow_mut();
-                match outcome {
-                    Ok(Ok(OpAnswer::Received)) => {
-                        let now = worker.node.clock.now();
-                        worker.route(&message, Reach::Live, now);
-                        worker.acknowledge_publish(key, token, ReasonCode::Success);
-                    }
-                    Ok(Ok(OpAnswer::Duplicate)) => worker.acknowledge_publish(key, token, ReasonCode::Success),
-                    _ => worker.close(key, CloseReason::Server(ReasonCode::ServerUnavailable)),
-                }
-            })
-        }));
+        self.push_to_shard(shard, op, Waiting::Received(Box::new((key, token, message))));
+    }
+
+    /// The shard has the identifier of a message with QoS 2. Live subscribers get it now, in the order of the answers; once, since a repeated one is a duplicate.
+    pub(super) fn received_durable(&mut self, key: Key, token: PublishToken, message: &Message, outcome: &Outcome) {
+        match outcome {
+            Ok(OpAnswer::Received) => {
+                let now = self.node.clock.now();
+                self.route(message, Reach::Live, now);
+                self.acknowledge_publish(key, token, ReasonCode::Success);
+            }
+            Ok(OpAnswer::Duplicate) => self.acknowledge_publish(key, token, ReasonCode::Success),
+            _ => self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable)),
+        }
     }
 
     /// PUBREL on a connection of a durable session.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::LocalBoxFuture;
 use raftmq_cluster::{AnswerSink, Kick, LaneError, Port, PushError, ShardListener, Shards};
 use raftmq_mqtt::Message;
+use raftmq_session::PublishToken;
 use raftmq_shard::{Effect, Name, Op, OpAnswer};
 use tokio::sync::oneshot;
 
@@ -113,6 +114,8 @@ pub(super) enum Waiting {
     Asked(oneshot::Sender<Outcome>),
     /// The publisher of a message.
     Published(Rc<super::durable::Publishing>),
+    /// The publisher of a message with QoS 2 whose session is durable.
+    Received(Box<(Key, PublishToken, Message)>),
     /// A connection whose client has sent PUBREC for these.
     Recorded(Key, Vec<u64>),
     /// A client that may be sent more now.
@@ -304,6 +307,10 @@ impl Worker {
             // Who waited is gone.
             Waiting::Asked(sender) => drop(sender.send(outcome)),
             Waiting::Published(publishing) => self.published_to_shard(&publishing, &outcome),
+            Waiting::Received(received) => {
+                let (key, token, message) = *received;
+                self.received_durable(key, token, &message, &outcome);
+            }
             Waiting::Recorded(client, seqs) => self.recorded(client, &seqs, &outcome),
             Waiting::Granted(client) => self.granted(client, &outcome),
             Waiting::Released(key, packet_id) => self.released(key, packet_id, &outcome),
