@@ -55,6 +55,11 @@ mutants *ARGS:
 fuzz SECONDS="300":
     FUZZ_SECONDS={{SECONDS}} tests/run fuzz
 
+# Breaks a cluster of the release build under real clients, and judges what they saw; ARGS for tests/faults/run (as root)
+faults *ARGS:
+    cargo build --release -p raftmq
+    tests/faults/run {{ARGS}}
+
 # RaftMQ beside other brokers (docs/benchmarks.md): under two hours; ARGS such as --works fixed --brokers raftmq,mosquitto
 bench *ARGS:
     RAFTMQ_BENCH_ARGS="{{ARGS}}" tests/run bench
