@@ -317,7 +317,9 @@ class History:
                 raise Malformed(f"message {name} is sent by a second client")
             messages.attempts[message] += 1
             first = self.connections[messages.connection[message]].session.number
-            messages.resent.setdefault(message, {first}).add(connection.session.number)
+            sent_in = messages.resent.setdefault(message, {first})
+            # Without DUP it is another message, as far as anybody can know.
+            sent_in.add(connection.session.number if event.get("dup") else (connection.session.number, messages.attempts[message]))
         if qos:
             self._invoke(connection, ("pub", event["pid"]), event, place, message)
 

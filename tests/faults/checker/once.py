@@ -4,7 +4,8 @@
 before when it is its resend: the same packet identifier, DUP set, on a later connection, no other message in between under that identifier,
 and for QoS 2 no PUBREL for it received since. Everything else is an instance of its own. Of a message there are at most
 - QoS 2, to a durable session: one for each session of the publisher that it was sent in (a client that lost its session, and sends it once
-  more, has sent two);
+  more, has sent two), and one for each time that the publisher sent it again without DUP ([MQTT-3.3.1-1]): that is a message of its own to whoever reads it. paho
+  does so after a PUBREL whose answer was lost;
 - QoS 1, and QoS 2 to a session that ends with its connection: one for each attempt of the publisher, which sends again, with DUP, when a
   connection ended before the acknowledgement. Exactly once is promised between durable sessions: what a node that died had given to others
   nobody knows;

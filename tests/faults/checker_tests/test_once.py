@@ -110,6 +110,20 @@ def test_a_publisher_that_lost_its_session_sends_a_second_one():
     assert story.end(publisher, subscriber).violated() == {}
 
 
+@pytest.mark.parametrize(("dup", "told"), [(True, "again under another identifier"), (False, None)])
+def test_a_publisher_that_forgets_dup_has_sent_another_message(dup, told):
+    story, publisher, subscriber = begun(2)
+    message = publisher.pub("t", 2, answered=False)
+    publisher.close()
+    publisher = story.again("p")
+    publisher.add("pub", q=2, pid=1, topic="t", m=message, **({"dup": True} if dup else {}))
+    publisher.add("pubrec", pid=1, code=0)
+    subscriber.recv(message, 2, pid=7)
+    subscriber.recv(message, 2, pid=8)
+    verdict = story.end(publisher, subscriber).verdict("once")
+    assert [told in text for text, _ in verdict.violations] == [True] if told else not verdict.violations
+
+
 @pytest.mark.parametrize(("durable", "violated"), [(True, {"once": 1}), (False, {})])
 def test_exactly_once_is_between_durable_sessions(durable, violated):
     story = Story()
