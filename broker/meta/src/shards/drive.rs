@@ -50,6 +50,8 @@ pub struct ShardDriver {
     sent: BTreeMap<u16, Sent>,
     /// What was asked for, and when.
     asked: BTreeMap<(Ask, u16), u64>,
+    /// The shard that is looked at first in the next turn.
+    next: u16,
     /// For which placement and members nothing was to be placed.
     placed: Option<(u64, Vec<Candidate>)>,
     /// When there was something else to do last.
@@ -138,8 +140,12 @@ impl ShardDriver {
         let table = &*state.shards;
         let mut steps = Vec::new();
         self.place(now_ms, state, &mut steps);
-        for (number, shard) in table.iter() {
+        // On from where the last turn ended: shards that cannot become what they shall do not keep the others from it.
+        let from = self.next;
+        let (before, after): (Vec<_>, Vec<_>) = table.iter().partition(|(number, _)| *number < from);
+        for (number, shard) in after.into_iter().chain(before) {
             if steps.len() >= MAX_ASKED {
+                self.next = number;
                 break;
             }
             let asked = if shard.is_formed() {

@@ -110,8 +110,8 @@ fn next_voters(report: &ShardReport, around: &Around<'_>) -> Option<BTreeSet<u64
     let count = voters_for(wanted.len());
     let alive = |id: &u64| report.reachable.contains(id) || around.is_up(*id);
     let gone = |id: &u64| around.is_gone(*id);
-    let promotable =
-        |id: &u64| report.learners.contains(id) && report.reachable.contains(id) && report.caught_up.contains(id);
+    let ready = |id: &u64| report.reachable.contains(id) && report.caught_up.contains(id);
+    let promotable = |id: &u64| report.learners.contains(id) && ready(id) && around.is_active(*id);
 
     // In the order in which they are wanted. The leader first: a change that keeps it needs no election.
     let mut order: Vec<u64> = report.voters.intersection(wanted).filter(|id| !gone(id)).copied().collect();

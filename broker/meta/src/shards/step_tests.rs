@@ -119,6 +119,8 @@ fn steps() {
         ("one for another", swap(), change(&[1, 2, 4])),
         ("not before it has caught up", swap().behind(4), None),
         ("nor when it does not answer", swap().down(4), None),
+        ("nor when it was replaced", swap().status(4, Replaced), None),
+        ("nor when it is to leave", swap().status(4, Leaving), None),
         ("not while another change is under way", unsettled, None),
         ("what is no longer wanted goes last", case(&[1, 2, 4], &[1, 2, 4], &[3]), Some(RemoveNode(3))),
         ("also when it is down", case(&[1, 2, 4], &[1, 2, 4], &[3]).down(3), Some(RemoveNode(3))),
