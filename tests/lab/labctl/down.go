@@ -18,7 +18,8 @@ func down(state string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root (sudo)")
 	}
-	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
+	unnamed, _ := filepath.Glob(filepath.Join(filepath.Dir(state), unnamedPrefix(state)+"*"))
+	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) && len(unnamed) == 0 {
 		return nil
 	}
 	r, err := readRecord(state)
@@ -41,13 +42,20 @@ func down(state string) error {
 	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), " "+state+"/") {
 		return fmt.Errorf("something is mounted below %s on the host: unmount it, then lab down again", state)
 	}
-	parents, _ := os.ReadFile(madeParents(state))
-	if err := waitFor(10*time.Second, func() error { return os.RemoveAll(state) }); err != nil {
-		return err
+	var parents []string
+	for _, dir := range append(unnamed, state) {
+		made, _ := os.ReadFile(madeParents(dir))
+		if err := waitFor(10*time.Second, func() error { return os.RemoveAll(dir) }); err != nil {
+			return err
+		}
+		parents = append(parents, strings.Split(string(made), "\n")...)
 	}
-	for _, dir := range slices.Backward(strings.Fields(string(parents))) {
+	slices.Sort(parents)
+	for _, dir := range slices.Backward(slices.Compact(parents)) {
 		// One that others use by now is not empty and stays.
-		_ = os.Remove(dir)
+		if dir != "" {
+			_ = os.Remove(dir)
+		}
 	}
 	return nil
 }

@@ -78,6 +78,10 @@ type record struct {
 // the lab if nothing else is in them by then.
 func madeParents(state string) string { return filepath.Join(state, "parents") }
 
+// unnamedPrefix is how the directories begin, beside the state, that `up` has not named yet; `down` removes those of an
+// `up` that was killed.
+func unnamedPrefix(state string) string { return "." + filepath.Base(state) + ".new-" }
+
 // missingParents are the directories above `path` that are not there, the highest first.
 func missingParents(path string) []string {
 	var missing []string

@@ -35,16 +35,22 @@ func up(state string, args []string) error {
 	if err := os.MkdirAll(filepath.Dir(state), 0o755); err != nil {
 		return err
 	}
-	// Making the directory is also the lock: of two at a time one succeeds.
-	if err := os.Mkdir(state, 0o700); errors.Is(err, fs.ErrExist) {
+	// The directory comes with the list in it, at once: there is no moment at which an end of `up` leaves directories
+	// that `down` does not know. Naming it is also the lock: of two at a time one succeeds, since a list is in the other.
+	unnamed, err := os.MkdirTemp(filepath.Dir(state), unnamedPrefix(state))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(madeParents(unnamed), []byte(strings.Join(parents, "\n")), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(unnamed, state); errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
+		_ = os.RemoveAll(unnamed)
 		if r, err := readRecord(state); err == nil && r.alive() {
 			return fmt.Errorf("a lab is up already (%s): lab status, lab down", state)
 		}
 		return fmt.Errorf("%s is left from a lab that ended without `down`: lab down", state)
 	} else if err != nil {
-		return err
-	}
-	if err := os.WriteFile(madeParents(state), []byte(strings.Join(parents, "\n")), 0o600); err != nil {
 		return err
 	}
 	began := time.Now()
