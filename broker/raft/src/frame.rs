@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     Snapshot = 4,
     Transfer = 5,
     Propose = 6,
+    /// Heartbeats of several groups; the header's group says nothing.
+    Bundle = 7,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             4 => Kind::Snapshot,
             5 => Kind::Transfer,
             6 => Kind::Propose,
+            7 => Kind::Bundle,
             found => {
                 return Err(CodecError::Unknown { what: "frame", found });
             }
@@ -256,7 +259,13 @@ pub(crate) fn put_append_response(out: &mut BytesMut, response: &AppendEntriesRe
 }
 
 pub(crate) fn get_append_response(mut reader: Reader) -> Result<AppendEntriesResponse<Types>, CodecError> {
-    let response = match reader.u8("append's answer")? {
+    let response = append_response(&mut reader)?;
+    reader.end()?;
+    Ok(response)
+}
+
+fn append_response(reader: &mut Reader) -> Result<AppendEntriesResponse<Types>, CodecError> {
+    Ok(match reader.u8("append's answer")? {
         0 => AppendEntriesResponse::Success,
         1 => AppendEntriesResponse::PartialSuccess(reader.option("log id", Reader::log_id)?),
         2 => AppendEntriesResponse::Conflict,
@@ -264,9 +273,85 @@ pub(crate) fn get_append_response(mut reader: Reader) -> Result<AppendEntriesRes
         found => {
             return Err(CodecError::Unknown { what: "append's answer", found });
         }
-    };
+    })
+}
+
+// Heartbeats of several groups: from the same leader's node, each a group and an append call without entries. The answers are in the same order.
+
+/// An append call without entries, as it is in a bundle.
+pub(crate) fn heartbeat(request: &AppendEntriesRequest<Types>) -> Bytes {
+    encode(|out| {
+        put_vote(out, &request.vote);
+        put_option(out, request.prev_log_id.as_ref(), put_log_id);
+        put_option(out, request.leader_commit.as_ref(), put_log_id);
+    })
+}
+
+pub(crate) fn put_bundle<'a>(out: &mut BytesMut, heartbeats: impl ExactSizeIterator<Item = (GroupId, &'a [u8])>) {
+    out.put_u32_le(u32::try_from(heartbeats.len()).expect("a bundle has some hundred heartbeats"));
+    for (group, heartbeat) in heartbeats {
+        out.put_u32_le(group.number);
+        out.put_u32_le(group.generation);
+        out.put_slice(heartbeat);
+    }
+}
+
+pub(crate) fn get_bundle(mut reader: Reader) -> Result<Vec<(GroupId, AppendEntriesRequest<Types>)>, CodecError> {
+    let mut heartbeats = Vec::new();
+    for _ in 0..reader.count("heartbeats")? {
+        let group = GroupId { number: reader.u32("group")?, generation: reader.u32("generation")? };
+        let vote = reader.vote()?;
+        let prev_log_id = reader.option("previous log id", Reader::log_id)?;
+        let leader_commit = reader.option("committed log id", Reader::log_id)?;
+        heartbeats.push((group, AppendEntriesRequest { vote, prev_log_id, entries: Vec::new(), leader_commit }));
+    }
     reader.end()?;
-    Ok(response)
+    Ok(heartbeats)
+}
+
+/// What became of one heartbeat of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BundleAnswer {
+    Done(AppendEntriesResponse<Types>),
+    Refused(Refusal, String),
+    /// The others did not wait for it.
+    Late,
+}
+
+pub(crate) fn put_bundle_answers(out: &mut BytesMut, answers: &[BundleAnswer]) {
+    out.put_u32_le(u32::try_from(answers.len()).expect("a bundle has some hundred heartbeats"));
+    for answer in answers {
+        match answer {
+            BundleAnswer::Done(response) => {
+                out.put_u8(0);
+                put_append_response(out, response);
+            }
+            BundleAnswer::Refused(refusal, reason) => {
+                out.put_u8(*refusal as u8);
+                put_bytes(out, reason.as_bytes());
+            }
+            BundleAnswer::Late => out.put_u8(LATE),
+        }
+    }
+}
+
+/// In the place of a refusal.
+const LATE: u8 = u8::MAX;
+
+pub(crate) fn get_bundle_answers(mut reader: Reader) -> Result<Vec<BundleAnswer>, CodecError> {
+    let mut answers = Vec::new();
+    for _ in 0..reader.count("answers")? {
+        answers.push(match reader.u8("answer")? {
+            0 => BundleAnswer::Done(append_response(&mut reader)?),
+            LATE => BundleAnswer::Late,
+            found => {
+                let refusal = Refusal::from_byte(found)?;
+                BundleAnswer::Refused(refusal, String::from_utf8_lossy(&reader.bytes("reason")?).into_owned())
+            }
+        });
+    }
+    reader.end()?;
+    Ok(answers)
 }
 
 // Snapshots.

@@ -12,13 +12,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::NodeId;
+use crate::bundle::Urgent;
 use crate::error::{ProposeError, ReadError, WaitError};
 use crate::frame::Proposed;
 use crate::network::Sender;
 use crate::reads::Reads;
 use crate::snapshot::SnapshotDir;
 use crate::status::{GroupStatus, Role};
-use crate::tasks::{follow_metrics, make_snapshots};
+use crate::tasks::{beat, follow_metrics, make_snapshots};
 use crate::types::{Command, LogId, Raft};
 
 /// How long to wait before a leader that did not answer is asked again, unless the leader changes before.
@@ -78,15 +79,17 @@ pub(crate) struct Started {
     pub(crate) floor: Option<LogId>,
     /// Its machine keeps changes in memory.
     pub(crate) cached: bool,
+    /// Tells the group's clients that somebody waits for heartbeats.
+    pub(crate) urgent: Urgent,
     /// Closes when the log and the machine are dropped.
     pub(crate) alive: mpsc::Receiver<()>,
 }
 
 impl Group {
     pub(crate) fn new(raft: Raft, sender: Arc<Sender>, started: Started) -> Self {
-        let Started { id, snapshots, snapshot_due, floor, cached, alive } = started;
+        let Started { id, snapshots, snapshot_due, floor, cached, urgent, alive } = started;
         let (status_sender, status) = watch::channel(GroupStatus::new(id, sender.node));
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(follow_metrics(id, raft.clone(), status_sender)),
             tokio::spawn(make_snapshots(
                 id,
@@ -96,14 +99,18 @@ impl Group {
                 sender.options.snapshot_bytes,
             )),
         ];
+        if sender.bundles.is_on() {
+            let (origin, interval) = (sender.bundles.origin, sender.options.heartbeat);
+            tasks.push(tokio::spawn(beat(raft.clone(), status.clone(), origin, interval)));
+        }
         let in_flight = Semaphore::new(permits(sender.options.max_in_flight) as usize);
         let inner = Inner {
             id,
             raft,
             snapshots,
             in_flight,
+            reads: Arc::new(Reads::new(urgent, sender.clone())),
             sender,
-            reads: Arc::default(),
             status,
             floor,
             cached,

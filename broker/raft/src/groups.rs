@@ -3,22 +3,18 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::raft::VoteResponse;
 use openraft::storage::RaftLogStorage;
-use openraft::vote::RaftLeaderId;
 use raftmq_storage::{GroupId, StateStore, Wal};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::NodeId;
+use crate::bundle::{Bundles, Urgent};
 use crate::cached::{Cached, DirtyLimit, Make};
-use crate::codec::{CodecError, Reader};
+use crate::calls::Counters;
 use crate::error::{RemoveError, StartError};
-use crate::frame::{self, Header, Kind, Refusal};
 use crate::group::{Group, Started};
 use crate::incoming::Incoming;
 use crate::log::{LogStore, blocking};
@@ -34,11 +30,11 @@ use crate::types::Raft;
 /// All groups of a node, and what they share. Cheap to clone.
 #[derive(Clone)]
 pub struct Groups {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    sender: Arc<Sender>,
+pub(crate) struct Inner {
+    pub(crate) sender: Arc<Sender>,
     disk: Disk,
     /// Held while tombstones are looked at: what one began to remove is not what another one has just made.
     tombstones: tokio::sync::Mutex<()>,
@@ -46,41 +42,9 @@ struct Inner {
     running: Mutex<HashMap<u32, Option<Group>>>,
     /// How many of them have a machine that keeps changes in memory.
     cached: Arc<AtomicUsize>,
-    incoming: Incoming,
-    counters: Counters,
+    pub(crate) incoming: Incoming,
+    pub(crate) counters: Counters,
 }
-
-/// Counts of incoming frames since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RpcCounters {
-    /// Frames that were carried out.
-    pub handled: u64,
-    /// Frames of another cluster.
-    pub refused_cluster: u64,
-    /// Frames for another node.
-    pub refused_addressee: u64,
-    /// Frames for a group that does not run here.
-    pub refused_group: u64,
-    /// Frames of another generation of a group.
-    pub refused_generation: u64,
-    /// Frames that make no sense.
-    pub malformed: u64,
-    /// Frames that this node could not carry out: full disk, too many snapshots, a stopped group.
-    pub failed: u64,
-}
-
-#[derive(Default)]
-struct Counters {
-    handled: AtomicU64,
-    cluster: AtomicU64,
-    addressee: AtomicU64,
-    group: AtomicU64,
-    generation: AtomicU64,
-    malformed: AtomicU64,
-    failed: AtomicU64,
-}
-
-type Refused = (Refusal, String);
 
 /// What ran in the place of a group that is to be removed.
 enum TakenOut {
@@ -117,7 +81,8 @@ impl Groups {
         let transfers = Semaphore::new(options.snapshot_transfers);
         let incoming = Incoming::new(options.snapshot_transfers, options.max_snapshot, options.chunk_deadline * 3);
         let disk = Disk { wal: wal.clone(), store, directory: directory.into() };
-        let sender = Arc::new(Sender { node, cluster, transport, options, wal, transfers });
+        let bundles = Bundles::new(&options);
+        let sender = Arc::new(Sender { node, cluster, transport, options, wal, transfers, bundles });
         let inner = Inner {
             sender,
             disk,
@@ -249,11 +214,12 @@ impl Groups {
             machine.catch_up(committed).await.map_err(storage("the log cannot be applied again"))?;
         }
 
-        let network = Network { sender: inner.sender.clone(), group: id, snapshots: snapshots.clone() };
+        let (sender, urgent) = (inner.sender.clone(), Urgent::default());
+        let network = Network { sender, group: id, snapshots: snapshots.clone(), urgent: urgent.clone() };
         let raft = Raft::new(inner.sender.node, config, network, log, machine)
             .await
             .map_err(|fatal| StartError::Failed { group: id, reason: fatal.to_string() })?;
-        let started = Started { id, snapshots, snapshot_due: due, floor, cached, alive: alive_receiver };
+        let started = Started { id, snapshots, snapshot_due: due, floor, cached, urgent, alive: alive_receiver };
         Ok(Group::new(raft, inner.sender.clone(), started))
     }
 
@@ -347,137 +313,4 @@ impl Groups {
         let numbers: Vec<u32> = self.running().keys().copied().collect();
         futures::future::join_all(numbers.into_iter().map(|number| self.stop(number))).await;
     }
-
-    /// Counts of incoming frames.
-    pub fn counters(&self) -> RpcCounters {
-        let counters = &self.inner.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        RpcCounters {
-            handled: get(&counters.handled),
-            refused_cluster: get(&counters.cluster),
-            refused_addressee: get(&counters.addressee),
-            refused_group: get(&counters.group),
-            refused_generation: get(&counters.generation),
-            malformed: get(&counters.malformed),
-            failed: get(&counters.failed),
-        }
-    }
-
-    /// Carries out a frame of another node and gives the answer for it. Whatever is in the frame, there is an answer.
-    pub async fn handle(&self, frame: Bytes) -> Bytes {
-        let counters = &self.inner.counters;
-        match self.carry_out(frame).await {
-            Ok(answer) => {
-                counters.handled.fetch_add(1, Ordering::Relaxed);
-                answer
-            }
-            Err((refusal, reason)) => {
-                let counter = match refusal {
-                    Refusal::Malformed => &counters.malformed,
-                    Refusal::Cluster => &counters.cluster,
-                    Refusal::Addressee => &counters.addressee,
-                    Refusal::Group => &counters.group,
-                    Refusal::Generation => &counters.generation,
-                    Refusal::Busy | Refusal::Stopped | Refusal::Snapshot => &counters.failed,
-                };
-                counter.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(target: "raftmq::rpc", ?refusal, reason, "a frame was refused");
-                frame::refuse(refusal, &reason)
-            }
-        }
-    }
-
-    async fn carry_out(&self, frame: Bytes) -> Result<Bytes, Refused> {
-        let (header, body) = frame::parse_call(frame).map_err(malformed)?;
-        let group = self.addressee(&header)?;
-        match header.kind {
-            Kind::Vote | Kind::PreVote => vote(&group, &header, body).await,
-            Kind::Append => self.append(&group, &header, body).await,
-            Kind::Snapshot => {
-                let chunk = frame::get_chunk(body).map_err(malformed)?;
-                let inner = &group.inner;
-                let response =
-                    self.inner.incoming.chunk(inner.id, &inner.raft, &inner.snapshots, header.from, chunk).await?;
-                Ok(frame::answer(|out| frame::put_chunk_response(out, response.as_ref())))
-            }
-            Kind::Transfer => {
-                let request = frame::get_transfer_request(body).map_err(malformed)?;
-                let response = group.inner.raft.handle_transfer_leader(request).await.map_err(stopped)?;
-                Ok(frame::answer(|out| frame::put_transfer_response(out, &response)))
-            }
-            Kind::Propose => {
-                let (deadline, command) = frame::get_propose(body).map_err(malformed)?;
-                let proposed = group.propose_for(command, deadline).await;
-                Ok(frame::answer(|out| frame::put_proposed(out, &proposed)))
-            }
-        }
-    }
-
-    /// The replica that the frame is for, if it is for this node and of this cluster.
-    fn addressee(&self, header: &Header) -> Result<Group, Refused> {
-        let sender = &self.inner.sender;
-        if header.cluster != sender.cluster {
-            return Err((Refusal::Cluster, format!("this is cluster {:032x}", sender.cluster)));
-        }
-        if header.to != sender.node {
-            return Err((Refusal::Addressee, format!("this is node {}", sender.node)));
-        }
-        if header.from == sender.node {
-            return Err((Refusal::Malformed, "a frame of this node itself".into()));
-        }
-        let Some(group) = self.group(header.group.number) else {
-            return Err((Refusal::Group, format!("group {} does not run here", header.group.number)));
-        };
-        if group.id() != header.group {
-            return Err((Refusal::Generation, format!("this is group {}", group.id())));
-        }
-        Ok(group)
-    }
-
-    async fn append(&self, group: &Group, header: &Header, body: Reader) -> Result<Bytes, Refused> {
-        let request = frame::get_append_request(body).map_err(malformed)?;
-        if !request.vote.is_committed() || *request.vote.leader_id().node_id() != header.from {
-            return Err((Refusal::Malformed, "entries come from the leader of their vote".into()));
-        }
-        if !request.entries.is_empty() && !self.inner.sender.wal.accepting() {
-            return Err((Refusal::Busy, "the disk is nearly full".into()));
-        }
-        let response = group.inner.raft.append_entries(request).await.map_err(stopped)?;
-        Ok(frame::answer(|out| frame::put_append_response(out, &response)))
-    }
-}
-
-async fn vote(group: &Group, header: &Header, body: Reader) -> Result<Bytes, Refused> {
-    let Header { kind, from, to, .. } = *header;
-    let request = frame::get_vote_request(body).map_err(malformed)?;
-    if *request.vote.leader_id().node_id() != from {
-        return Err((Refusal::Malformed, "a node asks for its own votes only".into()));
-    }
-    let term = request.vote.leader_id().term();
-    tracing::debug!(target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, "is asked for a vote");
-    let floor = group.inner.floor;
-    if request.last_log_id < floor {
-        let ours = group.inner.raft.metrics().borrow_watched().vote;
-        tracing::debug!(target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, "has less than was promised");
-        let response = VoteResponse::new(ours, floor, false);
-        return Ok(frame::answer(|out| frame::put_vote_response(out, &response)));
-    }
-    let response = match kind {
-        Kind::PreVote => group.inner.raft.pre_vote(request).await,
-        _ => group.inner.raft.vote(request).await,
-    }
-    .map_err(stopped)?;
-    tracing::debug!(
-        target: "raftmq::rpc", group = %group.id(), from, to, term, ?kind, granted = response.vote_granted,
-        "answers about a vote"
-    );
-    Ok(frame::answer(|out| frame::put_vote_response(out, &response)))
-}
-
-fn malformed(error: CodecError) -> Refused {
-    (Refusal::Malformed, error.to_string())
-}
-
-fn stopped(error: impl std::error::Error) -> Refused {
-    (Refusal::Stopped, error.to_string())
 }

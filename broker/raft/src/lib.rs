@@ -16,7 +16,9 @@
 //! - A node that is no member of a group (no one has added it yet) still starts it: it takes part
 //!   once a leader reaches it.
 
+mod bundle;
 mod cached;
+mod calls;
 mod codec;
 mod error;
 mod frame;
@@ -40,9 +42,10 @@ mod types;
 #[cfg(test)]
 mod suite;
 
+pub use calls::RpcCounters;
 pub use error::{MembershipError, ProposeError, ReadError, RemoveError, StartError, WaitError};
 pub use group::{Applied, Group, Stamp};
-pub use groups::{Groups, RpcCounters};
+pub use groups::Groups;
 pub use machine::{CachedMachine, MachineError, Persistence, StateBatch, StateKeys, StateMachine, StateRead};
 pub use options::{OptionsError, RaftOptions};
 pub use raftmq_storage::GroupId;

@@ -16,8 +16,10 @@ use openraft::raft::{
 use openraft::vote::RaftLeaderId;
 use raftmq_storage::{GroupId, Wal};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::NodeId;
+use crate::bundle::{self, Bundles, Urgent};
 use crate::codec::{CodecError, Reader};
 use crate::frame::{self, Answer, Chunk, Header, Kind, Refusal};
 use crate::log::blocking;
@@ -29,6 +31,9 @@ use crate::types::{Snapshot, SnapshotMeta, Types, Vote};
 /// How often one chunk of a snapshot is sent before the transfer is given up.
 const CHUNK_TRIES: u32 = 3;
 
+/// How many heartbeats go alone after one was late.
+const ALONE: u32 = 20;
+
 /// What all groups of a node send with.
 pub(crate) struct Sender {
     pub(crate) node: NodeId,
@@ -38,6 +43,8 @@ pub(crate) struct Sender {
     pub(crate) wal: Wal,
     /// One permit for each snapshot that may be on its way.
     pub(crate) transfers: Semaphore,
+    /// Heartbeats that wait for others.
+    pub(crate) bundles: Bundles,
 }
 
 /// Why a call brought nothing.
@@ -47,16 +54,25 @@ pub(crate) enum CallError {
     Transport(#[from] TransportError),
     #[error("node {to} refused: {reason}")]
     Refused { to: NodeId, refusal: Refusal, reason: String },
+    /// Others that were sent with it did not wait for it.
+    #[error("node {to} was late with its answer")]
+    Late { to: NodeId },
     #[error("the answer makes no sense: {0}")]
     Answer(#[from] CodecError),
 }
 
 impl Sender {
-    fn header(&self, kind: Kind, group: GroupId, to: NodeId) -> Header {
+    pub(crate) fn header(&self, kind: Kind, group: GroupId, to: NodeId) -> Header {
         Header { kind, cluster: self.cluster, group, from: self.node, to }
     }
 
-    async fn call(&self, to: NodeId, frame: Bytes, class: Class, deadline: Duration) -> Result<Reader, CallError> {
+    pub(crate) async fn call(
+        &self,
+        to: NodeId,
+        frame: Bytes,
+        class: Class,
+        deadline: Duration,
+    ) -> Result<Reader, CallError> {
         let answer = self.transport.call(to, frame, class, deadline).await?;
         match frame::parse_answer(answer)? {
             Answer::Done(body) => Ok(body),
@@ -87,11 +103,14 @@ pub(crate) struct Network {
     pub(crate) sender: Arc<Sender>,
     pub(crate) group: GroupId,
     pub(crate) snapshots: Arc<SnapshotDir>,
+    /// Somebody waits for the group's heartbeats.
+    pub(crate) urgent: Urgent,
 }
 
 impl Network {
     fn client(&self, target: NodeId, class: Class) -> Client {
-        Client { sender: self.sender.clone(), group: self.group, snapshots: self.snapshots.clone(), target, class }
+        let (sender, snapshots, urgent) = (self.sender.clone(), self.snapshots.clone(), self.urgent.clone());
+        Client { sender, group: self.group, snapshots, target, class, urgent, alone_until: None }
     }
 }
 
@@ -119,11 +138,23 @@ pub(crate) struct Client {
     target: NodeId,
     /// How append calls travel.
     class: Class,
+    urgent: Urgent,
+    /// The other node was late for those that heartbeats were sent with.
+    alone_until: Option<Instant>,
 }
 
 impl Client {
     fn header(&self, kind: Kind) -> Header {
         self.sender.header(kind, self.group, self.target)
+    }
+
+    /// Whether heartbeats wait for those of other groups now.
+    fn bundles(&self) -> bool {
+        self.class == Class::Heartbeat
+            && self.sender.bundles.is_on()
+            && !self.urgent.is()
+            && self.alone_until.is_none_or(|until| until <= Instant::now())
+            && self.sender.transport.takes_bundles(self.target)
     }
 
     fn timeout(&self, action: openraft::network::RPCTypes, timeout: Duration) -> Timeout<Types> {
@@ -132,7 +163,9 @@ impl Client {
 
     fn rpc_error(&self, error: CallError, action: openraft::network::RPCTypes, deadline: Duration) -> RPCError<Types> {
         match error {
-            CallError::Transport(TransportError::Timeout { .. }) => RPCError::Timeout(self.timeout(action, deadline)),
+            CallError::Transport(TransportError::Timeout { .. }) | CallError::Late { .. } => {
+                RPCError::Timeout(self.timeout(action, deadline))
+            }
             // Trying again at once is of no use: openraft waits before it does.
             CallError::Transport(TransportError::Unreachable { .. }) | CallError::Refused { .. } => {
                 RPCError::Unreachable(Unreachable::new(&error))
@@ -223,13 +256,21 @@ impl RaftNetworkV2<Types> for Client {
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<Types>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        if self.bundles() && request.entries.is_empty() {
+            let answer = bundle::heartbeat(&self.sender, self.group, self.target, &request).await;
+            if matches!(answer, Err(CallError::Late { .. })) {
+                self.alone_until = Some(Instant::now() + self.sender.options.heartbeat * ALONE);
+            }
+            let rpc = openraft::network::RPCTypes::AppendEntries;
+            return answer.map_err(|e| self.rpc_error(e, rpc, self.sender.options.heartbeat));
+        }
         let options = &self.sender.options;
         let (frame, sent) = frame::append_call(&self.header(Kind::Append), &request, options.max_append_bytes);
         // A heartbeat that is late is of no use; entries may wait for a disk.
         let deadline = match self.class {
-            Class::Heartbeat => option.hard_ttl(),
+            Class::Heartbeat => options.heartbeat,
             Class::Log | Class::Snapshot => options.append_deadline,
         };
         let call = async {

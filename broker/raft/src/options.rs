@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 
+use crate::bundle;
+
 /// Limits and times of the groups of a node. The same on all nodes of a cluster, as far as times go.
 #[derive(Debug, Clone)]
 pub struct RaftOptions {
     /// How often a leader sends heartbeats. Default 100 ms.
     pub heartbeat: Duration,
+    /// How long a heartbeat may wait for those of other groups, to go to a node in one frame with them; not more than 25 ms or a quarter of
+    /// the interval. Only to nodes that know such frames ([`crate::Transport::takes_bundles`]). Zero: each goes alone. Default 20 ms.
+    pub bundle_window: Duration,
     /// The shortest time without a leader before an election. Default 400 ms.
     pub election_min: Duration,
     /// The longest time without a leader before an election. Default 600 ms.
@@ -54,6 +59,7 @@ impl Default for RaftOptions {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(100),
+            bundle_window: Duration::from_millis(20),
             election_min: Duration::from_millis(400),
             election_max: Duration::from_millis(600),
             max_command: 4 << 20,
@@ -99,9 +105,12 @@ impl RaftOptions {
         if self.max_command > MAX_FRAME || self.snapshot_chunk > MAX_FRAME {
             return Err(wrong(format!("max_command and snapshot_chunk may be {MAX_FRAME} bytes at most")));
         }
+        // Where heartbeats have a clock of their own, openraft's only looks for leaders that are gone. It ticks five times in this, in each group.
+        let own_clock = !bundle::window(self).is_zero();
+        let slower = (self.heartbeat * 2).min(self.election_min / 2).max(self.heartbeat);
         Config {
             cluster_name: name,
-            heartbeat_interval: millis("heartbeat", self.heartbeat)?,
+            heartbeat_interval: millis("heartbeat", if own_clock { slower } else { self.heartbeat })?,
             election_timeout_min: millis("election_min", self.election_min)?,
             election_timeout_max: millis("election_max", self.election_max)?,
             max_payload_entries: self.max_append_entries,
@@ -110,6 +119,7 @@ impl RaftOptions {
             max_in_snapshot_log_to_keep: self.keep_entries,
             // One unreachable member must be back soon after it can be reached again.
             backoff: "50ms 100ms 200ms ...400ms".into(),
+            enable_heartbeat: !own_clock,
             enable_pre_vote: Some(true),
             // A leader that was restarted asks for votes as everybody else: it may have forgotten what it promised in memory.
             enable_leader_restore: Some(false),

@@ -7,15 +7,18 @@ use openraft::LinearizerOption;
 use openraft::error::{LinearizableReadError, RaftError};
 use tokio::sync::oneshot;
 
+use crate::bundle::Urgent;
 use crate::error::ReadError;
+use crate::network::Sender;
 use crate::types::Raft;
 
 type Waiting = oneshot::Sender<Result<u64, ReadError>>;
 
 /// The rounds of one group.
-#[derive(Default)]
 pub(crate) struct Reads {
     state: Mutex<State>,
+    urgent: Urgent,
+    sender: Arc<Sender>,
 }
 
 #[derive(Default)]
@@ -26,6 +29,10 @@ struct State {
 }
 
 impl Reads {
+    pub(crate) fn new(urgent: Urgent, sender: Arc<Sender>) -> Self {
+        Self { state: Mutex::default(), urgent, sender }
+    }
+
     /// Waits for a round that began after this call.
     pub(crate) async fn read(self: &Arc<Self>, raft: &Raft, deadline: Duration) -> Result<u64, ReadError> {
         let (sender, receiver) = oneshot::channel();
@@ -51,7 +58,12 @@ impl Reads {
                 }
                 std::mem::take(&mut state.waiting)
             };
-            let result = round(raft, deadline).await;
+            let result = {
+                let _urgent = self.urgent.begin();
+                // One of the group may be waiting to be sent already, and the next one for its answer.
+                self.sender.bundles.hurry();
+                round(raft, deadline).await
+            };
             for sender in waiting {
                 // Who does not wait any more needs no answer.
                 let _ = sender.send(result.clone());

@@ -222,8 +222,8 @@ impl MachineStore {
 
     /// Writes what some entries changed, and answers.
     async fn finish(&mut self, step: Step) -> io::Result<()> {
-        let marker = stored(&self.applied, put_snapshot_meta);
-        if let Machine::Stored(machine, store) = self.machine() {
+        let machine = self.machine.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Machine::Stored(machine, store) = machine {
             let mut changes = StoreBatch::default();
             for (key, value) in step.changes.changes {
                 match value {
@@ -232,7 +232,7 @@ impl MachineStore {
                 }
             }
             changes.put(WHOLE, machine.snapshot());
-            store.apply(changes, marker).map_err(from_store)?;
+            store.apply(changes, stored(&self.applied, put_snapshot_meta)).map_err(from_store)?;
         }
         if let Some(id) = self.last_applied() {
             self.machine().applied(id.index);

@@ -31,6 +31,12 @@ pub trait Transport: Send + Sync + 'static {
         class: Class,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// Whether node `to` knows frames with the heartbeats of several groups, which came after the first version: to be told from what the nodes
+    /// said when they connected. Asked for each heartbeat, so it must be quick.
+    fn takes_bundles(&self, _to: NodeId) -> bool {
+        false
+    }
 }
 
 /// Why a call has no answer.

@@ -98,6 +98,14 @@ fn answers_come_back() {
         let frame = answer(|out| put_proposed(out, &proposed));
         assert_eq!(get_proposed(reader(frame)).unwrap(), proposed);
     }
+    let answers = vec![
+        BundleAnswer::Done(AppendEntriesResponse::Success),
+        BundleAnswer::Refused(Refusal::Snapshot, "why".into()),
+        BundleAnswer::Late,
+        BundleAnswer::Done(AppendEntriesResponse::HigherVote(vote())),
+    ];
+    let frame = answer(|out| put_bundle_answers(out, &answers));
+    assert_eq!(get_bundle_answers(reader(frame)).unwrap(), answers);
     let vote_response = VoteResponse::new(vote(), Some(id(3)), true);
     let frame = answer(|out| put_vote_response(out, &vote_response));
     assert_eq!(get_vote_response(reader(frame)).unwrap(), vote_response);
@@ -105,6 +113,25 @@ fn answers_come_back() {
         parse_answer(refuse(Refusal::Generation, "why")).unwrap(),
         Answer::Refused(Refusal::Generation, reason) if reason == "why"
     ));
+}
+
+#[test]
+fn bundles_come_back() {
+    let others = AppendEntriesRequest { prev_log_id: None, leader_commit: None, ..append(0) };
+    let heartbeats = [(GroupId::new(1, 0), append(0)), (GroupId::new(u32::MAX, 7), others)];
+    let encoded: Vec<_> = heartbeats.iter().map(|(group, request)| (*group, heartbeat(request))).collect();
+    let put = |out: &mut BytesMut| put_bundle(out, encoded.iter().map(|(group, bytes)| (*group, &bytes[..])));
+    let frame = call(&header(Kind::Bundle), 0, put);
+    let (found, body) = parse_call(frame.clone()).unwrap();
+    assert_eq!(found, header(Kind::Bundle));
+    for ((group, found), (expected_group, expected)) in get_bundle(body).unwrap().iter().zip(&heartbeats) {
+        assert_eq!(group, expected_group);
+        assert_eq!((found.vote, found.prev_log_id), (expected.vote, expected.prev_log_id));
+        assert_eq!((found.leader_commit, found.entries.len()), (expected.leader_commit, 0));
+    }
+    for end in 0..frame.len() {
+        assert!(parse_call(frame.slice(..end)).and_then(|(_, body)| get_bundle(body)).is_err(), "cut at {end}");
+    }
 }
 
 #[test]
@@ -134,6 +161,8 @@ proptest! {
         let read = || Reader::new(bytes.clone());
         let _ = get_append_request(read());
         let _ = get_chunk(read());
+        let _ = get_bundle(read());
+        let _ = get_bundle_answers(read());
         let _ = get_vote_request(read());
         let _ = get_transfer_request(read());
         let _ = get_proposed(read());

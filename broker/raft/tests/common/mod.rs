@@ -93,6 +93,10 @@ struct NetState {
     last: HashMap<(NodeId, NodeId, Class), Bytes>,
     chunks: u64,
     heartbeats: u64,
+    /// Those that carry the heartbeats of several groups, by the node they go to.
+    bundles: HashMap<NodeId, u64>,
+    /// Nodes that know such frames.
+    takes_bundles: HashSet<NodeId>,
     /// How often a node asked for a vote or a pre-vote.
     asked: HashMap<NodeId, u64>,
 }
@@ -139,6 +143,16 @@ impl Net {
         self.state.lock().unwrap().heartbeats
     }
 
+    /// Calls that carry the heartbeats of several groups, to a node.
+    pub(crate) fn bundles(&self, to: NodeId) -> u64 {
+        self.state.lock().unwrap().bundles.get(&to).copied().unwrap_or(0)
+    }
+
+    /// These nodes know them.
+    pub(crate) fn take_bundles(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.state.lock().unwrap().takes_bundles.extend(nodes);
+    }
+
     pub(crate) fn chunks(&self) -> u64 {
         self.state.lock().unwrap().chunks
     }
@@ -169,6 +183,7 @@ impl Transport for Port {
                 }
                 state.chunks += u64::from(class == Class::Snapshot);
                 state.heartbeats += u64::from(class == Class::Heartbeat);
+                *state.bundles.entry(to).or_default() += u64::from(frame[1] == 7);
                 state.nodes.get(&to).cloned().ok_or_else(unreachable)?
             };
             // As on a real network, the call goes on if the caller gives up.
@@ -183,6 +198,10 @@ impl Transport for Port {
             Ok(answer)
         }
         .boxed()
+    }
+
+    fn takes_bundles(&self, to: NodeId) -> bool {
+        self.net.state.lock().unwrap().takes_bundles.contains(&to)
     }
 }
 

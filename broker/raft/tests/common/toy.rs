@@ -189,8 +189,9 @@ impl CachedMachine for Toy {
     }
 
     fn flushed(&mut self) {
-        // Before that, what it reads must still come from memory.
-        self.dirty.clear();
+        for (key, value) in std::mem::take(&mut self.dirty) {
+            assert_eq!(self.keys.get(&key).unwrap().map(Vec::from), value, "it is in the store");
+        }
         self.bytes = 0;
         self.watch.note(|seen| seen.flushes += 1);
         if let Some(hook) = &mut *self.watch.inner.on_flushed.lock().unwrap() {
