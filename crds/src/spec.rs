@@ -205,6 +205,9 @@ pub struct BrokerSettings {
     /// Timing and snapshots of the Raft groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raft: Option<raftmq_config::Raft>,
+    /// The Raft groups that keep durable sessions, retained and delayed messages. Read when the cluster is made: it keeps what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<raftmq_config::Shards>,
     /// Sizes of the log and of the state store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<raftmq_config::Storage>,

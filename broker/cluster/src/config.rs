@@ -11,7 +11,7 @@ use raftmq_config::{Config, DiscoveryStrategy};
 use raftmq_discovery::{DiscoverySettings, Resolver};
 use raftmq_links::pki::{SecretPem, TlsMaterial};
 use raftmq_links::{LinkConfig, LinkOptions};
-use raftmq_meta::{FEATURE_LEVEL, LeaseParams, SHARDS_LEVEL};
+use raftmq_meta::{BANS_LEVEL, FEATURE_LEVEL, LeaseParams};
 use raftmq_raft::RaftOptions;
 use raftmq_routing::LocalRoutesOptions;
 use raftmq_storage::{StoreOptions, WalOptions};
@@ -48,8 +48,10 @@ pub struct ClusterConfig {
     pub routes: LocalRoutesOptions,
     /// How long a SUBACK may wait for the barrier.
     pub barrier_deadline: Duration,
-    /// The shards of a cluster that has none yet; `None`: it gets none.
+    /// The shards of a cluster that has none yet; `None`: it gets none, as if the node were of a version without.
     pub shards: Option<ShardOptions>,
+    /// Between two comparisons of a shard's replicas; `None`: a minute.
+    pub compare_every: Option<Duration>,
 }
 
 /// How many shards a cluster gets.
@@ -78,26 +80,12 @@ pub enum ConfigError {
     /// The search for peers.
     #[error(transparent)]
     Discovery(#[from] raftmq_discovery::SettingsError),
-    /// `RAFTMQ_PREVIEW_SHARDS` is no number of shards.
-    #[error("{PREVIEW}={0}: a number of shards, 1 to {most}", most = raftmq_meta::shards::MAX_SHARDS)]
-    Preview(String),
-}
-
-/// Says how many shards a cluster gets that keeps sessions in them. Not a setting: it goes when all of them do.
-const PREVIEW: &str = "RAFTMQ_PREVIEW_SHARDS";
-
-fn preview() -> Result<Option<ShardOptions>, ConfigError> {
-    let Ok(text) = std::env::var(PREVIEW) else { return Ok(None) };
-    match text.parse() {
-        Ok(count @ 1..=raftmq_meta::shards::MAX_SHARDS) => Ok(Some(ShardOptions { count, replication: 3 })),
-        _ => Err(ConfigError::Preview(text)),
-    }
 }
 
 impl ClusterConfig {
-    /// The newest feature level that the node knows: without shards it does not take part in what is switched on for them.
+    /// The newest feature level that the node knows.
     pub(crate) fn feature_level(&self) -> u32 {
-        if self.shards.is_some() { SHARDS_LEVEL } else { FEATURE_LEVEL }
+        if self.shards.is_some() { FEATURE_LEVEL } else { BANS_LEVEL }
     }
 
     /// The node that these settings describe. Reads the certificates; `version` is that of the binary; `control` is left
@@ -152,7 +140,8 @@ impl ClusterConfig {
             store,
             routes: LocalRoutesOptions::default(),
             barrier_deadline: Duration::from_secs(10),
-            shards: preview()?,
+            shards: Some(ShardOptions { count: cluster.shards.count, replication: cluster.shards.replication }),
+            compare_every: None,
         })
     }
 }

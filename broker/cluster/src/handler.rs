@@ -12,7 +12,7 @@ use crate::cluster::Forwarded;
 use crate::identity::{BootVerdict, KnownMembers};
 use crate::member::propose;
 use crate::node::{CALL, Node, Running};
-use crate::shards::{ShardId, carry_out, close, initialise, propose_for};
+use crate::shards::{ShardId, carry_out, close, initialise, marks, propose_for};
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
 use crate::{bootstrap, driver, leader, lease};
@@ -37,6 +37,13 @@ impl LinkHandler {
 }
 
 impl Handler for LinkHandler {
+    fn on_hello(&self, peer: &PeerHello) -> Result<(), raftmq_links::Refusal> {
+        if let Some(node) = self.node.upgrade() {
+            node.net.knows(peer.hello.raft_id, peer.hello.feature_level);
+        }
+        Ok(())
+    }
+
     fn on_request(&self, peer: Arc<PeerHello>, kind: u16, payload: Bytes) -> HandlerFuture {
         let node = self.node();
         Box::pin(async move {
@@ -147,6 +154,7 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
             let at = NodeBoot { node: running(node)?.id, boot };
             Response::Kick(close(node, at, Name::new(namespace, &id), epoch).await)
         }
+        Request::ShardMarks { shard, generation } => Response::ShardMarks(marks(node, shard, generation)),
         Request::ChangeShard(change) => Response::ChangeShard(carry_out(running(node)?, change).await),
         Request::Loss { node: id } => Response::Loss(leader::loss(node, running(node)?, id)),
     })

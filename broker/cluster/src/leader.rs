@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use raftmq_meta::{
-    Denial, Grant, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, MetaState, Nanos, RoundId,
-    would_lose,
+    Denial, Grant, GroupMembership, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, MetaState, Nanos,
+    RoundId, would_lose,
 };
 use raftmq_routing::{RoutesCommand, RoutesResponse};
 use tokio::sync::{Notify, oneshot, watch};
@@ -430,7 +430,17 @@ pub(crate) fn loss(node: &Node, running: &Running, id: u64) -> Result<LossReport
         let status = running.group(*number)?.status().borrow().clone();
         Some(((*name).to_owned(), driver::membership(&status, &node.config.raft)))
     });
-    let groups: Vec<_> = groups.collect();
+    let state = node.meta_state();
+    // Of the shards those where it counts; where their replicas are is what their leaders said last.
+    let shards = state.shards.iter().filter_map(|(number, shard)| {
+        let reported = shard.reported()?;
+        let voters = reported.voters.clone();
+        voters.contains(&id).then(|| {
+            let leader = voters.first().copied().unwrap_or_default();
+            (format!("shard {number}"), GroupMembership { leader, voters, ..GroupMembership::default() })
+        })
+    });
+    let groups: Vec<_> = groups.chain(shards).collect();
     debug_assert_eq!(META.number, 1);
-    Ok(would_lose(&node.meta_state(), &groups, &live, id))
+    Ok(would_lose(&state, &groups, &live, id))
 }

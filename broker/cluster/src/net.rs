@@ -36,6 +36,8 @@ pub(crate) struct Net {
     moved: ArcSwap<BTreeMap<u64, String>>,
     /// Who said that it has seen no later start of this node's directory than this one.
     confirmed: ArcSwap<BTreeSet<u64>>,
+    /// The newest feature level that a peer knows, as it said when it connected.
+    levels: ArcSwap<BTreeMap<u64, u32>>,
     /// A peer is there that may not have said so yet.
     pub(crate) showed_itself: Notify,
     /// See [`Net::confirmed_one_by_one`].
@@ -50,6 +52,7 @@ impl Net {
             addresses: ArcSwap::default(),
             moved: ArcSwap::default(),
             confirmed: ArcSwap::default(),
+            levels: ArcSwap::default(),
             showed_itself: Notify::new(),
             one_by_one: AtomicBool::new(false),
         })
@@ -122,8 +125,24 @@ impl Net {
         }
     }
 
+    /// What a peer said of itself.
+    pub(crate) fn knows(&self, node: u64, level: u32) {
+        if node != 0 && self.levels.load().get(&node) != Some(&level) {
+            self.levels.rcu(|known| {
+                let mut known = BTreeMap::clone(known);
+                known.insert(node, level);
+                known
+            });
+        }
+    }
+
     /// Ids are never used again; what is kept about those that are gone would only grow.
-    pub(crate) fn keep_confirmed(&self, keep: impl Fn(u64) -> bool) {
+    pub(crate) fn keep_known(&self, keep: impl Fn(u64) -> bool) {
+        if self.levels.load().keys().any(|id| !keep(*id)) {
+            self.levels.rcu(|known| {
+                known.iter().filter(|(id, _)| keep(**id)).map(|(id, level)| (*id, *level)).collect::<BTreeMap<_, _>>()
+            });
+        }
         if self.confirmed.load().iter().any(|id| !keep(*id)) {
             self.confirmed.rcu(|known| known.iter().copied().filter(|id| keep(*id)).collect::<BTreeSet<_>>());
         }
@@ -203,6 +222,10 @@ impl Net {
 pub(crate) struct LinkTransport(pub(crate) Arc<Net>);
 
 impl Transport for LinkTransport {
+    fn takes_bundles(&self, to: NodeId) -> bool {
+        self.0.levels.load().get(&to).is_some_and(|level| *level >= raftmq_meta::SHARDS_LEVEL)
+    }
+
     fn call(
         &self,
         to: NodeId,

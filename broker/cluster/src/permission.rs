@@ -64,7 +64,7 @@ pub(crate) async fn confirm(node: Arc<Node>, membership: Membership) {
     loop {
         let (known, found) = (node.net.addresses(), node.discovered());
         settled.forget_all_but(&known, &found);
-        node.net.keep_confirmed(|id| known.contains_key(&id) || settled.ids.contains(&id));
+        node.net.keep_known(|id| known.contains_key(&id) || settled.ids.contains(&id));
         let known = known.keys().filter_map(|id| Some((*id, node.net.address_of(*id)?)));
         let known: BTreeMap<u64, String> = known.filter(|(id, _)| *id != membership.raft_id).collect();
         for (address, answer) in ask_these(&node, membership, settled.open(&known, found)).await {

@@ -109,6 +109,10 @@ pub struct ClusterCounters {
     pub barriers: AtomicU64,
     /// Subscriptions whose barrier was not reached in time.
     pub barriers_failed: AtomicU64,
+    /// Replicas of shards found to have the same state as this node's, which led them.
+    pub replicas_same: AtomicU64,
+    /// Those found to have another one.
+    pub replicas_differ: AtomicU64,
     /// Changes of group memberships that this node drove.
     pub membership_steps: AtomicU64,
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::control::ControlError;
 use crate::identity::{BootVerdict, KnownMembers, Plan};
-use crate::shards::{Change, Report};
+use crate::shards::{Change, Mark, Report};
 
 const FORMAT: u8 = 1;
 
@@ -70,6 +70,8 @@ pub(crate) enum Request {
     ChangeShard(Change),
     /// To the node that has a connection of a client who has connected elsewhere: close it.
     Kick { boot: u64, namespace: u32, id: String, epoch: u64 },
+    /// To a node with a replica of a shard: its hashes.
+    ShardMarks { shard: u16, generation: u32 },
 }
 
 /// The answers, in the order of the requests.
@@ -101,6 +103,7 @@ pub(crate) enum Response {
     ChangeShard(bool),
     /// Whether it is closed.
     Kick(bool),
+    ShardMarks(Vec<Mark>),
 }
 
 /// Why a shard's replica has no answer.

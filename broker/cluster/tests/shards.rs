@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -281,6 +282,12 @@ async fn nothing_is_lost_or_doubled_while_leaders_die() {
     let expected: Vec<String> = published.into_iter().map(|(_, payload)| payload).collect();
     assert_eq!(found, expected);
     same_state(&all).await;
+    // They were compared by themselves, too.
+    let counted = |of: fn(&raftmq_cluster::ClusterCounters) -> &AtomicU64| -> u64 {
+        all.iter().map(|process| of(process.cluster.counters()).load(Ordering::Relaxed)).sum()
+    };
+    eventually("replicas were compared", || counted(|c| &c.replicas_same) > 0).await;
+    assert_eq!(counted(|c| &c.replicas_differ), 0);
 }
 
 /// A node that is cut off is declared down: its clients can be claimed elsewhere, and what it proposes afterwards changes nothing.

@@ -22,6 +22,9 @@ pub struct Cluster {
     /// Timing and snapshots of the Raft groups.
     #[serde(default)]
     pub raft: Raft,
+    /// How sessions and messages are spread over the nodes.
+    #[serde(default)]
+    pub shards: Shards,
 }
 
 /// How a node finds its peers. Members known from the last run are peers as well.
@@ -231,5 +234,23 @@ impl Default for Raft {
             election_timeout_max: HumanDuration::from_millis(600),
             snapshot_bytes: ByteSize::mib(16),
         }
+    }
+}
+
+/// The Raft groups that keep durable sessions, retained and delayed messages. Read when a cluster is made: it keeps what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Shards {
+    /// How many there are. More of them spread over more nodes and leaders; each costs memory and messages between nodes.
+    #[schemars(range(min = 1, max = 1024))]
+    pub count: u16,
+    /// On how many nodes each of them is, where there are so many. What is acknowledged is on the disks of more than half of these.
+    #[schemars(range(min = 1, max = 5))]
+    pub replication: u8,
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Self { count: 16, replication: 3 }
     }
 }

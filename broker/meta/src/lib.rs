@@ -40,7 +40,7 @@ pub use state::{ClusterInfo, Member, MemberStatus, MetaState};
 
 /// The newest feature level that this binary knows. A feature, or a change of what apply does, is switched on by an
 /// entry of the log when all members know it, so that replicas never differ.
-pub const FEATURE_LEVEL: u32 = BANS_LEVEL;
+pub const FEATURE_LEVEL: u32 = SHARDS_LEVEL;
 
 /// The feature level from which on there are bans.
 pub const BANS_LEVEL: u32 = 2;

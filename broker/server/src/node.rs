@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use raftmq_cluster::{Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Stage};
+use raftmq_cluster::{
+    Cluster, ClusterConfig, ConfigError as ClusterConfigError, Fatal, LeaseState, Phase, Shards, Stage,
+};
 use raftmq_config::{Config, Listener, TlsFiles};
 use raftmq_links::pki::{PkiError, SecretPem, TlsMaterial, server_config};
 use raftmq_routing::SharedRoutes;
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 use crate::bans::{self, Bans, FlapWatch};
 use crate::check::{Files, check};
 use crate::features::{Features, session_limits};
+use crate::healing::{self, Healings};
 use crate::http::health::{Readiness, ReadinessSource};
 use crate::http::{control, health, serve};
 use crate::incoming::Incoming;
@@ -30,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::ops::NodeOps;
 use crate::overload::{self, Overload};
 use crate::reload::{Reloader, Source};
+use crate::shard_numbers::ShardDrops;
 use crate::telemetry::{self, LogControl, TelemetryError};
 use crate::worker::{
     self, ClientRegistry, Clock, FromShards, Inbox, ListenError, ListenerState, Live, NodeShared, Opened, QuicServer,
@@ -211,6 +215,8 @@ impl Node {
             metrics: Arc::clone(&metrics),
             from_shards: shards.iter().flat_map(|_| (0..workers).map(|_| FromShards::default())).collect(),
             shards: shards.clone(),
+            shard_drops: ShardDrops::default(),
+            healings: Healings::default(),
         });
         if let Some(shards) = &shards {
             worker::listen_to_shards(&shared, shards);
@@ -228,6 +234,9 @@ impl Node {
             handles.push(handle);
         }
         tokio::spawn(overload::watch(Arc::clone(&shared)));
+        if cluster.is_some() {
+            tokio::spawn(healing::watch(Arc::clone(&shared), phase.clone()));
+        }
         tokio::spawn(listener_tls::watch(states.iter().filter_map(|state| state.tls.clone()).collect()));
         let quic = (0u16..)
             .zip(listeners)
@@ -383,15 +392,27 @@ impl Node {
                     Stage::Failed => why("it failed"),
                 },
                 // A lease is granted only to a node that has caught up.
-                caught_up: if status.watermark.is_some() || status.phase == Phase::Serving {
-                    Ok(())
-                } else {
+                caught_up: if status.watermark.is_none() && status.phase != Phase::Serving {
                     why("it has not caught up with the cluster")
+                } else {
+                    shards_ready(&cluster.shards()).or_else(|text| why(&text))
                 },
                 lease: if status.phase == Phase::Serving { Ok(()) } else { why("it holds no serving lease") },
                 listeners: Ok(()),
             }
         })
+    }
+}
+
+/// A new cluster's shards take a moment to be formed: until then no client can connect.
+fn shards_ready(shards: &Shards) -> Result<(), String> {
+    if !shards.in_use() {
+        return Ok(());
+    }
+    match shards.unformed() {
+        Some(0) => Ok(()),
+        Some(left) => Err(format!("{left} of {} shards are not formed yet", shards.count())),
+        None => Err("the shards of the cluster are not created yet".into()),
     }
 }
 

@@ -10,6 +10,7 @@ use raftmq_meta::MemberStatus;
 use crate::http::health::ReadinessSource;
 use crate::metrics::sources::{self, CertificateNumbers, ClusterNumbers, FeatureNumbers, ListenerNumbers};
 use crate::metrics::{Encoder, Metrics, catalog};
+use crate::shard_numbers;
 use crate::worker::{ListenerState, NodeShared};
 
 /// Tells the metrics whom to ask.
@@ -90,6 +91,10 @@ fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {
         lease_losses: counters.fenced.load(Ordering::Relaxed),
     };
     sources::cluster(&numbers, out);
+    shared.healings.report(out);
+    if let Some(shards) = &shared.shards {
+        shard_numbers::report(shards, &shared.shard_drops, out);
+    }
     for (name, group) in &status.groups {
         sources::group(name, group, out);
     }
@@ -108,5 +113,7 @@ pub(crate) fn counted(counters: &ClusterCounters, lost: u64, out: &mut Encoder) 
     out.counter(&catalog::FORWARDS_LOST, &[], lost);
     out.counter(&catalog::BARRIERS, &["reached"], read(&counters.barriers));
     out.counter(&catalog::BARRIERS, &["failed"], read(&counters.barriers_failed));
+    out.counter(&catalog::SHARD_COMPARISONS, &["same"], read(&counters.replicas_same));
+    out.counter(&catalog::SHARD_COMPARISONS, &["different"], read(&counters.replicas_differ));
     out.counter(&catalog::MEMBERSHIP_STEPS, &[], read(&counters.membership_steps));
 }

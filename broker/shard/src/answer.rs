@@ -204,6 +204,12 @@ impl Answer {
         out
     }
 
+    /// Whether the bytes of an answer are those of [`Answer::Digest`].
+    #[must_use]
+    pub fn is_digest(bytes: &[u8]) -> bool {
+        matches!(bytes, [FORMAT, 6, ..])
+    }
+
     /// Reads an answer.
     ///
     /// # Errors

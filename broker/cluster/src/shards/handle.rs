@@ -1,7 +1,9 @@
 //! What the rest of the server uses of the shards.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use raftmq_meta::SHARDS_LEVEL;
 use raftmq_raft::GroupStatus;
 use raftmq_shard::{ClientInfo, Deliveries, Name, NodeBoot, Numbers, Older, StoreError, Subscription, slot};
 use tokio::sync::watch;
@@ -42,6 +44,21 @@ impl Shards {
     #[must_use]
     pub fn count(&self) -> u16 {
         self.node.meta_state().shards.count()
+    }
+
+    /// Whether clients' sessions are in shards, or are about to be: not while a member is of a version that knows none.
+    #[must_use]
+    pub fn in_use(&self) -> bool {
+        let state = self.node.meta_state();
+        state.feature_level >= SHARDS_LEVEL || state.members.values().all(|member| member.feature_level >= SHARDS_LEVEL)
+    }
+
+    /// How many shards were not formed yet; `None`: they have not been created.
+    #[must_use]
+    pub fn unformed(&self) -> Option<usize> {
+        let state = self.node.meta_state();
+        let shards = &state.shards;
+        (shards.count() > 0).then(|| shards.iter().filter(|(_, shard)| !shard.is_formed()).count())
     }
 
     /// The shard that has a name: the identifier of a client, a topic that is retained, the name of a group. `None`: there are no shards.
@@ -129,6 +146,20 @@ impl Shards {
         let _ = self.node.shard_listener.set(applied);
         let _ = self.node.on_kick.set(kick);
         let _ = self.node.on_live.set(live);
+    }
+
+    /// Whether this node leads a shard.
+    #[must_use]
+    pub fn leads(&self, shard: u16) -> bool {
+        let Some(running) = self.node.running() else { return false };
+        let Some(id) = shard_id(&self.node.meta_state(), shard) else { return false };
+        running.shards.replica(id).is_some_and(|replica| replica.group.status().borrow().is_leader())
+    }
+
+    /// Operations of this node's workers that were answered, since the start.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.node.lanes().answered.load(Ordering::Relaxed)
     }
 
     /// The replicas that run here.

@@ -19,6 +19,9 @@ use super::{Replica, ShardId, SharedShard, is_here, lead};
 /// How long a replica stays after the meta group last counted it: a leader that is about to add or to remove it may still talk to it.
 const REMOVE_AFTER: Duration = Duration::from_secs(10);
 
+/// How long a replica that is to form its shard is waited for.
+const START: Duration = Duration::from_millis(800);
+
 /// Keeps the replicas as the meta group has them, for as long as the node lives.
 pub(crate) async fn run(node: Arc<Node>) {
     let Some(running) = node.running() else {
@@ -85,8 +88,14 @@ fn begin(node: &Arc<Node>, running: &Running, replica: Replica) -> Vec<AbortHand
 
 /// Begins the group with these voters, unless it was begun: by another one of them it was with the same ones.
 pub(crate) async fn initialise(running: &Running, id: ShardId, voters: BTreeSet<u64>) {
-    let Some(replica) = running.shards.replica(id) else {
-        return debug!(shard = id.number, "the replica that is to form the shard does not run yet");
+    // It may be about to start: the table says so to this node as it did to who asks.
+    let begun = Instant::now();
+    let replica = loop {
+        match running.shards.replica(id) {
+            Some(replica) => break replica,
+            None if begun.elapsed() < START => tokio::time::sleep(START / 50).await,
+            None => return debug!(shard = id.number, "the replica that is to form the shard does not run yet"),
+        }
     };
     if replica.group.is_initialized().await {
         return;

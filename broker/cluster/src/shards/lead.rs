@@ -49,6 +49,7 @@ pub(crate) async fn run(node: Arc<Node>, replica: Replica) {
         let term_of = Term { node: &node, running, id: replica.id, group: &replica.group, machine: &replica.machine };
         tokio::select! {
             () = term_of.lead() => {}
+            () = term_of.compare() => {}
             _ = ended.wait_for(|s| !s.is_leader() || s.term != term) => {}
         }
         replica.group.set_stamp(None);
@@ -68,6 +69,10 @@ pub(super) struct Term<'a> {
 }
 
 impl Term<'_> {
+    pub(super) fn group(&self) -> &Group {
+        self.group
+    }
+
     async fn lead(&self) {
         let mut routes = self.running.routes.status();
         let mut meta = self.node.meta.subscribe();

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use raftmq_raft::{CachedMachine, MachineError, StateKeys};
-use raftmq_shard::{Effect, ShardMachine, Store, StoreError};
+use raftmq_shard::{Answer, Effect, ShardMachine, Store, StoreError};
 use tokio::sync::Notify;
+
+use super::compare::{Mark, Marks};
 
 /// About the bytes of records that a replica keeps in memory as they are in the store.
 const CACHE_BYTES: usize = 8 << 20;
@@ -64,6 +66,7 @@ struct Inner {
     wake: Notify,
     shard: u16,
     listener: ListenerPlace,
+    marks: Marks,
 }
 
 impl SharedShard {
@@ -75,6 +78,7 @@ impl SharedShard {
             work: AtomicU8::new(0),
             moved: AtomicBool::new(false),
             wake: Notify::new(),
+            marks: Marks::default(),
         }))
     }
 
@@ -99,6 +103,11 @@ impl SharedShard {
     /// Reads; `None` while there is no machine.
     pub(crate) fn with<T>(&self, read: impl FnOnce(&mut ShardMachine<KeysStore>) -> T) -> Option<T> {
         self.lock().as_mut().map(read)
+    }
+
+    /// The hashes of its state.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.0.marks
     }
 
     /// What came up since this was asked last: bits of [`Work`].
@@ -129,7 +138,11 @@ impl CachedMachine for ShardAdapter {
     fn apply(&mut self, index: u64, command: &Bytes) -> Result<Bytes, MachineError> {
         let mut machine = self.shared.lock();
         let machine = machine.as_mut().ok_or_else(gone)?;
-        machine.apply(index, command, &mut self.effects).map(Bytes::from).map_err(failed)
+        let answer = machine.apply(index, command, &mut self.effects).map_err(failed)?;
+        if Answer::is_digest(&answer) {
+            self.shared.0.marks.add(Mark { index, hash: machine.rolling_hash() });
+        }
+        Ok(answer.into())
     }
 
     fn dirty_bytes(&self) -> usize {

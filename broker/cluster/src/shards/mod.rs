@@ -12,6 +12,7 @@
 //! For a shard a node is what serves under one stream of routes: when the routes group closes that stream, each shard's leader closes the node's
 //! streams of operations and disconnects its clients. A node that begins another stream of routes begins with new lanes.
 
+mod compare;
 mod driver;
 mod handle;
 mod host;
@@ -33,6 +34,7 @@ use raftmq_shard::SlotSet;
 
 use crate::node::Node;
 
+pub(crate) use compare::{Mark, marks};
 pub use handle::{ShardStatus, Shards};
 pub(crate) use host::initialise;
 pub(crate) use kick::close;

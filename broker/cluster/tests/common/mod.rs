@@ -109,6 +109,7 @@ impl Lab {
             store: StoreOptions { cache_bytes: 1 << 20, ..StoreOptions::default() },
             routes: LocalRoutesOptions { linger_ms: 50, ..LocalRoutesOptions::default() },
             barrier_deadline: Duration::from_secs(15),
+            compare_every: Some(Duration::from_secs(1)),
             shards: self.shards,
         }
     }

@@ -243,7 +243,9 @@ impl ShardDriver {
         }
         if !shard.initial().is_empty() {
             // The same voters whoever is asked, and whoever was asked before: a group begun twice with the same voters is one.
-            let node = *shard.initial().iter().find(|id| is_up(id))?;
+            // Who begins a group leads it at first: each shard begins with another one.
+            let first = usize::from(number) % shard.initial().len();
+            let node = *shard.initial().iter().cycle().skip(first).take(shard.initial().len()).find(|id| is_up(id))?;
             let voters = shard.initial().clone();
             return Some((Ask::Initialise, ShardStep::Initialise { node, shard: number, generation, voters }));
         }

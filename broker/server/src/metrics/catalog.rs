@@ -112,6 +112,8 @@ catalog! {
         LEASE_HELD = Gauge "raftmq_lease_held" [] "1 while this node holds a serving lease, otherwise 0.";
         LEASE_REMAINING = Gauge "raftmq_lease_remaining_seconds" [] "Time left of the serving lease; 0 without one.";
         LEASE_LOSSES = Counter "raftmq_lease_losses_total" [] "How often the serving lease ran out.";
+        FENCED_SECONDS = Counter "raftmq_fenced_seconds_total" [] "Time without a serving lease, from the end of one to the next.";
+        FENCED_CLIENTS = Counter "raftmq_fenced_clients_total" [] "Clients that were connected when a serving lease ended.";
         FORWARDED = Counter "raftmq_forwarded_messages_total" ["direction"] "Messages between this node and others, one for each node that gets it: sent, received.";
         FORWARDS_DROPPED = Counter "raftmq_forwarded_messages_dropped_total" [] "Messages that were not handed to a node's link: its queue was full, or its address is not known.";
         FORWARDS_LOST = Counter "raftmq_forwarded_messages_lost_total" [] "Messages of other nodes that a worker of this node did not get: its queue was full.";
@@ -134,6 +136,20 @@ catalog! {
         RAFT_LEARNERS = Gauge "raftmq_raft_learners" ["group"] "Learners of the group.";
         RAFT_FAILED = Gauge "raftmq_raft_failed" ["group"] "1 where an error stopped this node's replica, otherwise 0.";
         RAFT_FOLLOWER_LAG = Gauge "raftmq_raft_follower_lag_entries" ["group" "follower"] "On the leader: entries that the member (by Raft id) is not known to have.";
+    }
+    "Shards" {
+        SHARDS = Gauge "raftmq_shards" ["state"] "Shards of the cluster, as this node knows them, by state: formed, forming.";
+        SHARD_REPLICAS = Gauge "raftmq_shard_replicas" ["role"] "Replicas of shards on this node, by role: leader, follower, learner, candidate.";
+        SHARD_CLIENTS = Gauge "raftmq_shard_clients" [] "Clients in the registry, in the shards that this node leads.";
+        SHARD_SESSIONS = Gauge "raftmq_shard_sessions" [] "Durable sessions in the shards that this node leads.";
+        SHARD_SUBSCRIPTIONS = Gauge "raftmq_shard_subscriptions" [] "Subscriptions of durable sessions in the shards that this node leads.";
+        SHARD_MESSAGES = Gauge "raftmq_shard_messages" [] "Messages in the shards that this node leads, each once, whatever the number of queues.";
+        SHARD_QUEUED = Gauge "raftmq_shard_queued_messages" [] "Messages in the queues of durable sessions, in the shards that this node leads.";
+        SHARD_QUEUED_BYTES = Gauge "raftmq_shard_queued_bytes" [] "Bytes of these.";
+        SHARD_RETAINED = Gauge "raftmq_shard_retained_messages" [] "Topics with a retained message, in the shards that this node leads.";
+        SHARD_DROPPED = Counter "raftmq_shard_messages_dropped_total" ["reason"] "Messages that a durable session did not get, counted by the shard's leader, by reason: expired; queue_full: it was full, the new message was not taken; oldest: it was full, the oldest went.";
+        SHARD_COMPARISONS = Counter "raftmq_shard_comparisons_total" ["result"] "Comparisons of the state of another node's replica with this node's, the leader's, by result: same; different, which is an error in the program.";
+        SHARD_OPERATIONS = Counter "raftmq_shard_operations_total" [] "Operations of this node's workers that shards have committed and answered.";
     }
     "Write-ahead log" {
         WAL_FSYNC = Histogram "raftmq_wal_fsync_seconds" [] "Time of the log's syncs to disk.";

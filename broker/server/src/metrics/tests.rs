@@ -42,6 +42,9 @@ fn everything() -> Arc<Metrics> {
     }
     metrics.add_source(|out: &mut Encoder| {
         sources::cluster(&sources::ClusterNumbers::default(), out);
+        crate::healing::Healings::default().report(out);
+        crate::shard_numbers::write(&[], 16, 0, &crate::shard_numbers::ShardDrops::default(), out);
+        out.counter(&catalog::SHARD_OPERATIONS, &[], 0);
         sources::readiness(&Readiness::default(), out);
         sources::features(&sources::FeatureNumbers { groups: 2, ..Default::default() }, out);
         crate::bans::report(&crate::bans::Bans::none(), out);

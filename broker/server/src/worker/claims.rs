@@ -18,8 +18,8 @@ use super::durable::Durable;
 use super::publish::next_origin;
 use super::shards::{Waiting, name};
 use super::wheel::Key;
-use super::{Worker, limits_of};
-use crate::metrics::EndReason;
+use super::wills::connection_end;
+use super::{ClientState, Worker, limits_of};
 use raftmq_features::events::DisconnectReason;
 
 /// A CONNECT is answered within that time, with a refusal where it must be.
@@ -125,28 +125,61 @@ impl Worker {
 
     /// The connection of a client ends because of a newer one elsewhere.
     fn take_over(&mut self, client: Key) {
-        let Some(super::ClientState::Online(key)) = self.clients.get_mut(client).map(|entry| &entry.state) else {
-            return;
+        if let Some(state) = self.part(client, ReasonCode::SessionTakenOver, DisconnectReason::TakenOver) {
+            self.leave(client, *state);
+        }
+    }
+
+    /// Closes the connection of a client, and takes the session from it: what stays only writes the last packet.
+    fn part(&mut self, client: Key, reason: ReasonCode, said: DisconnectReason) -> Option<Box<SessionState>> {
+        let ClientState::Online(key) = self.clients.get_mut(client)?.state else {
+            return None;
         };
-        let key = *key;
         let now = self.node.clock.now();
-        self.announce_disconnected(key, DisconnectReason::TakenOver);
+        self.announce_disconnected(key, said);
         let waits = self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty());
         if waits {
             // What is half written cannot be followed by anything.
             self.lost(key);
         } else {
-            self.close(key, CloseReason::Server(ReasonCode::SessionTakenOver));
+            self.close(key, CloseReason::Server(reason));
         }
-        let Some(conn) = self.conns.get_mut(key) else {
-            return;
-        };
+        let conn = self.conns.get_mut(key)?;
         conn.client = None;
-        self.counters.client_disconnected(EndReason::TakenOver);
+        self.counters.client_disconnected(CloseReason::Server(reason).into());
         let mut rest = Connection::new(Arc::clone(&self.node.limits), now, [0; 16]);
         rest.close(CloseReason::Lost, &mut Vec::new());
-        if let Some((_, state)) = std::mem::replace(&mut conn.session, rest).into_state() {
-            self.leave(client, *state);
+        let (_, state) = std::mem::replace(&mut conn.session, rest).into_state()?;
+        Some(state)
+    }
+
+    /// All members know shards from now on: who has no place in the registry connects again, and gets one. What only this node had of a
+    /// session ends with it.
+    pub(super) fn end_unclaimed(&mut self) {
+        let mut ended = 0_usize;
+        for client in self.clients.keys() {
+            let Some(entry) = self.clients.get_mut(client).filter(|entry| entry.owner.is_none()) else {
+                continue;
+            };
+            ended += 1;
+            let state = match &mut entry.state {
+                ClientState::Offline { state, .. } => Some(std::mem::take(state)),
+                ClientState::Online(_) => {
+                    let reason = ReasonCode::ServerShuttingDown;
+                    self.will_of_ended(client, connection_end(CloseReason::Server(reason)), 0);
+                    self.part(client, reason, DisconnectReason::Code(reason))
+                }
+            };
+            if let Some(state) = state {
+                self.forget(client, *state);
+            }
+        }
+        if ended > 0 {
+            tracing::info!(
+                worker = self.id,
+                sessions = ended,
+                "sessions are in shards from now on: those of this node alone end"
+            );
         }
     }
 
@@ -284,6 +317,10 @@ async fn claimed(
 ) -> Result<Claimed, Failed> {
     let unavailable = || Failed::Refused(ReasonCode::ServerUnavailable);
     let client = name(&request.client_id);
+    // A new cluster gets its shards a moment after it can serve.
+    while worker.borrow().desk.as_ref().is_some_and(|desk| desk.shards.count() == 0) {
+        sleep(AGAIN).await;
+    }
     let (shards, shard, asked) = {
         let mut worker = worker.borrow_mut();
         let claim = worker.make_claim(key, request, will).ok_or(Failed::Gone)?;

@@ -157,7 +157,7 @@ impl Worker {
             }
             return self.answer(key, OpenResult::Refused(reason), actions);
         }
-        if self.desk.is_some() {
+        if self.in_shards() {
             return self.begin_claim(key, request, will);
         }
         let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);

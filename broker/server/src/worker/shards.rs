@@ -58,7 +58,7 @@ pub(crate) fn listen(node: &Arc<NodeShared>, shards: &Shards) {
     let of = |node: &Arc<NodeShared>| Arc::downgrade(node);
     let applied: ShardListener = {
         let node = of(node);
-        Arc::new(move |_, effects: Option<&[Effect]>| {
+        Arc::new(move |shard, effects: Option<&[Effect]>| {
             let Some(node) = node.upgrade() else { return };
             let Some(effects) = effects else {
                 for worker in 0..node.inboxes.len() {
@@ -66,6 +66,7 @@ pub(crate) fn listen(node: &Arc<NodeShared>, shards: &Shards) {
                 }
                 return;
             };
+            node.shard_drops.note(effects, || node.shards.as_ref().is_some_and(|shards| shards.leads(shard)));
             for effect in effects {
                 if let Effect::Deliver { client } = effect
                     && let Some(worker) = node.registry.holder(&client.id)
@@ -127,6 +128,8 @@ pub(super) enum Waiting {
 /// What a worker knows of its operations.
 pub(super) struct ShardDesk {
     pub(super) shards: Shards,
+    /// Clients are in shards: from when all members know these.
+    in_use: bool,
     port: Port,
     tokens: u64,
     waiting: HashMap<u64, Waiting, ahash::RandomState>,
@@ -152,6 +155,7 @@ impl ShardDesk {
         Self {
             port: shards.port(worker.into(), sink),
             shards,
+            in_use: false,
             tokens: 0,
             waiting: HashMap::default(),
             full: HashMap::default(),
@@ -230,6 +234,19 @@ pub(super) fn name(id: &Arc<str>) -> Name {
 }
 
 impl Worker {
+    /// Whether clients are in shards: in a cluster, once all its members know these. Sessions that began before are of this node only: they end, and
+    /// their clients connect again.
+    pub(super) fn in_shards(&mut self) -> bool {
+        let Some(desk) = &mut self.desk else {
+            return false;
+        };
+        if !desk.in_use && desk.shards.in_use() {
+            desk.in_use = true;
+            self.end_unclaimed();
+        }
+        self.desk.as_ref().is_some_and(|desk| desk.in_use)
+    }
+
     /// Has a task do something, on this thread, in a turn of its own.
     pub(super) fn do_later(&mut self, later: Later) {
         self.later.push_back(later);

@@ -19,8 +19,10 @@ use super::renew::Live;
 use super::shards::FromShards;
 use crate::bans::{Bans, FlapWatch};
 use crate::features::Features;
+use crate::healing::Healings;
 use crate::metrics::Metrics;
 use crate::overload::Overload;
+use crate::shard_numbers::ShardDrops;
 
 /// The parts of the node that every worker sees.
 pub(crate) struct NodeShared {
@@ -66,6 +68,10 @@ pub(crate) struct NodeShared {
     pub(crate) shards: Option<Shards>,
     /// What the shards have for each worker; empty without shards.
     pub(crate) from_shards: Vec<FromShards>,
+    /// What queues in shards did not take.
+    pub(crate) shard_drops: ShardDrops,
+    /// What was fenced, and is served again.
+    pub(crate) healings: Healings,
 }
 
 /// Milliseconds by two clocks: one that only grows, and the wall's.

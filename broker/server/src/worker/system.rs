@@ -40,12 +40,16 @@ impl Worker {
         if !self.node.is_serving() {
             return;
         }
+        self.in_shards();
         self.say_acks();
         self.publish_due_wills(now_ms);
         if self.id == 0 {
             self.publish_due();
             self.expire_retained();
             self.publish_system(now_ms);
+            while let Some(event) = self.node.healings.next_event() {
+                self.publish_own(&event, Reach::Cluster);
+            }
         }
     }
 

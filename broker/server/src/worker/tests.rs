@@ -31,8 +31,10 @@ use super::sharing::{Attempt, ChosenMember, Shared};
 use super::socket::Loose;
 use super::{ClientRegistry, Clock, Inbox, Item, ListenerState, Live, NodeShared, Router, WorkerHandle, start};
 use crate::features::Features;
+use crate::healing::Healings;
 use crate::metrics::{Metrics, RefuseReason};
 use crate::overload::{self, Overload};
+use crate::shard_numbers::ShardDrops;
 
 /// Long enough to see that nothing comes.
 const SILENCE: Duration = Duration::from_millis(400);
@@ -84,6 +86,8 @@ impl Lab {
             metrics: Arc::clone(&metrics),
             shards: None,
             from_shards: Vec::new(),
+            shard_drops: ShardDrops::default(),
+            healings: Healings::default(),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();

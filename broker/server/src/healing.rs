@@ -1,0 +1,111 @@
+//! A node that was cut off, or hung, and serves again says what that was for its clients.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use raftmq_cluster::Phase;
+use raftmq_features::ServerMessage;
+use raftmq_mqtt::QoS;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::metrics::{Encoder, catalog as c};
+use crate::worker::NodeShared;
+
+/// Events that wait for being published: the latest, should the node lose its lease again and again before.
+const WAITING: usize = 16;
+
+/// What was fenced since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Healings {
+    fenced_ms: AtomicU64,
+    clients: AtomicU64,
+    events: Mutex<VecDeque<ServerMessage>>,
+}
+
+impl Healings {
+    /// The next event to be published, by who may publish.
+    pub(crate) fn next_event(&self) -> Option<ServerMessage> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Adds the metrics.
+    pub(crate) fn report(&self, out: &mut Encoder) {
+        let seconds = Duration::from_millis(self.fenced_ms.load(Ordering::Relaxed)).as_secs_f64();
+        out.counter_f64(&c::FENCED_SECONDS, &[], seconds);
+        out.counter(&c::FENCED_CLIENTS, &[], self.clients.load(Ordering::Relaxed));
+    }
+
+    fn note(&self, node: &str, fenced: Fenced, unix_ms: u64) {
+        let took = fenced.since.elapsed();
+        let fenced_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.fenced_ms.fetch_add(fenced_ms, Ordering::Relaxed);
+        self.clients.fetch_add(fenced.clients, Ordering::Relaxed);
+        tracing::info!(
+            fenced_ms,
+            clients = fenced.clients,
+            clients_closed = fenced.closed,
+            "serving again: nothing was read, acknowledged or delivered meanwhile"
+        );
+        let event = Event { node, fenced_ms, clients: fenced.clients, clients_closed: fenced.closed, ts: unix_ms };
+        let Ok(payload) = serde_json::to_vec(&event) else { return };
+        let topic = format!("$SYS/brokers/{}/healed", raftmq_features::topic_level(node));
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.len() == WAITING {
+            events.pop_front();
+        }
+        events.push_back(ServerMessage { topic, payload, qos: QoS::AtLeastOnce, retain: false });
+    }
+}
+
+/// The payload of the event.
+#[derive(Serialize)]
+struct Event<'a> {
+    node: &'a str,
+    fenced_ms: u64,
+    clients: u64,
+    clients_closed: bool,
+    ts: u64,
+}
+
+/// A lease has ended, and there is no other one yet.
+#[derive(Debug, Clone, Copy)]
+struct Fenced {
+    since: Instant,
+    /// Connected at that time.
+    clients: u64,
+    /// They were closed.
+    closed: bool,
+}
+
+/// Follows the phase of the node for as long as it lives.
+pub(crate) async fn watch(node: Arc<NodeShared>, mut phase: watch::Receiver<Phase>) {
+    let mut fenced: Option<Fenced> = None;
+    let mut served = false;
+    loop {
+        let now = *phase.borrow_and_update();
+        match now {
+            Phase::Serving => {
+                served = true;
+                if let Some(fenced) = fenced.take() {
+                    node.healings.note(&node.name, fenced, node.clock.now().unix_ms);
+                }
+            }
+            // Before the first lease nobody was connected.
+            Phase::Fenced | Phase::Closed if served => {
+                let known = fenced.get_or_insert_with(|| Fenced {
+                    since: Instant::now(),
+                    clients: node.metrics.sys().gauges.clients_connected,
+                    closed: false,
+                });
+                known.closed |= now == Phase::Closed;
+            }
+            Phase::Fenced | Phase::Closed => {}
+        }
+        if phase.changed().await.is_err() {
+            return;
+        }
+    }
+}
