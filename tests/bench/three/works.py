@@ -19,6 +19,7 @@ from .client import Client, Gone
 from .watch import Publishers, gaps
 
 PAYLOAD = 256
+# RabbitMQ 3.10 takes no QoS 2.
 ALL = ("raftmq", "rabbitmq", "mosquitto")
 CLUSTERS = ("raftmq", "rabbitmq")
 OURS = ("raftmq",)
@@ -61,8 +62,9 @@ def load(options, broker, qos, window, rate=0):
         before = counters(cluster)
         report = bench(cluster, *arguments)
         after = counters(cluster)
-    messages = report["messages"]
-    measured = report["measured"]
+    messages, measured = report["messages"], report["measured"]
+    if not measured["acknowledged"] or report["latency_us"]["end_to_end"] is None:
+        raise brokers.Failed(f"nothing was acknowledged or delivered: {report['errors'][:3]}")
     cpu = [watched["cpu_seconds"] for watched in report["watched"]]
     made = {
         "command": shown(*arguments), "ok": report["ok"], "acknowledged_per_second": measured["acknowledged_per_second"],
@@ -395,7 +397,7 @@ async def barriers(cluster, options):
 
 WORKS = [
     Work("durable-qos1", "rates", "64 pairs QoS 1, window 64", ALL, lambda options, broker: load(options, broker, 1, 64)),
-    Work("durable-qos2", "rates", "64 pairs QoS 2, window 20", ALL, lambda options, broker: load(options, broker, 2, 20)),
+    Work("durable-qos2", "rates", "64 pairs QoS 2, window 20", ("raftmq", "mosquitto"), lambda options, broker: load(options, broker, 2, 20)),
     Work("latency-1000", "latency", "64 pairs QoS 1, 1,000/s", ALL, lambda options, broker: load(options, broker, 1, 0, 1000)),
     Work("latency-10000", "latency", "64 pairs QoS 1, 10,000/s", ("raftmq", "mosquitto"), lambda options, broker: load(options, broker, 1, 0, 10_000)),
     Work("idle-16", "idle", "16 shards", OURS, lambda options, _broker: idle(options, 16)),
