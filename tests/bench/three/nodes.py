@@ -321,7 +321,11 @@ def rabbitmq(directory, count=3):
         for path in [directory, *directory.rglob("*")]:
             os.chown(path, owner.pw_uid, owner.pw_gid)
     cluster = Cluster("rabbitmq", nodes, directory, listens)
-    cluster.epmd = None
+    # Their port mapper, which a node would start else, and nobody would end.
+    cluster.epmd = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", "epmd", "-port", str(epmd), "-address", "127.0.0.1"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     cluster.stop = lambda: stop_rabbitmq(cluster)
     return cluster
 
@@ -353,7 +357,5 @@ def join(cluster):
 
 def stop_rabbitmq(cluster):
     Cluster.stop(cluster)
-    # Its port mapper goes on; it is the one of this directory's environment.
-    epmd = shutil.which("epmd")
-    if epmd:
-        subprocess.run([epmd, "-kill"], env={**os.environ, **cluster.nodes[0].environment}, capture_output=True, timeout=20)
+    cluster.epmd.kill()
+    cluster.epmd.wait()
