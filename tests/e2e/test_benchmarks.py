@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 from harness import BINARY, REPO, wait_until
@@ -171,3 +172,15 @@ def test_a_failure_has_its_figures(tmp_path):
     figures = json.loads(out.read_text())["dies"]
     assert len(figures) == 1 and 0 < figures[0]["elsewhere"] < 8 and figures[0]["ready"] is not None and figures[0]["acknowledges"] is not None
     assert "| the node that leads meta is killed |" in done.stdout
+
+
+def test_the_longest_time_without_an_acknowledgement():
+    script = """
+from three.watch import gaps
+class Found:
+    acknowledged = [[1.0, 1.5, 9.0, 9.5], [], [0.5, 3.0, 3.5]]
+print(gaps(Found, 2.0, 10.0))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPO / "tests" / "bench", capture_output=True, text=True, timeout=20)
+    # What began before the fault counts from there, what did not end counts to the end; who never had one, all of it.
+    assert done.stdout.strip() == "[7.5, 8.0, 6.5]", done.stdout + done.stderr

@@ -116,7 +116,7 @@ FAILURES = {
     "cut-off": FAILURE("it is cut off from the others, not from clients", "leader", cut, heal),
     "one-way": FAILURE("it does not hear the others, who hear it", "leader", deafen, heal),
     "partial": FAILURE("it and one other do not reach each other; both reach the third", "leader", part, heal),
-    "two-lost": FAILURE("two nodes are killed", "two", kill, start),
+    "two-lost": FAILURE("two nodes are killed; the clients are the last one's", "two", kill, start, survivor=True),
     "all": FAILURE("all nodes are killed", "all", kill, start, hold=2.0),
     "blocked": FAILURE("a node's disk takes no writes", "leader", freeze, thaw),
     "two-blocked": FAILURE("the disks of two nodes take no writes", "two", freeze, thaw),
@@ -200,14 +200,17 @@ async def one(name, parent, hold):
         await run.cluster.form()
         await run.formed()
         await run.choose(about["victims"])
-        return await watched(run, about["begin"], about["end"], min(hold, about.get("hold", hold)))
+        return await watched(run, about["begin"], about["end"], min(hold, about.get("hold", hold)), about.get("survivor", False))
     finally:
         run.close()
 
 
-async def watched(run, begin, end, hold):
+async def watched(run, begin, end, hold, survivor):
+    """`survivor`: who is looked at is not the node that fails, but who is left."""
     everywhere = [At(node) for node in run.cluster.nodes]
     victims, others = [At(node) for node in run.victims], [At(node) for node in run.others]
+    if survivor:
+        victims, others = others, []
     there = await Publishers.start(victims, ON_VICTIM, "there", everywhere=everywhere)
     elsewhere = await Publishers.start(others, ELSEWHERE, "elsewhere", everywhere=everywhere) if others else None
     observer, moving = Client("observer", level=5), Client("moving", clean=False, level=5)
