@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import re
 import subprocess
 
 import brokers
@@ -30,4 +31,6 @@ def versions(chosen):
     if "rabbitmq" in chosen:
         done = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", "rabbitmq-server"], capture_output=True, text=True, timeout=20)
         known["rabbitmq"] = f"RabbitMQ {done.stdout.strip() or nodes.RABBITMQ}"
+    if "hivemq" in chosen:
+        known["hivemq"] = "HiveMQ CE " + re.search(r"embedded</artifactId>\s*<version>([^<]+)", (nodes.HIVEMQ / "pom.xml").read_text())[1]
     return known

@@ -1,4 +1,4 @@
-"""Clusters that can be broken node by node: RaftMQ, RabbitMQ with quorum queues, and Mosquitto with its persistence on (one node: it has no cluster).
+"""Clusters that can be broken node by node: RaftMQ, RabbitMQ with quorum queues; and single nodes with their persistence on: Mosquitto and HiveMQ CE, which have no cluster.
 
 All keep what they acknowledge as well as they can be told to: RaftMQ always does, RabbitMQ by quorum queues, Mosquitto by its file of persistence, which
 it writes at intervals (a second here, the shortest there is) and when it ends in order.
@@ -21,6 +21,7 @@ import brokers
 
 QUEUED = 1_000_000
 RABBITMQ = pathlib.Path("/usr/lib/rabbitmq/bin")
+HIVEMQ = pathlib.Path(__file__).resolve().parents[1] / "hivemq"
 CONCURRENT = 90
 
 
@@ -159,7 +160,7 @@ def running(kind, **options):
     """A cluster (`raftmq`, `rabbitmq`) or one node (`mosquitto`) that serves; all of it is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="raftmq-three-", ignore_cleanup_errors=True) as directory:
         directory = pathlib.Path(directory)
-        cluster = {"raftmq": raftmq, "rabbitmq": rabbitmq, "mosquitto": mosquitto}[kind](directory, **options)
+        cluster = {"raftmq": raftmq, "rabbitmq": rabbitmq, "mosquitto": mosquitto, "hivemq": hivemq}[kind](directory, **options)
         try:
             begin(cluster)
             yield cluster
@@ -179,7 +180,7 @@ def begin(cluster):
     elif cluster.kind == "rabbitmq":
         join(cluster)
     else:
-        cluster.wait_ready()
+        cluster.wait_ready(180)
 
 
 # RaftMQ
@@ -287,6 +288,44 @@ def listens(node):
         socket.create_connection(node.at, 1).close()
         return True
     return False
+
+
+# HiveMQ CE
+
+def hivemq_files():
+    """Its jars, fetched once by Maven."""
+    at = brokers.CACHE / "bench" / "hivemq"
+    if not at.exists():
+        made = at.with_name("hivemq.new")
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        shutil.copy(HIVEMQ / "pom.xml", made)
+        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={made}/lib"]
+        done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            raise brokers.Failed(f"mvn: {done.stdout[-500:]}")
+        made.rename(at)
+    return at / "lib"
+
+
+def hivemq(directory):
+    home = directory / "hivemq"
+    for part in ("conf", "data", "extensions"):
+        (home / part).mkdir(parents=True)
+    port = brokers.free_port()
+    (home / "conf" / "config.xml").write_text(hivemq_settings(port))
+    command = ["java", "-Xmx2g", "-cp", f"{hivemq_files()}/*", str(HIVEMQ / "Broker.java"), str(home)]
+    return Cluster("hivemq", [Node("hivemq", port, command, home)], directory, listens)
+
+
+def hivemq_settings(port):
+    return f"""\
+<hivemq>
+  <listeners><tcp-listener><port>{port}</port><bind-address>127.0.0.1</bind-address></tcp-listener></listeners>
+  <mqtt><queued-messages><max-queue-size>{QUEUED}</max-queue-size></queued-messages></mqtt>
+  <anonymous-usage-statistics><enabled>false</enabled></anonymous-usage-statistics>
+</hivemq>
+"""
 
 
 # RabbitMQ

@@ -7,7 +7,7 @@ from tables import NOTHING, digits, spread, table
 
 from . import works
 
-TITLES = {"raftmq": "RaftMQ, 3 nodes", "rabbitmq": "RabbitMQ, 3 nodes", "mosquitto": "Mosquitto, 1 node"}
+TITLES = {"raftmq": "RaftMQ, 3 nodes", "rabbitmq": "RabbitMQ, 3 nodes", "hivemq": "HiveMQ CE, 1 node", "mosquitto": "Mosquitto, 1 node"}
 
 
 def of(records, name, broker):
