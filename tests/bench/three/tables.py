@@ -87,8 +87,8 @@ def memory(records):
             made += [
                 ["memory of a durable session with a subscription, a node", f"{bounds(r['bytes_per_session'])} bytes", f"{r['sessions']:,} sessions"],
                 ["disk of it, a node", f"{bounds(r['disk_per_session'])} bytes", ""],
-                ["such sessions made", f"{digits(r['created_per_second'])}/s", f"{r['wave']:,} connections at a time"],
-                ["such sessions resumed, all of them at once", f"{digits(r['resumed_per_second'])}/s", f"{r['present']} of {r['sampled']} asked were there, on any node"],
+                ["such sessions made", f"{digits(r['created_per_second'])}/s", f"{r['wave']:,} connections at a time, {r['refused']} refused"],
+                ["such sessions resumed, all of them at once", f"{digits(r['resumed_per_second'])}/s", f"{r['present']} of {r['sampled']} asked were there, on any node; {r['refused_again']} refused"],
                 ["memory of a node afterwards", f"{bounds(n / 2**20 for n in r['resident'])} MiB, after the storm {bounds(n / 2**20 for n in r['resident_after_storm'])}", ""],
             ]
     for _work, _broker, results in rows(records, "queued"):
