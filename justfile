@@ -64,6 +64,14 @@ faults *ARGS:
 bench *ARGS:
     RAFTMQ_BENCH_ARGS="{{ARGS}}" tests/run bench
 
+# A cluster that keeps what it acknowledges, beside others (docs/benchmarks-cluster.md): ARGS such as --works rates --brokers raftmq
+durable *ARGS:
+    RAFTMQ_BENCH_ARGS="{{ARGS}}" tests/run durable
+
+# What clients see when something breaks, in seconds (docs/failures): some ten minutes, as root; ARGS such as --only dies,hangs --times 5
+failures *ARGS:
+    RAFTMQ_BENCH_ARGS="{{ARGS}}" tests/run failures
+
 # Where the time of the benchmarks' works goes (perf; a binary with symbols): ARGS such as --works pairs-qos1
 profile *ARGS:
     tests/bench/profile {{ARGS}}

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 from harness import BINARY, REPO, wait_until
@@ -123,3 +125,62 @@ def alive(pid):
     except OSError:
         return False
     return state != "Z"
+
+
+DURABLE = str(REPO / "tests" / "bench" / "durable")
+
+
+def durable(*arguments):
+    return subprocess.run([DURABLE, *arguments], capture_output=True, text=True, timeout=300, env={**os.environ, "RAFTMQ_BIN": BINARY})
+
+
+def test_a_cluster_that_keeps_what_it_acknowledges_is_measured_and_killed(tmp_path):
+    out = tmp_path / "raw.jsonl"
+    arguments = ["--quick", "--out", str(out), "--brokers", "raftmq", "--works", "durable-qos1,queued,loss-all,barrier"]
+    done = durable(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, rate, queued, loss, barrier = (json.loads(line) for line in out.read_text().splitlines())
+    assert rate["result"]["ok"] and rate["result"]["lost"] == 0
+    # Kept: the payload is in the log of each node.
+    assert min(rate["result"]["log_bytes_per_message"]) >= 256 and min(rate["result"]["fsyncs_per_thousand"]) > 0
+    assert queued["result"]["delivered"] == queued["result"]["messages"]
+    assert loss["result"]["accepted"] > 100 and loss["result"]["missing"] == 0
+    assert barrier["result"]["delivered"] == barrier["result"]["subscriptions"]
+    assert "| 64 pairs QoS 1, window 64 | RaftMQ, 3 nodes |" in done.stdout
+
+    again = durable(*arguments)
+    assert again.returncode == 0 and len(out.read_text().splitlines()) == 5, again.stdout + again.stderr
+
+
+def test_what_a_broker_lost_is_counted(tmp_path):
+    """By a broker that acknowledges and keeps nothing: the recipe of losses is believed only if it finds that."""
+    out = tmp_path / "raw.jsonl"
+    if not shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin"):
+        pytest.skip("Debian's mosquitto is not installed")
+    done = durable("--quick", "--out", str(out), "--brokers", "mosquitto", "--works", "loss-all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, loss = (json.loads(line) for line in out.read_text().splitlines())
+    assert loss["result"]["accepted"] > loss["result"]["missing"] > 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_a_failure_has_its_figures(tmp_path):
+    out = tmp_path / "figures.json"
+    command = [str(REPO / "tests" / "bench" / "failures"), "--quick", "--only", "dies", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "RAFTMQ_BIN": BINARY})
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(out.read_text())["dies"]
+    assert len(figures) == 1 and 0 < figures[0]["elsewhere"] < 8 and figures[0]["ready"] is not None and figures[0]["acknowledges"] is not None
+    assert "| the node that leads meta is killed |" in done.stdout
+
+
+def test_the_longest_time_without_an_acknowledgement():
+    script = """
+from three.watch import gaps
+class Found:
+    acknowledged = [[1.0, 1.5, 9.0, 9.5], [], [0.5, 3.0, 3.5]]
+print(gaps(Found, 2.0, 10.0))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPO / "tests" / "bench", capture_output=True, text=True, timeout=20)
+    # What began before the fault counts from there, what did not end counts to the end; who never had one, all of it.
+    assert done.stdout.strip() == "[7.5, 8.0, 6.5]", done.stdout + done.stderr

@@ -316,11 +316,27 @@ impl Worker {
             return;
         };
         durable.granting = false;
-        if let Ok(OpAnswer::Granted { up_to }) = outcome {
-            durable.granted = durable.granted.max(*up_to);
-            self.deliver_granted(client);
+        match outcome {
+            Ok(OpAnswer::Granted { up_to }) => {
+                durable.granted = durable.granted.max(*up_to);
+                self.deliver_granted(client);
+            }
+            // More waits than may be under way at once: as much as may be.
+            Ok(OpAnswer::TooFar { limit }) if *limit > durable.granted => {
+                durable.granting = true;
+                let (epoch, shard) = (owner.epoch, owner.shard);
+                self.grant(client, shard, epoch, *limit);
+            }
+            // Nothing more may be: asked again when something was acknowledged.
+            _ => {}
         }
-        // Too far above what is not acknowledged: asked again when something was.
+    }
+
+    fn grant(&mut self, client: Key, shard: u16, epoch: u64, up_to: u64) {
+        if let Some(entry) = self.clients.get_mut(client) {
+            let op = Op::Grant { client: name(&entry.id), epoch, up_to };
+            self.push_to_shard(shard, op, Waiting::Granted(client));
+        }
     }
 
     /// Sends a connected client what its queue has for it, as far as it takes it.

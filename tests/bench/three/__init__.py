@@ -1,0 +1,1 @@
+"""What the recipes of a cluster of three are made of: brokers that can be killed, a client, works."""
