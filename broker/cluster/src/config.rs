@@ -11,7 +11,7 @@ use raftmq_config::{Config, DiscoveryStrategy};
 use raftmq_discovery::{DiscoverySettings, Resolver};
 use raftmq_links::pki::{SecretPem, TlsMaterial};
 use raftmq_links::{LinkConfig, LinkOptions};
-use raftmq_meta::{FEATURE_LEVEL, LeaseParams, SHARDS_LEVEL};
+use raftmq_meta::{FEATURE_LEVEL, LIVES_LEVEL, LeaseParams};
 use raftmq_raft::RaftOptions;
 use raftmq_routing::LocalRoutesOptions;
 use raftmq_storage::{StoreOptions, WalOptions};
@@ -97,7 +97,7 @@ fn preview() -> Result<Option<ShardOptions>, ConfigError> {
 impl ClusterConfig {
     /// The newest feature level that the node knows: without shards it does not take part in what is switched on for them.
     pub(crate) fn feature_level(&self) -> u32 {
-        if self.shards.is_some() { SHARDS_LEVEL } else { FEATURE_LEVEL }
+        if self.shards.is_some() { LIVES_LEVEL } else { FEATURE_LEVEL }
     }
 
     /// The node that these settings describe. Reads the certificates; `version` is that of the binary; `control` is left

@@ -48,6 +48,9 @@ pub const BANS_LEVEL: u32 = 2;
 /// The feature level from which on there are shards.
 pub const SHARDS_LEVEL: u32 = 3;
 
+/// From this level on a node knows forwarded publishes that say which of its lives they are meant for.
+pub const LIVES_LEVEL: u32 = 4;
+
 /// Longest name of a node or a cluster, in bytes: it must fit a DNS label, because certificates carry it as one.
 pub const MAX_NAME: usize = 63;
 
