@@ -15,7 +15,7 @@ use crate::node::{CALL, Node, Running};
 use crate::shards::{ShardId, carry_out, close, initialise, marks, propose_for};
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
-use crate::{bootstrap, driver, leader, lease};
+use crate::{bootstrap, driver, leader, lease, lives};
 
 /// Hands frames to the node, as long as it lives.
 pub(crate) struct LinkHandler {
@@ -70,22 +70,45 @@ impl Handler for LinkHandler {
 
     fn on_frame(&self, peer: &Arc<PeerHello>, kind: u16, payload: Bytes) -> Result<(), String> {
         let node = self.node()?;
-        if kind == kind::FORWARD {
-            // The others may have declared this node down, as after a pause, and have taken back what they had for it: it would come to
-            // somebody twice. If they have not, it comes again.
-            if !node.lease.is_serving() {
-                return Err("the node does not serve".to_owned());
+        let (life, frame) = match kind {
+            kind::FORWARD => (None, payload),
+            kind::FORWARD_TO_LIFE => {
+                let Some((life, frame)) = lives::split(&payload) else {
+                    tracing::warn!(peer = peer.hello.node, "a forwarded publish without a life");
+                    return Ok(());
+                };
+                (Some(life), frame)
             }
-            ClusterCounters::add(&node.counters.forwards_in);
-            (node.on_forward)(Forwarded::From(peer.hello.raft_id, payload));
+            _ => return Ok(()),
+        };
+        // The others may have declared this node down, as after a pause, and have taken back what they had for it: it would come to
+        // somebody twice. If they have not, it comes again.
+        if !node.lease.is_serving() {
+            return Err("the node does not serve".to_owned());
+        }
+        ClusterCounters::add(&node.counters.forwards_in);
+        let frame = match life {
+            Some(life) if life < (node.data.boot, node.routes.stream()) => {
+                ClusterCounters::add(&node.counters.forwards_past);
+                lives::inherited(&frame)
+            }
+            _ => Some(frame),
+        };
+        if let Some(frame) = frame {
+            (node.on_forward)(Forwarded::From(peer.hello.raft_id, frame));
         }
         Ok(())
     }
 
     fn on_undelivered(&self, kind: u16, payload: Bytes, handled: bool) {
         let Ok(node) = self.node() else { return };
-        if kind == kind::FORWARD && raftmq_routing::frame_has_groups(&payload) {
-            (node.on_forward)(Forwarded::Back { frame: payload, handled });
+        let frame = match kind {
+            kind::FORWARD => Some(payload),
+            kind::FORWARD_TO_LIFE => lives::split(&payload).map(|(_, frame)| frame),
+            _ => None,
+        };
+        if let Some(frame) = frame.filter(|frame| raftmq_routing::frame_has_groups(frame)) {
+            (node.on_forward)(Forwarded::Back { frame, handled });
         }
     }
 }

@@ -40,6 +40,7 @@ mod identity;
 mod join;
 mod leader;
 mod lease;
+mod lives;
 mod machine;
 mod member;
 mod net;

@@ -7,6 +7,8 @@ use raftmq_raft::{MachineError, StateBatch, StateMachine};
 use raftmq_routing::{RoutesMachine, ShardRoutes};
 use tokio::sync::watch;
 
+use crate::net::Net;
+
 /// The meta machine, which publishes its state.
 pub(crate) struct MetaAdapter {
     machine: MetaMachine,
@@ -85,13 +87,17 @@ pub(crate) struct RoutesAdapter {
     pub(crate) machine: SharedMachine,
     pub(crate) node: u64,
     pub(crate) own: watch::Sender<Option<(u64, u64)>>,
+    /// Gets the last stream of each node.
+    pub(crate) net: Arc<Net>,
 }
 
 impl StateMachine for RoutesAdapter {
     fn apply(&mut self, index: u64, command: &[u8], _out: &mut StateBatch) -> Vec<u8> {
         let mut seen = self.machine.lock();
         seen.applied = Some(index);
-        seen.machine.apply(index, command)
+        let response = seen.machine.apply(index, command);
+        self.net.lives.set_last(seen.machine.last_streams());
+        response
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -103,6 +109,7 @@ impl StateMachine for RoutesAdapter {
             let mut seen = self.machine.lock();
             seen.applied = None;
             seen.machine.restore(snapshot).map_err(|e| MachineError::new(e.to_string()))?;
+            self.net.lives.set_last(seen.machine.last_streams());
         }
         self.publish();
         Ok(())

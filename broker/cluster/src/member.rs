@@ -48,7 +48,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
         groups.start(META, Persistence::Stored, MetaAdapter::new(node.meta.clone())).await.map_err(started("meta"))?;
     let machine = SharedMachine::new(RoutesMachine::new(node.shared_routes.clone()));
     let (own, own_stream) = watch::channel(None);
-    let adapter = RoutesAdapter { machine: machine.clone(), node: raft_id, own };
+    let adapter = RoutesAdapter { machine: machine.clone(), node: raft_id, own, net: Arc::clone(&node.net) };
     let routes = groups.start(ROUTES, Persistence::Memory, adapter).await.map_err(started("routes"))?;
     let lease = Mutex::new(Lease::new(node.config.lease, raft_id, node.data.boot));
     let running = Running {
@@ -116,6 +116,7 @@ async fn watch_members(node: Arc<Node>) {
             let addresses: BTreeMap<u64, String> =
                 now.members.values().map(|m| (m.id, m.addresses.link.clone())).collect();
             node.net.set_addresses(addresses.clone());
+            node.net.lives.set_members(&now);
             let links = node.net.links();
             for member in now.members.values().filter(|m| m.id != running.id) {
                 let fact = (member.addresses.link.clone(), member.boot);

@@ -12,6 +12,7 @@ use raftmq_links::{Class, LinkError, Links, SendError};
 use raftmq_raft::{NodeId, Transport, TransportError};
 use tokio::sync::Notify;
 
+use crate::lives::{self, Lives};
 use crate::wire::{self, Request, Response, kind};
 
 /// Why a call has no answer.
@@ -42,6 +43,8 @@ pub(crate) struct Net {
     pub(crate) showed_itself: Notify,
     /// See [`Net::confirmed_one_by_one`].
     one_by_one: AtomicBool,
+    /// The life that a forwarded publish is meant for.
+    pub(crate) lives: Lives,
 }
 
 impl Net {
@@ -55,6 +58,7 @@ impl Net {
             levels: ArcSwap::default(),
             showed_itself: Notify::new(),
             one_by_one: AtomicBool::new(false),
+            lives: Lives::default(),
         })
     }
 
@@ -194,10 +198,17 @@ impl Net {
         let mut taken = Vec::new();
         if let Some(links) = self.links.get() {
             links.revise(address, |kind, frame, handled| {
-                let rest =
-                    (kind == kind::FORWARD).then(|| raftmq_routing::frame_without_groups(frame)).flatten()?.into();
-                taken.push((frame.clone(), handled));
-                Some(rest)
+                let (life, frame) = match kind {
+                    kind::FORWARD => (None, frame.clone()),
+                    kind::FORWARD_TO_LIFE => lives::split(frame).map(|(life, frame)| (Some(life), frame))?,
+                    _ => return None,
+                };
+                let rest = raftmq_routing::frame_without_groups(&frame)?;
+                taken.push((frame, handled));
+                Some(match life {
+                    Some(life) => lives::join(life, &rest),
+                    None => rest.into(),
+                })
             });
         }
         taken
@@ -211,7 +222,11 @@ impl Net {
         let addresses = self.addresses.load();
         let address = addresses.get(&node).ok_or(CallError::NoAddress(node))?;
         let links = self.links.get().ok_or(LinkError::Shutdown)?;
-        links.send(address, kind::FORWARD, frame).map_err(|error| match error {
+        let (kind, frame) = match self.lives.of(node) {
+            Some(life) => (kind::FORWARD_TO_LIFE, lives::join(life, &frame)),
+            None => (kind::FORWARD, frame),
+        };
+        links.send(address, kind, frame).map_err(|error| match error {
             SendError::Shutdown => CallError::Link(LinkError::Shutdown),
             other => CallError::Malformed(other.to_string()),
         })

@@ -33,6 +33,8 @@ pub(crate) struct RoutesOwner {
     invalid: Notify,
     ready: watch::Sender<bool>,
     opened_at: AtomicU64,
+    /// The number of the stream that was asked for last.
+    stream: AtomicU64,
 }
 
 impl RoutesOwner {
@@ -44,6 +46,7 @@ impl RoutesOwner {
             invalid: Notify::new(),
             ready: watch::Sender::new(false),
             opened_at: AtomicU64::new(0),
+            stream: AtomicU64::new(0),
         }
     }
 
@@ -115,6 +118,11 @@ impl RoutesOwner {
     /// When the open stream was first asked for; 0 without one.
     pub(crate) fn opened_at(&self) -> Nanos {
         self.opened_at.load(Ordering::Relaxed)
+    }
+
+    /// The number of the stream that was asked for last, in this boot: those before it are over, and so are their clients.
+    pub(crate) fn stream(&self) -> u64 {
+        self.stream.load(Ordering::Relaxed)
     }
 
     /// The stream is too old to be used under a new lease: another one is opened.
@@ -190,6 +198,7 @@ async fn open(node: &Node, running: &Running, stream: u64) -> Opened {
         node.barriers.start_over();
         local.reopen(running.id, node.data.incarnation, node.data.boot, stream, progress).encode()
     });
+    node.routes.stream.store(stream, Ordering::Relaxed);
     // Before the first proposal, though it may take more of them: the one whose answer was lost may have opened the stream, and its age
     // is what the meta leader goes by.
     let since = boottime();

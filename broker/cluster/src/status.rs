@@ -93,6 +93,8 @@ pub struct ClusterCounters {
     pub forwards_out: AtomicU64,
     /// Publishes received from other nodes.
     pub forwards_in: AtomicU64,
+    /// Of those, the ones that were meant for an earlier life of this node: they are for nobody, unless for groups.
+    pub forwards_past: AtomicU64,
     /// Publishes that were not handed over: the queue was full or the node has no known address.
     pub forwards_dropped: AtomicU64,
     /// Leases granted to this node.

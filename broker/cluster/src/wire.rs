@@ -21,6 +21,8 @@ pub(crate) mod kind {
     pub(crate) const CALL: u16 = 2;
     /// One way: a forwarded publish.
     pub(crate) const FORWARD: u16 = 16;
+    /// One way: a forwarded publish that says which life of the node it is meant for, see [`crate::lives`].
+    pub(crate) const FORWARD_TO_LIFE: u16 = 17;
 }
 
 /// What one node asks another.

@@ -40,13 +40,16 @@ pub use state::{ClusterInfo, Member, MemberStatus, MetaState};
 
 /// The newest feature level that this binary knows. A feature, or a change of what apply does, is switched on by an
 /// entry of the log when all members know it, so that replicas never differ.
-pub const FEATURE_LEVEL: u32 = SHARDS_LEVEL;
+pub const FEATURE_LEVEL: u32 = LIVES_LEVEL;
 
 /// The feature level from which on there are bans.
 pub const BANS_LEVEL: u32 = 2;
 
 /// The feature level from which on there are shards.
 pub const SHARDS_LEVEL: u32 = 3;
+
+/// From this level on a node knows forwarded publishes that say which of its lives they are meant for.
+pub const LIVES_LEVEL: u32 = 4;
 
 /// Longest name of a node or a cluster, in bytes: it must fit a DNS label, because certificates carry it as one.
 pub const MAX_NAME: usize = 63;

@@ -260,6 +260,11 @@ impl RoutesMachine {
         self.nodes.get(&node).filter(|known| known.open).map(NodeStream::id)
     }
 
+    /// The last stream (boot, stream) that is known of each node, open or not, by Raft id.
+    pub fn last_streams(&self) -> impl Iterator<Item = (u64, (u64, u64))> + Clone {
+        self.nodes.iter().map(|(&node, known)| (node, known.id()))
+    }
+
     /// The number of routes of a node.
     #[must_use]
     pub fn routes_of(&self, node: u64) -> u64 {

@@ -109,6 +109,7 @@ pub(crate) fn counted(counters: &ClusterCounters, lost: u64, out: &mut Encoder) 
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     out.counter(&catalog::FORWARDED, &["sent"], read(&counters.forwards_out));
     out.counter(&catalog::FORWARDED, &["received"], read(&counters.forwards_in));
+    out.counter(&catalog::FORWARDS_PAST, &[], read(&counters.forwards_past));
     out.counter(&catalog::FORWARDS_DROPPED, &[], read(&counters.forwards_dropped));
     out.counter(&catalog::FORWARDS_LOST, &[], lost);
     out.counter(&catalog::BARRIERS, &["reached"], read(&counters.barriers));

@@ -116,6 +116,7 @@ catalog! {
         FENCED_CLIENTS = Counter "raftmq_fenced_clients_total" [] "Clients that were connected when a serving lease ended.";
         FORWARDED = Counter "raftmq_forwarded_messages_total" ["direction"] "Messages between this node and others, one for each node that gets it: sent, received.";
         FORWARDS_DROPPED = Counter "raftmq_forwarded_messages_dropped_total" [] "Messages that were not handed to a node's link: its queue was full, or its address is not known.";
+        FORWARDS_PAST = Counter "raftmq_forwarded_messages_past_total" [] "Messages of other nodes that were meant for an earlier start of this node, or for the time before it lost its lease.";
         FORWARDS_LOST = Counter "raftmq_forwarded_messages_lost_total" [] "Messages of other nodes that a worker of this node did not get: its queue was full.";
         BARRIERS = Counter "raftmq_subscribe_barriers_total" ["result"] "Subscriptions that waited until every serving node knew them, by result: reached, failed.";
         MEMBERSHIP_STEPS = Counter "raftmq_membership_steps_total" [] "Changes of group memberships that this node drove as a leader.";
