@@ -220,7 +220,7 @@ pub enum Op {
         /// Its number among those for this shard.
         number: u64,
         /// What it is.
-        note: Note,
+        note: Box<Note>,
         /// The message that is given, and what is left of its expiry interval in milliseconds.
         message: Option<(Message, Option<u64>)>,
     },

@@ -162,7 +162,7 @@ fn ops() -> impl Strategy<Value = Op> {
             shard
         }),
         (any::<u32>(), any::<u64>(), notes(), prop::option::of((messages(), prop::option::of(any::<u64>()))))
-            .prop_map(|(source, number, note, message)| Op::Note { source, number, note, message }),
+            .prop_map(|(source, number, note, message)| Op::Note { source, number, note: Box::new(note), message }),
         (any::<u32>(), any::<u64>()).prop_map(|(destination, up_to)| Op::Noted { destination, up_to }),
         client().prop_map(|(client, epoch)| Op::Older { client, epoch }),
     ]

@@ -163,7 +163,7 @@ impl World {
         let mut last = after;
         for sent in notes {
             last = sent.number;
-            let op = Op::Note { source: from as u32, number: last, note: sent.note, message: sent.message };
+            let op = Op::Note { source: from as u32, number: last, note: Box::new(sent.note), message: sent.message };
             let answer = self.shards[to].lead(op);
             assert!(matches!(answer, OpAnswer::Done | OpAnswer::Duplicate), "{answer:?}");
         }
@@ -447,7 +447,12 @@ fn notes_are_taken_in_order_and_from_whom_they_concern() {
     world.settle();
     world.publish("0", QoS::AtLeastOnce);
     let group = world.group().unwrap().number;
-    let done = |source, number| Op::Note { source, number, note: Note::Done { number: group, seq: 1 }, message: None };
+    let done = |source, number| Op::Note {
+        source,
+        number,
+        note: Box::new(Note::Done { number: group, seq: 1 }),
+        message: None,
+    };
     assert_eq!(world.shards[0].lead(done(1, 7)), OpAnswer::Gap { expected: 2 });
     assert_eq!(world.shards[0].lead(done(1, 1)), OpAnswer::Duplicate);
     assert_eq!(world.shards[0].lead(done(9, 1)), OpAnswer::Done);

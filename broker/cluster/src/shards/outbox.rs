@@ -92,11 +92,9 @@ impl Term<'_> {
             let Some(last) = notes.last().map(|note| note.number) else { return true };
             let Some(shard) = shard_id(&self.node.meta_state(), number) else { return false };
             let source = u32::from(self.id.number);
-            let ops = notes.into_iter().map(|NoteToSend { number, note, message }| Op::Note {
-                source,
-                number,
-                note,
-                message,
+            let ops = notes.into_iter().map(|NoteToSend { number, note, message }| {
+                let note = Box::new(note);
+                Op::Note { source, number, note, message }
             });
             let command = Command::Lead { ops: ops.collect() }.encode();
             let Some(Answer::Batch(answers)) =

@@ -328,7 +328,7 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
         33 => Op::Note {
             source: reader.small("source")?,
             number: reader.number("number")?,
-            note: Note::decode(reader)?,
+            note: Box::new(Note::decode(reader)?),
             message: if reader.flag("message")? { Some((reader.message()?, reader.option("lifetime")?)) } else { None },
         },
         34 => Op::Noted { destination: reader.small("destination")?, up_to: reader.number("number")? },

@@ -31,9 +31,9 @@ impl<S: Store> ShardMachine<S> {
         let known = self.cache.has::<Membership>(&membership)?;
         let outcome = if !shared || subscription.qos == QoS::AtMostOnce {
             Subscribed::Invalid
-        } else if !known && session.held >= MAX_HELD {
-            Subscribed::TooMany
-        } else if !known && session.memberships >= MAX_GROUPS.min(session.limits.max_subscriptions) {
+        } else if !known
+            && (session.held >= MAX_HELD || session.memberships >= MAX_GROUPS.min(session.limits.max_subscriptions))
+        {
             Subscribed::TooMany
         } else {
             let retain = if subscription.retain_as_published { OPTIONS_RETAIN } else { 0 };
