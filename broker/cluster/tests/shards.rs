@@ -290,6 +290,96 @@ async fn nothing_is_lost_or_doubled_while_leaders_die() {
     assert_eq!(counted(|c| &c.replicas_differ), 0);
 }
 
+/// A durable shared group in a shard of its own, its members in two others: each message that was acknowledged goes to one of them, once, while
+/// leaders die.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn members_of_a_group_get_each_message_once_while_leaders_die() {
+    let lab = lab();
+    let mut all = lab.form(&NAMES).await;
+    formed(&all).await;
+    let group = 2_u16;
+    let in_shard = |filter: &String| all[0].cluster.shards().shard_of(0, &format!("\0{filter}")) == Some(group);
+    let filter = (0..).map(|n| format!("$share/g{n}/jobs/#")).find(in_shard).unwrap();
+    let mut worker = Worker::new(&all[0], 0);
+    let mut members = Vec::new();
+    for shard in [0, 1] {
+        let id = name_in(&all[0], shard, "member");
+        let (epoch, ..) = worker.claim(shard, &id).await;
+        let (qos, client) = (QoS::AtLeastOnce, name(&id));
+        let subscription =
+            Subscription { filter: (*filter).into(), qos, no_local: false, retain_as_published: false, identifier: 0 };
+        let joined = worker.op(shard, Op::Join { client, epoch, subscription, shard: group.into() }).await;
+        assert_eq!(joined, OpAnswer::Subscribed(vec![Subscribed::New { route: 0 }]));
+        members.push((shard, id, epoch, 0));
+    }
+    eventually("the group's route is on all nodes", || all.iter().all(|process| process.shards("jobs/x") == [group]))
+        .await;
+    let mut published = Vec::new();
+    let mut found = Vec::new();
+    for round in 0..2 {
+        let at = leader(&all, if round == 0 { group } else { 0 }).await;
+        // Never the node whose worker publishes.
+        let victim = if at == 0 { 1 } else { at };
+        let gone = all[victim].name.clone();
+        for count in 0..200 {
+            let payload = format!("{round}/{count}");
+            let token = worker.push(group, publish("jobs/x", &payload)).await;
+            published.push((token, payload));
+            if count == 100 {
+                all.remove(victim).kill().await;
+            }
+        }
+        all.insert(victim, lab.start(&gone, &NAMES).await);
+        serving(&all).await;
+        formed(&all).await;
+    }
+    for (token, payload) in &published {
+        let answer = worker.answer(*token).await;
+        assert!(matches!(answer, Ok(OpAnswer::Published { matched: 1, dropped: 0 })), "{payload}: {answer:?}");
+    }
+    let begun = Instant::now();
+    let mut shares = [0; 2];
+    while found.len() < published.len() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} of {}", found.len(), published.len());
+        for (at, (shard, id, epoch, last)) in members.iter_mut().enumerate() {
+            let some = take(&mut worker, &all[0], *shard, id, *epoch, last).await;
+            shares[at] += some.len();
+            found.extend(some);
+        }
+    }
+    assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+    found.sort();
+    let mut expected: Vec<String> = published.into_iter().map(|(_, payload)| payload).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+    same_state(&all).await;
+}
+
+/// What is in a client's queue above a number now, which is acknowledged.
+async fn take(worker: &mut Worker, process: &Process, shard: u16, id: &str, epoch: u64, last: &mut u64) -> Vec<String> {
+    let after = *last;
+    let read =
+        || process.cluster.shards().deliveries(&name(id), after, 4_000, usize::MAX).and_then(Result::ok).flatten();
+    let Some(known) = read().filter(|part| part.last > after) else {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        return Vec::new();
+    };
+    let granted = worker.op(shard, Op::Grant { client: name(id), epoch, up_to: known.last }).await;
+    assert!(matches!(granted, OpAnswer::Granted { .. }), "{granted:?}");
+    eventually("the grant is here", || read().is_some_and(|part| part.granted >= known.last)).await;
+    *last = known.last;
+    let sent = read().map(|part| part.sent).unwrap_or_default();
+    let payloads = sent.into_iter().filter(|delivery| delivery.seq <= known.last).map(|delivery| match delivery.sent {
+        Sent::Publish { message, .. } => String::from_utf8(message.payload().to_vec()).unwrap(),
+        Sent::Release => panic!("no QoS 2 here"),
+    });
+    let payloads: Vec<String> = payloads.collect();
+    let seqs = vec![raftmq_shard::SeqRange { first: after + 1, last: known.last }];
+    let acked = worker.op(shard, Op::Ack { client: name(id), epoch, seqs }).await;
+    assert_eq!(acked, OpAnswer::Acked { count: payloads.len() as u32 });
+    payloads
+}
+
 /// A node that is cut off is declared down: its clients can be claimed elsewhere, and what it proposes afterwards changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_node_that_is_cut_off_loses_its_clients() {

@@ -3,13 +3,13 @@
 mod codec;
 
 pub use codec::stamped;
-pub(crate) use codec::{limits, node, put_limits, put_node, put_will, stamp, will};
+pub(crate) use codec::{limits, name, node, put_limits, put_name, put_node, put_will, stamp, will};
 
 use std::sync::Arc;
 
 use raftmq_mqtt::{Message, QoS};
 
-use crate::{Name, NodeBoot, slot::SlotSet};
+use crate::{Name, NodeBoot, Note, slot::SlotSet};
 
 /// The destination of messages for the live subscribers of all nodes (clean sessions, at most once). The leader says
 /// [`Op::HandedOff`] before it sends them.
@@ -202,6 +202,35 @@ pub enum Op {
         /// When, in milliseconds from now on.
         delay_ms: u64,
     },
+    /// SUBSCRIBE of a durable session to one shared filter [MQTT5 4.8.2], with QoS 1 or 2: the shard of the group is told.
+    Join {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// What to subscribe to: `$share/group/filter`.
+        subscription: Subscription,
+        /// The shard of the group, by [`crate::group_slot`].
+        shard: u32,
+    },
+    /// What another shard, or this one, has to say of a shared group: each number once.
+    Note {
+        /// The shard that it comes from.
+        source: u32,
+        /// Its number among those for this shard.
+        number: u64,
+        /// What it is.
+        note: Box<Note>,
+        /// The message that is given, and what is left of its expiry interval in milliseconds.
+        message: Option<(Message, Option<u64>)>,
+    },
+    /// A shard has committed the notes up to this one.
+    Noted {
+        /// The shard.
+        destination: u32,
+        /// The number.
+        up_to: u64,
+    },
     /// Says where a will or a delayed message goes.
     Route {
         /// Its number among those that wait for this.
@@ -246,6 +275,10 @@ impl Op {
             Self::Subscribe { filters, .. } => filters.iter().map(|filter| filter.filter.len() + 16).sum(),
             Self::Unsubscribe { filters, .. } => filters.iter().map(|filter| filter.len() + 16).sum(),
             Self::Ack { seqs, .. } | Self::Rec { seqs, .. } => seqs.len() * 16,
+            Self::Join { client, subscription, .. } => client.id.len() + subscription.filter.len() + 16,
+            Self::Note { note, message, .. } => {
+                note.size() + message.as_ref().map_or(0, |(message, _)| message.wire_len())
+            }
             Self::Receive2 { message, destinations, .. } => message.wire_len() + destinations.len() * 4,
             Self::Route { destinations, .. } => destinations.len() * 4,
             Self::Publish { message, .. } | Self::Delay { message, .. } | Self::HandOff { message, .. } => {
@@ -258,6 +291,7 @@ impl Op {
             | Self::Grant { .. }
             | Self::Release { .. }
             | Self::HandedOff { .. }
+            | Self::Noted { .. }
             | Self::Announced { .. } => 0,
         }
     }

@@ -32,6 +32,11 @@ pub enum Effect {
         /// The shard, or [`crate::LIVE`].
         destination: u32,
     },
+    /// A shard is to be told something of a shared group.
+    Note {
+        /// The shard.
+        destination: u32,
+    },
     /// A message waits for being routed.
     Unrouted {
         /// Its number.

@@ -31,6 +31,12 @@ pub(crate) mod table {
     pub(crate) const ENDED_QUEUE: u8 = 17;
     pub(crate) const ROUTE_KEY: u8 = 18;
     pub(crate) const ROUTE: u8 = 19;
+    pub(crate) const MEMBERSHIP: u8 = 32;
+    pub(crate) const HELD: u8 = 33;
+    pub(crate) const GROUP_NAME: u8 = 34;
+    pub(crate) const GROUP: u8 = 35;
+    pub(crate) const NOTE: u8 = 36;
+    pub(crate) const NOTE_PEER: u8 = 37;
 
     /// Whether ranges of the table are read while commands are applied.
     pub(crate) const fn is_ordered(table: u8) -> bool {
@@ -46,6 +52,10 @@ pub(crate) mod table {
                 | ENDED_SUBSCRIPTIONS
                 | ENDED_QUEUE
                 | ROUTE
+                | MEMBERSHIP
+                | HELD
+                | NOTE
+                | NOTE_PEER
         )
     }
 }
@@ -56,6 +66,7 @@ pub(crate) mod timer {
     pub(crate) const SESSION_END: u8 = 2;
     pub(crate) const DELAYED: u8 = 3;
     pub(crate) const RETAINED: u8 = 4;
+    pub(crate) const GROUP: u8 = 9;
 }
 
 fn of(table: u8) -> Key {
@@ -242,6 +253,52 @@ pub(crate) fn route_key(namespace: u32, filter: &str) -> Key {
 /// A change of the shard's routes.
 pub(crate) fn route(number: u64) -> Key {
     of_number(table::ROUTE, number)
+}
+
+/// A session's membership of a shared group, by the whole shared filter.
+pub(crate) fn membership(session: u64, filter: &str) -> Key {
+    let mut key = of_number(table::MEMBERSHIP, session);
+    key.extend_from_slice(filter.as_bytes());
+    key
+}
+
+/// The filter of a membership's key.
+pub(crate) fn read_membership(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(9..)?).ok()
+}
+
+/// A message in a session's queue that is a group's.
+pub(crate) fn held(session: u64, seq: u64) -> Key {
+    let mut key = of_number(table::HELD, session);
+    key.extend_from_slice(&seq.to_be_bytes());
+    key
+}
+
+/// The number of the group with that name.
+pub(crate) fn group_name(namespace: u32, filter: &str) -> Key {
+    let mut key = of(table::GROUP_NAME);
+    key.extend_from_slice(&namespace.to_be_bytes());
+    key.extend_from_slice(filter.as_bytes());
+    key
+}
+
+pub(crate) fn group(group: u64) -> Key {
+    of_number(table::GROUP, group)
+}
+
+/// A note on its way to another shard.
+pub(crate) fn note(destination: u32, number: u64) -> Key {
+    let mut key = of(table::NOTE);
+    key.extend_from_slice(&destination.to_be_bytes());
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The numbers of notes to and from a shard.
+pub(crate) fn note_peer(shard: u32) -> Key {
+    let mut key = of(table::NOTE_PEER);
+    key.extend_from_slice(&shard.to_be_bytes());
+    key
 }
 
 /// The number of four bytes at the end of a key.

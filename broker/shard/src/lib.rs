@@ -39,6 +39,7 @@ mod key;
 mod lane;
 mod machine;
 mod name;
+mod note;
 mod reads;
 mod record;
 mod slot;
@@ -53,9 +54,10 @@ pub use effect::{Dropped, Effect};
 pub use lane::{Lane, LaneOptions, Proposal, Ticket, Verdict};
 pub use machine::{KNOWN_LEVEL, MAX_STEP_MS, ShardMachine};
 pub use name::{Name, NodeBoot};
+pub use note::{Note, group_slot};
 pub use reads::{
-    ClientInfo, Deliveries, Delivery, FilterCursor, KnownFilter, KnownNode, Numbers, OutboxMessage, RetainedCursor,
-    RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo, packet_id,
+    ClientInfo, Deliveries, Delivery, FilterCursor, GroupInfo, GroupMember, KnownFilter, KnownNode, NoteToSend,
+    Numbers, OutboxMessage, RetainedCursor, RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo, packet_id,
 };
 pub use slot::{SLOTS, SlotMap, SlotSet, slot};
 pub use store::{Store, StoreError};

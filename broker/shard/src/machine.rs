@@ -2,8 +2,11 @@
 
 mod digest;
 mod ends;
+mod groups;
 mod maintain;
+mod members;
 mod messages;
+mod notes;
 mod ops;
 mod outbox;
 mod publish;

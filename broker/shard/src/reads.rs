@@ -3,6 +3,7 @@
 //! Reading changes nothing but what is in memory.
 
 mod deliveries;
+mod groups;
 mod retained;
 
 use raftmq_mqtt::{Message, QoS};
@@ -19,6 +20,7 @@ use crate::store::{Store, StoreError};
 use crate::{Name, NodeBoot};
 
 pub use deliveries::{Deliveries, Delivery, Sent, packet_id};
+pub use groups::{GroupInfo, GroupMember, NoteToSend};
 pub use retained::{RetainedCursor, RetainedMessage, RetainedPage};
 
 /// What is known of a client.

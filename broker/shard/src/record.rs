@@ -5,6 +5,7 @@
 
 mod block;
 mod client;
+mod group;
 mod meta;
 mod session;
 mod small;
@@ -17,8 +18,9 @@ use crate::store::StoreError;
 
 pub(crate) use block::{BLOCK, Block, Entry};
 pub(crate) use client::{Client, MAX_OLDER};
+pub(crate) use group::{Group, Held, Letter, Member, Membership, Named};
 pub(crate) use meta::{FORMAT as META_FORMAT, Meta, Sweep};
-pub(crate) use session::{Session, WINDOW};
+pub(crate) use session::{GROUP, Session, WINDOW};
 pub(crate) use small::{
     ANSWERS, Answers, EndedQueue, EndedSubscriptions, Node, OPTIONS_NO_LOCAL, OPTIONS_RETAIN, Options, Outgoing, Owned,
     Peer, Retained, Route, RouteKey, Stored, Stream, Timer,
@@ -113,6 +115,11 @@ kinds!(
     EndedQueue in Box,
     RouteKey,
     Route,
+    Membership,
+    Held in Box,
+    Named,
+    Group in Box,
+    Letter in Box,
 );
 
 impl Record {

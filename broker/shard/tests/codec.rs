@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Claim, Command, DropPolicy, Name, NodeBoot, Older, Op, OpAnswer, QueueLimits, SeqRange,
+    Answer, Batch, Claim, Command, DropPolicy, Name, NodeBoot, Note, Older, Op, OpAnswer, QueueLimits, SeqRange,
     ShardMachine, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd,
 };
 
@@ -45,16 +45,41 @@ fn destinations() -> impl Strategy<Value = Vec<u32>> {
     prop::collection::vec(any::<u32>(), 0..4)
 }
 
-fn claims() -> impl Strategy<Value = Claim> {
-    let will = prop::option::of((messages(), any::<u32>()).prop_map(|(message, delay_s)| Will { message, delay_s }));
-    let limits = (any::<u32>(), any::<u64>(), any::<bool>(), any::<u32>()).prop_map(
+fn notes() -> impl Strategy<Value = Note> {
+    prop_oneof![
+        (names(), names(), any::<u64>(), limits()).prop_map(|(group, member, session, limits)| Note::Join {
+            group,
+            member,
+            session,
+            limits
+        }),
+        (names(), any::<u64>()).prop_map(|(group, session)| Note::Leave { group, session }),
+        (names(), any::<u64>(), any::<bool>()).prop_map(|(group, session, connected)| Note::Here {
+            group,
+            session,
+            connected
+        }),
+        (names(), any::<u64>(), any::<u64>(), names(), any::<u64>())
+            .prop_map(|(group, number, seq, member, session)| Note::Give { group, number, seq, member, session }),
+        (any::<u64>(), any::<u64>()).prop_map(|(number, seq)| Note::Done { number, seq }),
+        (any::<u64>(), any::<u64>()).prop_map(|(number, seq)| Note::Back { number, seq }),
+    ]
+}
+
+fn limits() -> impl Strategy<Value = QueueLimits> {
+    (any::<u32>(), any::<u64>(), any::<bool>(), any::<u32>()).prop_map(
         |(max_messages, max_bytes, oldest, max_subscriptions)| QueueLimits {
             max_messages,
             max_bytes,
             drop: if oldest { DropPolicy::Oldest } else { DropPolicy::Newest },
             max_subscriptions,
         },
-    );
+    )
+}
+
+fn claims() -> impl Strategy<Value = Claim> {
+    let will = prop::option::of((messages(), any::<u32>()).prop_map(|(message, delay_s)| Will { message, delay_s }));
+    let limits = limits();
     (names(), any::<bool>(), any::<u32>(), will, limits, any::<bool>()).prop_map(
         |(client, clean_start, expiry_s, will, limits, durable)| Claim {
             client,
@@ -130,6 +155,15 @@ fn ops() -> impl Strategy<Value = Op> {
         ),
         (any::<u32>(), any::<u64>()).prop_map(|(destination, up_to)| Op::HandedOff { destination, up_to }),
         any::<u64>().prop_map(|up_to| Op::Announced { up_to }),
+        (client(), subscriptions(), any::<u32>()).prop_map(|((client, epoch), subscription, shard)| Op::Join {
+            client,
+            epoch,
+            subscription,
+            shard
+        }),
+        (any::<u32>(), any::<u64>(), notes(), prop::option::of((messages(), prop::option::of(any::<u64>()))))
+            .prop_map(|(source, number, note, message)| Op::Note { source, number, note: Box::new(note), message }),
+        (any::<u32>(), any::<u64>()).prop_map(|(destination, up_to)| Op::Noted { destination, up_to }),
         client().prop_map(|(client, epoch)| Op::Older { client, epoch }),
     ]
 }

@@ -164,7 +164,7 @@ impl CachedMachine for ShardAdapter {
         let inner = &self.shared.0;
         let work = self.effects.iter().fold(0, |work, effect| match effect {
             Effect::Route { .. } => work | Work::Routes as u8,
-            Effect::Outbox { .. } => work | Work::Outbox as u8,
+            Effect::Outbox { .. } | Effect::Note { .. } => work | Work::Outbox as u8,
             Effect::Unrouted { .. } => work | Work::Unrouted as u8,
             _ => work,
         });

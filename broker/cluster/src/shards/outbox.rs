@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use raftmq_mqtt::Message;
 use raftmq_routing::Targets;
-use raftmq_shard::{Answer, Command, LIVE, Op, OpAnswer, OutboxMessage, slot};
+use raftmq_shard::{Answer, Command, LIVE, NoteToSend, Op, OpAnswer, OutboxMessage, slot};
 use tracing::warn;
 
 use super::lead::Term;
@@ -70,7 +70,49 @@ impl Term<'_> {
                 self.hand_to_shard(destination, handed_off).await
             };
         }
+        all & self.tell().await
+    }
+
+    /// Tells shards, of which this may be one, what there is to say about shared groups. Whether all was taken.
+    async fn tell(&self) -> bool {
+        let Some(Ok(destinations)) = self.machine.with(|machine| machine.note_destinations()) else { return false };
+        let mut all = true;
+        for (destination, noted) in destinations {
+            all &= self.tell_shard(destination, noted).await;
+        }
         all
+    }
+
+    async fn tell_shard(&self, destination: u32, mut after: u64) -> bool {
+        let Ok(number) = u16::try_from(destination) else { return true };
+        loop {
+            let Some(Ok(notes)) = self.machine.with(|machine| machine.notes(destination, after, AT_ONCE)) else {
+                return false;
+            };
+            let Some(last) = notes.last().map(|note| note.number) else { return true };
+            let Some(shard) = shard_id(&self.node.meta_state(), number) else { return false };
+            let source = u32::from(self.id.number);
+            let ops = notes.into_iter().map(|NoteToSend { number, note, message }| {
+                let note = Box::new(note);
+                Op::Note { source, number, note, message }
+            });
+            let command = Command::Lead { ops: ops.collect() }.encode();
+            let Some(Answer::Batch(answers)) =
+                propose::propose(self.node, self.running, shard, command.into(), PROPOSAL).await
+            else {
+                return false;
+            };
+            let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Done | OpAnswer::Duplicate);
+            if let Some(refused) = answers.iter().find(|answer| !taken(answer)) {
+                warn!(shard = self.id.number, destination, ?refused, "a shard does not take what this one tells it");
+                return false;
+            }
+            let op = Op::Noted { destination, up_to: last };
+            if self.propose(&Command::Lead { ops: vec![op] }).await.is_none() {
+                return false;
+            }
+            after = last;
+        }
     }
 
     async fn hand_to_shard(&self, destination: u32, mut after: u64) -> bool {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use raftmq_mqtt::QoS;
 
+use crate::Note;
+
 use super::{Batch, Claim, Command, DropPolicy, Op, QueueLimits, SeqRange, Subscription, Will, WillEnd};
 use crate::{
     Name, NodeBoot,
@@ -172,12 +174,7 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
         Op::Subscribe { client, epoch, filters } => {
             put_client(out, 4, client, *epoch);
             out.count(filters.len());
-            for subscription in filters {
-                out.slice(subscription.filter.as_bytes());
-                let flags = u8::from(subscription.no_local) << 2 | u8::from(subscription.retain_as_published) << 3;
-                out.push(subscription.qos as u8 | flags);
-                out.number(subscription.identifier.into());
-            }
+            filters.iter().for_each(|subscription| put_subscription(out, subscription));
         }
         Op::Unsubscribe { client, epoch, filters } => {
             put_client(out, 5, client, *epoch);
@@ -240,6 +237,27 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             out.number(*up_to);
         }
         Op::Older { client, epoch } => put_client(out, 17, client, *epoch),
+        Op::Join { client, epoch, subscription, shard } => {
+            put_client(out, 32, client, *epoch);
+            put_subscription(out, subscription);
+            out.number((*shard).into());
+        }
+        Op::Note { source, number, note, message } => {
+            out.push(33);
+            out.number((*source).into());
+            out.number(*number);
+            note.encode(out);
+            out.flag(message.is_some());
+            if let Some((message, lifetime_ms)) = message {
+                out.message(message);
+                out.option(*lifetime_ms);
+            }
+        }
+        Op::Noted { destination, up_to } => {
+            out.push(34);
+            out.number((*destination).into());
+            out.number(*up_to);
+        }
     }
 }
 
@@ -301,6 +319,19 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
         },
         15 => Op::HandedOff { destination: reader.small("destination")?, up_to: reader.number("number")? },
         16 => Op::Announced { up_to: reader.number("number")? },
+        32 => Op::Join {
+            client: name(reader)?,
+            epoch: epoch(reader)?,
+            subscription: subscription(reader)?,
+            shard: reader.small("shard")?,
+        },
+        33 => Op::Note {
+            source: reader.small("source")?,
+            number: reader.number("number")?,
+            note: Box::new(Note::decode(reader)?),
+            message: if reader.flag("message")? { Some((reader.message()?, reader.option("lifetime")?)) } else { None },
+        },
+        34 => Op::Noted { destination: reader.small("destination")?, up_to: reader.number("number")? },
         17 => Op::Older { client: name(reader)?, epoch: epoch(reader)? },
         _ => return Err(CodecError::Invalid("operation")),
     })
@@ -357,6 +388,13 @@ pub(crate) fn limits(reader: &mut Reader<'_>) -> Result<QueueLimits, CodecError>
     })
 }
 
+fn put_subscription(out: &mut Vec<u8>, subscription: &Subscription) {
+    out.slice(subscription.filter.as_bytes());
+    let flags = u8::from(subscription.no_local) << 2 | u8::from(subscription.retain_as_published) << 3;
+    out.push(subscription.qos as u8 | flags);
+    out.number(subscription.identifier.into());
+}
+
 fn subscription(reader: &mut Reader<'_>) -> Result<Subscription, CodecError> {
     let filter = reader.text("filter")?.into();
     let flags = reader.byte("options")?;
@@ -408,12 +446,12 @@ fn put_client(out: &mut Vec<u8>, kind: u8, client: &Name, epoch: u64) {
     out.number(epoch);
 }
 
-fn put_name(out: &mut Vec<u8>, name: &Name) {
+pub(crate) fn put_name(out: &mut Vec<u8>, name: &Name) {
     out.number(name.namespace.into());
     out.slice(name.id.as_bytes());
 }
 
-fn name(reader: &mut Reader<'_>) -> Result<Name, CodecError> {
+pub(crate) fn name(reader: &mut Reader<'_>) -> Result<Name, CodecError> {
     Ok(Name { namespace: reader.small("namespace")?, id: reader.text("client identifier")?.into() })
 }
 

@@ -19,9 +19,18 @@ impl<S: Store> ShardMachine<S> {
         }
         let Some(id) = open.client.session.take() else { return Ok(()) };
         let key = key::session(id);
-        let Some(session) = self.cache.take::<Session>(&key)? else { return Ok(()) };
-        self.cache.remove(&key);
+        let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(()) };
+        self.away(id, &mut session, true)?;
         self.meta.sessions -= 1;
+        self.end_queue(id, &session);
+        self.effects.push(Effect::Ended { client: session.client });
+        Ok(())
+    }
+
+    /// A session's record, its subscriptions and its queue go; or those of a group.
+    pub(super) fn end_queue(&mut self, id: u64, session: &Session) {
+        let key = key::session(id);
+        self.cache.remove(&key);
         self.meta.queued -= u64::from(session.messages);
         self.meta.queued_bytes -= session.bytes;
         if session.subscriptions > 0 {
@@ -37,7 +46,5 @@ impl<S: Store> ShardMachine<S> {
             self.cache.put(&key::ended_queue(id), EndedQueue { ranges: [in_use, waiting] });
             self.meta.ended_queues += 1;
         }
-        self.effects.push(Effect::Ended { client: session.client });
-        Ok(())
     }
 }

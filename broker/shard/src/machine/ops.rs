@@ -72,6 +72,12 @@ impl<S: Store> ShardMachine<S> {
                 let lifetime = crate::record::lifetime(&message);
                 self.publish(namespace, message, lifetime)
             }
+            Op::Join { client, epoch, subscription, shard } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.join(session, &subscription, shard)
+            }
+            Op::Note { source, number, note, message } => self.note(source, number, *note, message),
+            Op::Noted { destination, up_to } => self.noted(destination, up_to),
             Op::Delay { namespace, message, delay_ms } => self.delay(namespace, message, delay_ms),
             Op::Route { entry, destinations } => self.route(entry, destinations),
             Op::HandOff { source, number, namespace, message, lifetime_ms } => {
@@ -90,6 +96,8 @@ impl<S: Store> ShardMachine<S> {
             Op::HandOff { source, number, namespace, message, lifetime_ms } => {
                 self.hand_off(source, number, namespace, message, lifetime_ms)
             }
+            Op::Note { source, number, note, message } => self.note(source, number, *note, message),
+            Op::Noted { destination, up_to } => self.noted(destination, up_to),
             Op::HandedOff { destination, up_to } => self.handed_off(destination, up_to),
             Op::Announced { up_to } => self.announced(up_to),
             _ => Ok(OpAnswer::NoStream),

@@ -24,13 +24,14 @@ impl<S: Store> ShardMachine<S> {
         let number = self.next_message();
         let mut references = 0;
         let (mut matched, mut dropped) = (0, 0);
+        let mut groups = SmallVec::<[u64; 4]>::new();
         if message.qos() > QoS::AtMostOnce {
             let mut found = std::mem::take(&mut self.matched);
             found.clear();
             self.index.matches(namespace, message.topic(), &mut found);
             for subscriptions in found.chunk_by(|(a, _), (b, _)| a == b) {
                 let session = subscriptions[0].0;
-                match self.publish_to(session, subscriptions, namespace, &message, number, expires_at)? {
+                match self.publish_to(session, subscriptions, namespace, &message, number, expires_at, &mut groups)? {
                     None => {}
                     Some(taken) => {
                         matched += 1;
@@ -43,9 +44,13 @@ impl<S: Store> ShardMachine<S> {
         }
         references += self.retain(namespace, &message, number, expires_at)?;
         self.keep_message(namespace, message, references);
+        for group in groups {
+            self.dispatch(group)?;
+        }
         Ok(OpAnswer::Published { matched, dropped })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a message is, once for all sessions")]
     /// Offers a message to one session: `None` if it is not for that one, else whether its queue took it.
     fn publish_to(
         &mut self,
@@ -55,6 +60,7 @@ impl<S: Store> ShardMachine<S> {
         message: &Message,
         number: u64,
         expires_at: Option<u64>,
+        groups: &mut SmallVec<[u64; 4]>,
     ) -> Result<Option<bool>, StoreError> {
         let key = key::session(id);
         let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(None) };
@@ -79,7 +85,9 @@ impl<S: Store> ShardMachine<S> {
         let bytes = u32::try_from(message.wire_len()).unwrap_or(u32::MAX);
         let taken =
             self.enqueue(id, &mut session, Offer { message: number, expires_at, bytes, qos, retain, identifiers })?;
-        if taken && session.connected {
+        if taken && session.is_group() {
+            groups.push(id);
+        } else if taken && session.connected {
             self.effects.push(Effect::Deliver { client: session.client.clone() });
         }
         self.cache.put(&key, session);

@@ -46,6 +46,12 @@ impl<S: Store> ShardMachine<S> {
             self.dropped(session, Dropped::Full);
             return Ok(false);
         }
+        self.append(id, session, offer)?;
+        Ok(true)
+    }
+
+    /// Puts a message at the end of a queue that is known to have room; its sequence number.
+    pub(super) fn append(&mut self, id: u64, session: &mut Session, offer: Offer) -> Result<u64, StoreError> {
         let seq = session.next;
         let key = key::block(id, seq / BLOCK);
         // A block begins without asking the store.
@@ -68,7 +74,7 @@ impl<S: Store> ShardMachine<S> {
         self.meta.queued_bytes += u64::from(offer.bytes);
         block.push(seq, offer);
         self.cache.put(&key, block);
-        Ok(true)
+        Ok(seq)
     }
 
     /// PUBACK, PUBCOMP, or PUBREC with an error [MQTT5 4.3].
@@ -201,7 +207,7 @@ impl<S: Store> ShardMachine<S> {
     }
 
     /// Moves the front to the next message that waits. Only the block that it is in may have lost all its messages.
-    fn move_front(&mut self, id: u64, session: &mut Session) -> Result<(), StoreError> {
+    pub(super) fn move_front(&mut self, id: u64, session: &mut Session) -> Result<(), StoreError> {
         if session.waiting == 0 {
             session.front = session.next.max(session.granted + 1);
         }
@@ -218,7 +224,13 @@ impl<S: Store> ShardMachine<S> {
     }
 
     /// Removes the messages from `first` to `last` that are there.
-    fn remove_entries(&mut self, id: u64, session: &mut Session, first: u64, last: u64) -> Result<(), StoreError> {
+    pub(super) fn remove_entries(
+        &mut self,
+        id: u64,
+        session: &mut Session,
+        first: u64,
+        last: u64,
+    ) -> Result<(), StoreError> {
         let mut seq = first;
         while seq <= last {
             let number = seq / BLOCK;
@@ -237,6 +249,9 @@ impl<S: Store> ShardMachine<S> {
                         self.meta.queued -= 1;
                         self.meta.queued_bytes -= u64::from(entry.bytes);
                         self.release_message(entry.message)?;
+                        if session.held > 0 {
+                            self.held_done(id, session, seq)?;
+                        }
                     }
                 }
                 if number == (session.next - 1) / BLOCK {
@@ -253,7 +268,7 @@ impl<S: Store> ShardMachine<S> {
         Ok(())
     }
 
-    fn dropped(&mut self, session: &mut Session, reason: Dropped) {
+    pub(super) fn dropped(&mut self, session: &mut Session, reason: Dropped) {
         session.count_dropped(reason);
         self.meta.dropped[reason as usize] += 1;
         self.effects.push(Effect::Dropped { reason, count: 1 });

@@ -60,7 +60,11 @@ impl<S: Store> ShardMachine<S> {
             Some(id) => {
                 let key = key::session(id);
                 if let Some(mut session) = self.cache.take::<Session>(&key)? {
+                    let was_away = !session.connected;
                     session.resumed(claim.limits);
+                    if was_away {
+                        self.here(id, &session)?;
+                    }
                     self.cache.put(&key, session);
                 }
                 Some(id)
@@ -186,9 +190,10 @@ impl<S: Store> ShardMachine<S> {
             return self.end_session(open);
         };
         let key = key::session(session);
-        if let Some(mut session) = self.cache.take::<Session>(&key)? {
-            session.disconnected();
-            self.cache.put(&key, session);
+        if let Some(mut record) = self.cache.take::<Session>(&key)? {
+            record.disconnected();
+            self.away(session, &mut record, false)?;
+            self.cache.put(&key, record);
         }
         client.ends_at = (client.expiry_s < u32::MAX).then(|| at + u64::from(client.expiry_s) * 1_000);
         match client.will.take() {

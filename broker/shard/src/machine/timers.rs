@@ -24,6 +24,12 @@ impl<S: Store> ShardMachine<S> {
                     self.cache.remove(&key);
                     self.delayed_due(message)?;
                 }
+                timer::GROUP => {
+                    self.cache.remove(&key);
+                    if let Some(group) = key::last_number(about) {
+                        self.dispatch(group)?;
+                    }
+                }
                 timer::RETAINED => self.clear_retained(about, Some(due))?,
                 _ => {}
             }

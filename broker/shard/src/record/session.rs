@@ -15,6 +15,9 @@ use crate::{
 /// How many sequence numbers may be in use at once: far below the number of packet identifiers, so that each is used once.
 pub(crate) const WINDOW: u64 = 4_096;
 
+/// What the names of groups begin with among those of clients.
+pub(crate) const GROUP: char = '\0';
+
 /// A durable session.
 ///
 /// Sequence numbers are, from below: done (below `floor`), granted (up to `granted`: in use, or done as `done` says), done
@@ -53,6 +56,9 @@ pub(crate) struct Session {
     pub(crate) dropped: [u64; 3],
     /// Packet identifiers of QoS 2 messages from the client that it has not released, in order.
     pub(crate) inbound: SmallVec<[u16; 4]>,
+    /// Shared groups that it is a member of, and messages of theirs in its queue.
+    pub(crate) memberships: u32,
+    pub(crate) held: u32,
 }
 
 impl Session {
@@ -77,7 +83,14 @@ impl Session {
             in_tail: 0,
             dropped: [0; 3],
             inbound: SmallVec::new(),
+            memberships: 0,
+            held: 0,
         }
+    }
+
+    /// Whether this is the queue of a shared group: no client identifier begins as its name does (`[MQTT-1.5.4-2]`).
+    pub(crate) fn is_group(&self) -> bool {
+        self.client.id.starts_with(GROUP)
     }
 
     /// The last sequence number in use.
@@ -132,6 +145,8 @@ impl Session {
         self.dropped.into_iter().for_each(|number| out.number(number));
         out.count(self.inbound.len());
         self.inbound.iter().for_each(|id| out.number((*id).into()));
+        out.number(self.memberships.into());
+        out.number(self.held.into());
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
@@ -164,6 +179,8 @@ impl Session {
         }
         session.inbound =
             reader.list("packet identifiers", 1 << 16, |reader| reader.small("packet identifier"))?.into();
+        session.memberships = reader.small("memberships")?;
+        session.held = reader.small("messages of groups")?;
         Ok(session)
     }
 }

@@ -352,6 +352,7 @@ impl Reference {
                 self.routes = self.routes.split_off(&(self.announced + 1));
                 OpAnswer::Announced { up_to: self.announced }
             }
+            Op::Join { .. } | Op::Note { .. } | Op::Noted { .. } => unreachable!("groups have tests of their own"),
         }
     }
 

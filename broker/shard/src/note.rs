@@ -1,0 +1,156 @@
+//! What shards say to each other about durable shared groups [MQTT5 4.8.2].
+//!
+//! The shard of a group has its queue and says who gets what ([`Note::Give`]); the shard of a member's session alone says what became of it:
+//! each message that is given is answered once, by [`Note::Done`] or [`Note::Back`]. Between two shards notes are numbered, and come in order.
+
+use crate::Name;
+use crate::codec::{CodecError, Put, Reader};
+use crate::command::{QueueLimits, limits, name, put_limits, put_name};
+use crate::record::GROUP;
+use crate::slot::slot;
+
+/// The slot of a group: its shard is the one that has it. `filter` is the whole one, `$share/group/filter`.
+#[must_use]
+pub fn group_slot(namespace: u32, filter: &str) -> u16 {
+    slot(namespace, &format!("{GROUP}{filter}"))
+}
+
+/// Something that a shard says to one of another, or to itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A session subscribed.
+    Join {
+        /// The group: its namespace and the whole filter.
+        group: Name,
+        /// The member.
+        member: Name,
+        /// Its session.
+        session: u64,
+        /// Bounds of the group's queue if it is new.
+        limits: QueueLimits,
+    },
+    /// A session unsubscribed, or ended.
+    Leave {
+        /// The group.
+        group: Name,
+        /// The session.
+        session: u64,
+    },
+    /// A member's connection came or went.
+    Here {
+        /// The group.
+        group: Name,
+        /// The session.
+        session: u64,
+        /// Whether it is connected now.
+        connected: bool,
+    },
+    /// A message for a member.
+    Give {
+        /// The group.
+        group: Name,
+        /// The number of the group.
+        number: u64,
+        /// The message's number in the group's queue.
+        seq: u64,
+        /// The member.
+        member: Name,
+        /// Its session.
+        session: u64,
+    },
+    /// A member is done with a message: acknowledged, or received with QoS 2.
+    Done {
+        /// The number of the group.
+        number: u64,
+        /// The message's number in the group's queue.
+        seq: u64,
+    },
+    /// A member will not be done with a message: another one shall have it.
+    Back {
+        /// The number of the group.
+        number: u64,
+        /// The message's number in the group's queue.
+        seq: u64,
+    },
+}
+
+impl Note {
+    /// About how many bytes it has.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Join { group, member, .. } | Self::Give { group, member, .. } => {
+                group.id.len() + member.id.len() + 32
+            }
+            Self::Leave { group, .. } | Self::Here { group, .. } => group.id.len() + 16,
+            Self::Done { .. } | Self::Back { .. } => 16,
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Join { group, member, session, limits } => {
+                out.push(1);
+                put_name(out, group);
+                put_name(out, member);
+                out.number(*session);
+                put_limits(out, limits);
+            }
+            Self::Leave { group, session } => {
+                out.push(2);
+                put_name(out, group);
+                out.number(*session);
+            }
+            Self::Here { group, session, connected } => {
+                out.push(3);
+                put_name(out, group);
+                out.number(*session);
+                out.flag(*connected);
+            }
+            Self::Give { group, number, seq, member, session } => {
+                out.push(4);
+                put_name(out, group);
+                out.number(*number);
+                out.number(*seq);
+                put_name(out, member);
+                out.number(*session);
+            }
+            Self::Done { number, seq } => {
+                out.push(5);
+                out.number(*number);
+                out.number(*seq);
+            }
+            Self::Back { number, seq } => {
+                out.push(6);
+                out.number(*number);
+                out.number(*seq);
+            }
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(match reader.byte("note")? {
+            1 => Self::Join {
+                group: name(reader)?,
+                member: name(reader)?,
+                session: reader.number("session")?,
+                limits: limits(reader)?,
+            },
+            2 => Self::Leave { group: name(reader)?, session: reader.number("session")? },
+            3 => Self::Here {
+                group: name(reader)?,
+                session: reader.number("session")?,
+                connected: reader.flag("connected")?,
+            },
+            4 => Self::Give {
+                group: name(reader)?,
+                number: reader.number("group")?,
+                seq: reader.number("sequence number")?,
+                member: name(reader)?,
+                session: reader.number("session")?,
+            },
+            5 => Self::Done { number: reader.number("group")?, seq: reader.number("sequence number")? },
+            6 => Self::Back { number: reader.number("group")?, seq: reader.number("sequence number")? },
+            _ => return Err(CodecError::Invalid("note")),
+        })
+    }
+}
