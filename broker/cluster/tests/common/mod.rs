@@ -26,6 +26,7 @@ pub struct Lab {
     ca: ClusterCa,
     addresses: Mutex<Vec<(String, SocketAddr)>>,
     shards: Option<ShardOptions>,
+    lease: LeaseParams,
 }
 
 /// A node's process.
@@ -51,12 +52,19 @@ impl Lab {
             ca: ClusterCa::create(NAME).unwrap(),
             addresses: Mutex::default(),
             shards: None,
+            lease: LEASE,
         }
     }
 
     /// Clusters that get shards.
     pub fn with_shards(shards: ShardOptions) -> Self {
-        Self { shards: Some(shards), ..Self::new() }
+        // A change of leader on a busy machine must not end the life of a node whose operations are watched.
+        Self { shards: Some(shards), lease: LeaseParams::default(), ..Self::new() }
+    }
+
+    /// Clusters with other leases.
+    pub fn with_lease(lease: LeaseParams) -> Self {
+        Self { lease, ..Self::new() }
     }
 
     pub fn dir(&self, name: &str) -> PathBuf {
@@ -103,8 +111,7 @@ impl Lab {
                 election_max: Duration::from_millis(300),
                 ..RaftOptions::default()
             },
-            // A change of leader on a busy machine must not end the life of a node whose operations are watched.
-            lease: if self.shards.is_some() { LeaseParams::default() } else { LEASE },
+            lease: self.lease,
             wal: WalOptions { segment_bytes: 1 << 20, ballast_bytes: 0, min_free_bytes: 0, ..WalOptions::default() },
             store: StoreOptions { cache_bytes: 1 << 20, ..StoreOptions::default() },
             routes: LocalRoutesOptions { linger_ms: 50, ..LocalRoutesOptions::default() },
