@@ -54,8 +54,8 @@ pub use lane::{Lane, LaneOptions, Proposal, Ticket, Verdict};
 pub use machine::{KNOWN_LEVEL, MAX_STEP_MS, ShardMachine};
 pub use name::{Name, NodeBoot};
 pub use reads::{
-    ClientInfo, Deliveries, Delivery, FilterCursor, KnownFilter, KnownNode, Numbers, OutboxMessage, RetainedCursor,
-    RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo, packet_id,
+    ClientInfo, Deliveries, Delivery, FilterCursor, KnownFilter, KnownNode, Numbers, OutboxMessage, PageLimits,
+    RetainedCursor, RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo, packet_id,
 };
 pub use slot::{SLOTS, SlotMap, SlotSet, slot};
 pub use store::{Store, StoreError};

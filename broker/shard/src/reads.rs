@@ -19,7 +19,7 @@ use crate::store::{Store, StoreError};
 use crate::{Name, NodeBoot};
 
 pub use deliveries::{Deliveries, Delivery, Sent, packet_id};
-pub use retained::{RetainedCursor, RetainedMessage, RetainedPage};
+pub use retained::{PageLimits, RetainedCursor, RetainedMessage, RetainedPage};
 
 /// What is known of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
