@@ -78,7 +78,7 @@ class Client:
 @pytest.fixture(scope="module")
 def cluster():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAFTMQ_PREVIEW_SHARDS", "4")
+        patch.setenv("RAFTMQ__CLUSTER__SHARDS__COUNT", "4")
         with LocalCluster() as cluster:
             cluster.start()
 

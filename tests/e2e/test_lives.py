@@ -8,7 +8,7 @@ from harness import Client, LocalCluster, metric_sum, wait_until
 def cluster():
     with pytest.MonkeyPatch.context() as patch:
         # The feature level of clusters with shards has lives.
-        patch.setenv("RAFTMQ_PREVIEW_SHARDS", "4")
+        patch.setenv("RAFTMQ__CLUSTER__SHARDS__COUNT", "4")
         with LocalCluster() as cluster:
             yield cluster.start()
 

@@ -8,7 +8,7 @@ from test_durable import Client, numbers
 @pytest.fixture(scope="module")
 def cluster():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAFTMQ_PREVIEW_SHARDS", "4")
+        patch.setenv("RAFTMQ__CLUSTER__SHARDS__COUNT", "4")
         with LocalCluster(config={"mqtt": {"maxQueuedMessages": 20_000, "maxQueuedBytes": "64MiB"}}) as cluster:
             cluster.start()
 

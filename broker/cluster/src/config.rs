@@ -140,7 +140,7 @@ impl ClusterConfig {
             store,
             routes: LocalRoutesOptions::default(),
             barrier_deadline: Duration::from_secs(10),
-            shards: Some(ShardOptions { count: cluster.shards.count, replication: cluster.shards.replication }),
+            shards: cluster.shards.map(|shards| ShardOptions { count: shards.count, replication: shards.replication }),
             compare_every: None,
         })
     }

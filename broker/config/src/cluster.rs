@@ -22,9 +22,10 @@ pub struct Cluster {
     /// Timing and snapshots of the Raft groups.
     #[serde(default)]
     pub raft: Raft,
-    /// How sessions and messages are spread over the nodes.
-    #[serde(default)]
-    pub shards: Shards,
+    /// Sessions are kept in shards, each on several nodes, rather than in the memory of the node that their client was connected to. A preview:
+    /// ARCHITECTURE.md says what is missing. For all nodes; a cluster that has shards keeps them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<Shards>,
 }
 
 /// How a node finds its peers. Members known from the last run are peers as well.
@@ -237,7 +238,7 @@ impl Default for Raft {
     }
 }
 
-/// The Raft groups that keep durable sessions, retained and delayed messages. Read when a cluster is made: it keeps what it has.
+/// The Raft groups that keep durable sessions. Read when a cluster gets them: it keeps what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Shards {

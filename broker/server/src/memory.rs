@@ -9,7 +9,9 @@ use crate::worker::NodeShared;
 const A_LOOK: usize = 4_096;
 
 pub(crate) fn memory(node: &NodeShared) -> Memory {
-    let sessions = node.registry.len() as u64;
+    // Those of clients in shards outlive the node, or end with their connection anyway.
+    let in_shards = node.shards.as_ref().is_some_and(raftmq_cluster::Shards::in_use);
+    let sessions = if in_shards { 0 } else { node.registry.len() as u64 };
     let gauges = node.metrics.sys().gauges;
     let own = own_retained(|look| look(&node.features.retained()), node.clock.now().unix_ms);
     Memory {

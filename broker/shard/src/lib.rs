@@ -57,7 +57,8 @@ pub use name::{Name, NodeBoot};
 pub use note::{Note, group_slot};
 pub use reads::{
     ClientInfo, Deliveries, Delivery, FilterCursor, GroupInfo, GroupMember, KnownFilter, KnownNode, NoteToSend,
-    Numbers, OutboxMessage, RetainedCursor, RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo, packet_id,
+    Numbers, OutboxMessage, PageLimits, RetainedCursor, RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo,
+    packet_id,
 };
 pub use slot::{SLOTS, SlotMap, SlotSet, slot};
 pub use store::{Store, StoreError};

@@ -21,7 +21,7 @@ use crate::{Name, NodeBoot};
 
 pub use deliveries::{Deliveries, Delivery, Sent, packet_id};
 pub use groups::{GroupInfo, GroupMember, NoteToSend};
-pub use retained::{RetainedCursor, RetainedMessage, RetainedPage};
+pub use retained::{PageLimits, RetainedCursor, RetainedMessage, RetainedPage};
 
 /// What is known of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]

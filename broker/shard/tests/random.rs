@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Claim, Command, DropPolicy, FilterCursor, LIVE, Name, NodeBoot, Op, QueueLimits, SeqRange, SlotSet,
-    Subscription, Will, WillEnd, slot, stamped,
+    Answer, Batch, Claim, Command, DropPolicy, FilterCursor, LIVE, Name, NodeBoot, Op, PageLimits, QueueLimits,
+    SeqRange, SlotSet, Subscription, Will, WillEnd, slot, stamped,
 };
 
 use common::{MemoryStore, Random, Replica, message_of};
@@ -280,9 +280,15 @@ impl Cluster {
                         .collect();
                     let (mut found, mut cursor) = (Vec::new(), None);
                     loop {
-                        let (max, steps) = (random.below(3) as usize + 1, random.below(4) as usize + 1);
-                        let page = machine.retained_matching(namespace, filter, cursor.as_ref(), max, steps).unwrap();
-                        assert!(page.messages.len() <= max);
+                        let limits = PageLimits {
+                            messages: random.below(3) as usize + 1,
+                            bytes: random.below(300) as usize + 1,
+                            steps: random.below(4) as usize + 1,
+                        };
+                        let page = machine.retained_matching(namespace, filter, cursor.as_ref(), limits).unwrap();
+                        assert!(page.messages.len() <= limits.messages);
+                        let before_last = page.messages.iter().rev().skip(1).map(|kept| kept.message.wire_len());
+                        assert!(before_last.sum::<usize>() < limits.bytes);
                         found.extend(page.messages.into_iter().map(|kept| (kept.message, kept.lifetime_ms)));
                         cursor = page.next;
                         if cursor.is_none() {

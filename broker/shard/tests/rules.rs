@@ -6,8 +6,8 @@ mod common;
 
 use raftmq_mqtt::QoS;
 use raftmq_shard::{
-    Answer, Batch, Claim, Command, DropPolicy, Dropped, Effect, LIVE, NodeBoot, Op, OpAnswer, QueueLimits, Sent,
-    ShardMachine, SlotSet, StoreError, Subscribed, Will, WillEnd, packet_id,
+    Answer, Batch, Claim, Command, DropPolicy, Dropped, Effect, LIVE, NodeBoot, Op, OpAnswer, PageLimits, QueueLimits,
+    Sent, ShardMachine, SlotSet, StoreError, Subscribed, Will, WillEnd, packet_id,
 };
 
 use common::{LIMITS, MemoryStore, NODE, OTHER, Table, claim, message, message_of, name, seqs, subscription};
@@ -611,6 +611,10 @@ fn subscriptions_are_bounded() {
     assert_eq!(table.op(NODE, subscribe), OpAnswer::Subscribed(expected.into()));
 }
 
+fn page_of(messages: usize, steps: usize) -> PageLimits {
+    PageLimits { messages, bytes: usize::MAX, steps }
+}
+
 /// [MQTT5 3.3.1.3]
 #[test]
 fn retained_messages() {
@@ -625,7 +629,7 @@ fn retained_messages() {
     table.publish(retain("b", "", None));
     table.publish(retain("a/short", "x", Some(1_500)));
     let topics = |table: &mut Table, filter: &str| {
-        let page = table.replica.machine.retained_matching(0, filter, None, 99, 999).unwrap();
+        let page = table.replica.machine.retained_matching(0, filter, None, page_of(99, 999)).unwrap();
         page.messages.into_iter().map(|kept| kept.message.topic().to_owned()).collect::<Vec<String>>()
     };
     assert_eq!(topics(&mut table, "#"), ["a/b/1", "a/b/2", "a/c/2", "a/short", "a b/b/2"]);
@@ -651,10 +655,47 @@ fn retained_lookups_seek() {
             table.publish(message_of(&format!("s/{site}/{device}"), "p", QoS::AtMostOnce, true, b"x", None));
         }
     }
-    let page = table.replica.machine.retained_matching(0, "s/+/77", None, 99, 200).unwrap();
+    let page = table.replica.machine.retained_matching(0, "s/+/77", None, page_of(99, 200)).unwrap();
     assert_eq!((page.messages.len(), page.next), (20, None));
-    let page = table.replica.machine.retained_matching(0, "s/3/#", None, 9_999, 201).unwrap();
+    let page = table.replica.machine.retained_matching(0, "s/3/#", None, page_of(9_999, 201)).unwrap();
     assert_eq!((page.messages.len(), page.next), (200, None));
+}
+
+/// A page ends with the message that fills it, whatever the size of that one; nothing is left out or found twice.
+#[test]
+fn retained_pages_are_bounded_by_bytes() {
+    let mut table = Table::new();
+    let retain = |topic: &str, bytes: usize| message_of(topic, "p", QoS::AtMostOnce, true, &b"x".repeat(bytes), None);
+    for (topic, bytes) in [("a", 400), ("b", 400), ("c", 5_000), ("d", 400), ("e", 400)] {
+        table.publish(retain(topic, bytes));
+    }
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let limits = PageLimits { messages: 99, bytes: 1_000, steps: 99 };
+        let page = table.replica.machine.retained_matching(0, "#", cursor.as_ref(), limits).unwrap();
+        pages.push(page.messages.iter().map(|kept| kept.message.topic().to_owned()).collect::<String>());
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, ["abc", "de"]);
+}
+
+/// Of two messages retained for a topic the later one has the higher number, also where the topic was cleared between them.
+#[test]
+fn retained_numbers_grow() {
+    let mut table = Table::new();
+    let mut last = 0;
+    for payload in ["1", "2", "", "3", "", "", "4"] {
+        table.publish(message_of("t", "p", QoS::AtMostOnce, true, payload.as_bytes(), None));
+        table.publish(message_of("other", "p", QoS::AtMostOnce, true, b"x", None));
+        if let Some(kept) = table.replica.machine.retained(0, "t").unwrap() {
+            assert!(kept.number > last, "{} after {last}", kept.number);
+            last = kept.number;
+        }
+    }
+    assert!(last > 0);
 }
 
 /// Nothing that was half done by a command that failed can be written.

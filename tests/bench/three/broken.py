@@ -139,10 +139,7 @@ class Run:
         from driver.net import Network
 
         settings = {"workers": 1}
-        if nodes.has_setting("cluster.shards.count"):
-            pass  # its default
-        else:
-            os.environ["RAFTMQ_PREVIEW_SHARDS"] = str(SHARDS)
+        os.environ["RAFTMQ__CLUSTER__SHARDS__COUNT"] = str(SHARDS)
         names = ["raftmq-0", "raftmq-1", "raftmq-2"]
         self.network = Run.network = getattr(Run, "network", None) or Network(names)
         self.disks = Disks(directory, names)

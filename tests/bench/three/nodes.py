@@ -201,10 +201,7 @@ def raftmq(directory, count=3, shards=16):
         tls = {"caFile": str(pki / "ca.pem"), "certFile": str(pki / f"{name}.pem"), "keyFile": str(pki / f"{name}.key")}
         settings = raftmq_settings(name, home, peers, mqtt, http, metrics, links, tls)
         environment = {}
-        if has_setting("cluster.shards.count"):
-            settings["cluster"]["shards"] = {"count": shards}
-        else:
-            environment["RAFTMQ_PREVIEW_SHARDS"] = str(shards)
+        settings["cluster"]["shards"] = {"count": shards}
         (home / "conf.yaml").write_text(json.dumps(settings))
         node = RaftmqNode(name, mqtt, [brokers.RAFTMQ, "node", "--config", str(home / "conf.yaml")], home, environment)
         node.http_port, node.metrics_port, node.links_port = http, metrics, links
@@ -230,13 +227,6 @@ def raftmq_settings(name, home, peers, mqtt, http, metrics, links, tls):
         "log": {"level": "info"},
     }
 
-
-def has_setting(path, known={}):  # noqa: B006: asked once
-    """Whether this raftmq knows a setting."""
-    if path not in known:
-        done = subprocess.run([brokers.RAFTMQ, "node", "--check", "--skip-files", "--set", f"{path}=16"], capture_output=True, text=True, timeout=20)
-        known[path] = "unknown setting" not in done.stderr
-    return known[path]
 
 
 def ctl(cluster, *arguments):

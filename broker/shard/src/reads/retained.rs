@@ -23,8 +23,21 @@ pub struct RetainedCursor(Vec<u8>);
 pub struct RetainedMessage {
     /// The message.
     pub message: Message,
+    /// Its number in the shard: of two that were retained for a topic the later one has the higher number.
+    pub number: u64,
     /// What is left of its expiry interval, in milliseconds.
     pub lifetime_ms: Option<u64>,
+}
+
+/// What bounds a part of a lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimits {
+    /// At most so many messages.
+    pub messages: usize,
+    /// The message with which they have so many bytes is the last one.
+    pub bytes: usize,
+    /// At most so many records are looked at.
+    pub steps: usize,
 }
 
 /// A part of what a lookup finds.
@@ -47,8 +60,8 @@ impl<S: Store> ShardMachine<S> {
         self.retained_message(&retained)
     }
 
-    /// The retained messages of topics that match a filter, from a cursor on: at most `max` of them, and not more than `steps` records
-    /// are looked at.
+    /// The retained messages of topics that match a filter, from a cursor on, within limits. A page has at least one record looked at,
+    /// so that a lookup always gets on.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -57,13 +70,12 @@ impl<S: Store> ShardMachine<S> {
         namespace: u32,
         filter: &str,
         cursor: Option<&RetainedCursor>,
-        max: usize,
-        steps: usize,
+        limits: PageLimits,
     ) -> Result<RetainedPage, StoreError> {
         let (first, end) = literal_range(namespace, filter);
         let mut from = cursor.map_or(first, |cursor| Key::from_slice(&cursor.0));
         let mut page = RetainedPage::default();
-        let mut left = steps.max(1);
+        let (mut left, mut bytes) = (limits.steps.max(1), 0);
         loop {
             let records = self.cache.scan::<Retained>(&from, &end, PAGE.min(left))?;
             let (is_last, count) = (records.len() < PAGE.min(left), records.len());
@@ -76,8 +88,10 @@ impl<S: Store> ShardMachine<S> {
                 left -= 1;
                 from = key::after(&key);
                 if filter_matches(filter, &topic) {
-                    page.messages.extend(self.retained_message(&retained)?);
-                    if page.messages.len() >= max {
+                    let found = self.retained_message(&retained)?;
+                    bytes += found.as_ref().map_or(0, |found| found.message.wire_len());
+                    page.messages.extend(found);
+                    if page.messages.len() >= limits.messages || bytes >= limits.bytes {
                         page.next = Some(RetainedCursor(from.to_vec()));
                         return Ok(page);
                     }
@@ -110,6 +124,7 @@ impl<S: Store> ShardMachine<S> {
         let stored = self.cache.get::<Stored>(&key::message(retained.message))?;
         let message = stored.map(|stored| RetainedMessage {
             message: stored.message.clone(),
+            number: retained.message,
             lifetime_ms: retained.expires_at.map(|at| at - now),
         });
         self.cache.trim();
