@@ -160,7 +160,8 @@ def test_what_a_broker_lost_is_counted(tmp_path):
     done = durable("--quick", "--out", str(out), "--brokers", "mosquitto", "--works", "loss-all")
     assert done.returncode == 0, done.stdout + done.stderr
     _, loss = (json.loads(line) for line in out.read_text().splitlines())
-    assert loss["result"]["accepted"] > loss["result"]["missing"] > 0
+    # All of them, where it was killed before it had written its file once.
+    assert loss["result"]["accepted"] >= loss["result"]["missing"] > 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")

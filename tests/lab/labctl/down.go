@@ -45,7 +45,7 @@ func down(state string) error {
 	var parents []string
 	for _, dir := range append(unnamed, state) {
 		made, _ := os.ReadFile(madeParents(dir))
-		if err := waitFor(10*time.Second, func() error { return os.RemoveAll(dir) }); err != nil {
+		if err := waitFor(10*time.Second, func() error { return removeForGood(dir) }); err != nil {
 			return err
 		}
 		parents = append(parents, strings.Split(string(made), "\n")...)
@@ -56,6 +56,19 @@ func down(state string) error {
 		if dir != "" {
 			_ = os.Remove(dir)
 		}
+	}
+	return nil
+}
+
+// removeForGood removes a directory, and looks a moment later whether it is still gone: a thread of the init, whose end is already seen,
+// may finish making a directory.
+func removeForGood(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	time.Sleep(100 * time.Millisecond)
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s came back while it was removed", dir)
 	}
 	return nil
 }
