@@ -435,10 +435,8 @@ pub(crate) fn loss(node: &Node, running: &Running, id: u64) -> Result<LossReport
     let shards = state.shards.iter().filter_map(|(number, shard)| {
         let reported = shard.reported()?;
         let voters = reported.voters.clone();
-        voters.contains(&id).then(|| {
-            let leader = voters.first().copied().unwrap_or_default();
-            (format!("shard {number}"), GroupMembership { leader, voters, ..GroupMembership::default() })
-        })
+        let votes = voters.contains(&id);
+        votes.then(|| (format!("shard {number}"), GroupMembership { voters, ..GroupMembership::default() }))
     });
     let groups: Vec<_> = groups.chain(shards).collect();
     debug_assert_eq!(META.number, 1);

@@ -8,6 +8,7 @@
 //! so it goes only to nodes that know it, see [`Lives::of`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -34,7 +35,7 @@ impl Lives {
     pub(crate) fn set_last(&self, streams: impl Iterator<Item = (u64, Life)> + Clone) {
         let known = self.last.load();
         if !known.iter().map(|(&node, &life)| (node, life)).eq(streams.clone()) {
-            self.last.store(std::sync::Arc::new(streams.collect()));
+            self.last.store(Arc::new(streams.collect()));
         }
     }
 
@@ -43,7 +44,7 @@ impl Lives {
         let members = state.members.values();
         let heeding = members.filter(|m| m.feature_level >= LIVES_LEVEL).map(|m| (m.id, m.boot)).collect();
         if **self.heeding.load() != heeding {
-            self.heeding.store(std::sync::Arc::new(heeding));
+            self.heeding.store(Arc::new(heeding));
         }
     }
 
@@ -111,7 +112,7 @@ mod tests {
         let lives = Lives::default();
         let last = |life| lives.set_last([(7, life)].into_iter());
         let heeding = |boot: Option<u64>| {
-            lives.heeding.store(std::sync::Arc::new(boot.map(|boot| (7, boot)).into_iter().collect()));
+            lives.heeding.store(Arc::new(boot.map(|boot| (7, boot)).into_iter().collect()));
         };
         assert_eq!(lives.of(7), None);
         last((2, 1));

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use raftmq_cluster::{ShardStatus, Shards};
 use raftmq_raft::Role;
-use raftmq_shard::{Dropped, Effect, Numbers};
+use raftmq_shard::{Dropped, Numbers};
 
 use crate::metrics::{Encoder, catalog as c};
 
@@ -13,18 +13,9 @@ use crate::metrics::{Encoder, catalog as c};
 pub(crate) struct ShardDrops([AtomicU64; 3]);
 
 impl ShardDrops {
-    /// Counts what was applied, where this node leads the shard: each replica applies the same.
-    pub(crate) fn note(&self, effects: &[Effect], leads: impl FnOnce() -> bool) {
-        let mut dropped = effects.iter().filter_map(|effect| match effect {
-            Effect::Dropped { reason, count } => Some((*reason, *count)),
-            _ => None,
-        });
-        let Some(first) = dropped.next() else { return };
-        if leads() {
-            for (reason, count) in std::iter::once(first).chain(dropped) {
-                self.0[reason as usize].fetch_add(count.into(), Ordering::Relaxed);
-            }
-        }
+    /// Counts what was dropped; by the shard's leader only, since each replica applies the same.
+    pub(crate) fn note(&self, reason: Dropped, count: u32) {
+        self.0[reason as usize].fetch_add(count.into(), Ordering::Relaxed);
     }
 
     fn of(&self, reason: Dropped) -> u64 {
@@ -66,24 +57,4 @@ pub(crate) fn write(replicas: &[ShardStatus], formed: u64, forming: u64, drops: 
     out.gauge(&c::SHARD_QUEUED, &[], sum(|n| n.queued));
     out.gauge(&c::SHARD_QUEUED_BYTES, &[], sum(|n| n.queued_bytes));
     out.gauge(&c::SHARD_RETAINED, &[], sum(|n| n.retained));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drops_count_where_the_shard_is_led() {
-        let drops = ShardDrops::default();
-        let effects = [
-            Effect::Dropped { reason: Dropped::Full, count: 2 },
-            Effect::Route { number: 1 },
-            Effect::Dropped { reason: Dropped::Expired, count: 3 },
-        ];
-        drops.note(&effects, || false);
-        assert_eq!(drops.of(Dropped::Full), 0);
-        drops.note(&effects, || true);
-        drops.note(&effects[1..2], || unreachable!("nothing was dropped"));
-        assert_eq!([drops.of(Dropped::Full), drops.of(Dropped::Expired), drops.of(Dropped::Oldest)], [2, 3, 0]);
-    }
 }

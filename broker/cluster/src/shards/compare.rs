@@ -70,7 +70,7 @@ enum Compared {
     Different(u64),
 }
 
-fn compared(own: &[Mark], other: &[Mark]) -> Compared {
+fn judge(own: &[Mark], other: &[Mark]) -> Compared {
     let mut result = Compared::Nothing;
     for mark in own {
         match other.iter().find(|one| one.index == mark.index) {
@@ -111,7 +111,7 @@ impl Term<'_> {
 
     async fn ask_others(&self, said: &mut HashSet<(u64, u64)>) {
         let members: Vec<u64> = {
-            let status = self.group().status();
+            let status = self.group.status();
             let status = status.borrow();
             status.voters.iter().chain(&status.learners).copied().filter(|id| *id != self.running.id).collect()
         };
@@ -120,7 +120,7 @@ impl Term<'_> {
         let request = Request::ShardMarks { shard: self.id.number, generation: self.id.generation };
         for member in members {
             match self.node.net.call_node(member, &request, CALL).await {
-                Ok(Response::ShardMarks(marks)) => match compared(&own, &marks) {
+                Ok(Response::ShardMarks(marks)) => match judge(&own, &marks) {
                     Compared::Nothing => {}
                     Compared::Same => ClusterCounters::add(&self.node.counters.replicas_same),
                     Compared::Different(index) => {
@@ -150,10 +150,10 @@ mod tests {
     fn what_differs_at_the_same_place() {
         let mark = |index, hash| Mark { index, hash };
         let own = [mark(1, 10), mark(5, 50), mark(9, 90)];
-        assert_eq!(compared(&own, &[]), Compared::Nothing);
-        assert_eq!(compared(&own, &[mark(2, 20)]), Compared::Nothing);
-        assert_eq!(compared(&own, &[mark(2, 20), mark(5, 50)]), Compared::Same);
-        assert_eq!(compared(&own, &[mark(5, 50), mark(9, 91)]), Compared::Different(9));
+        assert_eq!(judge(&own, &[]), Compared::Nothing);
+        assert_eq!(judge(&own, &[mark(2, 20)]), Compared::Nothing);
+        assert_eq!(judge(&own, &[mark(2, 20), mark(5, 50)]), Compared::Same);
+        assert_eq!(judge(&own, &[mark(5, 50), mark(9, 91)]), Compared::Different(9));
     }
 
     #[test]

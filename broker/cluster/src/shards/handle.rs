@@ -50,7 +50,8 @@ impl Shards {
     #[must_use]
     pub fn in_use(&self) -> bool {
         let state = self.node.meta_state();
-        state.feature_level >= SHARDS_LEVEL || state.members.values().all(|member| member.feature_level >= SHARDS_LEVEL)
+        let knows = |member: &raftmq_meta::Member| member.feature_level >= SHARDS_LEVEL;
+        state.feature_level >= SHARDS_LEVEL || (!state.members.is_empty() && state.members.values().all(knows))
     }
 
     /// How many shards were not formed yet; `None`: they have not been created.

@@ -64,15 +64,11 @@ pub(super) struct Term<'a> {
     pub(super) node: &'a Arc<Node>,
     pub(super) running: &'a Running,
     pub(super) id: ShardId,
-    group: &'a Group,
+    pub(super) group: &'a Group,
     pub(super) machine: &'a SharedShard,
 }
 
 impl Term<'_> {
-    pub(super) fn group(&self) -> &Group {
-        self.group
-    }
-
     async fn lead(&self) {
         let mut routes = self.running.routes.status();
         let mut meta = self.node.meta.subscribe();

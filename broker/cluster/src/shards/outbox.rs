@@ -84,31 +84,18 @@ impl Term<'_> {
     }
 
     async fn tell_shard(&self, destination: u32, mut after: u64) -> bool {
-        let Ok(number) = u16::try_from(destination) else { return true };
         loop {
             let Some(Ok(notes)) = self.machine.with(|machine| machine.notes(destination, after, AT_ONCE)) else {
                 return false;
             };
             let Some(last) = notes.last().map(|note| note.number) else { return true };
-            let Some(shard) = shard_id(&self.node.meta_state(), number) else { return false };
             let source = u32::from(self.id.number);
             let ops = notes.into_iter().map(|NoteToSend { number, note, message }| {
                 let note = Box::new(note);
                 Op::Note { source, number, note, message }
             });
-            let command = Command::Lead { ops: ops.collect() }.encode();
-            let Some(Answer::Batch(answers)) =
-                propose::propose(self.node, self.running, shard, command.into(), PROPOSAL).await
-            else {
-                return false;
-            };
             let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Done | OpAnswer::Duplicate);
-            if let Some(refused) = answers.iter().find(|answer| !taken(answer)) {
-                warn!(shard = self.id.number, destination, ?refused, "a shard does not take what this one tells it");
-                return false;
-            }
-            let op = Op::Noted { destination, up_to: last };
-            if self.propose(&Command::Lead { ops: vec![op] }).await.is_none() {
+            if !self.give(destination, ops.collect(), taken, Op::Noted { destination, up_to: last }).await {
                 return false;
             }
             after = last;
@@ -116,39 +103,36 @@ impl Term<'_> {
     }
 
     async fn hand_to_shard(&self, destination: u32, mut after: u64) -> bool {
-        let Ok(number) = u16::try_from(destination) else { return true };
         loop {
             let Some(Ok(waiting)) = self.machine.with(|machine| machine.outbox(destination, after, AT_ONCE)) else {
                 return false;
             };
             let Some(last) = waiting.last().map(|message| message.number) else { return true };
-            let Some(shard) = shard_id(&self.node.meta_state(), number) else { return false };
             let source = u32::from(self.id.number);
             let ops = waiting.into_iter().map(|OutboxMessage { number, namespace, message, lifetime_ms }| {
                 Op::HandOff { source, number, namespace, message, lifetime_ms }
             });
-            let command = Command::Lead { ops: ops.collect() }.encode();
-            match propose::propose(self.node, self.running, shard, command.into(), PROPOSAL).await {
-                Some(Answer::Batch(answers)) => {
-                    let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Published { .. } | OpAnswer::Duplicate);
-                    if let Some(refused) = answers.iter().find(|answer| !taken(answer)) {
-                        warn!(
-                            shard = self.id.number,
-                            destination,
-                            ?refused,
-                            "a shard does not take what this one has for it"
-                        );
-                        return false;
-                    }
-                }
-                _ => return false,
-            }
-            let op = Op::HandedOff { destination, up_to: last };
-            if self.propose(&Command::Lead { ops: vec![op] }).await.is_none() {
+            let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Published { .. } | OpAnswer::Duplicate);
+            if !self.give(destination, ops.collect(), taken, Op::HandedOff { destination, up_to: last }).await {
                 return false;
             }
             after = last;
         }
+    }
+
+    /// Gives operations to another shard, or to this one, and notes here that it has them. Whether both were done.
+    async fn give(&self, destination: u32, ops: Vec<Op>, taken: fn(&OpAnswer) -> bool, noted: Op) -> bool {
+        // No shard has a greater number.
+        let Ok(number) = u16::try_from(destination) else { return true };
+        let Some(shard) = shard_id(&self.node.meta_state(), number) else { return false };
+        let command = Command::Lead { ops }.encode();
+        let answer = propose::propose(self.node, self.running, shard, command.into(), PROPOSAL).await;
+        let Some(Answer::Batch(answers)) = answer else { return false };
+        if let Some(refused) = answers.iter().find(|answer| !taken(answer)) {
+            warn!(shard = self.id.number, destination, ?refused, "a shard does not take what this one has for it");
+            return false;
+        }
+        self.propose(&Command::Lead { ops: vec![noted] }).await.is_some()
     }
 
     /// At most once: it is noted before it is sent.

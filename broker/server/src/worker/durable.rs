@@ -428,13 +428,13 @@ impl Worker {
         let wants = durable.granted < last.max(durable.after) + AHEAD / 2 && !durable.granting;
         let grant = wants.then(|| {
             durable.granting = true;
-            Op::Grant { client: client_name, epoch, up_to: last.max(durable.after) + AHEAD }
+            last.max(durable.after) + AHEAD
         });
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.mark_dirty(key);
-        if let Some(op) = grant {
-            self.push_to_shard(shard, op, Waiting::Granted(client));
+        if let Some(up_to) = grant {
+            self.grant(client, shard, epoch, up_to);
         }
     }
 

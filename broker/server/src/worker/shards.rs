@@ -66,14 +66,24 @@ pub(crate) fn listen(node: &Arc<NodeShared>, shards: &Shards) {
                 }
                 return;
             };
-            node.shard_drops.note(effects, || node.shards.as_ref().is_some_and(|shards| shards.leads(shard)));
+            let mut leads: Option<bool> = None;
             for effect in effects {
-                if let Effect::Deliver { client } = effect
-                    && let Some(worker) = node.registry.holder(&client.id)
-                {
-                    node.hand_to(usize::from(worker), |queue| {
-                        queue.deliver.insert(Arc::clone(&client.id));
-                    });
+                match effect {
+                    Effect::Deliver { client } => {
+                        if let Some(worker) = node.registry.holder(&client.id) {
+                            node.hand_to(usize::from(worker), |queue| {
+                                queue.deliver.insert(Arc::clone(&client.id));
+                            });
+                        }
+                    }
+                    Effect::Dropped { reason, count } => {
+                        // Asked once, where anything was dropped.
+                        let ask = || node.shards.as_ref().is_some_and(|shards| shards.leads(shard));
+                        if *leads.get_or_insert_with(ask) {
+                            node.shard_drops.note(*reason, *count);
+                        }
+                    }
+                    _ => {}
                 }
             }
         })

@@ -96,7 +96,7 @@ impl<S: Store> ShardMachine<S> {
 
     /// A member is done with a message.
     pub(super) fn given_done(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
-        if self.answered(source, id, seq)?.is_some() {
+        if self.answered(source, id, seq, false)? {
             self.acknowledge(id, &[SeqRange { first: seq, last: seq }])?;
             self.dispatch(id)?;
         }
@@ -105,23 +105,24 @@ impl<S: Store> ShardMachine<S> {
 
     /// Another member shall have a message.
     pub(super) fn given_back(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
-        if let Some(mut record) = self.answered(source, id, seq)? {
-            record.back.insert(seq);
-            self.cache.put(&key::group(id), record);
+        if self.answered(source, id, seq, true)? {
             self.dispatch(id)?;
         }
         Ok(())
     }
 
-    /// A member answered for a message: the group, if it was the one that had it.
-    fn answered(&mut self, source: u32, id: u64, seq: u64) -> Result<Option<Group>, StoreError> {
+    /// A member answered for a message, which is to be given again where it comes `back`. Whether it was the one that had it.
+    fn answered(&mut self, source: u32, id: u64, seq: u64, back: bool) -> Result<bool, StoreError> {
         let key = key::group(id);
-        let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(None) };
+        let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(false) };
         let Some(at) = record.given.get(&seq).copied().filter(|at| at.0 == source) else {
             self.cache.put_unchanged(&key, record);
-            return Ok(None);
+            return Ok(false);
         };
         record.given.remove(&seq);
+        if back {
+            record.back.insert(seq);
+        }
         if let Ok(place) = record.place(at) {
             let member = &mut record.members[place];
             member.in_flight -= 1;
@@ -129,8 +130,8 @@ impl<S: Store> ShardMachine<S> {
                 record.members.remove(place);
             }
         }
-        self.cache.put(&key, record.clone());
-        Ok(Some(record))
+        self.cache.put(&key, record);
+        Ok(true)
     }
 
     fn begin_group(&mut self, group: &Name, limits: QueueLimits) -> Result<Option<u64>, StoreError> {
@@ -155,6 +156,10 @@ impl<S: Store> ShardMachine<S> {
     /// Gives messages to members with room, in turn, until there are no more of one of them.
     pub(super) fn dispatch(&mut self, id: u64) -> Result<(), StoreError> {
         let key = key::group(id);
+        let Some(client) = self.cache.get::<Session>(&key::session(id))?.map(|queue| queue.client.clone()) else {
+            return Ok(());
+        };
+        let group = Name::new(client.namespace, client.id.trim_start_matches(GROUP));
         let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(()) };
         for step in 0.. {
             let Some(place) = next_member(&record) else { break };
@@ -185,15 +190,13 @@ impl<S: Store> ShardMachine<S> {
                 }
                 continue;
             }
-            let Some(Session { client, .. }) = self.cache.get::<Session>(&key::session(id))?.cloned() else { break };
             let member = &mut record.members[place];
             member.in_flight += 1;
             let (at, member) = (member.at, member.client.clone());
             record.turn = at;
             record.given.insert(seq, at);
-            let group = Name::new(client.namespace, client.id.trim_start_matches(GROUP));
             self.change_references(entry.message, |references| references + 1)?;
-            let note = Note::Give { group, number: id, seq, member, session: at.1 };
+            let note = Note::Give { group: group.clone(), number: id, seq, member, session: at.1 };
             self.tell(at.0, Letter { note, message: Some(entry.message), expires_at: entry.expires_at })?;
         }
         self.cache.put(&key, record);
