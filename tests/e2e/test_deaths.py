@@ -1,8 +1,9 @@
 """Brokers die at once and come back: same members, same data, messages cross again."""
 
+import json
 import time
 
-from harness import Client, wait_until
+from harness import Client, metric_sum, wait_until
 
 
 def identities(cluster):
@@ -77,8 +78,9 @@ def test_all_die_at_once(cluster):
 def test_a_paused_node_serves_nothing_and_heals_by_itself(cluster):
     leader = cluster.leader("meta")
     paused = next(node for node in cluster.nodes if node is not leader)
-    with Client(paused.mqtt, client_id="on-paused") as client:
+    with Client(paused.mqtt, client_id="on-paused") as client, Client(leader.mqtt, client_id="watcher") as watcher:
         client.subscribe("paused/topic")
+        watcher.subscribe("$SYS/brokers/+/healed")
         paused.pause()
         try:
             # Longer than the 5 s after which a node without a lease closes its clients.
@@ -90,4 +92,14 @@ def test_a_paused_node_serves_nothing_and_heals_by_itself(cluster):
         wait_until("it serves again", paused.ready, 10)
         print(f"served again {time.monotonic() - started:.1f} s after the pause")
         wait_until("the client is back", client.paho.is_connected, 10)
+        # It says what was fenced and for how long: as an event, in its metrics and in its log.
+        topic = f"$SYS/brokers/{paused.name}/healed"
+        wait_until("the event", lambda: watcher.received(topic), 10)
+        event = json.loads(next(payload for to, payload, *_ in watcher.messages if to == topic))
+        assert event["node"] == paused.name and event["clients"] >= 1 and event["clients_closed"] is True, event
+        assert 0 <= event["fenced_ms"] < 30_000, event
+        samples = paused.metrics()
+        assert abs(metric_sum(samples, "raftmq_fenced_seconds_total") - event["fenced_ms"] / 1000) < 0.01
+        assert metric_sum(samples, "raftmq_fenced_clients_total") == event["clients"]
+        assert "serving again" in paused.log()
     messages_cross(cluster, "after")

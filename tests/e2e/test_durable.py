@@ -5,7 +5,7 @@ import time
 
 import paho.mqtt.client as paho
 import pytest
-from harness import LocalCluster, wait_until
+from harness import LocalCluster, metric_sum, wait_until
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -77,25 +77,40 @@ class Client:
 
 @pytest.fixture(scope="module")
 def cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAFTMQ__CLUSTER__SHARDS__COUNT", "4")
-        with LocalCluster() as cluster:
-            cluster.start()
-
-            def taken():
-                client = Client(cluster.nodes[0], "first")
-                try:
-                    client.connected()
-                    return True
-                finally:
-                    client.close()
-
-            wait_until("the shards are formed", taken)
-            yield cluster
+    # Ready when its shards are formed: whoever connects then is served.
+    with LocalCluster(config={"shards": {"count": 4}}) as cluster:
+        yield cluster.start()
 
 
 def numbers(begin, end):
     return [str(number) for number in range(begin, end)]
+
+
+def over_all(cluster, name, **labels):
+    """The sum of a metric over the nodes: of shards each says what it leads."""
+    return sum(metric_sum(node.metrics(), name, **labels) for node in cluster.nodes)
+
+
+def test_the_shards_are_formed_and_counted(cluster):
+    assert [metric_sum(node.metrics(), "raftmq_shards", state="formed") for node in cluster.nodes] == [4, 4, 4]
+    wait_until("each has a leader", lambda: over_all(cluster, "raftmq_shard_replicas", role="leader") == 4, 10)
+    assert over_all(cluster, "raftmq_shard_replicas", role="follower") == 8
+    before = over_all(cluster, "raftmq_shard_sessions"), over_all(cluster, "raftmq_shard_queued_messages")
+    client = Client(cluster.nodes[0], "counted", expiry=600)
+    assert not client.connected()
+    client.subscribe("counted/#", 1)
+    client.close()
+    publisher = Client(cluster.nodes[1], "counting")
+    publisher.connected()
+    publisher.publish("counted/1", numbers(0, 30))
+    publisher.close()
+    counted = lambda: (over_all(cluster, "raftmq_shard_sessions"), over_all(cluster, "raftmq_shard_queued_messages"))  # noqa: E731
+    wait_until("one session, 30 messages", lambda: counted() == (before[0] + 1, before[1] + 30), 10)
+    # Nothing of a session is on one node alone; what a node's stop would take is the quorum of nothing.
+    name = cluster.nodes[2].name
+    loss = cluster.ctl("loss", name)
+    assert loss["nothing"] and loss["memory"]["sessions"] == 0, loss
+    assert {group["group"] for group in loss["groups"]} >= {f"shard {number}" for number in range(4)}, loss
 
 
 def test_a_client_has_one_connection_in_the_cluster(cluster):

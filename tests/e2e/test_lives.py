@@ -6,11 +6,9 @@ from harness import Client, LocalCluster, metric_sum, wait_until
 
 @pytest.fixture
 def cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        # The feature level of clusters with shards has lives.
-        patch.setenv("RAFTMQ__CLUSTER__SHARDS__COUNT", "4")
-        with LocalCluster() as cluster:
-            yield cluster.start()
+    # The feature level of clusters with shards has lives.
+    with LocalCluster(config={"shards": {"count": 4}}) as cluster:
+        yield cluster.start()
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -1,27 +1,15 @@
 """Queues of durable sessions that are longer than what may be under way to a client at once."""
 
 import pytest
-from harness import LocalCluster, wait_until
+from harness import LocalCluster
 from test_durable import Client, numbers
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAFTMQ__CLUSTER__SHARDS__COUNT", "4")
-        with LocalCluster(config={"mqtt": {"maxQueuedMessages": 20_000, "maxQueuedBytes": "64MiB"}}) as cluster:
-            cluster.start()
-
-            def taken():
-                client = Client(cluster.nodes[0], "first")
-                try:
-                    client.connected()
-                    return True
-                finally:
-                    client.close()
-
-            wait_until("the shards are formed", taken)
-            yield cluster
+    config = {"shards": {"count": 4}, "mqtt": {"maxQueuedMessages": 20_000, "maxQueuedBytes": "64MiB"}}
+    with LocalCluster(config=config) as cluster:
+        yield cluster.start()
 
 
 def test_more_messages_than_may_be_under_way_are_delivered_when_the_client_returns(cluster):
