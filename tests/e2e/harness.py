@@ -173,7 +173,13 @@ class Node:
             stat = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
         except (OSError, ValueError):
             return False
-        return stat.rpartition(")")[2].split()[0] not in "ZX"
+        if stat.rpartition(")")[2].split()[0] not in "ZX":
+            return True
+        # Its main thread has ended. As long as another one has not, the process still listens on its ports.
+        try:
+            return len(os.listdir(f"/proc/{self.pid}/task")) > 1
+        except OSError:
+            return False
 
     def kill(self):
         """kill -9, and waits until it is gone."""
@@ -205,6 +211,15 @@ class Node:
             return http(f"http://127.0.0.1:{self.metrics_port}/readyz", timeout=2)[0] == 200
         except OSError:
             return False
+
+    def state(self):
+        """Whether it runs, and what it says about being ready: for reports."""
+        if self.process is not None and self.process.poll() is not None:
+            return f"ended with {self.process.returncode}"
+        try:
+            return "running, /readyz: {}".format(http(f"http://127.0.0.1:{self.metrics_port}/readyz", timeout=2))
+        except OSError as error:
+            return f"running, /readyz: {error}"
 
     def metrics(self):
         return metrics(self.metrics_port)
@@ -264,8 +279,10 @@ class LocalCluster:
             try:
                 wait_until(f"{node.name} is ready", node.ready, deadline)
             except AssertionError as error:
-                lines = [f"--- {each.name}\n" + "\n".join(each.log().splitlines()[-25:]) for each in self.nodes]
-                raise AssertionError("\n".join([str(error), *lines])) from None
+                # The one that is waited for first: it says most, and a long report is cut.
+                said = [f"--- {each.name}, {each.state()}\n" + "\n".join(each.log().splitlines()[-25:])
+                        for each in sorted(self.nodes, key=lambda each: each is not node)]
+                raise AssertionError("\n".join([str(error), *said])) from None
 
     def output(self):
         return (self.root / "up.log").read_text(errors="replace")

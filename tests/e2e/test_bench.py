@@ -189,7 +189,9 @@ def test_connections_stay(broker, scheme):
     assert report["connections"]["per_second"] > 0 and report["latency_us"]["connect"]["count"] == 150
     assert report["seconds"]["measured"] == pytest.approx(3, abs=0.5)
     watched, = report["watched"]
-    assert watched["pid"] == broker.process.pid and watched["resident_bytes_connected"] >= watched["resident_bytes_before"] > 0
+    assert watched["pid"] == broker.process.pid
+    # Which one is larger is not said: the broker gives memory of earlier tests back meanwhile.
+    assert watched["resident_bytes_connected"] > 0 and watched["resident_bytes_before"] > 0
     assert watched["cpu_seconds_connecting"] > 0
     wait_until("they are gone", lambda: metric_sum(metrics(broker.ports["metrics"]), "raftmq_connections") == 0, 10)
 

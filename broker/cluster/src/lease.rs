@@ -195,15 +195,17 @@ pub(crate) fn on_watermark(node: &Node, running: &Running, term: u64, index: u64
 
 fn update_phase(node: &Node, running: &Running) -> Nanos {
     let now = boottime();
-    let (phase, next) = {
+    let (phase, ended, next) = {
         let lease = running.own_lease();
         let phase = lease.phase(now);
+        // One that was given back has no end: it ends now.
+        let ended = Some(lease.deadline()).filter(|deadline| *deadline > 0).unwrap_or(now);
         let next = match phase {
             Phase::Serving => lease.deadline(),
             Phase::Fenced => lease.close_at(),
             Phase::Closed => 0,
         };
-        (phase, next)
+        (phase, ended, next)
     };
     if node.has_failed() {
         return 0;
@@ -211,12 +213,14 @@ fn update_phase(node: &Node, running: &Running) -> Nanos {
     node.phase.send_if_modified(|known| {
         let changes = *known != phase;
         if changes {
+            if *known == Phase::Serving {
+                // From serving to closed where the node hung for long.
+                ClusterCounters::add(&node.counters.fenced);
+                node.counters.fenced_since.store(ended, Ordering::Relaxed);
+            }
             match phase {
                 Phase::Serving => info!("serving"),
-                Phase::Fenced => {
-                    ClusterCounters::add(&node.counters.fenced);
-                    warn!("the lease is over: reading, acknowledging and delivering stop");
-                }
+                Phase::Fenced => warn!("the lease is over: reading, acknowledging and delivering stop"),
                 Phase::Closed => warn!("no lease for long: clients are closed"),
             }
         }

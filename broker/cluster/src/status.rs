@@ -103,6 +103,8 @@ pub struct ClusterCounters {
     pub leases_denied: AtomicU64,
     /// How often this node stopped serving because its lease ended.
     pub fenced: AtomicU64,
+    /// When the last of those leases ended, in nanoseconds of CLOCK_BOOTTIME. A node that hung, or was paused, notices it later.
+    pub fenced_since: AtomicU64,
     /// Batches of routes proposed, repeats included.
     pub route_batches: AtomicU64,
     /// Streams of routes opened.

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use raftmq_cluster::Phase;
+use raftmq_cluster::{Cluster, Phase, boottime};
 use raftmq_features::ServerMessage;
 use raftmq_mqtt::QoS;
 use serde::Serialize;
@@ -22,6 +22,7 @@ const WAITING: usize = 16;
 pub(crate) struct Healings {
     fenced_ms: AtomicU64,
     clients: AtomicU64,
+    closed: AtomicU64,
     events: Mutex<VecDeque<ServerMessage>>,
 }
 
@@ -38,18 +39,24 @@ impl Healings {
         out.counter(&c::FENCED_CLIENTS, &[], self.clients.load(Ordering::Relaxed));
     }
 
+    /// Notes clients that were closed because the node had no lease for so long.
+    pub(crate) fn closed(&self, clients: u64) {
+        self.closed.fetch_add(clients, Ordering::Relaxed);
+    }
+
     fn note(&self, node: &str, fenced: Fenced, unix_ms: u64) {
-        let took = fenced.since.elapsed();
-        let fenced_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let fenced_ms = boottime().saturating_sub(fenced.since) / 1_000_000;
+        // A worker may have closed its clients before they were counted here.
+        let clients = fenced.clients.max(self.closed.swap(0, Ordering::Relaxed));
         self.fenced_ms.fetch_add(fenced_ms, Ordering::Relaxed);
-        self.clients.fetch_add(fenced.clients, Ordering::Relaxed);
+        self.clients.fetch_add(clients, Ordering::Relaxed);
         tracing::info!(
             fenced_ms,
-            clients = fenced.clients,
+            clients,
             clients_closed = fenced.closed,
             "serving again: nothing was read, acknowledged or delivered meanwhile"
         );
-        let event = Event { node, fenced_ms, clients: fenced.clients, clients_closed: fenced.closed, ts: unix_ms };
+        let event = Event { node, fenced_ms, clients, clients_closed: fenced.closed, ts: unix_ms };
         let Ok(payload) = serde_json::to_vec(&event) else { return };
         let topic = format!("$SYS/brokers/{}/healed", raftmq_features::topic_level(node));
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +80,8 @@ struct Event<'a> {
 /// A lease has ended, and there is no other one yet.
 #[derive(Debug, Clone, Copy)]
 struct Fenced {
-    since: Instant,
+    /// When the lease ended, in nanoseconds of CLOCK_BOOTTIME: earlier than anybody noticed it on a node that hung.
+    since: u64,
     /// Connected at that time.
     clients: u64,
     /// They were closed.
@@ -81,7 +89,7 @@ struct Fenced {
 }
 
 /// Follows the phase of the node for as long as it lives.
-pub(crate) async fn watch(node: Arc<NodeShared>, mut phase: watch::Receiver<Phase>) {
+pub(crate) async fn watch(node: Arc<NodeShared>, cluster: Cluster, mut phase: watch::Receiver<Phase>) {
     let mut fenced: Option<Fenced> = None;
     let mut served = false;
     loop {
@@ -96,7 +104,7 @@ pub(crate) async fn watch(node: Arc<NodeShared>, mut phase: watch::Receiver<Phas
             // Before the first lease nobody was connected.
             Phase::Fenced | Phase::Closed if served => {
                 let known = fenced.get_or_insert_with(|| Fenced {
-                    since: Instant::now(),
+                    since: cluster.counters().fenced_since.load(Ordering::Relaxed),
                     clients: node.metrics.sys().gauges.clients_connected,
                     closed: false,
                 });

@@ -234,8 +234,8 @@ impl Node {
             handles.push(handle);
         }
         tokio::spawn(overload::watch(Arc::clone(&shared)));
-        if cluster.is_some() {
-            tokio::spawn(healing::watch(Arc::clone(&shared), phase.clone()));
+        if let Some(cluster) = &cluster {
+            tokio::spawn(healing::watch(Arc::clone(&shared), cluster.clone(), phase.clone()));
         }
         tokio::spawn(listener_tls::watch(states.iter().filter_map(|state| state.tls.clone()).collect()));
         let quic = (0u16..)

@@ -518,6 +518,15 @@ impl Worker {
         }
     }
 
+    /// Clients that are connected, and are not being closed yet.
+    pub(super) fn clients_open(&mut self) -> u64 {
+        let mut open = 0;
+        for key in self.conns.keys() {
+            open += u64::from(self.conns.get_mut(key).is_some_and(|c| c.client.is_some() && c.closing.is_none()));
+        }
+        open
+    }
+
     /// Connections that are open.
     pub(super) fn connections(&self) -> usize {
         self.conns.len()

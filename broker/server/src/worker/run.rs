@@ -193,6 +193,8 @@ async fn run(
                 let now = *phase.borrow_and_update();
                 let mut worker = worker.borrow_mut();
                 if now == Phase::Closed {
+                    let open = worker.clients_open();
+                    worker.node.healings.closed(open);
                     worker.close_all(ReasonCode::UseAnotherServer, false);
                 }
                 worker.wake_all();
