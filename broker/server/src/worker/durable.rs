@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 use raftmq_cluster::{BarrierError, LaneError, Shards};
 use raftmq_mqtt::{Message, QoS, ReasonCode};
-use raftmq_session::{Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscribeItem};
+use raftmq_routing::FilterKind;
+use raftmq_session::{
+    Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscribeItem, SubscriptionInfo,
+};
 use raftmq_shard::{Op, OpAnswer, Sent, SeqRange, Subscribed, Subscription, packet_id};
 use tokio::sync::oneshot;
 
@@ -469,30 +472,41 @@ impl Worker {
         items: &[SubscribeItem],
         filters: &[(usize, Arc<str>)],
     ) -> Option<ShardBarrier> {
+        let mut places = Vec::new();
+        let mut subscriptions = Vec::new();
+        for (at, filter) in filters {
+            let Some(item) = items.get(*at) else { continue };
+            if is_plain(filter) {
+                places.push(*at);
+                subscriptions.push((Arc::clone(filter), item.info()));
+            }
+        }
+        let (shard, asked) = self.put_in_shard(client, subscriptions)?;
+        let shards = self.desk.as_ref()?.shards.clone();
+        Some(ShardBarrier { shards, shard, asked, places })
+    }
+
+    /// A durable session has these subscriptions, by the filters that messages find them by. `None`: there are none, or it has no durable session.
+    pub(super) fn put_in_shard(
+        &mut self,
+        client: Key,
+        mut subscriptions: Vec<(Arc<str>, SubscriptionInfo)>,
+    ) -> Option<(u16, oneshot::Receiver<Outcome>)> {
         let entry = self.clients.get_mut(client)?;
         let owner = entry.owner.as_ref()?;
         owner.durable.as_ref()?;
         let (epoch, shard) = (owner.epoch, owner.shard);
         let client = name(&entry.id);
-        let mut places = Vec::new();
-        let mut subscriptions = Vec::new();
-        for (at, filter) in filters {
-            let Some(item) = items.get(*at) else { continue };
-            let plain = matches!(raftmq_routing::FilterKind::of(filter), raftmq_routing::FilterKind::Plain(plain) if *plain == **filter);
-            if plain {
-                places.push(*at);
-                subscriptions.push(Subscription {
-                    filter: Arc::clone(filter),
-                    qos: item.options.qos,
-                    no_local: item.options.no_local,
-                    retain_as_published: item.options.retain_as_published,
-                    identifier: item.sub_id,
-                });
-            }
-        }
+        subscriptions.retain(|(filter, _)| is_plain(filter));
         let desk = self.desk.as_mut().filter(|_| !subscriptions.is_empty())?;
-        let asked = desk.ask(shard, Op::Subscribe { client, epoch, filters: subscriptions });
-        Some(ShardBarrier { shards: desk.shards.clone(), shard, asked, places })
+        let filters = subscriptions.into_iter().map(|(filter, info)| Subscription {
+            filter,
+            qos: info.options.qos,
+            no_local: info.options.no_local,
+            retain_as_published: info.options.retain_as_published,
+            identifier: info.sub_id,
+        });
+        Some((shard, desk.ask(shard, Op::Subscribe { client, epoch, filters: filters.collect() })))
     }
 
     /// A durable session ends subscriptions: the client is answered when the shard has committed it.
@@ -508,6 +522,11 @@ impl Worker {
         let client = name(&entry.id);
         Some(self.desk.as_mut()?.ask(shard, Op::Unsubscribe { client, epoch, filters }))
     }
+}
+
+/// Whether a filter is of one session alone.
+fn is_plain(filter: &str) -> bool {
+    matches!(FilterKind::of(filter), FilterKind::Plain(plain) if *plain == *filter)
 }
 
 /// A SUBSCRIBE on its way into a shard.
