@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use raftmq_cluster::{BarrierError, LaneError, Shards};
 use raftmq_mqtt::{Message, QoS, ReasonCode};
+use raftmq_planted::{Bug, planted};
 use raftmq_routing::FilterKind;
 use raftmq_session::{
     Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscribeItem, SubscriptionInfo,
@@ -51,8 +52,8 @@ pub(super) struct Durable {
 
 impl Durable {
     /// The number behind an identifier that is under way.
-    fn seq(&self, id: NonZeroU16) -> u64 {
-        let last = u64::from(packet_id(self.after));
+    fn seq(&self, id: NonZeroU16, epoch: u64) -> u64 {
+        let last = identifier(self.after, epoch).map_or(0, |last| u64::from(last.get()));
         let back = (last + 65_535 - u64::from(id.get())) % 65_535;
         self.after.saturating_sub(back)
     }
@@ -63,6 +64,12 @@ impl Durable {
             _ => self.acks.push(SeqRange { first: seq, last: seq }),
         }
     }
+}
+
+/// The packet identifier of a number: the same on every connection.
+fn identifier(seq: u64, epoch: u64) -> Option<NonZeroU16> {
+    let seq = if planted(Bug::ResendOtherId) { seq + epoch } else { seq };
+    NonZeroU16::new(packet_id(seq))
 }
 
 /// A message on its way into shards.
@@ -99,7 +106,7 @@ impl Worker {
         reason: ReasonCode,
     ) {
         *publishing.publisher.borrow_mut() = Some((key, token, reason));
-        if publishing.left.get() == 0 {
+        if publishing.left.get() == 0 || planted(Bug::AckBeforeCommit) {
             return self.committed(publishing);
         }
         self.committing.push_back((self.node.clock.ms() + COMMIT_MS, Rc::clone(publishing)));
@@ -200,6 +207,10 @@ impl Worker {
         match self.owner_of(key) {
             Some((client, epoch, shard)) => {
                 let op = Op::Release { client, epoch, packet_id: id.get() };
+                if planted(Bug::ReleaseBeforeCommit) {
+                    self.push_to_shard(shard, op, Waiting::Nobody);
+                    return self.released(key, id, &Ok(OpAnswer::Released { known: true }));
+                }
                 self.push_to_shard(shard, op, Waiting::Released(key, id));
             }
             None => self.released(key, id, &Ok(OpAnswer::Released { known: false })),
@@ -246,13 +257,13 @@ impl Worker {
         let Some(durable) = owner.durable.as_mut() else {
             return;
         };
-        let seq = durable.seq(id);
+        let seq = durable.seq(id, epoch);
         durable.blocked = false;
         match what {
             Settlement::Received => {
                 let seqs = vec![SeqRange { first: seq, last: seq }];
                 let op = Op::Rec { client: client_name, epoch, seqs };
-                self.push_to_shard(shard, op, Waiting::Recorded(key, vec![seq]));
+                self.push_to_shard(shard, op, Waiting::Recorded(key, id));
             }
             Settlement::Acked | Settlement::Completed | Settlement::Refused => {
                 let first = durable.acks.is_empty();
@@ -293,8 +304,8 @@ impl Worker {
         }
     }
 
-    /// The shard has the PUBRECs of a client: PUBRELs are sent.
-    pub(super) fn recorded(&mut self, key: Key, seqs: &[u64], outcome: &Outcome) {
+    /// The shard has a PUBREC of a client: PUBREL is sent.
+    pub(super) fn recorded(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
         if !matches!(outcome, Ok(OpAnswer::Acked { .. })) {
             return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
         }
@@ -303,9 +314,7 @@ impl Worker {
         };
         let mut actions = std::mem::take(&mut self.actions);
         let out = conn.outlet.buffer(&mut self.spares);
-        for id in seqs.iter().filter_map(|seq| NonZeroU16::new(packet_id(*seq))) {
-            conn.session.on_granted_release(id, out, &mut actions);
-        }
+        conn.session.on_granted_release(id, out, &mut actions);
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.mark_dirty(key);
@@ -388,7 +397,7 @@ impl Worker {
                 break;
             }
             for delivery in part.sent {
-                let Some(id) = NonZeroU16::new(delivery.packet_id()) else { continue };
+                let Some(id) = identifier(delivery.seq, epoch) else { continue };
                 let out = conn.outlet.buffer(&mut self.spares);
                 match delivery.sent {
                     Sent::Release => conn.session.on_granted_release(id, out, &mut actions),
@@ -554,7 +563,7 @@ impl ShardBarrier {
                 Subscribed::Invalid => refused.push((at, ReasonCode::TopicFilterInvalid)),
             }
         }
-        if route > 0 {
+        if route > 0 && !planted(Bug::SkipBarrier) {
             self.shards.announced(self.shard, route).await?;
         }
         Ok(refused)

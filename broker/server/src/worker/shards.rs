@@ -127,8 +127,8 @@ pub(super) enum Waiting {
     Published(Rc<super::durable::Publishing>),
     /// The publisher of a message with QoS 2 whose session is durable.
     Received(Box<(Key, PublishToken, Message)>),
-    /// A connection whose client has sent PUBREC for these.
-    Recorded(Key, Vec<u64>),
+    /// A connection whose client has sent PUBREC.
+    Recorded(Key, std::num::NonZeroU16),
     /// A client that may be sent more now.
     Granted(Key),
     /// A connection whose client has sent PUBREL.
@@ -338,7 +338,7 @@ impl Worker {
                 let (key, token, message) = *received;
                 self.received_durable(key, token, &message, &outcome);
             }
-            Waiting::Recorded(client, seqs) => self.recorded(client, &seqs, &outcome),
+            Waiting::Recorded(key, packet_id) => self.recorded(key, packet_id, &outcome),
             Waiting::Granted(client) => self.granted(client, &outcome),
             Waiting::Released(key, packet_id) => self.released(key, packet_id, &outcome),
         }
