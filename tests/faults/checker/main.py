@@ -57,8 +57,8 @@ def main(arguments=None):
     without = set(filter(None, options.without.split(",")))
     if (required | without) - set(PROMISES):
         parser.error(f"no promise {', '.join(sorted((required | without) - set(PROMISES)))}: {', '.join(PROMISES)}")
-    if without >= set(PROMISES):
-        parser.error("nothing is left to judge")
+    if required & without or without >= set(PROMISES):
+        parser.error("what is left out cannot be required, and something has to be left to judge")
     try:
         history = History(options.history)
         verdicts = judge(history, without)

@@ -77,7 +77,7 @@ class Session:
             await self.cluster.form()
             self.recorder = Recorder(
                 self.history, seed=options.seed, workload=options.workload, settle=SETTLE, patience=PATIENCE,
-                forwarded=options.workload == "live",
+                forwarded=options.workload == "live", **({} if options.strict else {"qos0": "connection"}),
             )
             self.breaker = breaking.Breaker(self.cluster, self.network, self.disks, self.recorder)
             self.spawn(self._display())
