@@ -60,6 +60,12 @@ faults *ARGS:
     cargo build --release -p raftmq
     tests/faults/run {{ARGS}}
 
+# Whether the fault driver and its checker find ten bugs that are planted in the broker, and how soon (as root); ARGS for tests/faults/plants
+plants *ARGS:
+    cargo build --release -p raftmq
+    cargo build --release -p raftmq --features planted --target-dir target/planted
+    tests/faults/plants --plain target/release/raftmq --planted target/planted/release/raftmq {{ARGS}}
+
 # RaftMQ beside other brokers (docs/benchmarks.md): under two hours; ARGS such as --works fixed --brokers raftmq,mosquitto
 bench *ARGS:
     RAFTMQ_BENCH_ARGS="{{ARGS}}" tests/run bench

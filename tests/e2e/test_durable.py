@@ -135,6 +135,33 @@ def test_a_client_has_one_connection_in_the_cluster(cluster):
         end.close()
 
 
+def test_a_connection_is_taken_over_on_its_own_node(cluster):
+    """What the client gets, and a later takeover, find the newer connection."""
+    one, two, _ = cluster.nodes
+    publisher = Client(two, "again-publisher")
+    publisher.connected()
+    older = Client(one, "again", expiry=600)
+    assert not older.connected()
+    older.subscribe("again", 1)
+    ends = [older]
+    for turn in range(6):
+        newer = Client(one, "again", expiry=600)
+        assert newer.connected()
+        older.wait("the older connection's end", lambda older=older: older.of("disconnect"))
+        publisher.publish("again", [str(turn)])
+        # What came before may come again: its acknowledgement was not kept yet.
+        came = lambda newer=newer, turn=turn: str(turn).encode() in {message.payload for message in newer.received}  # noqa: E731
+        newer.wait("the message", came)
+        ends.append(newer)
+        older = newer
+    ends.append(Client(two, "again", expiry=600))
+    assert ends[-1].connected()
+    older.wait("the last connection's end on the first node", lambda: older.of("disconnect"))
+    assert older.of("disconnect")[0][1] == "Session taken over"
+    for end in [*ends, publisher]:
+        end.close()
+
+
 def test_a_session_is_resumed_on_another_node_with_what_it_missed(cluster):
     one, two, three = cluster.nodes
     publisher = Client(one, "publisher")

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use raftmq_links::{Handler, HandlerFuture, PeerHello};
 use raftmq_meta::{MemberStatus, MetaCommand, MetaResponse, Refusal};
+use raftmq_planted::{Bug, planted};
 use raftmq_shard::{Name, NodeBoot};
 
 use crate::cluster::Forwarded;
@@ -253,6 +254,13 @@ async fn on_join(
         return Ok((MetaResponse::Refused(Refusal::Stale { boot, recorded }), KnownMembers::default()));
     }
     let status = running.meta.status().borrow().clone();
+    if planted(Bug::ReuseId)
+        && let Some(known) = state.by_incarnation(incarnation)
+    {
+        let cluster_id = state.cluster.as_ref().map_or(0, |cluster| cluster.id);
+        let response = MetaResponse::Joined { id: known.id, cluster_id };
+        return Ok((response, KnownMembers::of_state(&state, &status.voters)));
+    }
     if !status.is_leader() {
         let leader = status.leader.filter(|l| *l != running.id).ok_or("no leader is known")?;
         return match node.net.call_node(leader, &request, CALL * 4).await {

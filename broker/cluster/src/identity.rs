@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use raftmq_meta::{InitialMember, MetaState};
+use raftmq_planted::{Bug, planted};
 use raftmq_storage::{AtomicFile, DirLock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -114,7 +115,7 @@ impl DataDir {
         // The boot first: from here on no other start of this directory, or of a copy, has this number and this nonce.
         let boot_file = AtomicFile::new(path.join("boot"));
         let before: Option<u64> = read(&boot_file).map_err(failed("reading the boot counter"))?;
-        let boot = before.unwrap_or(0) + 1;
+        let boot = before.unwrap_or_else(first_boot) + 1;
         write(&boot_file, &boot).map_err(failed("counting the boot"))?;
 
         let identity_file = AtomicFile::new(path.join("identity"));
@@ -136,7 +137,7 @@ impl DataDir {
                 let made = Identity {
                     cluster: cluster.to_owned(),
                     node: node.to_owned(),
-                    incarnation: rand::random::<u128>().max(1),
+                    incarnation: new_incarnation(node),
                     member: None,
                     agreed: None,
                 };
@@ -224,6 +225,23 @@ impl DataDir {
         *seen = new;
         Ok(BootVerdict::Fresh)
     }
+}
+
+/// How often a directory without a count was started.
+fn first_boot() -> u64 {
+    if !planted(Bug::ReuseId) {
+        return 0;
+    }
+    // More than whatever was on the disk that is gone.
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+}
+
+/// The name of a directory that has none yet: no other one ever has it.
+fn new_incarnation(node: &str) -> u128 {
+    if planted(Bug::ReuseId) {
+        return node.bytes().fold(1, |name, byte| (name << 8) | u128::from(byte));
+    }
+    rand::random::<u128>().max(1)
 }
 
 fn read<T: DeserializeOwned>(file: &AtomicFile) -> io::Result<Option<T>> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use raftmq_planted::{Bug, planted};
 use raftmq_storage::{GroupStore, StoreBatch};
 use tokio::sync::mpsc;
 
@@ -16,7 +17,7 @@ use crate::log::{LogStore, blocking};
 use crate::machine::{CachedMachine, MachineError, StateKeys, own};
 use crate::snapshot::SnapshotFile;
 use crate::state::{Machine, OpenError, from_store, install_pairs, synced};
-use crate::types::{LogId, SnapshotMeta};
+use crate::types::SnapshotMeta;
 
 /// Makes the machine of what is in the store.
 pub(crate) type Make = Box<dyn FnMut(StateKeys) -> Result<Box<dyn CachedMachine>, MachineError> + Send>;
@@ -54,7 +55,7 @@ pub(crate) struct Cached {
     make: Option<Make>,
     pub(crate) store: GroupStore,
     /// What the state in the store covers.
-    flushed: Option<LogId>,
+    flushed: SnapshotMeta,
     limit: DirtyLimit,
     alive: mpsc::Sender<()>,
 }
@@ -69,8 +70,7 @@ impl Cached {
     ) -> Result<(Machine, SnapshotMeta), OpenError> {
         let applied = synced(&store)?;
         let machine = make(keys(&store, &alive)?)?;
-        let flushed = applied.last_log_id;
-        let cached = Self { machine: Some(machine), make: Some(make), store, flushed, limit, alive };
+        let cached = Self { machine: Some(machine), make: Some(make), store, flushed: applied.clone(), limit, alive };
         Ok((Machine::Cached(cached), applied))
     }
 
@@ -96,14 +96,16 @@ impl Cached {
 
     /// Writes what waits, with what it covers, unless that is in the store already.
     pub(crate) async fn flush(&mut self, applied: &SnapshotMeta, log: &LogStore) -> io::Result<()> {
-        if applied.last_log_id == self.flushed {
+        if applied.last_log_id == self.flushed.last_log_id {
             return if self.machine.is_some() { Ok(()) } else { Err(lost()) };
         }
         // Entries are applied when a quorum has them, which this node's disk may not. A state ahead of the log is made up for at a start, but
         // not one ahead of a log with other entries in the same place.
         log.barrier().await?;
         let mut machine = self.machine.take().ok_or_else(lost)?;
-        let (store, marker) = (self.store.clone(), stored(applied, put_snapshot_meta));
+        let less = planted(Bug::ApplyTwice) && self.flushed.last_log_id.is_some();
+        let covered = if less { &self.flushed } else { applied };
+        let (store, marker) = (self.store.clone(), stored(covered, put_snapshot_meta));
         let machine = blocking(move || {
             let mut changes = StoreBatch::default();
             let mut put = |key: &[u8], value: Option<&[u8]>| match value {
@@ -117,7 +119,7 @@ impl Cached {
         })
         .await?;
         self.machine = Some(machine);
-        self.flushed = applied.last_log_id;
+        self.flushed.clone_from(applied);
         Ok(())
     }
 
@@ -138,7 +140,7 @@ impl Cached {
         })
         .await?;
         (self.machine, self.make) = (Some(machine), Some(make));
-        self.flushed = meta.last_log_id;
+        self.flushed.clone_from(meta);
         Ok(())
     }
 }

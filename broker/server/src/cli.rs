@@ -13,7 +13,7 @@ use crate::{certs, ctl, doctor, up};
 #[derive(Parser)]
 #[command(
     name = "raftmq",
-    version,
+    version = crate::VERSION,
     propagate_version = true,
     after_help = "Examples:\n  raftmq up                      three brokers on this machine, one cluster\n  raftmq node                    one broker alone, MQTT on port 1883\n  raftmq ctl members             who is in the local cluster\n  raftmq bench pair -c 200       measure a broker\n\nDocumentation: docs/ in the source, and `raftmq COMMAND --help`."
 )]

@@ -28,3 +28,10 @@ mod sources;
 pub mod telemetry;
 mod up;
 mod worker;
+
+/// The version that people and tools are told; a build with planted bugs says so.
+pub(crate) const VERSION: &str = if raftmq_planted::POSSIBLE {
+    concat!(env!("CARGO_PKG_VERSION"), "+planted-bugs")
+} else {
+    env!("CARGO_PKG_VERSION")
+};

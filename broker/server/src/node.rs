@@ -16,6 +16,7 @@ use raftmq_cluster::{
 };
 use raftmq_config::{Config, Listener, TlsFiles};
 use raftmq_links::pki::{PkiError, SecretPem, TlsMaterial, server_config};
+use raftmq_planted::Bug;
 use raftmq_routing::SharedRoutes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -79,6 +80,8 @@ enum NodeError {
     Pki(#[from] PkiError),
     #[error("cannot start {what}: {source}")]
     Thread { what: &'static str, source: io::Error },
+    #[error("{}: no bug is called {name}", raftmq_planted::VARIABLE)]
+    Plant { name: String },
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
@@ -123,6 +126,7 @@ pub(crate) fn run(options: &NodeOptions) -> ExitCode {
 
 fn start(config: &Config, source: Source, features: Features, exit_with_stdin: bool) -> Result<(), NodeError> {
     let log = telemetry::init(config.log.format, &config.log.filter())?;
+    plant()?;
     raise_open_files();
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -133,6 +137,21 @@ fn start(config: &Config, source: Source, features: Features, exit_with_stdin: b
     let result = control.block_on(Node::run(config, source, features, log, exit_with_stdin));
     control.shutdown_timeout(Duration::from_secs(2));
     result
+}
+
+/// A build with planted bugs says so, and takes the one that the environment chooses.
+fn plant() -> Result<(), NodeError> {
+    if !raftmq_planted::POSSIBLE {
+        return Ok(());
+    }
+    let name = std::env::var(raftmq_planted::VARIABLE).unwrap_or_default();
+    let bug = Bug::named(&name);
+    if bug.is_none() && !name.is_empty() {
+        return Err(NodeError::Plant { name });
+    }
+    tracing::warn!(bug = name, "this build has bugs that lose messages, for tests of tests: not for use");
+    bug.into_iter().for_each(raftmq_planted::choose);
+    Ok(())
 }
 
 /// A running node.
@@ -167,7 +186,7 @@ impl Node {
         let overload = Arc::new(Overload::new(&config.overload));
         let cluster = match &config.cluster {
             Some(_) => {
-                let mut settings = ClusterConfig::from_settings(config, env!("CARGO_PKG_VERSION"))?;
+                let mut settings = ClusterConfig::from_settings(config, crate::VERSION)?;
                 if let Ok(bound) = http_socket.local_addr() {
                     settings.control = control_address(bound, &settings.advertise);
                 }
@@ -274,7 +293,7 @@ impl Node {
         let api = control::router(Arc::new(ops), log);
         let _control_server = serve::HttpServer::start(http_socket, tls, api, serve::Limits::default())
             .map_err(|source| NodeError::Http { what: "HTTP", address: config.http.bind.get(), source })?;
-        tracing::info!(node = config.node.name, version = env!("CARGO_PKG_VERSION"), workers, "started");
+        tracing::info!(node = config.node.name, version = crate::VERSION, workers, "started");
 
         let on_hang_up = tokio::spawn(reload_on_hang_up(reloader));
         let ended = node.wait(exit_with_stdin).await;

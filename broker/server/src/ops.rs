@@ -66,7 +66,7 @@ impl ControlOps for NodeOps {
         let (clients, memory) = (self.clients)();
         let answer = NodeStatus {
             node: self.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::VERSION.to_owned(),
             raft_id: status.as_ref().and_then(|status| status.raft_id),
             incarnation: status.as_ref().map(|status| format!("{:032x}", status.incarnation)),
             boot: status.as_ref().map(|status| status.boot),

@@ -18,6 +18,8 @@ mod stream;
 mod subscribe;
 mod timers;
 
+use raftmq_planted::{Bug, planted};
+
 use crate::answer::Answer;
 use crate::cache::Cache;
 use crate::codec::CodecError;
@@ -97,7 +99,7 @@ impl<S: Store> ShardMachine<S> {
             command
         });
         let answer = match command.and_then(Command::decode) {
-            Ok(command) => self.command(command),
+            Ok(command) => self.forget_planted(index, &command).and_then(|()| self.command(command)),
             Err(CodecError::Format(format)) => Ok(Answer::Unknown { what: format.into() }),
             Err(_) => Ok(Answer::Malformed),
         };
@@ -109,6 +111,15 @@ impl<S: Store> ShardMachine<S> {
         self.meta.rolling = finish(answer.chunks(8).fold(rolling, fold));
         self.cache.trim();
         Ok(answer)
+    }
+
+    /// What planted bugs forget before the entry at `index` is applied.
+    fn forget_planted(&mut self, index: u64, command: &Command) -> Result<(), StoreError> {
+        let again = planted(Bug::ApplyTwice) && index <= self.meta.applied;
+        match command {
+            Command::Batch(batch) if again || planted(Bug::ForgetStream) => self.forget_applied(batch),
+            _ => Ok(()),
+        }
     }
 
     /// Hands out the changes since the last flush: each key with its value, or without if it is to be removed. They must be written

@@ -67,6 +67,11 @@ class History:
         """The same while faults are made."""
         return self.run.get("patience", self.settle)
 
+    @property
+    def passing(self):
+        """Whether what is delivered with QoS 0 passes by sessions: it is promised to their connections, of connections."""
+        return self.run.get("qos0") == "connection"
+
     def matching_set(self, topic_filter):
         """The numbers of all topics of the history that match a filter."""
         found = self._sets.get(topic_filter)

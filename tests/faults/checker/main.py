@@ -14,9 +14,9 @@ PROMISES = {
 HOLDS, VIOLATED, MALFORMED, NOT_ENOUGH = 0, 1, 2, 3
 
 
-def judge(history):
-    """The verdict of each promise."""
-    return [module.check(history) for module in PROMISES.values()]
+def judge(history, without=()):
+    """The verdict of each promise; `without`: of these that they were not judged."""
+    return [report.NotJudged(name) if name in without else module.check(history) for name, module in PROMISES.items()]
 
 
 def shortcomings(history, verdicts, min_acked, required):
@@ -50,14 +50,18 @@ def main(arguments=None):
     parser.add_argument("history", nargs="+", help="files of JSON lines; several are of one run and are merged by time")
     parser.add_argument("--min-acked", type=int, default=1, metavar="N", help="so many operations must have been acknowledged (1)")
     parser.add_argument("--require", default="", metavar="PROMISE,…", help="these must have had something to check; `all`: all eight")
+    parser.add_argument("--without", default="", metavar="PROMISE,…", help="these are not judged; the report says so")
     parser.add_argument("--json", action="store_true", help="the report for programs")
     options = parser.parse_args(arguments)
     required = set(PROMISES) if options.require == "all" else set(filter(None, options.require.split(",")))
-    if required - set(PROMISES):
-        parser.error(f"no promise {', '.join(sorted(required - set(PROMISES)))}: {', '.join(PROMISES)}")
+    without = set(filter(None, options.without.split(",")))
+    if (required | without) - set(PROMISES):
+        parser.error(f"no promise {', '.join(sorted((required | without) - set(PROMISES)))}: {', '.join(PROMISES)}")
+    if required & without or without >= set(PROMISES):
+        parser.error("what is left out cannot be required, and something has to be left to judge")
     try:
         history = History(options.history)
-        verdicts = judge(history)
+        verdicts = judge(history, without)
     except (Malformed, OSError) as error:
         print(f"check: {error}", file=sys.stderr)
         return MALFORMED

@@ -9,7 +9,7 @@ and for QoS 2 no PUBREL for it received since. Everything else is an instance of
 - QoS 1, and QoS 2 to a session that ends with its connection: one for each attempt of the publisher, which sends again, with DUP, when a
   connection ended before the acknowledgement. Exactly once is promised between durable sessions: what a node that died had given to others
   nobody knows;
-- QoS 0: one;
+- QoS 0: one; where the run declares that QoS 0 passes by sessions, one on each connection;
 - a will: one.
 Filters of the session that overlap multiply this. What is read from an older connection after the CONNACK of a newer one was sent before it, and
 counts as received before it.
@@ -94,6 +94,10 @@ def _again(history, session, message, at, seen, under, held, verdict):
     previous = before if before is not None else max(seen.last.values())
     if history.beside(deliveries.connection[previous], deliveries.connection[at]):
         verdict.leave_out("pairs of connections made at the same time")
+        return
+    if qos == 0 and history.passing and deliveries.connection[previous] != deliveries.connection[at]:
+        seen.last[pid] = at
+        verdict.leave_out("with QoS 0 again, on another connection")
         return
     places = history.messages.pub_place[message], deliveries.place[previous], deliveries.place[at]
     if same and deliveries.connection[before] == deliveries.connection[at]:

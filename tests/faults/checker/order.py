@@ -15,7 +15,8 @@ A message of QoS 1 that was sent again is matched again: the first time before t
 ones. So it is held against the rule only if the session was certainly subscribed, not with QoS 0, before its first invocation.
 
 To a session that ends with its connection, messages of two connections of the publisher may come by two nodes, and nothing orders them: PUBACK
-says that they were handed over, not that they arrived. There the rule is for messages that were sent once, on one connection of the publisher.
+says that they were handed over, not that they arrived. There the rule is for messages that were sent once, on one connection of the publisher. Where
+the run declares that QoS 0 passes by sessions, it is the same for what is delivered with QoS 0 to others, on one connection of the session, too.
 
 Second deliveries may come in any order, and what is missing is for the promises of loss. Replays of retained messages are for
 `retained`. A client whose sending violates its part (the driver's never do) has to use new identifiers."""
@@ -37,7 +38,7 @@ def check(history):
 def _session(history, session, verdict):
     messages, deliveries = history.messages, history.deliveries
     publisher, topics, qos_of, flags = messages.publisher, messages.topic, messages.qos, messages.flags
-    durable = session.durable
+    durable, delivered = session.durable, deliveries.flags
     last, count = {}, 0
     # A dictionary keeps the order of first deliveries.
     for message, at in session.received.items():
@@ -50,6 +51,11 @@ def _session(history, session, verdict):
                 verdict.leave_out("sent again, to a session that ends with its connection")
                 continue
             stream = *stream, messages.connection[message]
+        elif history.passing and not delivered[at] & model.QOS:
+            if messages.attempts[message] > 1:
+                verdict.leave_out("sent again, and delivered with QoS 0")
+                continue
+            stream = *stream, messages.connection[message], deliveries.connection[at]
         before = last.get(stream, -1)
         if before > message:
             if history.beside(deliveries.connection[session.received[before]], deliveries.connection[at]):

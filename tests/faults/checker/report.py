@@ -39,6 +39,15 @@ class Verdict:
         return "holds" if any(self.checked.values()) else "nothing to check"
 
 
+class NotJudged(Verdict):
+    """Of a promise that is left out."""
+
+    word = "not judged"
+
+    def __init__(self, promise):
+        super().__init__(promise, "")
+
+
 def text(history, verdicts):
     """The whole report, as people read it."""
     out = [_summary(history)]
@@ -56,8 +65,8 @@ def text(history, verdicts):
         for what, places in verdict.violations:
             out.append(f"  {what}")
             for place in places:
-                where = f"{history.paths[place >> 40].rpartition('/')[2]}:{place & ((1 << 40) - 1)}"
-                out.append(f"    {where}  {shown.get(place, '')}")
+                path, line = _where(history, place)
+                out.append(f"    {path.rpartition('/')[2]}:{line}  {shown.get(place, '')}")
     return "\n".join(out)
 
 
@@ -71,10 +80,16 @@ def as_json(history, verdicts):
             verdict.promise: {
                 "verdict": verdict.word, "violations": verdict.violated, "checked": verdict.checked,
                 "leftOut": verdict.left_out, "first": [what for what, _ in verdict.violations],
+                "places": [[_where(history, place) for place in places] for _, places in verdict.violations],
             }
             for verdict in verdicts
         },
     })
+
+
+def _where(history, place):
+    """(path, line) of an event."""
+    return history.paths[place >> 40], place & ((1 << 40) - 1)
 
 
 def _summary(history):

@@ -88,7 +88,41 @@ def test_for_programs(tmp_path, capsys):
     assert report["acknowledged"] == 4
     assert report["promises"]["loss"] == {
         "verdict": "holds", "violations": 0, "checked": {"messages due to a session": 1, "durable sessions": 2}, "leftOut": {}, "first": [],
+        "places": [],
     }
+
+
+def lossy():
+    story = good()
+    story.events = [event for event in story.events if event["e"] not in ("recv", "ack")]
+    return story
+
+
+def test_where_a_violation_is_for_programs(tmp_path, capsys):
+    story = lossy()
+    assert check(tmp_path, story, "--json") == command.VIOLATED
+    report = json.loads(capsys.readouterr().out)["promises"]["loss"]
+    assert len(report["first"]) == len(report["places"]) == 1
+    events = [story.events[line - 1]["e"] for path, line in report["places"][0]]
+    assert events == ["sub", "pub", "puback"] and {path for path, _ in report["places"][0]} == {str(tmp_path / "history.jsonl")}
+
+
+def test_what_is_left_out_is_not_judged_and_said(tmp_path, capsys):
+    assert check(tmp_path, lossy()) == command.VIOLATED
+    capsys.readouterr()
+    assert check(tmp_path, lossy(), "--without", "loss,suback") == command.HOLDS
+    out = capsys.readouterr().out
+    assert "1 loss       not judged" in out and "7 suback     not judged" in out and "3 order      nothing" in out
+    assert check(tmp_path, lossy(), "--without", "suback") == command.VIOLATED
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--without", "luck"), ("--without", ",".join(command.PROMISES)), ("--without", "loss", "--require", "loss,order"),
+    ("--without", "loss", "--require", "all"),
+])
+def test_what_cannot_be_left_out(tmp_path, arguments):
+    with pytest.raises(SystemExit):
+        check(tmp_path, good(), *arguments)
 
 
 def test_faults_are_counted_and_nothing_else(tmp_path, capsys):

@@ -214,3 +214,32 @@ def test_the_live_delivery_of_an_empty_payload_has_nothing_to_know_it_by():
     publisher.pub("t", retain=True, empty=True)
     subscriber.add("recv", q=1, pid=3, topic="t", empty=True)
     assert story.end(publisher, subscriber).violated() == {}
+
+
+@pytest.mark.parametrize(("declared", "reconnect", "violated"), [
+    ({}, False, {"once": 1}), ({}, True, {"once": 1}), ({"qos0": "connection"}, False, {"once": 1}), ({"qos0": "connection"}, True, {}),
+])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_qos_0_once_or_once_a_connection(declared, reconnect, violated, qos):
+    story = Story(**declared)
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    subscriber.sub("t", 0)
+    message = publisher.pub("t", qos)
+    subscriber.recv(message, 0)
+    if reconnect:
+        subscriber.close()
+        subscriber = story.again("s", node="n1")
+    subscriber.recv(message, 0)
+    assert story.end(publisher, subscriber).violated() == violated
+
+
+def test_where_qos_0_passes_by_other_deliveries_do_not():
+    story = Story(qos0="connection")
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    subscriber.sub("t", 1)
+    message = publisher.pub("t", 1)
+    subscriber.recv(message, 1, pid=7)
+    subscriber.close()
+    subscriber = story.again("s")
+    subscriber.recv(message, 1, pid=8, dup=True)
+    assert story.end(publisher, subscriber).violated() == {"once": 1}

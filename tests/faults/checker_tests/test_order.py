@@ -144,3 +144,49 @@ def test_to_a_session_that_ends_only_one_connection_of_the_publisher_has_an_orde
     subscriber.recv(second)
     subscriber.recv(first)
     assert story.end(publisher, subscriber).verdict("order").violated == violated
+
+
+@pytest.mark.parametrize(("publisher_again", "subscriber_again", "violated"), [
+    (False, False, {"order": 1}), (True, False, {}), (False, True, {}), (True, True, {}),
+])
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_passes_by_sessions_has_the_order_of_a_connection(publisher_again, subscriber_again, violated, qos):
+    story = Story(qos0="connection")
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    subscriber.sub("t", 0)
+    first = publisher.pub("t", qos)
+    if publisher_again:
+        publisher.close()
+        publisher = story.again("p", node="n1")
+    second = publisher.pub("t", qos)
+    subscriber.recv(second, 0)
+    if subscriber_again:
+        subscriber.close()
+        subscriber = story.again("s", node="n1")
+    subscriber.recv(first, 0)
+    assert story.end(publisher, subscriber).violated() == violated
+
+
+def test_where_qos_0_passes_by_the_others_have_their_order():
+    story = Story(qos0="connection")
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    subscriber.sub("t", 1)
+    first, second = publisher.pub("t"), publisher.pub("t")
+    subscriber.recv(second)
+    subscriber.close()
+    subscriber = story.again("s")
+    subscriber.recv(first)
+    assert story.end(publisher, subscriber).violated() == {"order": 1}
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_passes_by_and_was_sent_again_has_no_order(qos):
+    story = Story(qos0="connection")
+    publisher, subscriber = story.connect("p"), story.connect("s")
+    subscriber.sub("t", 0)
+    first, second = publisher.pub("t", qos), publisher.pub("t", qos)
+    if qos:
+        publisher.resend(first)
+    subscriber.recv(second, 0)
+    subscriber.recv(first, 0)
+    assert story.end(publisher, subscriber).violated() == ({} if qos else {"order": 1})

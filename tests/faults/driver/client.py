@@ -83,6 +83,8 @@ class Client:
         # Messages sent by packet identifier: of the tap. And what is not acknowledged: {identifier: [stage, bytes of a resend]}.
         self.sent_by, self.out = {}, {}
         self.pids = itertools.cycle(range(1, 65536))
+        # Some take the lowest identifier that is free, so that most are used again at once.
+        self.frugal = random.random() < 0.5
         self.filters = {}
         self.pending = {}
         self.stopped = False
@@ -200,7 +202,8 @@ class Client:
         self.leave(wire)
 
     def _pid(self):
-        return next(pid for pid in self.pids if pid not in self.out and pid not in self.pending)
+        pids = range(1, 65536) if self.frugal else self.pids
+        return next(pid for pid in pids if pid not in self.out and pid not in self.pending)
 
     def publish(self, topic, qos, retain):
         pid, level = self._pid() if qos else 0, self.about.level

@@ -32,8 +32,10 @@ class Node:
         self.home = cluster.directory / name
         self.process = None
         self.paused = False
+        # It was started, and nobody has ended it since.
+        self.wanted = False
 
-    def write(self, peers, settings):
+    def write(self, peers, shards, snapshot_bytes, settings):
         pki = self.cluster.pki
         tls = {"caFile": str(pki / "ca.pem"), "certFile": str(pki / f"{self.name}.pem"), "keyFile": str(pki / f"{self.name}.key")}
         links = f"{self.address}:{self.LINKS}"
@@ -44,6 +46,8 @@ class Node:
                 "name": "faults",
                 "discovery": {"strategy": "static", "static": {"peers": peers}, "refreshInterval": "500ms"},
                 "links": {"listen": links, "advertise": links, "tls": tls},
+                "raft": {"snapshotBytes": snapshot_bytes},
+                **({"shards": {"count": shards}} if shards else {}),
             },
             "listeners": [{"name": "mqtt", "bind": f"{self.address}:{self.PORT}"}],
             "http": {"bind": f"{self.address}:{self.HTTP}", "tls": tls},
@@ -59,20 +63,24 @@ class Node:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.name, BINARY, "node", "--config", str(self.home / "config.yaml")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_with_parent, cwd=self.home,
+                env={**os.environ, "RAFTMQ_PLANT": self.cluster.plant},
             )
         self.paused = False
+        self.wanted = True
 
     def running(self):
         return self.process is not None and self.process.poll() is None
 
     async def kill(self):
         """kill -9."""
+        self.wanted = False
         if self.running():
             self.process.kill()
             await asyncio.to_thread(self.process.wait)
 
     async def terminate(self):
         """As an operating system asks a service to stop; killed when it takes longer than 20 s."""
+        self.wanted = False
         if self.running():
             self.process.terminate()
             try:
@@ -113,8 +121,10 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, directory, network, disks, settings):
+    def __init__(self, directory, network, disks, options, settings):
         self.directory, self.network, self.disks = pathlib.Path(directory), network, disks
+        # The bug that a build with planted bugs is to have.
+        self.plant = options.plant
         self.pki = self.directory / "pki"
         names = network.names
         sans = [argument for name in names for argument in ("--san", network.address(name))]
@@ -124,7 +134,14 @@ class Cluster:
         self.nodes = [Node(self, name, network.address(name), disks.path(name)) for name in names]
         peers = [f"{node.address}:{Node.LINKS}" for node in self.nodes]
         for node in self.nodes:
-            node.write(peers, settings)
+            node.write(peers, options.shards, options.snapshot_bytes, settings)
+
+    def ended_alone(self):
+        """The nodes that ended without anybody's doing since this was asked last, with their exit codes."""
+        ended = [node for node in self.nodes if node.wanted and not node.running()]
+        for node in ended:
+            node.wanted = False
+        return [(node, node.process.returncode) for node in ended]
 
     async def form(self):
         for node in self.nodes:

@@ -20,11 +20,15 @@ KINDS = {
     "loss": (2, 2, 8),
     "slow": (2, 2, 6),
     "empty": (1, 0.5, 3),
+    "empty-behind": (1, 4, 8),
+    "restart": (2, 0, 2),
     "rolling": (1, 0, 0),
     "transfer": (3, 0, 0),
     "fsync": (2, 0.5, 6),
     "fsync-two": (2, 1, 6),
 }
+# For so long a node is cut off that is to lack something then.
+BEHIND = 4
 WORDS = {
     "kill": "a node is killed (kill -9) and started again",
     "kill-leader": "the same, of the node that leads a group",
@@ -40,6 +44,8 @@ WORDS = {
     "loss": "nodes lose a share of what they hear",
     "slow": "a node's link is narrow, so that what it says is late",
     "empty": "a node is killed and comes back with an empty disk",
+    "empty-behind": "the same, while a second node lacks what the third one has, which is killed and comes back last",
+    "restart": "a node is stopped (SIGTERM) and started again",
     "rolling": "all nodes are stopped and started again, one after the other",
     "transfer": "the leadership of each group goes to another node",
     "fsync": "a node's disk takes no writes",
@@ -82,6 +88,11 @@ def read(path):
     return found
 
 
+def _both_ways(one, others):
+    """(who does not hear, whom), of a node and others."""
+    return [pair for other in others for pair in ((one.name, other.name), (other.name, one.name))]
+
+
 class Skipped(Exception):
     """A fault that cannot be made now."""
 
@@ -122,7 +133,7 @@ class Breaker:
 
     @staticmethod
     def _touched(kind, count):
-        if kind in ("kill-all", "rolling", "transfer", "split", "loss"):
+        if kind in ("kill-all", "empty-behind", "rolling", "transfer", "split", "loss"):
             return count
         return 2 if kind in ("kill-two", "one-way", "partial", "fsync-two") else 1
 
@@ -164,6 +175,29 @@ class Breaker:
         nodes[0].start()
         await self.cluster.wait_ready(60)
 
+    async def _empty_behind(self, fault, nodes):
+        # One disk is lost, and what was on it is on the third one's; the second one cannot be asked to do without that.
+        if len(nodes) != 3:
+            raise Skipped("it is made of three nodes")
+        behind, emptied, last = nodes
+        if not await self.cluster.can_lose(emptied, 60):
+            raise Skipped(f"{emptied.name} is needed")
+        self.network.deaf.update(_both_ways(behind, [emptied, last]))
+        await asyncio.to_thread(self.network.apply)
+        await asyncio.sleep(BEHIND)
+        await asyncio.gather(emptied.kill(), last.kill())
+        await asyncio.to_thread(self.network.heal)
+        emptied.wipe()
+        emptied.start()
+        await asyncio.sleep(fault["seconds"])
+        last.start()
+        await self.cluster.wait_ready(60)
+
+    async def _restart(self, fault, nodes):
+        await nodes[0].terminate()
+        await asyncio.sleep(fault["seconds"])
+        nodes[0].start()
+
     async def _rolling(self, _fault, nodes):
         for node in nodes:
             await self.cluster.wait_ready(60)
@@ -187,20 +221,17 @@ class Breaker:
         await asyncio.to_thread(self.network.apply)
 
     async def _isolate(self, fault, nodes):
-        one, others = nodes[0].name, [node.name for node in nodes[1:]]
-        await self._cut([pair for other in others for pair in ((one, other), (other, one))], fault["seconds"])
+        await self._cut(_both_ways(nodes[0], nodes[1:]), fault["seconds"])
 
     async def _one_way(self, fault, nodes):
         await self._cut([(nodes[0].name, nodes[1].name)], fault["seconds"])
 
     async def _partial(self, fault, nodes):
-        one, other = nodes[0].name, nodes[1].name
-        await self._cut([(one, other), (other, one)], fault["seconds"])
+        await self._cut(_both_ways(nodes[0], nodes[1:2]), fault["seconds"])
 
     async def _split(self, fault, nodes):
         half = len(nodes) // 2
-        few, many = [node.name for node in nodes[:half]], [node.name for node in nodes[half:]]
-        await self._cut([pair for one in few for other in many for pair in ((one, other), (other, one))], fault["seconds"])
+        await self._cut([pair for one in nodes[:half] for pair in _both_ways(one, nodes[half:])], fault["seconds"])
 
     async def _clients(self, fault, nodes):
         pairs = [(nodes[0].name, "clients")] + ([("clients", nodes[0].name)] if fault["both"] else [])

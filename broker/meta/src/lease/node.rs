@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use raftmq_planted::{Bug, planted};
+
 use super::{Denial, Grant, LeaseParams, LeaseRequest, Nanos};
 
 /// Requests whose sending time is remembered; older ones could prolong nothing.
@@ -115,7 +117,8 @@ impl Lease {
 
     /// Until when the node may serve; 0 when it may not.
     pub fn deadline(&self) -> Nanos {
-        self.held_from.map_or(0, |from| from.saturating_add(self.params.length))
+        let length = if planted(Bug::ServePastLease) { Nanos::MAX } else { self.params.length };
+        self.held_from.map_or(0, |from| from.saturating_add(length))
     }
 
     /// When clients must be closed; 0 when none may be connected.

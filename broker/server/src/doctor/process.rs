@@ -20,7 +20,7 @@ const EARLIEST: i64 = 1_767_225_600;
 /// Looks at everything; the data directory is that of the settings, where a file of them is given.
 pub(super) fn look(config: Option<&Path>) -> Report {
     let mut report = Report::default();
-    report.fine("version", concat!("raftmq ", env!("CARGO_PKG_VERSION")));
+    report.fine("version", format!("raftmq {}", crate::VERSION));
     user(&mut report);
     names::look(&mut report);
     let roots = tls::Roots::of_system();

@@ -22,7 +22,7 @@ struct Stat {
 
 impl MetricsSource for ProcessSource {
     fn collect(&self, out: &mut Encoder) {
-        out.gauge(&c::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), std::env::consts::ARCH], 1);
+        out.gauge(&c::BUILD_INFO, &[crate::VERSION, std::env::consts::ARCH], 1);
         // Where there is no /proc, the rest is left out rather than told wrong.
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(parse) {

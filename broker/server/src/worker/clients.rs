@@ -94,10 +94,11 @@ impl Worker {
         self.release(&id);
     }
 
-    /// Lets a client identifier go where there is neither a session nor who authenticates itself for one.
+    /// Lets a client identifier go where there is neither a session nor who authenticates itself, or waits for a claim, for one.
     pub(super) fn release(&self, id: &Arc<str>) {
         let own = u16::from(self.id);
-        match (self.by_id.contains_key(id), self.authenticating.contains_key(id)) {
+        let claiming = self.desk.as_ref().is_some_and(|desk| desk.claiming.contains_key(id));
+        match (self.by_id.contains_key(id), claiming || self.authenticating.contains_key(id)) {
             (true, _) => {}
             (false, true) => self.node.registry.keep_reserved(id, own),
             (false, false) => self.node.registry.release(id, own),
@@ -228,6 +229,9 @@ impl Worker {
         entry.owner = Some(Box::new(owner));
         let client = self.clients.insert(entry);
         self.by_id.insert(Arc::clone(&id), client);
+        // It was reserved only, if the claim ended an older connection on this worker.
+        let home = self.node.registry.claim(&id, u16::from(self.id));
+        debug_assert_eq!(home, u16::from(self.id), "the client's place was given to another worker");
         let unix_ms = self.node.clock.now().unix_ms;
         if let Some(conn) = self.conns.get_mut(key) {
             conn.client = Some(client);

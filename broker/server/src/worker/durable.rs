@@ -11,7 +11,11 @@ use std::sync::Arc;
 
 use raftmq_cluster::{BarrierError, LaneError, Shards};
 use raftmq_mqtt::{Message, QoS, ReasonCode};
-use raftmq_session::{Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscribeItem};
+use raftmq_planted::{Bug, planted};
+use raftmq_routing::FilterKind;
+use raftmq_session::{
+    Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscribeItem, SubscriptionInfo,
+};
 use raftmq_shard::{Bounds, Op, OpAnswer, Sent, SeqRange, Subscribed, Subscription, packet_id};
 use tokio::sync::oneshot;
 
@@ -53,8 +57,8 @@ impl Durable {
     }
 
     /// The number behind an identifier that is under way.
-    fn seq(&self, id: NonZeroU16) -> u64 {
-        let last = u64::from(packet_id(self.after));
+    fn seq(&self, id: NonZeroU16, epoch: u64) -> u64 {
+        let last = identifier(self.after, epoch).map_or(0, |last| u64::from(last.get()));
         let back = (last + 65_535 - u64::from(id.get())) % 65_535;
         self.after.saturating_sub(back)
     }
@@ -65,6 +69,12 @@ impl Durable {
             _ => self.acks.push(SeqRange { first: seq, last: seq }),
         }
     }
+}
+
+/// The packet identifier of a number: the same on every connection.
+fn identifier(seq: u64, epoch: u64) -> Option<NonZeroU16> {
+    let seq = if planted(Bug::ResendOtherId) { seq + epoch } else { seq };
+    NonZeroU16::new(packet_id(seq))
 }
 
 /// A message on its way into shards.
@@ -117,7 +127,7 @@ impl Worker {
         reason: ReasonCode,
     ) {
         *publishing.publisher.borrow_mut() = Some((key, token, reason));
-        if publishing.left.get() == 0 {
+        if publishing.left.get() == 0 || planted(Bug::AckBeforeCommit) {
             return self.committed(publishing);
         }
         self.committing.push_back((self.node.clock.ms() + COMMIT_MS, Rc::clone(publishing)));
@@ -254,6 +264,10 @@ impl Worker {
         match self.owner_of(key) {
             Some((client, epoch, shard)) => {
                 let op = Op::Release { client, epoch, packet_id: id.get() };
+                if planted(Bug::ReleaseBeforeCommit) {
+                    self.push_to_shard(shard, op, Waiting::Nobody);
+                    return self.released(key, id, &Ok(OpAnswer::Released { known: true }));
+                }
                 self.push_to_shard(shard, op, Waiting::Released(key, id));
             }
             None => self.released(key, id, &Ok(OpAnswer::Released { known: false })),
@@ -300,13 +314,13 @@ impl Worker {
         let Some(durable) = owner.durable.as_mut() else {
             return;
         };
-        let seq = durable.seq(id);
+        let seq = durable.seq(id, epoch);
         durable.blocked = false;
         match what {
             Settlement::Received => {
                 let seqs = vec![SeqRange { first: seq, last: seq }];
                 let op = Op::Rec { client: client_name, epoch, seqs };
-                self.push_to_shard(shard, op, Waiting::Recorded(key, vec![seq]));
+                self.push_to_shard(shard, op, Waiting::Recorded(key, id));
             }
             Settlement::Acked | Settlement::Completed | Settlement::Refused => {
                 let first = durable.acks.is_empty();
@@ -347,8 +361,8 @@ impl Worker {
         }
     }
 
-    /// The shard has the PUBRECs of a client: PUBRELs are sent.
-    pub(super) fn recorded(&mut self, key: Key, seqs: &[u64], outcome: &Outcome) {
+    /// The shard has a PUBREC of a client: PUBREL is sent.
+    pub(super) fn recorded(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
         if !matches!(outcome, Ok(OpAnswer::Acked { .. })) {
             return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
         }
@@ -357,9 +371,7 @@ impl Worker {
         };
         let mut actions = std::mem::take(&mut self.actions);
         let out = conn.outlet.buffer(&mut self.spares);
-        for id in seqs.iter().filter_map(|seq| NonZeroU16::new(packet_id(*seq))) {
-            conn.session.on_granted_release(id, out, &mut actions);
-        }
+        conn.session.on_granted_release(id, out, &mut actions);
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.mark_dirty(key);
@@ -442,7 +454,7 @@ impl Worker {
                 break;
             }
             for delivery in part.sent {
-                let Some(id) = NonZeroU16::new(delivery.packet_id()) else { continue };
+                let Some(id) = identifier(delivery.seq, epoch) else { continue };
                 let out = conn.outlet.buffer(&mut self.spares);
                 match delivery.sent {
                     Sent::Release => conn.session.on_granted_release(id, out, &mut actions),
@@ -529,30 +541,41 @@ impl Worker {
         items: &[SubscribeItem],
         filters: &[(usize, Arc<str>)],
     ) -> Option<ShardBarrier> {
+        let mut places = Vec::new();
+        let mut subscriptions = Vec::new();
+        for (at, filter) in filters {
+            let Some(item) = items.get(*at) else { continue };
+            if is_plain(filter) {
+                places.push(*at);
+                subscriptions.push((Arc::clone(filter), item.info()));
+            }
+        }
+        let (shard, asked) = self.put_in_shard(client, subscriptions)?;
+        let shards = self.desk.as_ref()?.shards.clone();
+        Some(ShardBarrier { shards, shard, asked, places })
+    }
+
+    /// A durable session has these subscriptions, by the filters that messages find them by. `None`: there are none, or it has no durable session.
+    pub(super) fn put_in_shard(
+        &mut self,
+        client: Key,
+        mut subscriptions: Vec<(Arc<str>, SubscriptionInfo)>,
+    ) -> Option<(u16, oneshot::Receiver<Outcome>)> {
         let entry = self.clients.get_mut(client)?;
         let owner = entry.owner.as_ref()?;
         owner.durable.as_ref()?;
         let (epoch, shard) = (owner.epoch, owner.shard);
         let client = name(&entry.id);
-        let mut places = Vec::new();
-        let mut subscriptions = Vec::new();
-        for (at, filter) in filters {
-            let Some(item) = items.get(*at) else { continue };
-            let plain = matches!(raftmq_routing::FilterKind::of(filter), raftmq_routing::FilterKind::Plain(plain) if *plain == **filter);
-            if plain {
-                places.push(*at);
-                subscriptions.push(Subscription {
-                    filter: Arc::clone(filter),
-                    qos: item.options.qos,
-                    no_local: item.options.no_local,
-                    retain_as_published: item.options.retain_as_published,
-                    identifier: item.sub_id,
-                });
-            }
-        }
+        subscriptions.retain(|(filter, _)| is_plain(filter));
         let desk = self.desk.as_mut().filter(|_| !subscriptions.is_empty())?;
-        let asked = desk.ask(shard, Op::Subscribe { client, epoch, filters: subscriptions });
-        Some(ShardBarrier { shards: desk.shards.clone(), shard, asked, places })
+        let filters = subscriptions.into_iter().map(|(filter, info)| Subscription {
+            filter,
+            qos: info.options.qos,
+            no_local: info.options.no_local,
+            retain_as_published: info.options.retain_as_published,
+            identifier: info.sub_id,
+        });
+        Some((shard, desk.ask(shard, Op::Subscribe { client, epoch, filters: filters.collect() })))
     }
 
     /// A durable session ends subscriptions: the client is answered when the shard has committed it.
@@ -568,6 +591,11 @@ impl Worker {
         let client = name(&entry.id);
         Some(self.desk.as_mut()?.ask(shard, Op::Unsubscribe { client, epoch, filters }))
     }
+}
+
+/// Whether a filter is of one session alone.
+fn is_plain(filter: &str) -> bool {
+    matches!(FilterKind::of(filter), FilterKind::Plain(plain) if *plain == *filter)
 }
 
 /// A SUBSCRIBE on its way into a shard.
@@ -595,7 +623,7 @@ impl ShardBarrier {
                 Subscribed::Invalid => refused.push((at, ReasonCode::TopicFilterInvalid)),
             }
         }
-        if route > 0 {
+        if route > 0 && !planted(Bug::SkipBarrier) {
             self.shards.announced(self.shard, route).await?;
         }
         Ok(refused)

@@ -129,8 +129,8 @@ pub(super) enum Waiting {
     Retained(Rc<super::retained::Retaining>),
     /// The publisher of a message with QoS 2 whose session is durable.
     Received(Box<(Key, PublishToken, Message)>),
-    /// A connection whose client has sent PUBREC for these.
-    Recorded(Key, Vec<u64>),
+    /// A connection whose client has sent PUBREC.
+    Recorded(Key, std::num::NonZeroU16),
     /// A client that may be sent more now.
     Granted(Key),
     /// A connection whose client has sent PUBREL.
@@ -341,7 +341,7 @@ impl Worker {
                 let (key, token, message) = *received;
                 self.received_durable(key, token, &message, &outcome);
             }
-            Waiting::Recorded(client, seqs) => self.recorded(client, &seqs, &outcome),
+            Waiting::Recorded(key, packet_id) => self.recorded(key, packet_id, &outcome),
             Waiting::Granted(client) => self.granted(client, &outcome),
             Waiting::Released(key, packet_id) => self.released(key, packet_id, &outcome),
         }

@@ -304,12 +304,26 @@ impl Worker {
                 Some(_) => {}
             }
         }
+        self.take_back_in_shard(client, &gone, &again);
         self.remove_from_index(client, &gone);
         if gone.iter().any(|filter| is_shared(filter)) {
             self.redispatch_unsubscribed(client);
         }
         for (filter, info) in again {
             self.put_back(client, &filter, info);
+        }
+    }
+
+    /// The shard of a durable session may have what was not answered in time.
+    fn take_back_in_shard(&mut self, client: Key, gone: &[Arc<str>], again: &[(Arc<str>, SubscriptionInfo)]) {
+        if !gone.is_empty() {
+            let gone = gone.iter().map(|filter| self.effective_filter(client, filter)).collect();
+            // Nobody waits for it: it comes behind the subscription that it takes back, and before whatever the client does next.
+            drop(self.unsubscribe_in_shard(client, gone));
+        }
+        if !again.is_empty() {
+            let again = again.iter().map(|(filter, info)| (self.effective_filter(client, filter), *info)).collect();
+            drop(self.put_in_shard(client, again));
         }
     }
 

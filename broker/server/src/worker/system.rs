@@ -22,7 +22,7 @@ pub(super) struct System {
 impl System {
     pub(super) fn new(worker: &Worker) -> Self {
         let node = &worker.node;
-        let tree = SysTree::new(node.features.sys.clone(), &node.name, env!("CARGO_PKG_VERSION"), "RaftMQ");
+        let tree = SysTree::new(node.features.sys.clone(), &node.name, crate::VERSION, "RaftMQ");
         Self { tree, next_look_ms: 0, due: Vec::new() }
     }
 }

@@ -1,5 +1,6 @@
 //! Who is connected where.
 
+use raftmq_planted::{Bug, planted};
 use smallvec::SmallVec;
 
 use super::ShardMachine;
@@ -42,14 +43,19 @@ impl<S: Store> ShardMachine<S> {
             client.older.push(Older { node: owner, epoch: client.epoch });
             // The will of the older connection is sent, unless the session goes on and its delay is not over ([MQTT5 3.1.3.2.2], `[MQTT-3.1.4-3]`).
             if let Some(will) = client.will.take()
-                && (will.delay_s == 0 || session.is_none())
+                && (will.delay_s == 0 || session.is_none() || planted(Bug::WillWhileUp))
             {
                 self.publish_will(claim.client.namespace, will)?;
             }
         }
         if session.is_some() {
             // A new connection before the will delay is over (`[MQTT-3.1.3-9]`).
-            open.client.will = None;
+            let will = open.client.will.take();
+            if planted(Bug::WillWhileUp)
+                && let Some(will) = will
+            {
+                self.publish_will(claim.client.namespace, will)?;
+            }
         } else {
             self.end_session(&mut open)?;
         }

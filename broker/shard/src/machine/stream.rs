@@ -86,6 +86,15 @@ impl<S: Store> ShardMachine<S> {
         Ok(Answer::Batch(answers))
     }
 
+    /// Whatever was applied of the stream, this batch is what comes next: only planted bugs do that.
+    pub(super) fn forget_applied(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let key = key::stream(batch.node.node, batch.lane);
+        if self.cache.take::<Stream>(&key)?.is_some() {
+            self.cache.put(&key, Stream { next: batch.first });
+        }
+        Ok(())
+    }
+
     pub(super) fn node_down(&mut self, down: NodeBoot) -> Result<Answer, StoreError> {
         let key = key::node(down.node);
         let mut node = self.cache.take::<Node>(&key)?.unwrap_or_default();
