@@ -472,7 +472,7 @@ impl Worker {
                 queued: Vec::new(),
             });
         }
-        wanted.contains(&true).then(|| async move {
+        wanted.contains(&true).then_some(async move {
             let read = (0..count).zip(wanted).map(|(shard, wanted)| {
                 let shards = &shards;
                 async move {
