@@ -13,7 +13,9 @@ use crate::cluster::Forwarded;
 use crate::identity::{BootVerdict, KnownMembers};
 use crate::member::propose;
 use crate::node::{CALL, Node, Running};
-use crate::shards::{ShardId, carry_out, close, initialise, marks, propose_for, read_index, retained_for};
+use crate::shards::{
+    ShardId, carry_out, close, in_group_here, initialise, marks, propose_for, read_index, retained_for,
+};
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
 use crate::{bootstrap, driver, leader, lease, lives};
@@ -180,6 +182,10 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         }
         Request::ReadShardIndex { shard, generation } => {
             Response::ReadIndex(read_index(running(node)?, ShardId { number: shard, generation }).await)
+        }
+        Request::InGroup { shard, generation, namespace, group, member } => {
+            let shard = ShardId { number: shard, generation };
+            Response::InGroup(in_group_here(running(node)?, shard, &Name::new(namespace, &group), &member))
         }
         Request::Retained(request) => Response::Retained(retained_for(node, request).await),
         Request::ShardMarks { shard, generation } => Response::ShardMarks(marks(node, shard, generation)),

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::control::ControlError;
 use crate::identity::{BootVerdict, KnownMembers, Plan};
-use crate::shards::{Change, Mark, Report, RetainedAnswer, RetainedRequest, ShardReadError};
+use crate::shards::{Change, InGroup, Mark, Report, RetainedAnswer, RetainedRequest, ShardReadError};
 
 const FORMAT: u8 = 1;
 
@@ -76,6 +76,8 @@ pub(crate) enum Request {
     ReadShardIndex { shard: u16, generation: u32 },
     /// To a node with a replica of a shard.
     Retained(RetainedRequest),
+    /// To a node with a replica of a shard: whether a client is a member of a group.
+    InGroup { shard: u16, generation: u32, namespace: u32, group: String, member: String },
     /// To a node with a replica of a shard: its hashes.
     ShardMarks { shard: u16, generation: u32 },
 }
@@ -110,6 +112,7 @@ pub(crate) enum Response {
     /// Whether it is closed.
     Kick(bool),
     Retained(Result<RetainedAnswer, ShardReadError>),
+    InGroup(Option<InGroup>),
     ShardMarks(Vec<Mark>),
 }
 

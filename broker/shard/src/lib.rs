@@ -55,7 +55,7 @@ pub use effect::{Dropped, Effect};
 pub use lane::{Lane, LaneOptions, Proposal, Ticket, Verdict};
 pub use machine::{KNOWN_LEVEL, MAX_STEP_MS, ShardMachine};
 pub use name::{Name, NodeBoot};
-pub use note::{Note, group_slot};
+pub use note::{Note, group_mark, group_name, group_slot};
 pub use reads::{
     ClientInfo, Deliveries, Delivery, FilterCursor, GroupInfo, GroupMember, KnownFilter, KnownNode, NoteToSend,
     Numbers, OutboxMessage, PageLimits, RetainedCursor, RetainedMessage, RetainedPage, RouteChange, Sent, SessionInfo,

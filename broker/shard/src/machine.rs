@@ -31,6 +31,7 @@ use crate::record::{META_FORMAT, Meta};
 use crate::slot::{finish, fnv};
 use crate::store::{Store, StoreError};
 
+pub(crate) use members::MAX_GROUPS;
 pub(crate) use queue::{in_use, waits};
 
 /// The highest level that this program knows.

@@ -12,7 +12,30 @@ use crate::slot::slot;
 /// The slot of a group: its shard is the one that has it. `filter` is the whole one, `$share/group/filter`.
 #[must_use]
 pub fn group_slot(namespace: u32, filter: &str) -> u16 {
-    slot(namespace, &format!("{GROUP}{filter}"))
+    slot(namespace, &group_name(filter))
+}
+
+/// The name of a group among those that shards have ([`crate::slot`]), by its whole filter.
+#[must_use]
+pub fn group_name(filter: &str) -> String {
+    format!("{GROUP}{filter}")
+}
+
+/// What stands among the routes of the shard of a group for its having a queue there: whoever finds it by this as a topic leaves what that queue takes to the shard. No
+/// client's filter is like it.
+#[must_use]
+pub fn group_mark(filter: &str) -> String {
+    let mut mark = String::with_capacity(filter.len() + 8);
+    // No filter with a wildcard in the first level matches it [MQTT-4.7.2-1].
+    mark.push_str("$\0");
+    for letter in filter.chars() {
+        match letter {
+            '+' => mark.push_str("\0p"),
+            '#' => mark.push_str("\0h"),
+            letter => mark.push(letter),
+        }
+    }
+    mark
 }
 
 /// Something that a shard says to one of another, or to itself.
@@ -152,5 +175,23 @@ impl Note {
             6 => Self::Back { number: reader.number("group")?, seq: reader.number("sequence number")? },
             _ => return Err(CodecError::Invalid("note")),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raftmq_mqtt::topic::filter_matches;
+
+    #[test]
+    fn a_mark_is_of_one_group_and_no_filter_of_a_client_is_like_it() {
+        let marks: Vec<_> = ["$share/g/a/+", "$share/g/a/#", "$share/g/a/p", "$share/g/ap"].map(group_mark).into();
+        for (at, mark) in marks.iter().enumerate() {
+            assert!(!mark.contains(['+', '#']) && !marks[..at].contains(mark));
+            // As a topic: of what clients subscribe to.
+            for filter in ["#", "+/#", "+/share/g/a/+", "$share/g/a/+"] {
+                assert!(!filter_matches(filter, mark), "{filter}");
+            }
+        }
     }
 }

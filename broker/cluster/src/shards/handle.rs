@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use raftmq_meta::SHARDS_LEVEL;
 use raftmq_raft::GroupStatus;
 use raftmq_shard::{
     ClientInfo, Deliveries, Name, NodeBoot, Numbers, Older, PageLimits, RetainedCursor, RetainedPage, StoreError,
-    Subscription, slot,
+    Subscription, group_name, slot,
 };
 use tokio::sync::watch;
 
@@ -15,7 +16,10 @@ use crate::barrier::BarrierError;
 use crate::node::Node;
 
 use super::lanes::{AnswerSink, Port};
-use super::{KickHandler, LiveHandler, ShardListener, ShardReadError, SharedShard, kick, read, shard_id};
+use super::{InGroup, KickHandler, LiveHandler, ShardListener, ShardReadError, SharedShard, kick, read, shard_id};
+
+/// Between two looks at whether a member has come to its group's shard.
+const JOINED: Duration = Duration::from_millis(5);
 
 /// The shards as this node has them.
 #[derive(Clone)]
@@ -137,6 +141,52 @@ impl Shards {
     pub async fn last_retained(&self, shard: u16) -> Result<u64, ShardReadError> {
         let id = shard_id(&self.node.meta_state(), shard).ok_or(ShardReadError::Unknown)?;
         read::last_retained(&self.node, id).await
+    }
+
+    /// The shared subscriptions of a durable session, of which queues in shards give it messages; otherwise as [`Shards::subscriptions`].
+    #[must_use]
+    pub fn shared_subscriptions(&self, client: &Name) -> Option<Result<Vec<Subscription>, StoreError>> {
+        self.machine_of(client)?.with(|machine| machine.shared_subscriptions(client))
+    }
+
+    /// Waits until the queue of a group, in its shard, has a client as a member, and every node that may be serving knows that the group has one.
+    ///
+    /// # Errors
+    /// [`BarrierError::Timeout`]; [`BarrierError::Shutdown`] where the node ends; [`BarrierError::NotServing`] without shards.
+    pub async fn joined(&self, group: &Name, member: &Name) -> Result<(), BarrierError> {
+        self.group_is(group, member, |found| found.route).await
+    }
+
+    /// The same for one that is a member no more: if it was the last, every node knows that the group has no queue.
+    ///
+    /// # Errors
+    /// As [`Shards::joined`].
+    pub async fn left(&self, group: &Name, member: &Name) -> Result<(), BarrierError> {
+        self.group_is(group, member, |found| found.route.is_none().then_some(found.last)).await
+    }
+
+    /// Waits until a replica says something of a member, and every node that may be serving knows a route.
+    async fn group_is(
+        &self,
+        group: &Name,
+        member: &Name,
+        is: impl Fn(InGroup) -> Option<u64>,
+    ) -> Result<(), BarrierError> {
+        let shard = self.shard_of(group.namespace, &group_name(&group.id)).ok_or(BarrierError::NotServing)?;
+        let route = async {
+            loop {
+                if let Some(id) = shard_id(&self.node.meta_state(), shard)
+                    && let Some(route) = read::in_group(&self.node, id, group, &member.id).await.and_then(&is)
+                {
+                    return route;
+                }
+                tokio::time::sleep(JOINED).await;
+            }
+        };
+        match tokio::time::timeout(self.node.config.barrier_deadline, route).await {
+            Ok(route) => self.announced(shard, route).await,
+            Err(_) => Err(BarrierError::Timeout),
+        }
     }
 
     /// Waits until every node that may be serving knows a change of a shard's routes: what is published from then on comes to the subscription that the change is

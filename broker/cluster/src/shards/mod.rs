@@ -47,7 +47,7 @@ pub(crate) use machine::{ListenerPlace, SharedShard};
 pub use outbox::LiveHandler;
 pub(crate) use propose::propose_for;
 pub use read::ShardReadError;
-pub(crate) use read::{RetainedAnswer, RetainedRequest, Rounds, read_index, retained_for};
+pub(crate) use read::{InGroup, RetainedAnswer, RetainedRequest, Rounds, in_group_here, read_index, retained_for};
 pub(crate) use report::{Change, Desk, Report, carry_out};
 
 /// A shard of one generation.

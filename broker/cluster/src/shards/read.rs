@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use raftmq_mqtt::Message;
-use raftmq_shard::{PageLimits, RetainedCursor, RetainedMessage, RetainedPage};
+use raftmq_shard::{GroupMember, Name, PageLimits, RetainedCursor, RetainedMessage, RetainedPage};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::debug;
@@ -187,6 +187,50 @@ pub(super) async fn last_retained(node: &Arc<Node>, shard: ShardId) -> Result<u6
         tokio::time::sleep(RETRY / 10).await;
     }
     Err(ShardReadError::Unavailable)
+}
+
+/// What a replica knows of a client in a group whose queue its shard has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InGroup {
+    /// The number of the route by which the queue gets messages, if the client is a member.
+    pub(crate) route: Option<u64>,
+    /// The number of the last change of the shard's routes.
+    pub(crate) last: u64,
+}
+
+/// Asks this node's replica, or another's; `None`: nobody who knows answered.
+pub(super) async fn in_group(node: &Arc<Node>, shard: ShardId, group: &Name, member: &str) -> Option<InGroup> {
+    let running = node.running()?;
+    if running.shards.replica(shard).is_some() {
+        return in_group_here(running, shard, group, member);
+    }
+    let request = Request::InGroup {
+        shard: shard.number,
+        generation: shard.generation,
+        namespace: group.namespace,
+        group: group.id.to_string(),
+        member: member.to_owned(),
+    };
+    let state = node.meta_state();
+    let up = |id: &u64| *id != running.id && state.members.get(id).is_some_and(|member| member.up);
+    for id in super::replicas_of(&state, shard).into_iter().filter(up) {
+        match node.net.call_node(id, &request, CALL).await {
+            Ok(Response::InGroup(Some(found))) => return Some(found),
+            Ok(_) => {}
+            Err(error) => debug!(shard = shard.number, node = id, %error, "asking for a group"),
+        }
+    }
+    None
+}
+
+/// The same at this node's replica, which may be behind.
+pub(crate) fn in_group_here(running: &Running, shard: ShardId, group: &Name, member: &str) -> Option<InGroup> {
+    let replica = running.shards.replica(shard)?;
+    let found = replica.machine.with(|machine| Some((machine.group(group).ok()?, machine.route_numbers().0)))??;
+    let (info, last) = found;
+    let is = |known: &GroupMember| !known.left && *known.client.id == *member;
+    let route = info.filter(|info| info.route > 0 && info.members.iter().any(is)).map(|info| info.route);
+    Some(InGroup { route, last })
 }
 
 /// A read for a node without a replica.

@@ -11,7 +11,7 @@ use raftmq_mqtt::ReasonCode;
 use raftmq_session::{
     CloseReason, Connection, OpenRequest, OpenResult, OwnedWill, SessionState, SubscriptionEntry, SubscriptionInfo,
 };
-use raftmq_shard::{Claim, DropPolicy, Name, Older, Op, OpAnswer, QueueLimits, Will, WillEnd};
+use raftmq_shard::{Claim, DropPolicy, Name, Older, Op, OpAnswer, QueueLimits, Subscription, Will, WillEnd};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::durable::Durable;
@@ -399,18 +399,28 @@ async fn resume(shards: &Shards, client: &Name, epoch: u64, session_present: boo
             continue;
         };
         let whole = page.len() < PAGE;
-        subscriptions.extend(page.into_iter().map(|subscription| {
-            let options = raftmq_mqtt::SubOptions {
-                qos: subscription.qos,
-                no_local: subscription.no_local,
-                retain_as_published: subscription.retain_as_published,
-                ..raftmq_mqtt::SubOptions::default()
-            };
-            let info = SubscriptionInfo { options, sub_id: subscription.identifier };
-            SubscriptionEntry { filter: subscription.filter, info }
-        }));
+        subscriptions.extend(page.into_iter().map(entry));
         if whole {
-            return Resumed { subscriptions, received };
+            break;
         }
     }
+    let shared = loop {
+        if let Some(Ok(shared)) = shards.shared_subscriptions(client) {
+            break shared;
+        }
+        sleep(Duration::from_millis(5)).await;
+    };
+    subscriptions.extend(shared.into_iter().map(entry));
+    Resumed { subscriptions, received }
+}
+
+fn entry(subscription: Subscription) -> SubscriptionEntry {
+    let options = raftmq_mqtt::SubOptions {
+        qos: subscription.qos,
+        no_local: subscription.no_local,
+        retain_as_published: subscription.retain_as_published,
+        ..raftmq_mqtt::SubOptions::default()
+    };
+    let info = SubscriptionInfo { options, sub_id: subscription.identifier };
+    SubscriptionEntry { filter: subscription.filter, info }
 }

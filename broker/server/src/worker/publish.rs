@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raftmq_features::delayed::{self, Pushed};
 use raftmq_features::{ServerMessage, with_topic};
-use raftmq_mqtt::{Message, ReasonCode};
+use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_routing::{Forwards, RetainOutcome, Targets};
 use raftmq_session::{Action, Now, Origins, PublishToken};
+use raftmq_shard::group_mark;
 
 use super::Worker;
 use super::durable::Publishing;
@@ -298,7 +299,12 @@ impl Worker {
         let mut forwards = Forwards::new();
         forwards.plain(&targets.nodes);
         let mut stalled = false;
+        let in_shards = message.qos() > QoS::AtMostOnce && self.desk.is_some();
         for group in targets.shared() {
+            // Its queue takes it there, for members whose sessions are durable.
+            if in_shards && !self.cache.lookup(&group_mark(&group.key)).shards().is_empty() {
+                continue;
+            }
             let nodes = if reach == Reach::Node { &[][..] } else { &group.nodes[..] };
             stalled |= self.share(message, &group.key, nodes, super::sharing::Attempt::default(), &mut forwards);
         }

@@ -394,11 +394,15 @@ impl Worker {
         self.counters.unsubscribed_by_client(filters.len() as u64);
         let effective: Vec<Arc<str>> = filters.iter().map(|filter| self.effective_filter(client, filter)).collect();
         self.remove_from_index(client, filters);
-        if let Some(asked) = self.unsubscribe_in_shard(client, effective) {
+        if let Some(asked) = self.unsubscribe_in_shard(client, effective.clone()) {
             let filters = filters.to_vec();
             return self.do_later(Box::new(move |worker| {
                 Box::pin(async move {
                     let outcome = asked.await;
+                    if let Ok(Ok(OpAnswer::Unsubscribed(outcomes))) = &outcome {
+                        let left = worker.borrow_mut().left_groups(client, &effective, outcomes);
+                        left.await;
+                    }
                     let mut worker = worker.borrow_mut();
                     if !matches!(outcome, Ok(Ok(OpAnswer::Unsubscribed(_)))) {
                         return worker.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));

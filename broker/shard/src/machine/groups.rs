@@ -16,7 +16,7 @@ use crate::record::{
     BLOCK, Block, Entry, GROUP, Group, Letter, Member, Named, OPTIONS_RETAIN, Options, Session, Timer,
 };
 use crate::store::{Store, StoreError};
-use crate::{Name, Note};
+use crate::{Name, Note, group_mark};
 
 /// How many messages a member is given that it is not done with.
 pub(crate) const ROOM: u32 = 32;
@@ -73,6 +73,7 @@ impl<S: Store> ShardMachine<S> {
         if over {
             self.cache.remove(&key);
             self.cache.remove(&name);
+            self.remove_route(group.namespace, &group_mark(&group.id))?;
             let session = key::session(id);
             if let Some(queue) = self.cache.take::<Session>(&session)? {
                 self.end_queue(id, &queue);
@@ -150,6 +151,8 @@ impl<S: Store> ShardMachine<S> {
         self.index.insert(group.namespace, id, true, plain, options);
         self.meta.subscriptions += 1;
         self.add_route(group.namespace, plain)?;
+        // Behind the queue's route: who knows this one knows that.
+        self.add_route(group.namespace, &group_mark(&group.id))?;
         Ok(Some(id))
     }
 

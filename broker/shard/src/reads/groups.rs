@@ -1,10 +1,11 @@
 //! Durable shared groups, and notes about them that are on their way.
 
-use raftmq_mqtt::Message;
+use raftmq_mqtt::{Message, QoS};
 
+use crate::command::Subscription;
 use crate::key;
-use crate::machine::ShardMachine;
-use crate::record::{Group, Letter, Named, Peer, RouteKey, Session, Stored};
+use crate::machine::{MAX_GROUPS, ShardMachine};
+use crate::record::{Client, Group, Letter, Membership, Named, OPTIONS_RETAIN, Peer, RouteKey, Session, Stored};
 use crate::store::{Store, StoreError};
 use crate::{Name, Note};
 
@@ -56,6 +57,30 @@ pub struct NoteToSend {
 }
 
 impl<S: Store> ShardMachine<S> {
+    /// The shared subscriptions of a durable session whose messages come from queues in shards.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn shared_subscriptions(&mut self, client: &Name) -> Result<Vec<Subscription>, StoreError> {
+        let name = key::client_name(client.namespace, &client.id);
+        let Some(id) = self.cache.get::<Client>(&key::client(&name))?.and_then(|client| client.session) else {
+            return Ok(Vec::new());
+        };
+        let (from, to) = (key::membership(id, ""), key::membership(id + 1, ""));
+        let found = self.cache.scan::<Membership>(&from, &to, MAX_GROUPS as usize)?;
+        self.cache.trim();
+        let subscription = |(key, membership): &(key::Key, Membership)| {
+            Some(Subscription {
+                filter: key::read_membership(key)?.into(),
+                qos: QoS::from_u8(membership.flags & 3)?,
+                no_local: false,
+                retain_as_published: membership.flags & OPTIONS_RETAIN != 0,
+                identifier: membership.identifier,
+            })
+        };
+        Ok(found.iter().filter_map(subscription).collect())
+    }
+
     /// A group, by its namespace and whole filter.
     ///
     /// # Errors
@@ -66,8 +91,8 @@ impl<S: Store> ShardMachine<S> {
         let Some(record) = self.cache.get::<Group>(&key::group(number))?.cloned() else { return Ok(None) };
         let Some(queue) = self.cache.get::<Session>(&key::session(number))? else { return Ok(None) };
         let (messages, waiting, dropped) = (queue.messages, queue.waiting, queue.dropped);
-        let plain = group.id.splitn(3, '/').nth(2).unwrap_or_default();
-        let route = self.cache.get::<RouteKey>(&key::route_key(group.namespace, plain))?.map_or(0, |route| route.added);
+        let mark = key::route_key(group.namespace, &crate::group_mark(&group.id));
+        let route = self.cache.get::<RouteKey>(&mark)?.map_or(0, |route| route.added);
         let member = |member: crate::record::Member| GroupMember {
             client: member.client,
             shard: member.at.0,

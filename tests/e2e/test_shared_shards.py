@@ -1,0 +1,138 @@
+"""Groups of durable sessions in a cluster with shards: one queue a group, each message to one member, and again where that does not acknowledge it."""
+
+import time
+
+import pytest
+from harness import LocalCluster
+from test_durable import Client
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(config={"shards": {"count": 4}}) as cluster:
+        yield cluster.start()
+
+
+def connect(node, name, expiry=600):
+    client = Client(node, name, expiry)
+    client.name, client.present = name, client.connected()
+    return client
+
+
+def payloads(*clients):
+    return sorted(message.payload.decode() for client in clients for message in client.received)
+
+
+def named(prefix, count):
+    return sorted(f"{prefix}-{number}" for number in range(count))
+
+
+def wait_for(expected, *clients):
+    """All of them have come, each once, and nothing else."""
+    deadline = time.monotonic() + 30
+    while len(payloads(*clients)) < len(expected) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    assert payloads(*clients) == expected, (len(payloads(*clients)), len(expected))
+
+
+def forget(*clients):
+    for client in clients:
+        client.received.clear()
+
+
+def test_each_message_goes_to_one_member_and_waits_where_there_is_none(cluster):
+    a, b, c = cluster.nodes
+    publisher = connect(c, "jobs", expiry=0)
+    one, two = connect(a, "one"), connect(b, "two")
+    for member in (one, two):
+        member.subscribe("$share/work/jobs/+", 1)
+    publisher.publish("jobs/x", named("both", 200))
+    wait_for(named("both", 200), one, two)
+    assert min(len(one.received), len(two.received)) > 40, (len(one.received), len(two.received))
+    # One is away: the other one gets all.
+    one.close()
+    forget(one, two)
+    publisher.publish("jobs/x", named("two", 50))
+    wait_for(named("two", 50), two)
+    # Both are: it waits for whoever comes first, on whatever node.
+    two.close()
+    forget(two)
+    publisher.publish("jobs/x", named("later", 50))
+    one = connect(c, "one")
+    assert one.present
+    wait_for(named("later", 50), one)
+    # Who has unsubscribed gets nothing, though it is there.
+    two = connect(a, "two")
+    assert two.present
+    two.unsubscribe("$share/work/jobs/+")
+    forget(one)
+    publisher.publish("jobs/x", named("one", 50))
+    wait_for(named("one", 50), one)
+    assert not two.received
+    one.unsubscribe("$share/work/jobs/+")
+    for client in (one, two, publisher):
+        client.close()
+
+
+def test_after_suback_every_node_knows_the_group(cluster):
+    """The first member of a new group: what is published afterwards, anywhere, is in its queue."""
+    publishers = [connect(node, f"first-publisher-{node.name}", expiry=0) for node in cluster.nodes]
+    for turn in range(10):
+        member = connect(cluster.nodes[turn % 3], f"first-{turn}")
+        member.subscribe(f"$share/first/turn/{turn}", 1)
+        for publisher in publishers:
+            publisher.publish(f"turn/{turn}", [publisher.name])
+        wait_for(sorted(publisher.name for publisher in publishers), member)
+        member.unsubscribe(f"$share/first/turn/{turn}")
+        member.close()
+    for publisher in publishers:
+        publisher.close()
+
+
+def test_members_of_clean_sessions_wait_while_a_durable_one_has_the_queue(cluster):
+    a, b, c = cluster.nodes
+    publisher = connect(b, "mixed-publisher", expiry=0)
+    clean, durable = connect(a, "clean", expiry=0), connect(c, "durable")
+    clean.subscribe("$share/mixed/m", 1)
+    publisher.publish("m", named("clean", 20))
+    wait_for(named("clean", 20), clean)
+    durable.subscribe("$share/mixed/m", 1)
+    forget(clean)
+    publisher.publish("m", named("durable", 20))
+    wait_for(named("durable", 20), clean, durable)
+    assert not clean.received
+    durable.close()
+    forget(durable)
+    publisher.publish("m", named("kept", 20))
+    time.sleep(0.5)
+    assert not clean.received
+    durable = connect(b, "durable")
+    wait_for(named("kept", 20), durable)
+    durable.unsubscribe("$share/mixed/m")
+    publisher.publish("m", named("again", 20))
+    wait_for(named("again", 20), clean)
+    for client in (clean, durable, publisher):
+        client.close()
+
+
+def test_what_a_dead_node_had_goes_to_others():
+    """What its member had not acknowledged comes to another one; nothing is lost, and only what was under way comes twice."""
+    with LocalCluster(config={"shards": {"count": 4}}) as cluster:
+        cluster.start()
+        a, b, c = cluster.nodes
+        publisher = connect(a, "publisher", expiry=0)
+        stays, dies = connect(c, "stays"), connect(b, "dies")
+        for member in (stays, dies):
+            member.subscribe("$share/work/d", 1)
+        publisher.publish("d", named("before", 100))
+        dies.wait("its part", lambda: len(dies.received) > 10)
+        b.kill()
+        publisher.publish("d", named("after", 100))
+        expected = set(named("before", 100) + named("after", 100))
+        stays.wait("the rest", lambda: set(payloads(stays, dies)) == expected, 40)
+        twice = len(payloads(stays, dies)) - len(expected)
+        print(f"{len(dies.received)} on the node that died, {twice} of them twice")
+        assert len(payloads(stays)) == len(set(payloads(stays))) and twice <= 32
+        for client in (stays, publisher):
+            client.close()
