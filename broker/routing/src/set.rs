@@ -47,6 +47,12 @@ impl Targets {
         self.workers == 0 && self.nodes.is_empty() && self.shared.is_none() && self.shards.is_none()
     }
 
+    /// Whether anybody wants the message who is no durable session in a shard.
+    #[must_use]
+    pub fn goes_live(&self) -> bool {
+        self.workers != 0 || !self.nodes.is_empty() || self.shared.is_some()
+    }
+
     /// The groups whose filter matches.
     #[must_use]
     pub fn shared(&self) -> &[SharedTarget] {

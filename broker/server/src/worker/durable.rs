@@ -26,6 +26,7 @@ use super::publish::Reach;
 use super::shards::{NAMESPACE, Outcome, Waiting, name};
 use super::wheel::Key;
 use super::{ClientState, Worker};
+use crate::metrics::PublishRefusal;
 
 /// Numbers that are granted ahead of the last one that is in use.
 const AHEAD: u64 = 256;
@@ -89,9 +90,24 @@ pub(super) struct Publishing {
     failed: Cell<bool>,
     /// A shard had no room for it.
     refused: Cell<bool>,
+    /// It goes to others, too, than durable sessions.
+    live: Cell<bool>,
+    /// Durable sessions that it was for, and those of them whose queue did not take it.
+    matched: Cell<u32>,
+    dropped: Cell<u32>,
 }
 
 impl Publishing {
+    /// It goes to others, too.
+    pub(super) fn goes_live(&self) {
+        self.live.set(true);
+    }
+
+    /// Nobody has it, and some would have had it.
+    fn nobody_took_it(&self) -> bool {
+        !self.live.get() && self.matched.get() > 0 && self.dropped.get() == self.matched.get()
+    }
+
     /// It was answered in another way. Whether its publisher still waited.
     pub(super) fn end(&self) -> bool {
         self.left.set(0);
@@ -144,7 +160,11 @@ impl Worker {
 
     pub(super) fn published_to_shard(&mut self, publishing: &Rc<Publishing>, outcome: &Outcome) {
         match outcome {
-            Ok(OpAnswer::Published { .. } | OpAnswer::Done) => {}
+            Ok(OpAnswer::Published { matched, dropped }) => {
+                publishing.matched.set(publishing.matched.get().saturating_add(*matched));
+                publishing.dropped.set(publishing.dropped.get().saturating_add(*dropped));
+            }
+            Ok(OpAnswer::Done) => {}
             Ok(OpAnswer::NoRoom) => publishing.refused.set(true),
             _ => publishing.failed.set(true),
         }
@@ -163,7 +183,14 @@ impl Worker {
         if publishing.failed.get() {
             return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
         }
-        let reason = if publishing.refused.get() { ReasonCode::QuotaExceeded } else { reason };
+        if publishing.refused.get() {
+            self.counters.publish_refused(PublishRefusal::Quota);
+        }
+        let refused = publishing.refused.get() || publishing.nobody_took_it();
+        // MQTT 3 cannot be told: it would have to be disconnected, and would send it again.
+        let told =
+            self.conns.get_mut(key).is_some_and(|conn| conn.session.version().is_some_and(|version| version.is_v5()));
+        let reason = if refused && told { ReasonCode::QuotaExceeded } else { reason };
         self.acknowledge_publish(key, token, reason);
     }
 
@@ -203,13 +230,9 @@ impl Worker {
 
     /// As [`Worker::wait_for_shards`], for something that is answered in another way: its publisher is disconnected if that takes too long.
     pub(super) fn watch_commit(&mut self, key: Key, token: PublishToken) -> Rc<Publishing> {
-        let watched = Publishing {
-            publisher: RefCell::new(Some((key, token, ReasonCode::Success))),
-            left: Cell::new(1),
-            failed: Cell::new(false),
-            refused: Cell::new(false),
-        };
-        let watched = Rc::new(watched);
+        let watched = Rc::new(Publishing::default());
+        *watched.publisher.borrow_mut() = Some((key, token, ReasonCode::Success));
+        watched.left.set(1);
         self.committing.push_back((self.node.clock.ms() + COMMIT_MS, Rc::clone(&watched)));
         watched
     }

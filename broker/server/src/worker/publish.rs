@@ -274,6 +274,11 @@ impl Worker {
         {
             let except = if let Reach::Beside(shard) = reach { Some(shard) } else { None };
             routed.shards = self.publish_to_shards(message, targets.shards(), except);
+            if let Some(publishing) = &routed.shards
+                && (except.is_some() || targets.goes_live())
+            {
+                publishing.goes_live();
+            }
         }
         for worker in targets.workers() {
             if worker == self.id {
