@@ -13,7 +13,7 @@ use crate::cluster::Forwarded;
 use crate::identity::{BootVerdict, KnownMembers};
 use crate::member::propose;
 use crate::node::{CALL, Node, Running};
-use crate::shards::{ShardId, carry_out, close, initialise, marks, propose_for};
+use crate::shards::{ShardId, carry_out, close, initialise, marks, propose_for, read_index, retained_for};
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
 use crate::{bootstrap, driver, leader, lease, lives};
@@ -178,6 +178,10 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
             let at = NodeBoot { node: running(node)?.id, boot };
             Response::Kick(close(node, at, Name::new(namespace, &id), epoch).await)
         }
+        Request::ReadShardIndex { shard, generation } => {
+            Response::ReadIndex(read_index(running(node)?, ShardId { number: shard, generation }).await)
+        }
+        Request::Retained(request) => Response::Retained(retained_for(node, request).await),
         Request::ShardMarks { shard, generation } => Response::ShardMarks(marks(node, shard, generation)),
         Request::ChangeShard(change) => Response::ChangeShard(carry_out(running(node)?, change).await),
         Request::Loss { node: id } => Response::Loss(leader::loss(node, running(node)?, id)),

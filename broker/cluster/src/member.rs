@@ -62,6 +62,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
         lease,
         booted: watch::Sender::new(false),
         shards: Replicas::default(),
+        shard_rounds: shards::Rounds::default(),
         shard_desk: shards::Desk::default(),
     };
     if !node.set_running(running) {

@@ -94,6 +94,8 @@ pub(crate) struct Running {
     pub(crate) booted: watch::Sender<bool>,
     /// The replicas of shards that run here.
     pub(crate) shards: Replicas,
+    /// How far shards are committed, for all who want to know at once.
+    pub(crate) shard_rounds: shards::Rounds<Option<u64>>,
     /// Where nodes report the shards that they lead, while this node leads the meta group.
     pub(crate) shard_desk: shards::Desk,
 }

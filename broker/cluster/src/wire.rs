@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::control::ControlError;
 use crate::identity::{BootVerdict, KnownMembers, Plan};
-use crate::shards::{Change, Mark, Report};
+use crate::shards::{Change, Mark, Report, RetainedAnswer, RetainedRequest, ShardReadError};
 
 const FORMAT: u8 = 1;
 
@@ -72,6 +72,10 @@ pub(crate) enum Request {
     ChangeShard(Change),
     /// To the node that has a connection of a client who has connected elsewhere: close it.
     Kick { boot: u64, namespace: u32, id: String, epoch: u64 },
+    /// To the leader of a shard: a linearizable read of its commit index.
+    ReadShardIndex { shard: u16, generation: u32 },
+    /// To a node with a replica of a shard.
+    Retained(RetainedRequest),
     /// To a node with a replica of a shard: its hashes.
     ShardMarks { shard: u16, generation: u32 },
 }
@@ -105,6 +109,7 @@ pub(crate) enum Response {
     ChangeShard(bool),
     /// Whether it is closed.
     Kick(bool),
+    Retained(Result<RetainedAnswer, ShardReadError>),
     ShardMarks(Vec<Mark>),
 }
 

@@ -13,7 +13,9 @@ use common::{Lab, Process, eventually, serving};
 use raftmq_cluster::{AnswerSink, LaneError, Port, PushError, ShardOptions};
 use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
 use raftmq_raft::Role;
-use raftmq_shard::{Claim, DropPolicy, Name, Op, OpAnswer, QueueLimits, Sent, Subscribed, Subscription, WillEnd};
+use raftmq_shard::{
+    Bounds, Claim, DropPolicy, Name, Op, OpAnswer, PageLimits, QueueLimits, Sent, Subscribed, Subscription, WillEnd,
+};
 
 const NAMES: [&str; 3] = ["n1", "n2", "n3"];
 const SHARDS: u16 = 4;
@@ -468,4 +470,68 @@ async fn a_node_joins_and_one_leaves() {
         assert_eq!(info, OpAnswer::Granted { up_to: 9 });
     }
     assert_eq!(worker.port.push(99, Op::Skip, 1_000_000), Err((Op::Skip, PushError::NotServing)));
+}
+
+/// What is retained by one node is read by every other one as soon as it is acknowledged, in whichever shard it is, and where there is no replica of that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn retained_messages_are_read_on_every_node_at_once() {
+    let names = ["n1", "n2", "n3", "n4"];
+    let lab = lab();
+    let all = lab.form(&names).await;
+    eventually("all shards have three replicas and are led", || {
+        let replicas: Vec<_> = all.iter().flat_map(|process| process.cluster.shards().replicas()).collect();
+        replicas.len() == usize::from(SHARDS) * 3
+            && replicas.iter().all(|r| r.group.leader.is_some() && r.group.voters.len() == 3)
+    })
+    .await;
+    let without = all.iter().filter(|process| process.cluster.shards().replicas().len() < usize::from(SHARDS)).count();
+    assert!(without > 0, "four nodes, three replicas");
+    let mut worker = Worker::new(&all[0], 0);
+    let limits = PageLimits { messages: 7, bytes: 1 << 20, steps: 1_000 };
+    let mut last = BTreeMap::new();
+    for round in 0..10 {
+        for topic in 0..40 {
+            let topic = format!("t/{topic}");
+            let shard = all[0].cluster.shards().shard_of(0, &topic).unwrap();
+            let message = retained(&topic, &round.to_string());
+            let bounds = Bounds { messages: 100, bytes: 1 << 20 };
+            let answer = worker.op(shard, Op::Retain { namespace: 0, message, bounds }).await;
+            let OpAnswer::Retained { number, .. } = answer else { panic!("{answer:?}") };
+            last.insert(shard, number);
+        }
+        for process in &all {
+            let mut found = BTreeMap::new();
+            for shard in 0..SHARDS {
+                let changed = process.cluster.shards().last_retained(shard).await.unwrap();
+                assert_eq!(changed, last.get(&shard).copied().unwrap_or(0));
+                let mut cursor = None;
+                loop {
+                    let page = process.cluster.shards().retained(shard, 0, "t/+", cursor, limits).await.unwrap();
+                    for one in page.messages {
+                        let payload = String::from_utf8(one.message.payload().to_vec()).unwrap();
+                        assert!(found.insert(one.message.topic().to_owned(), payload).is_none());
+                    }
+                    cursor = page.next;
+                    if cursor.is_none() {
+                        break;
+                    }
+                }
+            }
+            assert_eq!(found.len(), 40);
+            assert!(found.values().all(|payload| *payload == round.to_string()), "{round}: {found:?}");
+        }
+    }
+}
+
+fn retained(topic: &str, payload: &str) -> Message {
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        topic,
+        packet_id: NonZeroU16::new(1),
+        properties: Properties::EMPTY,
+        payload: payload.as_bytes(),
+    };
+    Message::new(&publish, Origin { node: 1, sequence: 1 }, "publisher", 0, None).unwrap()
 }

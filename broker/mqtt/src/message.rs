@@ -13,7 +13,8 @@ use crate::{PacketType, Properties, Property, PropertyError, PropertyPlace, Publ
 ///
 /// Layout 1, little endian: version u8, flags u8 (bits 0-1 QoS, bit 2 retain, bit 3 expires), publisher length u16,
 /// topic length u16, zero u16, properties length u32, payload length u32, origin node u64, origin sequence u64,
-/// received at u64, expires at u64, then topic, publisher, properties, payload.
+/// received at u64, expires at u64, then topic, publisher, properties, payload, and, if bit 4 of the flags is set, the number of the change of
+/// its topic's retained message u64.
 const FORMAT: u8 = 1;
 const HEADER: usize = 48;
 /// Larger messages are gathered in an allocation of their own.
@@ -22,6 +23,9 @@ const ON_THE_STACK: usize = 1024;
 const QOS_BITS: u8 = 0b11;
 const RETAIN: u8 = 1 << 2;
 const EXPIRES: u8 = 1 << 3;
+const CHANGE: u8 = 1 << 4;
+/// Of the number of a change.
+const CHANGE_LENGTH: usize = 8;
 
 /// Names a message in the whole cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,7 +164,24 @@ impl Message {
 
     /// The payload.
     pub fn payload(&self) -> &[u8] {
-        &self.0[HEADER + self.topic_length() + self.publisher_length() + self.properties_length()..]
+        let start = HEADER + self.topic_length() + self.publisher_length() + self.properties_length();
+        &self.0[start..start + u32_at(&self.0, 12)]
+    }
+
+    /// The number of the change that it was to what its topic's shard retains, if it carries that: of two changes the later one has the higher number.
+    pub fn change(&self) -> Option<u64> {
+        (self.0[1] & CHANGE != 0).then(|| self.number(self.0.len() - CHANGE_LENGTH))
+    }
+
+    /// The same message with the number of a change: a copy.
+    #[must_use]
+    pub fn with_change(&self, number: u64) -> Self {
+        let end = self.0.len() - if self.change().is_some() { CHANGE_LENGTH } else { 0 };
+        let mut bytes = SmallVec::<[u8; ON_THE_STACK]>::with_capacity(end + CHANGE_LENGTH);
+        bytes.extend_from_slice(&self.0[..end]);
+        bytes.extend_from_slice(&number.to_le_bytes());
+        bytes[1] |= CHANGE;
+        Self(Arc::from(&bytes[..]))
     }
 
     /// The quality of service that it was published with.
@@ -300,6 +321,7 @@ struct Lengths {
     publisher: usize,
     properties: usize,
     payload: usize,
+    change: usize,
 }
 
 impl Lengths {
@@ -307,7 +329,7 @@ impl Lengths {
         if header[0] != FORMAT {
             return Err(MessageError::Format { format: header[0] });
         }
-        if header[1] & !(QOS_BITS | RETAIN | EXPIRES) != 0 || QoS::from_u8(header[1] & QOS_BITS).is_none() {
+        if header[1] & !(QOS_BITS | RETAIN | EXPIRES | CHANGE) != 0 || QoS::from_u8(header[1] & QOS_BITS).is_none() {
             return Err(MessageError::Header { field: "flags" });
         }
         if u16_at(header, 6) != 0 {
@@ -322,6 +344,7 @@ impl Lengths {
             topic: u16_at(header, 4),
             properties: u32_at(header, 8),
             payload: u32_at(header, 12),
+            change: if header[1] & CHANGE == 0 { 0 } else { CHANGE_LENGTH },
         })
     }
 
@@ -332,6 +355,7 @@ impl Lengths {
             .saturating_add(self.publisher)
             .saturating_add(self.properties)
             .saturating_add(self.payload)
+            .saturating_add(self.change)
     }
 
     fn check(&self, message: &[u8]) -> Result<(), MessageError> {

@@ -121,7 +121,13 @@ impl RetainedStore {
         Self { limits, ..Self::default() }
     }
 
-    /// Changes the limits. What is there stays.
+    /// What it may keep.
+    #[must_use]
+    pub fn limits(&self) -> RetainedLimits {
+        self.limits
+    }
+
+    /// Other limits from now on. What exceeds them stays.
     pub fn set_limits(&mut self, limits: RetainedLimits) {
         self.limits = limits;
     }

@@ -114,6 +114,22 @@ pub enum OpAnswer {
         /// Those of them whose queue did not take it.
         dropped: u32,
     },
+    /// Retained, or what was retained is removed; and published here.
+    Retained {
+        /// The number of this change among those of the shard's retained messages: later ones have higher numbers.
+        number: u64,
+        /// Durable sessions that it was for.
+        matched: u32,
+        /// Those of them whose queue did not take it.
+        dropped: u32,
+    },
+    /// In the queue, or expired, or there was a newer one.
+    Queued {
+        /// How many, of the first ones: there was no room for the rest.
+        taken: u32,
+    },
+    /// There is no room for another retained message; nothing was changed.
+    NoRoom,
     /// Hand-offs of the source before this one are missing; nothing was changed.
     Gap {
         /// The number expected.
@@ -288,6 +304,13 @@ impl OpAnswer {
                 put_number(out, 14, (*matched).into());
                 out.number((*dropped).into());
             }
+            Self::Retained { number, matched, dropped } => {
+                put_number(out, 20, *number);
+                out.number((*matched).into());
+                out.number((*dropped).into());
+            }
+            Self::NoRoom => out.push(21),
+            Self::Queued { taken } => put_number(out, 22, (*taken).into()),
             Self::Gap { expected } => put_number(out, 15, *expected),
             Self::UnknownEntry => out.push(16),
             Self::Forgotten => out.push(17),
@@ -339,6 +362,13 @@ impl OpAnswer {
             17 => Self::Forgotten,
             18 => Self::Announced { up_to: reader.number("route")? },
             19 => Self::NoStream,
+            20 => Self::Retained {
+                number: reader.number("number")?,
+                matched: reader.small("matched")?,
+                dropped: reader.small("dropped")?,
+            },
+            21 => Self::NoRoom,
+            22 => Self::Queued { taken: reader.small("taken")? },
             _ => return Err(CodecError::Invalid("answer")),
         })
     }

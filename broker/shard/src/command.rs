@@ -193,6 +193,28 @@ pub enum Op {
         /// The message.
         message: Message,
     },
+    /// A message with RETAIN whose topic is of this shard: it becomes what later subscribers get of its topic, or removes that if it is empty [MQTT5 3.3.1.3].
+    /// And as [`Op::Publish`]. One for which there is no room is not published either.
+    Retain {
+        /// The tenant.
+        namespace: u32,
+        /// The message.
+        message: Message,
+        /// How much the shard may retain.
+        bounds: Bounds,
+    },
+    /// Messages for the queue of one client: what is retained, for its new subscription [MQTT5 3.3.1.3]. As many as there is room for, and none
+    /// of whose topic the queue has got a newer one ([`Message::change`]).
+    Queue {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// What the queue had up to this number was there before the messages were read. What came behind it may be newer than they are.
+        after: u64,
+        /// The messages.
+        messages: Vec<QueueMessage>,
+    },
     /// A message that is published later.
     Delay {
         /// The tenant.
@@ -201,6 +223,8 @@ pub enum Op {
         message: Message,
         /// When, in milliseconds from now on.
         delay_ms: u64,
+        /// How much may wait in the shard.
+        bounds: Bounds,
     },
     /// SUBSCRIBE of a durable session to one shared filter [MQTT5 4.8.2], with QoS 1 or 2: the shard of the group is told.
     Join {
@@ -274,6 +298,7 @@ impl Op {
             Self::Claim(claim) => claim.client.id.len() + claim.will.as_ref().map_or(0, |will| will.message.wire_len()),
             Self::Subscribe { filters, .. } => filters.iter().map(|filter| filter.filter.len() + 16).sum(),
             Self::Unsubscribe { filters, .. } => filters.iter().map(|filter| filter.len() + 16).sum(),
+            Self::Queue { messages, .. } => messages.iter().map(|queued| queued.message.wire_len() + 24).sum(),
             Self::Ack { seqs, .. } | Self::Rec { seqs, .. } => seqs.len() * 16,
             Self::Join { client, subscription, .. } => client.id.len() + subscription.filter.len() + 16,
             Self::Note { note, message, .. } => {
@@ -281,9 +306,10 @@ impl Op {
             }
             Self::Receive2 { message, destinations, .. } => message.wire_len() + destinations.len() * 4,
             Self::Route { destinations, .. } => destinations.len() * 4,
-            Self::Publish { message, .. } | Self::Delay { message, .. } | Self::HandOff { message, .. } => {
-                message.wire_len()
-            }
+            Self::Publish { message, .. }
+            | Self::Retain { message, .. }
+            | Self::Delay { message, .. }
+            | Self::HandOff { message, .. } => message.wire_len(),
             Self::Skip
             | Self::Closed { .. }
             | Self::Older { .. }
@@ -354,6 +380,28 @@ pub enum DropPolicy {
     Newest,
     /// The message that waits longest. One that may be in use (granted) never goes.
     Oldest,
+}
+
+/// A message for a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueMessage {
+    /// The message.
+    pub message: Message,
+    /// With which QoS it is sent, above 0.
+    pub qos: QoS,
+    /// The identifier of the subscription, 0 if there is none [MQTT5 3.8.2.1.2].
+    pub identifier: u32,
+    /// What is left of its expiry interval, in milliseconds.
+    pub lifetime_ms: Option<u64>,
+}
+
+/// How much a shard may retain, or keep for later. What replaces another retained message may exceed the bytes, and so may what other shards hand off (wills).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The most messages.
+    pub messages: u64,
+    /// The most bytes of them ([`Message::wire_len`]).
+    pub bytes: u64,
 }
 
 /// A subscription.

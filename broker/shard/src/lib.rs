@@ -48,7 +48,8 @@ mod store;
 pub use answer::{Answer, Older, OpAnswer, Subscribed, Unsubscribed};
 pub use codec::CodecError;
 pub use command::{
-    Batch, Claim, Command, DropPolicy, LIVE, Op, QueueLimits, SeqRange, Subscription, Will, WillEnd, stamped,
+    Batch, Bounds, Claim, Command, DropPolicy, LIVE, Op, QueueLimits, QueueMessage, SeqRange, Subscription, Will,
+    WillEnd, stamped,
 };
 pub use effect::{Dropped, Effect};
 pub use lane::{Lane, LaneOptions, Proposal, Ticket, Verdict};

@@ -150,6 +150,8 @@ pub struct Numbers {
     pub queued_bytes: u64,
     /// Topics with a retained message.
     pub retained: u64,
+    /// Messages that wait for their time.
+    pub delayed: u64,
     /// Dropped: expired, not taken, oldest.
     pub dropped: [u64; 3],
 }
@@ -385,6 +387,7 @@ impl<S: Store> ShardMachine<S> {
             queued: meta.queued,
             queued_bytes: meta.queued_bytes,
             retained: meta.retained,
+            delayed: meta.delayed,
             dropped: meta.dropped,
         }
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Claim, Command, DropPolicy, Name, NodeBoot, Note, Older, Op, OpAnswer, QueueLimits, SeqRange,
-    ShardMachine, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, Name, NodeBoot, Note, Older, Op, OpAnswer, QueueLimits,
+    QueueMessage, SeqRange, ShardMachine, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd,
 };
 
 use common::{MemoryStore, message_of};
@@ -138,10 +138,26 @@ fn ops() -> impl Strategy<Value = Op> {
         ),
         (client(), any::<u16>()).prop_map(|((client, epoch), packet_id)| Op::Release { client, epoch, packet_id }),
         (any::<u32>(), messages()).prop_map(|(namespace, message)| Op::Publish { namespace, message }),
-        (any::<u32>(), messages(), any::<u64>()).prop_map(|(namespace, message, delay_ms)| Op::Delay {
-            namespace,
-            message,
-            delay_ms
+        (
+            names(),
+            any::<u64>(),
+            any::<u64>(),
+            prop::collection::vec((messages(), 1..3_u8, any::<u32>(), any::<Option<u64>>()), 0..4)
+        )
+            .prop_map(|(client, epoch, after, messages)| {
+                let queued = |(message, qos, identifier, lifetime_ms)| QueueMessage {
+                    message,
+                    qos: QoS::from_u8(qos).unwrap(),
+                    identifier,
+                    lifetime_ms,
+                };
+                Op::Queue { client, epoch, after, messages: messages.into_iter().map(queued).collect() }
+            }),
+        (any::<u32>(), messages(), any::<u64>(), any::<u64>()).prop_map(|(namespace, message, messages, bytes)| {
+            Op::Retain { namespace, message, bounds: Bounds { messages, bytes } }
+        }),
+        (any::<u32>(), messages(), any::<u64>(), any::<u64>()).prop_map(|(namespace, message, delay_ms, bytes)| {
+            Op::Delay { bounds: Bounds { messages: delay_ms, bytes }, namespace, message, delay_ms }
         }),
         (any::<u64>(), destinations()).prop_map(|(entry, destinations)| Op::Route { entry, destinations }),
         (any::<u32>(), any::<u64>(), any::<u32>(), messages(), prop::option::of(any::<u64>())).prop_map(
@@ -221,6 +237,13 @@ fn op_answers() -> impl Strategy<Value = OpAnswer> {
         Just(OpAnswer::Duplicate),
         any::<bool>().prop_map(|known| OpAnswer::Released { known }),
         (any::<u32>(), any::<u32>()).prop_map(|(matched, dropped)| OpAnswer::Published { matched, dropped }),
+        (any::<u64>(), any::<u32>(), any::<u32>()).prop_map(|(number, matched, dropped)| OpAnswer::Retained {
+            number,
+            matched,
+            dropped
+        }),
+        Just(OpAnswer::NoRoom),
+        any::<u32>().prop_map(|taken| OpAnswer::Queued { taken }),
         any::<u64>().prop_map(|expected| OpAnswer::Gap { expected }),
         Just(OpAnswer::UnknownEntry),
         Just(OpAnswer::Forgotten),

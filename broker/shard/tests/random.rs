@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Claim, Command, DropPolicy, FilterCursor, LIVE, Name, NodeBoot, Op, PageLimits, QueueLimits,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, FilterCursor, LIVE, Name, NodeBoot, Op, PageLimits, QueueLimits,
     SeqRange, SlotSet, Subscription, Will, WillEnd, slot, stamped,
 };
 
@@ -469,7 +469,12 @@ impl Generator<'_> {
 
     fn op(&mut self, from: NodeBoot) -> Op {
         if self.random.chance(self.shape.publish) {
-            return Op::Publish { namespace: self.namespace(), message: self.message() };
+            let (namespace, message) = (self.namespace(), self.message());
+            if message.retain() && self.random.chance(70) {
+                let (messages, bytes) = (self.random.below(12), self.random.below(2_000));
+                return Op::Retain { namespace, message, bounds: Bounds { messages, bytes } };
+            }
+            return Op::Publish { namespace, message };
         }
         let mut client = client(self.random.below(self.shape.clients));
         let kind = self.random.below(100);
@@ -544,7 +549,8 @@ impl Generator<'_> {
             }
             83..85 => {
                 let delay_ms = self.random.below(4_000);
-                Op::Delay { namespace: self.namespace(), message: self.message(), delay_ms }
+                let bounds = Bounds { messages: 20, bytes: self.random.below(4_000) };
+                Op::Delay { namespace: self.namespace(), message: self.message(), delay_ms, bounds }
             }
             85..91 => {
                 let first = self.reference.unrouted.keys().next().copied().unwrap_or(1);

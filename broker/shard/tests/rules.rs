@@ -6,8 +6,8 @@ mod common;
 
 use raftmq_mqtt::QoS;
 use raftmq_shard::{
-    Answer, Batch, Claim, Command, DropPolicy, Dropped, Effect, LIVE, NodeBoot, Op, OpAnswer, PageLimits, QueueLimits,
-    Sent, ShardMachine, SlotSet, StoreError, Subscribed, Will, WillEnd, packet_id,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, Dropped, Effect, LIVE, NodeBoot, Op, OpAnswer, PageLimits,
+    QueueLimits, QueueMessage, Sent, ShardMachine, SlotSet, StoreError, Subscribed, Will, WillEnd, packet_id,
 };
 
 use common::{LIMITS, MemoryStore, NODE, OTHER, Table, claim, message, message_of, name, seqs, subscription};
@@ -462,7 +462,7 @@ fn wills_are_routed_once() {
 fn delayed_messages_wait_for_their_time() {
     let mut table = Table::new();
     for (topic, delay_ms) in [("late", 3_000), ("soon", 1_000)] {
-        table.op(NODE, Op::Delay { namespace: 0, message: message(topic, "x"), delay_ms });
+        table.op(NODE, delay(topic, delay_ms, 9));
     }
     table.tick(999);
     assert!(table.decided().is_empty());
@@ -702,6 +702,109 @@ fn retained_numbers_grow() {
         }
     }
     assert!(last > 0);
+}
+
+/// Changes of retained messages are numbered; where there is no room for another topic nothing is published, while a replacement, and a removal, find it.
+#[test]
+fn retained_messages_are_bounded() {
+    let mut table = Table::new();
+    let (epoch, ..) = table.claim(NODE, claim("c"));
+    table.subscribe(NODE, "c", epoch, "#", QoS::AtLeastOnce);
+    let bounds = Bounds { messages: 2, bytes: 1_000 };
+    let mut retain = |topic: &str, payload: &str, bounds| {
+        let message = message_of(topic, "p", QoS::AtLeastOnce, true, payload.as_bytes(), None);
+        table.op(NODE, Op::Retain { namespace: 0, message, bounds })
+    };
+    let kept = |number| OpAnswer::Retained { number, matched: 1, dropped: 0 };
+    assert_eq!(retain("a", "1", bounds), kept(1));
+    assert_eq!(retain("b", "1", bounds), kept(2));
+    assert_eq!(retain("c", "1", bounds), OpAnswer::NoRoom);
+    assert_eq!(retain("c", "", bounds), kept(3));
+    assert_eq!(retain("a", &"2".repeat(2_000), bounds), kept(4));
+    assert_eq!(retain("b", "", bounds), kept(5));
+    // Too many bytes, though there is one topic only.
+    assert_eq!(retain("b", "1", bounds), OpAnswer::NoRoom);
+    assert_eq!(retain("b", "1", Bounds { bytes: 9_999, ..bounds }), kept(6));
+    let machine = &mut table.replica.machine;
+    assert_eq!(machine.retained(0, "a").unwrap().unwrap().number, 4);
+    assert_eq!((machine.numbers().retained, machine.numbers().queued), (2, 6));
+}
+
+/// Messages for one queue are taken as far as there is room, and sent with RETAIN set; what other sessions have is not touched.
+#[test]
+fn messages_for_one_queue() {
+    let mut table = Table::new();
+    let limits = QueueLimits { max_messages: 3, ..LIMITS };
+    let (epoch, ..) = table.claim(NODE, Claim { limits, ..claim("c") });
+    let (other, ..) = table.claim(NODE, claim("other"));
+    table.subscribe(NODE, "other", other, "#", QoS::AtLeastOnce);
+    let queued = |payload: &str, lifetime_ms| QueueMessage {
+        message: message("t", payload),
+        qos: QoS::AtLeastOnce,
+        identifier: 7,
+        lifetime_ms,
+    };
+    let mut queue = |epoch, messages| table.op(NODE, Op::Queue { client: name("c"), epoch, after: 0, messages });
+    assert_eq!(queue(epoch, vec![queued("1", None), queued("2", Some(5_000))]), OpAnswer::Queued { taken: 2 });
+    assert_eq!(queue(epoch, vec![queued("3", None), queued("4", None)]), OpAnswer::Queued { taken: 1 });
+    assert_eq!(queue(epoch, vec![queued("4", None)]), OpAnswer::Queued { taken: 0 });
+    assert_eq!(queue(epoch + 1, vec![queued("5", None)]), OpAnswer::Stale);
+    table.grant("c", epoch, 9);
+    let sent = table.replica.machine.deliveries(&name("c"), 0, 99, 9_999).unwrap().unwrap().sent;
+    let payloads: Vec<_> = sent
+        .iter()
+        .map(|delivery| match &delivery.sent {
+            Sent::Publish { message, retain: true, identifiers, .. } if identifiers[..] == [7] => message.payload(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(payloads, [b"1", b"2", b"3"]);
+    assert_eq!(table.replica.machine.numbers().queued, 3);
+}
+
+/// What was read of a topic before something newer came into the queue does not come behind that; what came before it was read counts for nothing.
+#[test]
+fn nothing_older_behind_something_newer() {
+    let mut table = Table::new();
+    let (epoch, ..) = table.claim(NODE, claim("c"));
+    table.subscribe(NODE, "c", epoch, "#", QoS::AtLeastOnce);
+    let bounds = Bounds { messages: 9, bytes: 9_999 };
+    let of = |topic: &str, payload: &str| message_of(topic, "p", QoS::AtLeastOnce, true, payload.as_bytes(), None);
+    let mut read = Vec::new();
+    for (topic, payload) in [("a", "1"), ("b", "1"), ("a", "2"), ("a", "3")] {
+        table.op(NODE, Op::Retain { namespace: 0, message: of(topic, payload), bounds });
+        let message = table.replica.machine.retained(0, topic).unwrap().unwrap().message;
+        read.push(QueueMessage { message, qos: QoS::AtLeastOnce, identifier: 0, lifetime_ms: None });
+    }
+    let mut queue = |after, which: &[usize]| {
+        let messages: Vec<_> = which.iter().map(|at| read[*at].clone()).collect();
+        let taken = u32::try_from(messages.len()).unwrap();
+        let op = Op::Queue { client: name("c"), epoch, after, messages };
+        assert_eq!(table.op(NODE, op), OpAnswer::Queued { taken });
+        table.replica.machine.numbers().queued
+    };
+    // The newest is there as well, and so is what nothing newer came of.
+    assert_eq!(queue(0, &[0, 1, 2]), 5);
+    assert_eq!(queue(2, &[0]), 5);
+    assert_eq!(queue(0, &[3]), 6);
+    // Behind what came last before this: only what was queued as retained.
+    assert_eq!(queue(6, &[2]), 7);
+}
+
+fn delay(topic: &str, delay_ms: u64, messages: u64) -> Op {
+    Op::Delay { namespace: 0, message: message(topic, "x"), delay_ms, bounds: Bounds { messages, bytes: 9_999 } }
+}
+
+/// What waits for its time is bounded, and makes room when that has come.
+#[test]
+fn delayed_messages_are_bounded() {
+    let mut table = Table::new();
+    assert_eq!(table.op(NODE, delay("a", 1_000, 2)), OpAnswer::Done);
+    assert_eq!(table.op(NODE, delay("b", 2_000, 2)), OpAnswer::Done);
+    assert_eq!(table.op(NODE, delay("c", 2_000, 2)), OpAnswer::NoRoom);
+    table.tick(1_000);
+    assert_eq!((table.decided(), table.replica.machine.numbers().delayed), (vec!["a".to_owned()], 1));
+    assert_eq!(table.op(NODE, delay("c", 2_000, 2)), OpAnswer::Done);
 }
 
 /// Nothing that was half done by a command that failed can be written.

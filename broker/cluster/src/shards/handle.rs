@@ -5,14 +5,17 @@ use std::sync::atomic::Ordering;
 
 use raftmq_meta::SHARDS_LEVEL;
 use raftmq_raft::GroupStatus;
-use raftmq_shard::{ClientInfo, Deliveries, Name, NodeBoot, Numbers, Older, StoreError, Subscription, slot};
+use raftmq_shard::{
+    ClientInfo, Deliveries, Name, NodeBoot, Numbers, Older, PageLimits, RetainedCursor, RetainedPage, StoreError,
+    Subscription, slot,
+};
 use tokio::sync::watch;
 
 use crate::barrier::BarrierError;
 use crate::node::Node;
 
 use super::lanes::{AnswerSink, Port};
-use super::{KickHandler, LiveHandler, ShardListener, SharedShard, kick, shard_id};
+use super::{KickHandler, LiveHandler, ShardListener, ShardReadError, SharedShard, kick, read, shard_id};
 
 /// The shards as this node has them.
 #[derive(Clone)]
@@ -108,6 +111,32 @@ impl Shards {
         limit: usize,
     ) -> Option<Result<Vec<Subscription>, StoreError>> {
         self.machine_of(client)?.with(|machine| machine.subscriptions(client, after, limit))
+    }
+
+    /// A part of the retained messages of a shard whose topics match a filter: of what was committed when this was called, from this node's replica or another's. The caller
+    /// asks all shards for a filter with wildcards, and goes on with the cursor.
+    ///
+    /// # Errors
+    /// [`ShardReadError`]; asked again later it may be there.
+    pub async fn retained(
+        &self,
+        shard: u16,
+        namespace: u32,
+        filter: &str,
+        cursor: Option<RetainedCursor>,
+        limits: PageLimits,
+    ) -> Result<RetainedPage, ShardReadError> {
+        let id = shard_id(&self.node.meta_state(), shard).ok_or(ShardReadError::Unknown)?;
+        read::retained(&self.node, id, namespace, filter, cursor, limits).await
+    }
+
+    /// The number of the last change of what a shard retains ([`RetainedPage::last`]) at some moment after this call.
+    ///
+    /// # Errors
+    /// [`ShardReadError`]
+    pub async fn last_retained(&self, shard: u16) -> Result<u64, ShardReadError> {
+        let id = shard_id(&self.node.meta_state(), shard).ok_or(ShardReadError::Unknown)?;
+        read::last_retained(&self.node, id).await
     }
 
     /// Waits until every node that may be serving knows a change of a shard's routes: what is published from then on comes to the subscription that the change is

@@ -22,6 +22,7 @@ mod lead;
 mod machine;
 mod outbox;
 mod propose;
+mod read;
 mod report;
 
 use std::collections::HashMap;
@@ -45,6 +46,8 @@ pub use machine::ShardListener;
 pub(crate) use machine::{ListenerPlace, SharedShard};
 pub use outbox::LiveHandler;
 pub(crate) use propose::propose_for;
+pub use read::ShardReadError;
+pub(crate) use read::{RetainedAnswer, RetainedRequest, Rounds, read_index, retained_for};
 pub(crate) use report::{Change, Desk, Report, carry_out};
 
 /// A shard of one generation.

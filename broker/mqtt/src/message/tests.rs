@@ -137,6 +137,21 @@ fn format_1() {
 }
 
 #[test]
+fn the_number_of_a_change_goes_with_it() {
+    let message = sample();
+    assert_eq!(message.change(), None);
+    let changed = message.with_change(7).with_change(u64::MAX - 1);
+    assert_eq!(changed.wire_len(), message.wire_len() + 8);
+    let read = Message::from_wire(&wire(&changed)).unwrap();
+    assert_eq!((read.change(), read.payload(), read.topic()), (Some(u64::MAX - 1), message.payload(), message.topic()));
+    assert_eq!(read.properties().iter().count(), message.properties().iter().count());
+    let bytes = wire(&changed);
+    let needed = bytes.len();
+    let cut = Message::from_wire(&bytes[..needed - 1]);
+    assert_eq!(cut, Err(MessageError::Truncated { needed, found: needed - 1 }));
+}
+
+#[test]
 fn several_in_one_frame() {
     let first = sample();
     let second = Message::new(&publish(Properties::EMPTY), ORIGIN, "", 0, None).unwrap();
@@ -167,7 +182,7 @@ fn damaged_bytes_are_refused() {
     for (at, value, expected) in [
         (0, 2, MessageError::Format { format: 2 }),
         (1, 0b0011, MessageError::Header { field: "flags" }),
-        (1, 0b1_0000, MessageError::Header { field: "flags" }),
+        (1, 0b10_0000, MessageError::Header { field: "flags" }),
         (1, 0b0001, MessageError::Header { field: "expiry" }),
         (6, 1, MessageError::Header { field: "reserved bytes" }),
         (topic_at, b'#', MessageError::Topic(TopicError::Wildcard)),

@@ -458,6 +458,8 @@ impl Worker {
     /// The session ends, and nothing of the client is left.
     pub(super) fn forget(&mut self, client: Key, state: SessionState) {
         self.end_session(client, state);
+        self.given.end(client);
+        self.shard_replays.end(client);
         if let Some(entry) = self.clients.remove(client) {
             // Its place goes to another client, who would get what is meant for it.
             debug_assert_eq!(entry.subscriptions, 0, "subscriptions of a client that is forgotten");

@@ -55,6 +55,7 @@ impl Worker {
             listener,
             dirty: false,
             stalled: false,
+            retaining: None,
             throttled: false,
             deaf: false,
             rates: None,
@@ -113,7 +114,7 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.held) else {
             return false;
         };
-        let ready = !conn.stalled
+        let ready = !conn.waits()
             && !conn.throttled
             && conn.moving.is_none()
             && conn.session.can_read()
@@ -214,7 +215,7 @@ impl Worker {
             return self.watch(key);
         }
         if conn.client.is_some()
-            && (!serving || conn.stalled || (!conn.owes_reading() && (conn.throttled || conn.socket.has_unread())))
+            && (!serving || conn.waits() || (!conn.owes_reading() && (conn.throttled || conn.socket.has_unread())))
         {
             // A client that is not read cannot be blamed for its silence, nor for that of this thread or of the whole
             // process. One that leaves its answers unread is.

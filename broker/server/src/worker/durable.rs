@@ -16,7 +16,7 @@ use raftmq_routing::FilterKind;
 use raftmq_session::{
     Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscribeItem, SubscriptionInfo,
 };
-use raftmq_shard::{Op, OpAnswer, Sent, SeqRange, Subscribed, Subscription, packet_id};
+use raftmq_shard::{Bounds, Op, OpAnswer, Sent, SeqRange, Subscribed, Subscription, packet_id};
 use tokio::sync::oneshot;
 
 use super::connection::count_as;
@@ -51,6 +51,11 @@ pub(super) struct Durable {
 }
 
 impl Durable {
+    /// The last number that was given to the connection.
+    pub(super) fn given(&self) -> u64 {
+        self.after
+    }
+
     /// The number behind an identifier that is under way.
     fn seq(&self, id: NonZeroU16, epoch: u64) -> u64 {
         let last = identifier(self.after, epoch).map_or(0, |last| u64::from(last.get()));
@@ -80,17 +85,33 @@ pub(super) struct Publishing {
     /// Shards that have not answered.
     left: Cell<u32>,
     failed: Cell<bool>,
+    /// A shard had no room for it.
+    refused: Cell<bool>,
+}
+
+impl Publishing {
+    /// It was answered in another way. Whether its publisher still waited.
+    pub(super) fn end(&self) -> bool {
+        self.left.set(0);
+        self.publisher.borrow_mut().take().is_some()
+    }
 }
 
 impl Worker {
     /// The shards that want a message get it; `None` if there are none.
-    pub(super) fn publish_to_shards(&mut self, message: &Message, shards: &[u16]) -> Option<Rc<Publishing>> {
-        if shards.is_empty() || message.qos() == QoS::AtMostOnce || self.desk.is_none() {
+    pub(super) fn publish_to_shards(
+        &mut self,
+        message: &Message,
+        shards: &[u16],
+        except: Option<u16>,
+    ) -> Option<Rc<Publishing>> {
+        let count = shards.iter().filter(|shard| except != Some(**shard)).count();
+        if count == 0 || message.qos() == QoS::AtMostOnce || self.desk.is_none() {
             return None;
         }
         let publishing = Rc::new(Publishing::default());
-        publishing.left.set(u32::try_from(shards.len()).unwrap_or(u32::MAX));
-        for shard in shards {
+        publishing.left.set(u32::try_from(count).unwrap_or(u32::MAX));
+        for shard in shards.iter().filter(|shard| except != Some(**shard)) {
             let op = Op::Publish { namespace: NAMESPACE, message: message.clone() };
             self.push_to_shard(*shard, op, Waiting::Published(Rc::clone(&publishing)));
         }
@@ -120,8 +141,10 @@ impl Worker {
     }
 
     pub(super) fn published_to_shard(&mut self, publishing: &Rc<Publishing>, outcome: &Outcome) {
-        if !matches!(outcome, Ok(OpAnswer::Published { .. })) {
-            publishing.failed.set(true);
+        match outcome {
+            Ok(OpAnswer::Published { .. } | OpAnswer::Done) => {}
+            Ok(OpAnswer::NoRoom) => publishing.refused.set(true),
+            _ => publishing.failed.set(true),
         }
         let left = publishing.left.get().saturating_sub(1);
         publishing.left.set(left);
@@ -138,7 +161,28 @@ impl Worker {
         if publishing.failed.get() {
             return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
         }
+        let reason = if publishing.refused.get() { ReasonCode::QuotaExceeded } else { reason };
         self.acknowledge_publish(key, token, reason);
+    }
+
+    /// Hands a message to the shard that publishes it after a delay. `None`: there are no shards, it is this node's to keep.
+    pub(super) fn delay_in_shard(&mut self, message: &Message, delay_ms: u64) -> Option<Rc<Publishing>> {
+        if !self.in_shards() {
+            return None;
+        }
+        let settings = &self.node.features.delayed.settings;
+        let desk = self.desk.as_ref()?;
+        let count = u64::from(desk.shards.count()).max(1);
+        let shard = desk.shards.shard_of(NAMESPACE, message.topic())?;
+        let bounds = Bounds {
+            messages: (settings.max_messages as u64).div_ceil(count),
+            bytes: (settings.max_bytes as u64).div_ceil(count),
+        };
+        let publishing = Rc::new(Publishing::default());
+        publishing.left.set(1);
+        let op = Op::Delay { namespace: NAMESPACE, message: message.clone(), delay_ms, bounds };
+        self.push_to_shard(shard, op, Waiting::Published(Rc::clone(&publishing)));
+        Some(publishing)
     }
 
     fn acknowledge_publish(&mut self, key: Key, token: PublishToken, reason: ReasonCode) {
@@ -153,6 +197,19 @@ impl Worker {
         self.mark_dirty(key);
         // It may have been held back until this was answered.
         self.wake(key);
+    }
+
+    /// As [`Worker::wait_for_shards`], for something that is answered in another way: its publisher is disconnected if that takes too long.
+    pub(super) fn watch_commit(&mut self, key: Key, token: PublishToken) -> Rc<Publishing> {
+        let watched = Publishing {
+            publisher: RefCell::new(Some((key, token, ReasonCode::Success))),
+            left: Cell::new(1),
+            failed: Cell::new(false),
+            refused: Cell::new(false),
+        };
+        let watched = Rc::new(watched);
+        self.committing.push_back((self.node.clock.ms() + COMMIT_MS, Rc::clone(&watched)));
+        watched
     }
 
     /// Publishers whose messages are not committed in time are disconnected.
@@ -402,6 +459,9 @@ impl Worker {
                 match delivery.sent {
                     Sent::Release => conn.session.on_granted_release(id, out, &mut actions),
                     Sent::Publish { message, qos, retain, dup, identifiers, lifetime_ms } => {
+                        if message.retain() && !self.shard_replays.is_empty() {
+                            self.shard_replays.note(&message, |to| to == client);
+                        }
                         let granted = Granted {
                             packet_id: id,
                             message: &message,

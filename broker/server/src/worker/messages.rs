@@ -7,6 +7,7 @@ use raftmq_session::{CloseReason, Delivery, DropReason as Lost, Forms, Matched, 
 
 use super::connection::{count_as, drop_reason};
 use super::inbox::Item;
+use super::shards::NAMESPACE;
 use super::wheel::Key;
 use super::{ClientState, Worker, limits_of};
 use crate::metrics::DropReason;
@@ -21,6 +22,9 @@ impl Worker {
         let mut matched = std::mem::take(&mut self.matched);
         self.index.matches(message.topic(), |client, info| matched.push((client & !EXCLUSIVE, *info)));
         self.leave_out_own(message, &mut matched);
+        if message.retain() {
+            self.leave_out_given(message, &mut matched);
+        }
         if !matched.is_empty() {
             let mut forms = Forms::new(message.clone(), now);
             for_each_client(&mut matched, self.node.features.merge, |client, matched| {
@@ -46,6 +50,19 @@ impl Worker {
         matched.retain(|(client, info)| *client != slot || !info.options.no_local);
         if matched.len() < before && !matched.iter().any(|(client, _)| *client == slot) {
             self.counters.not_local();
+        }
+    }
+
+    /// Who got something newer of its topic as retained, or will get that, does not get it.
+    fn leave_out_given(&mut self, message: &Message, matched: &mut Vec<(u32, SubscriptionInfo)>) {
+        let mut out = Vec::new();
+        if let Some(number) = message.change()
+            && let Some(shard) = self.desk.as_ref().and_then(|desk| desk.shards.shard_of(NAMESPACE, message.topic()))
+        {
+            out = self.given.leave_out(message, shard, number, matched);
+        }
+        if !self.shard_replays.is_empty() {
+            self.shard_replays.note(message, |to| out.binary_search(&to.slot).is_err());
         }
     }
 

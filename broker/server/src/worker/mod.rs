@@ -30,6 +30,7 @@ mod receive;
 mod registry;
 mod renew;
 mod replay;
+mod retained;
 mod run;
 mod shards;
 mod shared;
@@ -115,6 +116,8 @@ struct Conn {
     dirty: bool,
     /// Its messages wait for another worker: it is not read.
     stalled: bool,
+    /// What it has under way to shards that retain it: it may be too much for it to be read.
+    retaining: Option<Box<retained::OfPublisher>>,
     /// It has sent more than it may: it is not read.
     throttled: bool,
     /// Nothing can be written to it any more, and what it sent before that is still to be read.
@@ -147,6 +150,11 @@ impl Conn {
     /// What placeholders of rules stand for.
     fn vars(&self) -> ClientVars<'_> {
         ClientVars { client_id: self.session.client_id(), username: self.username.as_deref(), peer: self.peer.address }
+    }
+
+    /// It is not read: what it sent has to go on first.
+    fn waits(&self) -> bool {
+        self.stalled || self.retaining.as_ref().is_some_and(|retaining| retaining.is_full())
     }
 
     /// More waits for it than it may leave unread: it asks and does not read the answers, and is not read itself.
@@ -282,6 +290,10 @@ pub(crate) struct Worker {
     later_ready: Rc<Notify>,
     /// Publishers that wait until there is room for operations.
     shard_stalled: Vec<Key>,
+    /// New subscriptions that are not through what the shards retain.
+    shard_replays: retained::ShardReplays,
+    /// What was given of that a short time ago.
+    given: retained::GivenAll,
     /// Messages that are not committed in all shards, with their deadlines.
     committing: VecDeque<(u64, Rc<durable::Publishing>)>,
 }

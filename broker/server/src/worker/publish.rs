@@ -17,6 +17,7 @@ use super::Worker;
 use super::durable::Publishing;
 use super::inbox::Item;
 use super::mount;
+use super::retained::{Retaining, topic_hash};
 use super::wheel::Key;
 use crate::metrics::{DropReason, PublishRefusal};
 
@@ -31,6 +32,15 @@ pub(super) struct Routed {
     pub(super) stalled: bool,
     /// Shards have to commit it before it is acknowledged.
     pub(super) shards: Option<Rc<Publishing>>,
+    /// It is on its way to the shard that retains it, and to nobody before it is there.
+    pub(super) retaining: Option<Rc<Retaining>>,
+}
+
+impl Routed {
+    /// Nothing more is to be done.
+    fn done() -> Self {
+        Self { matched: true, stalled: false, shards: None, retaining: None }
+    }
 }
 
 /// How far a message goes.
@@ -40,6 +50,8 @@ pub(super) enum Reach {
     Cluster,
     /// To live subscribers of all nodes: shards have it.
     Live,
+    /// To all nodes, and to shards but this one, which has it.
+    Beside(u16),
     /// To subscribers of this node only.
     Node,
 }
@@ -57,7 +69,11 @@ impl Worker {
         if token.is_none() && self.node.overload.sheds() {
             return self.counters.dropped(DropReason::Overload, 1);
         }
+        if self.behind_retained(key, &message, token) {
+            return;
+        }
         let sent = self.sent;
+        let topic = if message.retain() { topic_hash(&message) } else { 0 };
         let plain =
             message.topic_bytes().first() != Some(&b'$') && !message.retain() && !self.rules.rewriter.publishes();
         let result = if plain {
@@ -65,14 +81,31 @@ impl Worker {
         } else {
             self.publish_other(key, message)
         };
+        if self.sent != sent
+            && let Some(conn) = self.conns.get_mut(key)
+        {
+            conn.sent = self.sent;
+        }
+        self.end_publish(key, token, result, topic, actions);
+    }
+
+    /// What is to be done for the publisher of a message that was routed, or was not; what stands for its topic, if it is to be retained.
+    pub(super) fn end_publish(
+        &mut self,
+        key: Key,
+        token: Option<PublishToken>,
+        result: Result<Routed, ReasonCode>,
+        topic: u64,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
-        if self.sent != sent {
-            conn.sent = self.sent;
-        }
         let mut shards = None;
         let reason = match result {
+            Ok(Routed { retaining: Some(retaining), .. }) => {
+                return self.wait_for_retained(key, &retaining, token, topic);
+            }
             Ok(routed) => {
                 shards = routed.shards;
                 if routed.stalled && !conn.stalled {
@@ -136,16 +169,19 @@ impl Worker {
     /// cannot, the message is dropped and counted, or delivered and not kept.
     pub(super) fn accept(&mut self, message: Message, tell: bool) -> Result<Routed, ReasonCode> {
         let now = self.node.clock.now();
-        let features = &self.node.features;
-        match delayed::parse(message.topic(), "", now.unix_ms, &features.delayed.settings) {
+        match delayed::parse(message.topic(), "", now.unix_ms, &self.node.features.delayed.settings) {
             None => {}
             Some(Ok(parsed)) if is_reserved(&parsed.topic) => return self.refuse(ReasonCode::NotAuthorized, true),
             Some(Ok(parsed)) => {
                 let Ok(later) = with_topic(&message, &parsed.topic) else {
                     return self.refuse(ReasonCode::TopicNameInvalid, tell);
                 };
-                return match features.delayed.push(now.unix_ms, parsed.due_ms, later) {
-                    Pushed::Waits | Pushed::Expires => Ok(Routed { matched: true, stalled: false, shards: None }),
+                let delay_ms = parsed.due_ms.saturating_sub(now.unix_ms);
+                if let Some(delaying) = self.delay_in_shard(&later, delay_ms) {
+                    return Ok(Routed { shards: Some(delaying), ..Routed::done() });
+                }
+                return match self.node.features.delayed.push(now.unix_ms, parsed.due_ms, later) {
+                    Pushed::Waits | Pushed::Expires => Ok(Routed::done()),
                     Pushed::Full => self.refuse(ReasonCode::QuotaExceeded, tell),
                 };
             }
@@ -164,7 +200,7 @@ impl Worker {
             ReasonCode::QuotaExceeded => PublishRefusal::Quota,
             _ => PublishRefusal::Topic,
         });
-        if tell { Err(reason) } else { Ok(Routed { matched: true, stalled: false, shards: None }) }
+        if tell { Err(reason) } else { Ok(Routed::done()) }
     }
 
     /// Keeps the message if it is to be retained, and routes it.
@@ -175,6 +211,12 @@ impl Worker {
         let node = Arc::clone(&self.node);
         if !message.retain() || !node.features.retain {
             return Ok(self.route(message, reach, now));
+        }
+        if reach == Reach::Cluster
+            && !is_reserved(message.topic())
+            && let Some(retaining) = self.retain_in_shard(message, tell)
+        {
+            return Ok(Routed { retaining: Some(retaining), ..Routed::done() });
         }
         let mut retained = node.features.retained_mut();
         let outcome = retained.set(message, now.unix_ms);
@@ -225,9 +267,12 @@ impl Worker {
         if reach == Reach::Node {
             targets.nodes.clear();
         }
-        let mut routed = Routed { matched: !targets.is_empty(), stalled: false, shards: None };
-        if reach == Reach::Cluster && !targets.shards().is_empty() {
-            routed.shards = self.publish_to_shards(message, targets.shards());
+        let mut routed = Routed { matched: !targets.is_empty(), ..Routed::done() };
+        if let Reach::Cluster | Reach::Beside(_) = reach
+            && !targets.shards().is_empty()
+        {
+            let except = if let Reach::Beside(shard) = reach { Some(shard) } else { None };
+            routed.shards = self.publish_to_shards(message, targets.shards(), except);
         }
         for worker in targets.workers() {
             if worker == self.id {

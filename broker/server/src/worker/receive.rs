@@ -209,7 +209,7 @@ impl Worker {
             if conn.closing.is_some() || conn.moving.is_some() || at == bytes.len() {
                 break;
             }
-            if conn.stalled || !conn.session.can_read() || conn.owes_reading() || (conn.client.is_some() && !serving) {
+            if conn.waits() || !conn.session.can_read() || conn.owes_reading() || (conn.client.is_some() && !serving) {
                 conn.held = true;
                 break;
             }
@@ -264,7 +264,7 @@ const fn is_publish(first: u8) -> bool {
 pub(super) fn wants_bytes(conn: &Conn, serving: bool) -> bool {
     conn.closing.is_none()
         && !conn.ended
-        && !conn.stalled
+        && !conn.waits()
         && !conn.throttled
         && !conn.held
         && conn.session.can_read()

@@ -12,6 +12,8 @@ use raftmq_mqtt::{Message, RetainHandling};
 use raftmq_routing::{FilterKind, Lookup, RetainedCursor};
 use raftmq_session::{Forms, Matched, SubscribeItem, SubscriptionInfo};
 
+use super::publish::is_reserved;
+use super::retained::Floors;
 use super::subscribe::has_filter;
 use super::wheel::Key;
 use super::{ClientState, Worker};
@@ -21,12 +23,12 @@ const PORTION: usize = 256;
 
 /// A subscription on its way through the retained messages.
 pub(super) struct Replay {
-    client: Key,
+    pub(super) client: Key,
     /// The filter in the session.
-    own: Arc<str>,
+    pub(super) own: Arc<str>,
     /// What topics are matched against.
-    filter: Arc<str>,
-    matched: Matched,
+    pub(super) filter: Arc<str>,
+    pub(super) matched: Matched,
     cursor: RetainedCursor,
 }
 
@@ -105,12 +107,12 @@ impl Replays {
 }
 
 /// What a client takes in a turn.
-struct Room {
-    messages: usize,
+pub(super) struct Room {
+    pub(super) messages: usize,
     /// In its outlet: what is beyond it is dropped with QoS 0.
-    bytes: usize,
+    pub(super) bytes: usize,
     /// Its outlet is empty.
-    empty: bool,
+    pub(super) empty: bool,
 }
 
 /// What became of a portion.
@@ -126,7 +128,7 @@ enum Portion {
 impl Worker {
     /// Begins to send what is retained, if the subscription wants it: not a shared one `[MQTT-3.8.4-4]`, `[MQTT-3.3.1-9]`,
     /// `[MQTT-3.3.1-10]`, `[MQTT-3.3.1-11]`, `[MQTT311-3.3.1-6]`.
-    pub(super) fn replay_retained(&mut self, key: Key, item: &SubscribeItem) {
+    pub(super) fn replay_retained(&mut self, key: Key, item: &SubscribeItem, floors: &Floors) {
         let wanted = match item.options.retain_handling {
             RetainHandling::SendAtSubscribe => true,
             RetainHandling::SendIfNew => item.is_new(),
@@ -139,7 +141,8 @@ impl Worker {
         let FilterKind::Plain(filter) = FilterKind::of(&effective) else {
             return;
         };
-        if self.node.features.retained().is_empty() {
+        let in_shards = !is_reserved(filter) && self.in_shards();
+        if !in_shards && self.node.features.retained().is_empty() {
             return;
         }
         let info = SubscriptionInfo { options: item.options, sub_id: item.sub_id };
@@ -150,6 +153,9 @@ impl Worker {
             matched: Matched { retained: true, ..Matched::by(&info) },
             cursor: RetainedCursor::default(),
         };
+        if in_shards {
+            return self.replay_from_shards(client, &replay.own, &info, floors);
+        }
         self.replays.remove(client, &replay.own);
         if self.replay_portion(&mut replay) != Portion::Done {
             self.replays.add(replay);
@@ -193,7 +199,7 @@ impl Worker {
         if !self.is_serving() {
             return Portion::Wait;
         }
-        let Some(Room { messages: limit, bytes, empty }) = self.room_for(replay) else {
+        let Some(Room { messages: limit, bytes, empty }) = self.room_for(replay.client, &replay.own) else {
             return Portion::Done;
         };
         if limit == 0 {
@@ -234,18 +240,18 @@ impl Worker {
     }
 
     /// What the client takes now; `None` if it does not want them any more.
-    fn room_for(&mut self, replay: &Replay) -> Option<Room> {
-        let client = self.clients.get_mut(replay.client)?;
+    pub(super) fn room_for(&mut self, client: Key, own: &str) -> Option<Room> {
+        let client = self.clients.get_mut(client)?;
         match &client.state {
             // Nobody reads: the session keeps what it has room for.
             ClientState::Offline { state, .. } => {
-                has_filter(state, &replay.own).then_some(Room { messages: PORTION, bytes: usize::MAX, empty: false })
+                has_filter(state, own).then_some(Room { messages: PORTION, bytes: usize::MAX, empty: false })
             }
             ClientState::Online(key) => {
                 let conn = self.conns.get_mut(*key)?;
                 let most = conn.session.limits().max_queued_messages;
                 let session = conn.session.session();
-                if !has_filter(session, &replay.own) {
+                if !has_filter(session, own) {
                     return None;
                 }
                 let (_, queued) = session.messages();

@@ -165,6 +165,8 @@ async fn run(
         later: VecDeque::new(),
         later_ready: Rc::new(Notify::new()),
         shard_stalled: Vec::new(),
+        shard_replays: super::retained::ShardReplays::default(),
+        given: super::retained::GivenAll::default(),
         committing: VecDeque::new(),
         node,
     }));
@@ -463,8 +465,8 @@ async fn barriers(worker: Shared) {
         for barrier in waiting {
             let worker = Rc::clone(&worker);
             spawn_local(async move {
-                let result = barrier.reached.await;
-                worker.borrow_mut().barrier_done(barrier.key, barrier.request, result);
+                let (result, floors) = barrier.reached.await;
+                worker.borrow_mut().barrier_done(barrier.key, barrier.request, result, &floors);
             });
         }
     }

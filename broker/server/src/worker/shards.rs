@@ -125,6 +125,8 @@ pub(super) enum Waiting {
     Asked(oneshot::Sender<Outcome>),
     /// The publisher of a message.
     Published(Rc<super::durable::Publishing>),
+    /// The publisher of a message that is to be retained.
+    Retained(Rc<super::retained::Retaining>),
     /// The publisher of a message with QoS 2 whose session is durable.
     Received(Box<(Key, PublishToken, Message)>),
     /// A connection whose client has sent PUBREC.
@@ -350,6 +352,7 @@ impl Worker {
             // Who waited is gone.
             Waiting::Asked(sender) => drop(sender.send(outcome)),
             Waiting::Published(publishing) => self.published_to_shard(&publishing, &outcome),
+            Waiting::Retained(retaining) => self.retained_by_shard(&retaining, &outcome),
             Waiting::Received(received) => {
                 let (key, token, message) = *received;
                 self.received_durable(key, token, &message, &outcome);

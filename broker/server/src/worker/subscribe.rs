@@ -10,13 +10,14 @@ use futures::{FutureExt, TryFutureExt};
 use raftmq_cluster::BarrierError;
 use raftmq_features::exclusive;
 use raftmq_features::rewrite::RewriteError;
-use raftmq_mqtt::ReasonCode;
+use raftmq_mqtt::{ReasonCode, RetainHandling};
 use raftmq_routing::FilterKind;
 use raftmq_session::{Action, CloseReason, SessionState, SubscribeItem, SubscriptionInfo};
 use raftmq_shard::OpAnswer;
 
 use super::clients::shared_filters;
 use super::messages::EXCLUSIVE;
+use super::retained::Floors;
 use super::sharing::{is_shared, member_id};
 use super::slab::Slab;
 use super::wheel::Key;
@@ -29,7 +30,7 @@ const EXCLUSIVE_PREFIX: &str = "$exclusive/";
 pub(super) struct Barrier {
     pub(super) key: Key,
     pub(super) request: Request,
-    pub(super) reached: BoxFuture<'static, Reached>,
+    pub(super) reached: BoxFuture<'static, (Reached, Floors)>,
 }
 
 /// What became of a barrier: subscriptions that are refused, by their places, and why; or why it is not known of any.
@@ -62,6 +63,7 @@ impl Worker {
         let mut filters = Vec::with_capacity(items.len());
         let mut again = Vec::new();
         let mut placed = Vec::new();
+        let mut news = Vec::new();
         let mut refused = Vec::new();
         for (at, item) in items.iter().enumerate() {
             match self.add_subscription(key, client, item) {
@@ -70,6 +72,7 @@ impl Worker {
                         again.push(Arc::clone(&filter));
                     }
                     placed.push((at, Arc::clone(&filter)));
+                    news.push(new);
                     filters.push(filter);
                 }
                 Err(reason) => refused.push((at, reason)),
@@ -80,15 +83,26 @@ impl Worker {
         let in_shard = self.subscribe_in_shard(client, &items, &placed);
         let request = Request { client, packet_id, items, refused };
         if filters.is_empty() {
-            return self.subscribed(key, request, actions);
+            return self.subscribed(key, request, &Floors::default(), actions);
         }
         let barrier = self.node.router.subscribe(self.id, &filters);
         if !again.is_empty() {
             // A route is counted once a subscription. Who subscribes again still waits for the same barrier.
             self.node.router.unsubscribe(self.id, &again);
         }
+        let wants = |at: usize| {
+            request.items.get(at).is_some_and(|item| item.options.retain_handling != RetainHandling::DoNotSend)
+        };
+        let own = |at: usize| request.items.get(at).map(|item| &item.filter);
+        let wanted: Vec<(&Arc<str>, &Arc<str>, bool)> = placed
+            .iter()
+            .zip(news)
+            .filter(|((at, _), _)| wants(*at))
+            .filter_map(|((at, filter), new)| Some((own(*at)?, filter, new)))
+            .collect();
+        let floors = self.read_floors(client, &wanted);
         let reached = match (barrier, in_shard) {
-            (None, None) => return self.subscribed(key, request, actions),
+            (None, None) => return self.subscribed(key, request, &Floors::default(), actions),
             (None, Some(in_shard)) => in_shard.reached().boxed(),
             (Some(reached), None) => reached.map_ok(|()| Vec::new()).boxed(),
             (Some(reached), Some(in_shard)) => async move {
@@ -98,7 +112,16 @@ impl Worker {
             }
             .boxed(),
         };
-        self.barriers.push_back(Barrier { key, request, reached });
+        let reached = async move {
+            let result = reached.await;
+            // Behind the barrier: what is changed later is published by nodes that know the subscription.
+            let floors = match floors {
+                Some(floors) if result.is_ok() => floors.await,
+                _ => Floors::default(),
+            };
+            (result, floors)
+        };
+        self.barriers.push_back(Barrier { key, request, reached: reached.boxed() });
         self.barrier_ready.notify_one();
     }
 
@@ -212,7 +235,7 @@ impl Worker {
 
     /// The answer to a SUBSCRIBE, then the retained messages. Nobody gets them if the connection has ended, or another one has taken the
     /// session over; but the session is told.
-    fn subscribed(&mut self, key: Key, request: Request, actions: &mut Vec<Action>) {
+    fn subscribed(&mut self, key: Key, request: Request, floors: &Floors, actions: &mut Vec<Action>) {
         let Request { client, packet_id, items, refused } = request;
         let before = self.infos(client, &items, &refused);
         let conn = self.conns.get_mut(key).filter(|conn| conn.client == Some(client));
@@ -224,15 +247,16 @@ impl Worker {
         self.settle(client, &items, &refused);
         self.take_back(client, before);
         if !answered {
-            return;
+            return self.suback_sent(client, &items);
         }
         self.mark_dirty(key);
         for (at, item) in items.iter().enumerate() {
             if !refused.iter().any(|(refused, _)| *refused == at) {
                 self.announce_subscribed(key, item);
-                self.replay_retained(key, item);
+                self.replay_retained(key, item, floors);
             }
         }
+        self.suback_sent(client, &items);
     }
 
     /// Tells the session, wherever it is now, what became of its subscriptions.
@@ -329,7 +353,7 @@ impl Worker {
     }
 
     /// A barrier was reached, or not in time.
-    pub(super) fn barrier_done(&mut self, key: Key, mut request: Request, result: Reached) {
+    pub(super) fn barrier_done(&mut self, key: Key, mut request: Request, result: Reached, floors: &Floors) {
         // What did not reach every serving node in time is not promised: the client is told, and nothing is left behind.
         let error = match result {
             Ok(refused) => {
@@ -349,7 +373,7 @@ impl Worker {
             }
         }
         let mut actions = std::mem::take(&mut self.actions);
-        self.subscribed(key, request, &mut actions);
+        self.subscribed(key, request, floors, &mut actions);
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.mark_dirty(key);

@@ -35,6 +35,7 @@ impl Worker {
             self.next_stored_ms = now_ms + STORED_MS;
             self.count_stored();
         }
+        self.given.forget(now_ms);
         self.retry_operations();
         self.end_late_commits();
         if !self.node.is_serving() {

@@ -6,7 +6,9 @@ use raftmq_mqtt::QoS;
 
 use crate::Note;
 
-use super::{Batch, Claim, Command, DropPolicy, Op, QueueLimits, SeqRange, Subscription, Will, WillEnd};
+use super::{
+    Batch, Bounds, Claim, Command, DropPolicy, Op, QueueLimits, QueueMessage, SeqRange, Subscription, Will, WillEnd,
+};
 use crate::{
     Name, NodeBoot,
     codec::{CodecError, Put, Reader},
@@ -208,11 +210,31 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             out.number((*namespace).into());
             out.message(message);
         }
-        Op::Delay { namespace, message, delay_ms } => {
+        Op::Queue { client, epoch, after, messages } => {
+            put_client(out, 36, client, *epoch);
+            out.number(*after);
+            out.count(messages.len());
+            for queued in messages {
+                out.message(&queued.message);
+                out.number((queued.qos as u8).into());
+                out.number(queued.identifier.into());
+                out.option(queued.lifetime_ms);
+            }
+        }
+        Op::Retain { namespace, message, bounds } => {
+            out.push(35);
+            out.number((*namespace).into());
+            out.message(message);
+            out.number(bounds.messages);
+            out.number(bounds.bytes);
+        }
+        Op::Delay { namespace, message, delay_ms, bounds } => {
             out.push(12);
             out.number((*namespace).into());
             out.message(message);
             out.number(*delay_ms);
+            out.number(bounds.messages);
+            out.number(bounds.bytes);
         }
         Op::Route { entry, destinations } => {
             out.push(13);
@@ -308,6 +330,7 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             namespace: reader.small("namespace")?,
             message: reader.message()?,
             delay_ms: reader.number("delay")?,
+            bounds: Bounds { messages: reader.number("messages")?, bytes: reader.number("bytes")? },
         },
         13 => Op::Route { entry: reader.number("entry")?, destinations: destinations(reader)? },
         14 => Op::HandOff {
@@ -330,6 +353,26 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             number: reader.number("number")?,
             note: Box::new(Note::decode(reader)?),
             message: if reader.flag("message")? { Some((reader.message()?, reader.option("lifetime")?)) } else { None },
+        },
+        35 => Op::Retain {
+            namespace: reader.small("namespace")?,
+            message: reader.message()?,
+            bounds: Bounds { messages: reader.number("messages")?, bytes: reader.number("bytes")? },
+        },
+        36 => Op::Queue {
+            client: name(reader)?,
+            epoch: epoch(reader)?,
+            after: reader.number("number")?,
+            messages: reader.list("messages", MAX_FILTERS, |reader| {
+                let message = reader.message()?;
+                let qos = match reader.number("QoS")? {
+                    1 => QoS::AtLeastOnce,
+                    2 => QoS::ExactlyOnce,
+                    _ => return Err(CodecError::Invalid("QoS")),
+                };
+                let (identifier, lifetime_ms) = (reader.small("identifier")?, reader.option("lifetime")?);
+                Ok(QueueMessage { message, qos, identifier, lifetime_ms })
+            })?,
         },
         34 => Op::Noted { destination: reader.small("destination")?, up_to: reader.number("number")? },
         17 => Op::Older { client: name(reader)?, epoch: epoch(reader)? },

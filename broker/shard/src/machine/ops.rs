@@ -74,13 +74,18 @@ impl<S: Store> ShardMachine<S> {
                 let lifetime = crate::record::lifetime(&message);
                 self.publish(namespace, message, lifetime)
             }
+            Op::Retain { namespace, message, bounds } => self.publish_retained(namespace, message, bounds),
+            Op::Queue { client, epoch, after, messages } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.queue_up(client.namespace, session, after, messages)
+            }
             Op::Join { client, epoch, subscription, shard } => {
                 let session = session_of!(self, from, &client, epoch);
                 self.join(session, &subscription, shard)
             }
             Op::Note { source, number, note, message } => self.note(source, number, *note, message),
             Op::Noted { destination, up_to } => self.noted(destination, up_to),
-            Op::Delay { namespace, message, delay_ms } => self.delay(namespace, message, delay_ms),
+            Op::Delay { namespace, message, delay_ms, bounds } => self.delay(namespace, message, delay_ms, bounds),
             Op::Route { entry, destinations } => self.route(entry, destinations),
             Op::HandOff { source, number, namespace, message, lifetime_ms } => {
                 self.hand_off(source, number, namespace, message, lifetime_ms)

@@ -5,7 +5,7 @@ use raftmq_mqtt::Message;
 
 use super::ShardMachine;
 use crate::answer::OpAnswer;
-use crate::command::Will;
+use crate::command::{Bounds, Will};
 use crate::effect::Effect;
 use crate::key::{self, timer};
 use crate::record::{Outgoing, Peer, Session, Timer, lifetime};
@@ -62,7 +62,19 @@ impl<S: Store> ShardMachine<S> {
     }
 
     /// A message that is published later.
-    pub(super) fn delay(&mut self, namespace: u32, message: Message, delay_ms: u64) -> Result<OpAnswer, StoreError> {
+    pub(super) fn delay(
+        &mut self,
+        namespace: u32,
+        message: Message,
+        delay_ms: u64,
+        bounds: Bounds,
+    ) -> Result<OpAnswer, StoreError> {
+        let bytes = message.wire_len() as u64;
+        if self.meta.delayed >= bounds.messages || self.meta.delayed_bytes.saturating_add(bytes) > bounds.bytes {
+            return Ok(OpAnswer::NoRoom);
+        }
+        self.meta.delayed += 1;
+        self.meta.delayed_bytes += bytes;
         let number = self.next_message();
         self.keep_message(namespace, message, 1);
         let due = self.meta.now_ms.saturating_add(delay_ms);

@@ -4,12 +4,14 @@
 //! the same one (`[MQTT-4.4.0-1]`). What is granted may have been sent and stays until it is acknowledged; what waits may
 //! expire or be dropped.
 
+use std::collections::BTreeMap;
+
 use super::ShardMachine;
 use crate::answer::OpAnswer;
-use crate::command::{DropPolicy, SeqRange};
+use crate::command::{DropPolicy, QueueMessage, SeqRange};
 use crate::effect::{Dropped, Effect};
 use crate::key;
-use crate::record::{BLOCK, Block, Entry, Session, WINDOW};
+use crate::record::{BLOCK, Block, Entry, Session, Stored, WINDOW};
 use crate::store::{Store, StoreError};
 
 /// A message that a queue may take.
@@ -48,6 +50,69 @@ impl<S: Store> ShardMachine<S> {
         }
         self.append(id, session, offer)?;
         Ok(true)
+    }
+
+    /// Puts messages of their own at the end of a queue, until it is full. Left out is what the queue has got something newer of behind a number.
+    pub(super) fn queue_up(
+        &mut self,
+        namespace: u32,
+        id: u64,
+        after: u64,
+        messages: Vec<QueueMessage>,
+    ) -> Result<OpAnswer, StoreError> {
+        let key = key::session(id);
+        let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(OpAnswer::NoSession) };
+        let changes = self.changes_behind(id, &session, after)?;
+        let mut taken = 0;
+        for QueueMessage { message, qos, identifier, lifetime_ms } in messages {
+            let offer = Offer {
+                message: self.next_message(),
+                expires_at: lifetime_ms.map(|left| self.meta.now_ms.saturating_add(left)),
+                bytes: u32::try_from(message.wire_len()).unwrap_or(u32::MAX),
+                qos: qos as u8,
+                retain: true,
+                identifiers: (identifier > 0).then_some(identifier).into_iter().collect(),
+            };
+            if changes.get(message.topic()).is_some_and(|newer| *newer > message.change().unwrap_or(0)) {
+                taken += 1;
+                continue;
+            }
+            if is_full(&session, &offer) {
+                break;
+            }
+            taken += 1;
+            if self.enqueue(id, &mut session, offer)? {
+                self.keep_message(namespace, message, 1);
+            }
+        }
+        if taken > 0 && session.connected {
+            self.effects.push(Effect::Deliver { client: session.client.clone() });
+        }
+        self.cache.put(&key, session);
+        Ok(OpAnswer::Queued { taken })
+    }
+
+    /// The changes that came into a queue behind a number, live or as what was retained, and are there: the highest number of each topic. A message without one
+    /// (a will, a delayed message) counts as the newest.
+    fn changes_behind(&mut self, id: u64, session: &Session, after: u64) -> Result<BTreeMap<String, u64>, StoreError> {
+        let mut changes = BTreeMap::new();
+        let mut seq = after.saturating_add(1).max(session.floor);
+        while seq < session.next {
+            let messages: Vec<u64> = match self.cache.get::<Block>(&key::block(id, seq / BLOCK))? {
+                Some(block) => block.from(seq).map(|(_, entry)| entry.message).collect(),
+                None => Vec::new(),
+            };
+            for message in messages {
+                let stored = self.cache.get::<Stored>(&key::message(message))?;
+                if let Some(stored) = stored.filter(|stored| stored.message.retain()) {
+                    let number = stored.message.change().unwrap_or(u64::MAX);
+                    let known = changes.entry(stored.message.topic().to_owned()).or_insert(number);
+                    *known = number.max(*known);
+                }
+            }
+            seq = (seq / BLOCK + 1) * BLOCK;
+        }
+        Ok(changes)
     }
 
     /// Puts a message at the end of a queue that is known to have room; its sequence number.

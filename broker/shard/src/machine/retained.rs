@@ -3,8 +3,10 @@
 use raftmq_mqtt::Message;
 
 use super::ShardMachine;
+use crate::answer::OpAnswer;
+use crate::command::Bounds;
 use crate::key::{self, timer};
-use crate::record::{Retained, Timer};
+use crate::record::{Retained, Timer, lifetime};
 use crate::slot::slot;
 use crate::store::{Store, StoreError};
 
@@ -21,6 +23,7 @@ impl<S: Store> ShardMachine<S> {
             return Ok(0);
         }
         let name = key::topic_name(namespace, message.topic());
+        self.meta.last_retained += 1;
         // `[MQTT-3.3.1-5]`: it replaces the one that there was.
         self.clear_retained(&name, None)?;
         // `[MQTT-3.3.1-6]`, `[MQTT-3.3.1-7]`: an empty one is not kept.
@@ -30,15 +33,47 @@ impl<S: Store> ShardMachine<S> {
         if let Some(due) = expires_at {
             self.cache.put(&key::timer(due, timer::RETAINED, &name), Timer { message: 0 });
         }
-        self.cache.put(&key::retained(&name), Retained { message: number, expires_at });
+        let bytes = message.wire_len() as u64;
+        let retained = Retained { message: number, number: self.meta.last_retained, bytes, expires_at };
+        self.cache.put(&key::retained(&name), retained);
         self.meta.retained += 1;
+        self.meta.retained_bytes += bytes;
         Ok(1)
+    }
+
+    /// [`crate::Op::Retain`].
+    pub(super) fn publish_retained(
+        &mut self,
+        namespace: u32,
+        message: Message,
+        bounds: Bounds,
+    ) -> Result<OpAnswer, StoreError> {
+        if !self.meta.slots.contains(slot(namespace, message.topic())) {
+            return Ok(OpAnswer::WrongShard { epoch: self.meta.map_epoch });
+        }
+        let name = key::topic_name(namespace, message.topic());
+        let more = self.meta.retained >= bounds.messages
+            || self.meta.retained_bytes.saturating_add(message.wire_len() as u64) > bounds.bytes;
+        if more && !message.payload().is_empty() && self.cache.get::<Retained>(&key::retained(&name))?.is_none() {
+            return Ok(OpAnswer::NoRoom);
+        }
+        let lifetime = lifetime(&message);
+        // Whoever gets it can tell whether it is newer than what it got.
+        let message = message.with_change(self.meta.last_retained + 1);
+        Ok(match self.publish(namespace, message, lifetime)? {
+            OpAnswer::Published { matched, dropped } => {
+                OpAnswer::Retained { number: self.meta.last_retained, matched, dropped }
+            }
+            other => other,
+        })
     }
 
     /// Removes what is retained of a topic; with a time, only if it expires then.
     pub(super) fn clear_retained(&mut self, name: &[u8], at: Option<u64>) -> Result<(), StoreError> {
         let key = key::retained(name);
-        let Some(Retained { message, expires_at }) = self.cache.get::<Retained>(&key)?.cloned() else { return Ok(()) };
+        let Some(Retained { message, bytes, expires_at, .. }) = self.cache.get::<Retained>(&key)?.cloned() else {
+            return Ok(());
+        };
         if at.is_some() && at != expires_at {
             return Ok(());
         }
@@ -47,6 +82,7 @@ impl<S: Store> ShardMachine<S> {
             self.cache.remove_known(&key::timer(due, timer::RETAINED, name));
         }
         self.meta.retained -= 1;
+        self.meta.retained_bytes -= bytes;
         self.release_message(message)
     }
 }

@@ -60,8 +60,11 @@ impl<S: Store> ShardMachine<S> {
     /// The time of a delayed message has come. Its expiry begins now, as if it had just been published.
     fn delayed_due(&mut self, message: u64) -> Result<(), StoreError> {
         let stored = self.cache.get::<Stored>(&key::message(message))?;
+        let bytes = stored.map_or(0, |stored| stored.message.wire_len() as u64);
         let lifetime = stored.and_then(|stored| lifetime(&stored.message));
         let expires_at = lifetime.map(|lifetime| self.meta.now_ms.saturating_add(lifetime));
+        self.meta.delayed -= 1;
+        self.meta.delayed_bytes -= bytes;
         self.add_unrouted(message, expires_at);
         Ok(())
     }

@@ -18,12 +18,26 @@ const PAGE: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetainedCursor(Vec<u8>);
 
+impl RetainedCursor {
+    /// Its bytes, for another node.
+    #[must_use]
+    pub fn to_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The cursor of these bytes. Those of no cursor make a lookup that begins somewhere else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+}
+
 /// A retained message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetainedMessage {
     /// The message.
     pub message: Message,
-    /// Its number in the shard: of two that were retained for a topic the later one has the higher number.
+    /// The number of the change that made it the retained one ([`crate::OpAnswer::Retained`]): later changes have higher numbers.
     pub number: u64,
     /// What is left of its expiry interval, in milliseconds.
     pub lifetime_ms: Option<u64>,
@@ -47,9 +61,17 @@ pub struct RetainedPage {
     pub messages: Vec<RetainedMessage>,
     /// Where to go on; `None`: these were the last.
     pub next: Option<RetainedCursor>,
+    /// The number of the last change when this was read ([`crate::OpAnswer::Retained`]): all changes up to here are in it, later ones are not.
+    pub last: u64,
 }
 
 impl<S: Store> ShardMachine<S> {
+    /// The number of the last change of a retained message.
+    #[must_use]
+    pub fn last_retained(&self) -> u64 {
+        self.meta.last_retained
+    }
+
     /// The retained message of a topic.
     ///
     /// # Errors
@@ -73,8 +95,8 @@ impl<S: Store> ShardMachine<S> {
         limits: PageLimits,
     ) -> Result<RetainedPage, StoreError> {
         let (first, end) = literal_range(namespace, filter);
-        let mut from = cursor.map_or(first, |cursor| Key::from_slice(&cursor.0));
-        let mut page = RetainedPage::default();
+        let mut from = cursor.map_or(first.clone(), |cursor| Key::from_slice(&cursor.0).max(first));
+        let mut page = RetainedPage { last: self.meta.last_retained, ..RetainedPage::default() };
         let (mut left, mut bytes) = (limits.steps.max(1), 0);
         loop {
             let records = self.cache.scan::<Retained>(&from, &end, PAGE.min(left))?;
@@ -124,7 +146,7 @@ impl<S: Store> ShardMachine<S> {
         let stored = self.cache.get::<Stored>(&key::message(retained.message))?;
         let message = stored.map(|stored| RetainedMessage {
             message: stored.message.clone(),
-            number: retained.message,
+            number: retained.number,
             lifetime_ms: retained.expires_at.map(|at| at - now),
         });
         self.cache.trim();

@@ -61,6 +61,11 @@ pub(crate) struct Meta {
     pub(crate) queued: u64,
     pub(crate) queued_bytes: u64,
     pub(crate) retained: u64,
+    pub(crate) retained_bytes: u64,
+    pub(crate) delayed: u64,
+    pub(crate) delayed_bytes: u64,
+    /// The last number of a change of a retained message.
+    pub(crate) last_retained: u64,
     /// Numbers of ended sessions whose subscriptions, and whose queue, have not all been removed: most of the time there is none, and
     /// that is known without asking the store.
     pub(crate) ended_subscriptions: u64,
@@ -94,13 +99,17 @@ impl Meta {
             queued: 0,
             queued_bytes: 0,
             retained: 0,
+            retained_bytes: 0,
+            delayed: 0,
+            delayed_bytes: 0,
+            last_retained: 0,
             ended_subscriptions: 0,
             ended_queues: 0,
             dropped: [0; 3],
         }
     }
 
-    fn numbers(&mut self) -> [&mut u64; 24] {
+    fn numbers(&mut self) -> [&mut u64; 28] {
         let [d0, d1, d2] = &mut self.dropped;
         [
             &mut self.applied,
@@ -122,6 +131,10 @@ impl Meta {
             &mut self.queued,
             &mut self.queued_bytes,
             &mut self.retained,
+            &mut self.retained_bytes,
+            &mut self.delayed,
+            &mut self.delayed_bytes,
+            &mut self.last_retained,
             &mut self.ended_subscriptions,
             &mut self.ended_queues,
             d0,

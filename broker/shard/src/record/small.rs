@@ -190,10 +190,41 @@ macro_rules! reference {
     };
 }
 
-reference!(
-    /// The retained message of a topic.
-    Retained
-);
+/// The retained message of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Retained {
+    /// The number of the message.
+    pub(crate) message: u64,
+    /// The number of the change that made it the retained one.
+    pub(crate) number: u64,
+    /// The bytes of the message.
+    pub(crate) bytes: u64,
+    /// When it expires, in the shard's time.
+    pub(crate) expires_at: Option<u64>,
+}
+
+impl Retained {
+    pub(crate) fn heap(&self) -> usize {
+        0
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.number(self.message);
+        out.number(self.number);
+        out.number(self.bytes);
+        out.option(self.expires_at);
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self {
+            message: reader.number("message")?,
+            number: reader.number("change")?,
+            bytes: reader.number("bytes")?,
+            expires_at: reader.option("expiry")?,
+        })
+    }
+}
+
 reference!(
     /// A message in the outbox, or one that waits to be routed there.
     Outgoing

@@ -90,6 +90,7 @@ pub struct Reference {
     pub ended: BTreeMap<u64, (u32, BTreeSet<String>)>,
     /// Namespace and levels of a topic.
     pub retained: BTreeMap<(u32, Vec<String>), Kept>,
+    last_retained: u64,
     pub unrouted: BTreeMap<u64, Kept>,
     pub outbox: BTreeMap<(u32, u64), Kept>,
     /// Time, number.
@@ -127,6 +128,7 @@ impl Reference {
             sessions: BTreeMap::new(),
             ended: BTreeMap::new(),
             retained: BTreeMap::new(),
+            last_retained: 0,
             unrouted: BTreeMap::new(),
             outbox: BTreeMap::new(),
             delayed: BTreeMap::new(),
@@ -320,7 +322,29 @@ impl Reference {
                 let lifetime = lifetime(&message);
                 self.publish(namespace, message, lifetime)
             }
-            Op::Delay { namespace, message, delay_ms } => {
+            Op::Retain { namespace, message, bounds } => {
+                if !self.slots.contains(slot(namespace, message.topic())) {
+                    return OpAnswer::WrongShard { epoch: self.map_epoch };
+                }
+                let key = (namespace, message.topic().split('/').map(str::to_owned).collect());
+                let bytes: usize = self.retained.values().map(|kept| kept.message.wire_len()).sum();
+                let more =
+                    self.retained.len() as u64 >= bounds.messages || (bytes + message.wire_len()) as u64 > bounds.bytes;
+                if more && !message.payload().is_empty() && !self.retained.contains_key(&key) {
+                    return OpAnswer::NoRoom;
+                }
+                let lifetime = lifetime(&message);
+                let message = message.with_change(self.last_retained + 1);
+                let OpAnswer::Published { matched, dropped } = self.publish(namespace, message, lifetime) else {
+                    unreachable!()
+                };
+                OpAnswer::Retained { number: self.last_retained, matched, dropped }
+            }
+            Op::Delay { namespace, message, delay_ms, bounds } => {
+                let bytes: usize = self.delayed.values().map(|kept| kept.message.wire_len()).sum();
+                if self.delayed.len() as u64 >= bounds.messages || (bytes + message.wire_len()) as u64 > bounds.bytes {
+                    return OpAnswer::NoRoom;
+                }
                 let kept = self.keep(namespace, message, None);
                 self.delayed.insert((self.now.saturating_add(delay_ms), kept.number), kept);
                 OpAnswer::Done
@@ -352,7 +376,9 @@ impl Reference {
                 self.routes = self.routes.split_off(&(self.announced + 1));
                 OpAnswer::Announced { up_to: self.announced }
             }
-            Op::Join { .. } | Op::Note { .. } | Op::Noted { .. } => unreachable!("groups have tests of their own"),
+            Op::Queue { .. } | Op::Join { .. } | Op::Note { .. } | Op::Noted { .. } => {
+                unreachable!("tests of their own")
+            }
         }
     }
 
@@ -636,6 +662,7 @@ impl Reference {
         }
         if message.retain() && self.slots.contains(slot(namespace, message.topic())) {
             let key = (namespace, message.topic().split('/').map(str::to_owned).collect());
+            self.last_retained += 1;
             self.retained.remove(&key);
             if !message.payload().is_empty() {
                 self.retained.insert(key, kept);

@@ -1,0 +1,295 @@
+//! Reads of what a shard has committed: from this node's replica once it has applied that, or from another node's.
+//!
+//! A read asks the shard's leader first how far its log is committed (ReadIndex). All who ask this node meanwhile share a round: one runs, and one waits, whose answer is for
+//! all that come before it begins.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use raftmq_mqtt::Message;
+use raftmq_shard::{PageLimits, RetainedCursor, RetainedMessage, RetainedPage};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tracing::debug;
+
+use crate::node::{CALL, Node, RETRY, Running};
+use crate::wire::{Request, Response};
+
+use super::{Replica, ShardId};
+
+/// What is read at once for another node at most.
+const MOST: PageLimits = PageLimits { messages: 1_024, bytes: 1 << 20, steps: 1 << 16 };
+
+/// Why a shard could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum ShardReadError {
+    /// There are no shards, or none of this number.
+    #[error("the shard is not known")]
+    Unknown,
+    /// No quorum of the shard says what is committed, or no replica has it in time.
+    #[error("the shard has no quorum, or this node's replica is behind")]
+    Unavailable,
+    /// The store cannot be read.
+    #[error("the state cannot be read: {0}")]
+    Store(String),
+}
+
+/// A round that may not have begun.
+#[derive(Clone)]
+struct Round<T: Clone> {
+    begun: Arc<AtomicBool>,
+    answer: Shared<BoxFuture<'static, T>>,
+}
+
+/// The rounds of each shard: the latest, which waits for the one before it.
+pub(crate) struct Rounds<T: Clone>(Mutex<HashMap<ShardId, Round<T>>>);
+
+impl<T: Clone> Default for Rounds<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Rounds<T> {
+    /// The answer of a round that begins after this call.
+    fn join(&self, shard: ShardId, ask: impl Future<Output = T> + Send + 'static) -> Shared<BoxFuture<'static, T>> {
+        let mut rounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = rounds.get(&shard).cloned();
+        if let Some(round) = before.as_ref().filter(|round| !round.begun.load(Ordering::Acquire)) {
+            return round.answer.clone();
+        }
+        let begun = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&begun);
+        let answer = async move {
+            if let Some(before) = before {
+                before.answer.await;
+            }
+            begins.store(true, Ordering::Release);
+            ask.await
+        };
+        let answer = answer.boxed().shared();
+        rounds.insert(shard, Round { begun, answer: answer.clone() });
+        answer
+    }
+}
+
+/// How far the shard's log was committed at some moment after this call.
+async fn committed(node: &Arc<Node>, running: &Running, shard: ShardId) -> Option<u64> {
+    let asking = Arc::clone(node);
+    running.shard_rounds.join(shard, async move { ask_leader(&asking, shard).await }).await
+}
+
+async fn ask_leader(node: &Node, shard: ShardId) -> Option<u64> {
+    let running = node.running()?;
+    let group = running.shards.replica(shard)?.group;
+    let leader = group.status().borrow().leader?;
+    if leader == running.id {
+        return group.read_index().await.ok();
+    }
+    let request = Request::ReadShardIndex { shard: shard.number, generation: shard.generation };
+    match node.net.call_node(leader, &request, CALL).await {
+        Ok(Response::ReadIndex(index)) => index,
+        Ok(_) => None,
+        Err(error) => {
+            debug!(shard = shard.number, node = leader, %error, "asking how far the shard's log is committed");
+            None
+        }
+    }
+}
+
+/// A node asks the leader of a shard.
+pub(crate) async fn read_index(running: &Running, shard: ShardId) -> Option<u64> {
+    running.shards.replica(shard)?.group.read_index().await.ok()
+}
+
+/// Reads retained messages at this node's replica, or at another's.
+pub(super) async fn retained(
+    node: &Arc<Node>,
+    shard: ShardId,
+    namespace: u32,
+    filter: &str,
+    cursor: Option<RetainedCursor>,
+    limits: PageLimits,
+) -> Result<RetainedPage, ShardReadError> {
+    let running = node.running().ok_or(ShardReadError::Unavailable)?;
+    if running.shards.replica(shard).is_some() {
+        return retained_here(node, shard, namespace, filter, cursor, limits).await;
+    }
+    let request = Request::Retained(RetainedRequest {
+        shard: shard.number,
+        generation: shard.generation,
+        namespace,
+        filter: filter.to_owned(),
+        cursor: cursor.map(|cursor| cursor.to_bytes().to_vec()),
+        limits: (limits.messages as u64, limits.bytes as u64, limits.steps as u64),
+    });
+    let state = node.meta_state();
+    let up = |id: &u64| *id != running.id && state.members.get(id).is_some_and(|member| member.up);
+    for id in super::replicas_of(&state, shard).into_iter().filter(up) {
+        match node.net.call_node(id, &request, CALL * 2).await {
+            Ok(Response::Retained(Ok(page))) => return page.read(),
+            Ok(Response::Retained(Err(error))) => debug!(shard = shard.number, node = id, %error, "not read there"),
+            Ok(_) => debug!(shard = shard.number, node = id, "an answer to something else"),
+            Err(error) => debug!(shard = shard.number, node = id, %error, "not read there"),
+        }
+    }
+    Err(ShardReadError::Unavailable)
+}
+
+/// The same at this node's replica.
+async fn retained_here(
+    node: &Arc<Node>,
+    shard: ShardId,
+    namespace: u32,
+    filter: &str,
+    cursor: Option<RetainedCursor>,
+    limits: PageLimits,
+) -> Result<RetainedPage, ShardReadError> {
+    let running = node.running().ok_or(ShardReadError::Unavailable)?;
+    let replica = running.shards.replica(shard).ok_or(ShardReadError::Unavailable)?;
+    let index = committed(node, running, shard).await.ok_or(ShardReadError::Unavailable)?;
+    replica.group.wait_applied(index, CALL).await.map_err(|_| ShardReadError::Unavailable)?;
+    let Replica { machine, .. } = replica;
+    for _ in 0..50 {
+        let (machine, filter, cursor) = (machine.clone(), filter.to_owned(), cursor.clone());
+        // It may read from the disk.
+        let read = tokio::task::spawn_blocking(move || {
+            machine.with(|machine| machine.retained_matching(namespace, &filter, cursor.as_ref(), limits))
+        });
+        match read.await {
+            Ok(Some(read)) => return read.map_err(|error| ShardReadError::Store(error.to_string())),
+            // It is being written.
+            Ok(None) => tokio::time::sleep(RETRY / 10).await,
+            Err(_) => return Err(ShardReadError::Unavailable),
+        }
+    }
+    Err(ShardReadError::Unavailable)
+}
+
+/// The number of the last change of what a shard retains, at some moment after this call.
+pub(super) async fn last_retained(node: &Arc<Node>, shard: ShardId) -> Result<u64, ShardReadError> {
+    let running = node.running().ok_or(ShardReadError::Unavailable)?;
+    let Some(replica) = running.shards.replica(shard) else {
+        let nothing = PageLimits { messages: 0, bytes: 0, steps: 0 };
+        return retained(node, shard, 0, "", None, nothing).await.map(|page| page.last);
+    };
+    let index = committed(node, running, shard).await.ok_or(ShardReadError::Unavailable)?;
+    replica.group.wait_applied(index, CALL).await.map_err(|_| ShardReadError::Unavailable)?;
+    for _ in 0..50 {
+        if let Some(last) = replica.machine.with(|machine| Ok::<_, ShardReadError>(machine.last_retained())) {
+            return last;
+        }
+        // It is being written.
+        tokio::time::sleep(RETRY / 10).await;
+    }
+    Err(ShardReadError::Unavailable)
+}
+
+/// A read for a node without a replica.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RetainedRequest {
+    shard: u16,
+    generation: u32,
+    namespace: u32,
+    filter: String,
+    cursor: Option<Vec<u8>>,
+    /// Messages, bytes, records looked at.
+    limits: (u64, u64, u64),
+}
+
+/// Its answer: messages with their numbers and what is left of their expiry intervals, where to go on, and the number of the last change.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RetainedAnswer {
+    messages: Vec<(Vec<u8>, u64, Option<u64>)>,
+    next: Option<Vec<u8>>,
+    last: u64,
+}
+
+impl RetainedAnswer {
+    fn of(page: RetainedPage) -> Self {
+        let message = |found: RetainedMessage| {
+            let mut bytes = Vec::with_capacity(found.message.wire_len());
+            found.message.to_wire(&mut bytes);
+            (bytes, found.number, found.lifetime_ms)
+        };
+        Self {
+            messages: page.messages.into_iter().map(message).collect(),
+            next: page.next.map(|cursor| cursor.to_bytes().to_vec()),
+            last: page.last,
+        }
+    }
+
+    fn read(self) -> Result<RetainedPage, ShardReadError> {
+        let message = |(bytes, number, lifetime_ms): (Vec<u8>, u64, Option<u64>)| {
+            let message = Message::from_wire(&bytes).map_err(|error| ShardReadError::Store(error.to_string()))?;
+            Ok(RetainedMessage { message, number, lifetime_ms })
+        };
+        let messages = self.messages.into_iter().map(message).collect::<Result<_, _>>()?;
+        let next = self.next.map(|bytes| RetainedCursor::from_bytes(&bytes));
+        Ok(RetainedPage { messages, next, last: self.last })
+    }
+}
+
+/// Answers another node.
+pub(crate) async fn retained_for(node: &Arc<Node>, request: RetainedRequest) -> Result<RetainedAnswer, ShardReadError> {
+    let RetainedRequest { shard, generation, namespace, filter, cursor, limits: (messages, bytes, steps) } = request;
+    let bounded = |wanted: u64, most: usize| usize::try_from(wanted).unwrap_or(most).min(most);
+    let limits = PageLimits {
+        messages: bounded(messages, MOST.messages),
+        bytes: bounded(bytes, MOST.bytes),
+        steps: bounded(steps, MOST.steps),
+    };
+    let cursor = cursor.map(|bytes| RetainedCursor::from_bytes(&bytes));
+    let shard = ShardId { number: shard, generation };
+    retained_here(node, shard, namespace, &filter, cursor, limits).await.map(RetainedAnswer::of)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+    use tokio::sync::Semaphore;
+
+    const SHARD: ShardId = ShardId { number: 1, generation: 1 };
+
+    /// Who asks while a round runs gets the answer of the next one, with all others who do.
+    #[tokio::test]
+    async fn rounds_are_shared_and_begin_after_the_call() {
+        let rounds: Rounds<u64> = Rounds::default();
+        let (count, gate) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)));
+        let join = |rounds: &Rounds<u64>| {
+            let (count, gate) = (Arc::clone(&count), Arc::clone(&gate));
+            tokio::spawn(rounds.join(SHARD, async move {
+                let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+                gate.acquire().await.unwrap().forget();
+                number
+            }))
+        };
+        let first = join(&rounds);
+        while count.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let others: Vec<_> = (0..50).map(|_| join(&rounds)).collect();
+        gate.add_permits(1);
+        assert_eq!(first.await.unwrap(), 1);
+        gate.add_permits(9);
+        for other in others {
+            assert_eq!(other.await.unwrap(), 2);
+        }
+        assert_eq!(join(&rounds).await.unwrap(), 3);
+    }
+
+    /// Who gives up keeps nobody from an answer.
+    #[tokio::test]
+    async fn who_gives_up_harms_nobody() {
+        let rounds: Rounds<u64> = Rounds::default();
+        drop(rounds.join(SHARD, async { 1 }));
+        assert_eq!(rounds.join(SHARD, async { 2 }).await, 1);
+        assert_eq!(rounds.join(SHARD, async { 3 }).await, 3);
+    }
+}

@@ -1,0 +1,153 @@
+"""Retained messages of a cluster that keeps them in shards: acknowledged on one node, there on every other one, whoever dies."""
+
+import threading
+import time
+
+import pytest
+from harness import LocalCluster, wait_until
+from test_durable import Client
+
+
+class Retaining(Client):
+    def retain(self, topic, payload, qos=1):
+        info = self.paho.publish(topic, payload, qos, retain=True)
+        if qos:
+            self.wait("PUBACK", lambda: info.mid in self.published)
+
+    def got(self, retained=True):
+        return {message.topic: message.payload.decode() for message in self.received if message.retain == retained}
+
+
+@pytest.fixture
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAFTMQ__CLUSTER__SHARDS__COUNT", "4")
+        with LocalCluster() as cluster:
+            yield cluster.start()
+
+
+def connect(node, name, expiry=0):
+    client = Retaining(node, name, expiry)
+    client.connected()
+    return client
+
+
+def read(node, name, topic_filter, expected, expiry=0, qos=1):
+    """What a new subscription is given."""
+    client = connect(node, name, expiry)
+    client.subscribe(topic_filter, qos)
+    client.wait(f"{expected} retained messages", lambda: len(client.received) >= expected, 30)
+    time.sleep(0.3)
+    assert len(client.received) == expected, [message.topic for message in client.received][:5]
+    found = client.got()
+    client.close()
+    return found
+
+
+def test_every_node_has_what_was_acknowledged_on_another(cluster):
+    a, b, c = cluster.nodes
+    writer = connect(a, "writer")
+    topics = [f"plant/{number % 7}/{number}" for number in range(1_500)]
+    for topic in topics[:50]:
+        writer.retain(topic, "old")
+    for topic in topics[:-1]:
+        writer.paho.publish(topic, "new", 1, retain=True)
+    writer.retain(topics[-1], "new")
+    writer.retain("other/topic", "x")
+    # At once, on another node: each topic once.
+    assert read(b, "r1", "plant/+/+", len(topics)) == dict.fromkeys(topics, "new")
+    assert read(c, "r2", topics[3], 1) == {topics[3]: "new"}
+    # What is removed is gone everywhere.
+    writer.retain(topics[3], "")
+    assert read(b, "r3", "plant/3/+", sum(topic.startswith("plant/3/") for topic in topics) - 1).get(topics[3]) is None
+    # A durable session has them by its queue.
+    assert len(read(c, "d1", "plant/5/#", sum(topic.startswith("plant/5/") for topic in topics), expiry=600)) > 100
+    writer.close()
+    # The node that they were published on dies; then all do.
+    a.kill()
+    assert len(read(b, "r4", "plant/#", len(topics) - 1)) == len(topics) - 1
+    for node in (b, c):
+        node.kill()
+    for node in cluster.nodes:
+        node.start()
+    cluster.wait_ready()
+    assert read(a, "r5", "plant/#", len(topics) - 1)[topics[10]] == "new"
+
+
+def test_nobody_gets_an_older_one_after_a_newer_one(cluster):
+    """Subscribers come and go while a topic changes: what comes first is what is retained, acknowledged before SUBSCRIBE or newer, and then, live, one after the other
+    what came next."""
+    a, b, c = cluster.nodes
+    writer = connect(a, "writer")
+    acknowledged, over, wrong, looks = [0], threading.Event(), [], [0]
+
+    def write():
+        for number in range(1, 100_000):
+            if over.is_set():
+                return
+            writer.retain("clock", str(number))
+            acknowledged[0] = number
+
+    def look(node, name):
+        for turn in range(12):
+            client = connect(node, f"{name}-{turn}")
+            before = acknowledged[0]
+            client.subscribe("clock", 1)
+            client.wait("something", lambda: len(client.received) > 0)
+            time.sleep(0.2)
+            numbers = [(message.retain, int(message.payload)) for message in client.received]
+            client.close()
+            looks[0] += 1
+            first = numbers[0][1]
+            if first < before or numbers != [(at == first, at) for at in range(first, first + len(numbers))]:
+                wrong.append((before, numbers))
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    wait_until("something was written", lambda: acknowledged[0] > 3, 20)
+    looking = [threading.Thread(target=look, args=(node, name)) for node, name in ((a, "a"), (b, "b"), (c, "c"))]
+    [thread.start() for thread in looking]
+    [thread.join() for thread in looking]
+    over.set()
+    writing.join()
+    writer.close()
+    print(f"{looks[0]} subscriptions while {acknowledged[0]} messages were written")
+    assert looks[0] == 36 and not wrong, wrong[:3]
+
+
+def test_messages_of_one_publisher_stay_in_order(cluster):
+    a, b, _ = cluster.nodes
+    reader = connect(b, "reader")
+    reader.subscribe("mixed", 1)
+    writer = connect(a, "writer")
+    for number in range(300):
+        writer.paho.publish("mixed", str(number), 1, retain=number % 3 == 0)
+    reader.wait("all", lambda: len(reader.received) >= 300, 40)
+    assert [int(message.payload) for message in reader.received] == list(range(300))
+    reader.close()
+    writer.close()
+
+
+def test_delayed_messages_survive_a_restart_of_everything(cluster):
+    a, b, _ = cluster.nodes
+    durable = connect(b, "durable", expiry=600)
+    durable.subscribe("later/#", 1)
+    durable.close()
+    writer = connect(a, "writer")
+    begun = time.monotonic()
+    for number in range(20):
+        writer.retain(f"$delayed/20/later/{number}", str(number))
+    writer.close()
+    for node in cluster.nodes:
+        node.kill()
+    for node in cluster.nodes:
+        node.start()
+    cluster.wait_ready()
+    durable = connect(b, "durable", expiry=600)
+    durable.wait("all of them", lambda: len(durable.received) >= 20, 60)
+    assert time.monotonic() - begun > 19
+    time.sleep(1)
+    assert sorted(int(message.payload) for message in durable.received) == list(range(20))
+    durable.close()
+    # They were published with RETAIN.
+    assert len(read(a, "reader", "later/+", 20)) == 20
