@@ -42,6 +42,11 @@ pub enum Effect {
         /// Its number.
         entry: u64,
     },
+    /// A node has a later boot: what it left of the ones before is over.
+    Boot {
+        /// The node.
+        node: u64,
+    },
     /// Messages were dropped from queues.
     Dropped {
         /// Why.

@@ -300,6 +300,19 @@ impl<T> Lane<T> {
         true
     }
 
+    /// This operation is not wanted any more, but what became of it is: it is not proposed again. Its answer is its own if an earlier proposal has been applied, or
+    /// will be; else that of [`Op::Skip`]. Says whether it was there.
+    pub fn withdraw(&mut self, mut which: impl FnMut(&T) -> bool) -> bool {
+        let Some(slot) = self.ops.iter_mut().find(|slot| slot.token.as_ref().is_some_and(&mut which)) else {
+            return false;
+        };
+        if slot.answer.is_none() {
+            slot.op = Op::Skip;
+            self.bytes -= std::mem::take(&mut slot.bytes);
+        }
+        true
+    }
+
     /// Takes out the operations from a number on, for another shard: after [`Verdict::WrongShard`], when they were not applied and cannot be any more under the
     /// map that they were proposed with. Those that were given up are gone with them. The ones before stay: their answers are on the way.
     pub fn take_from(&mut self, next: u64) -> Vec<(Op, T)> {

@@ -98,6 +98,14 @@ impl KnownNode {
     pub fn is_open(&self) -> bool {
         self.down.is_none_or(|down| down < self.node.boot)
     }
+
+    /// The boots before the latest one, by the last of them, where they were not declared down. They are over, since a later one has opened a stream; until that is said, whoever was
+    /// connected under them is held for connected.
+    #[must_use]
+    pub fn earlier(&self) -> Option<NodeBoot> {
+        let earlier = NodeBoot { node: self.node.node, boot: self.node.boot.checked_sub(1)? };
+        self.down.is_none_or(|down| down < earlier.boot).then_some(earlier)
+    }
 }
 
 /// A change of the shard's routes that has not been announced for certain.

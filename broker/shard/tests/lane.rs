@@ -85,12 +85,13 @@ struct Network {
 
 #[test]
 fn everything_once_and_in_order_whatever_the_network_does() {
+    let mut withheld = 0;
     for seed in 0..150 {
         let mut random = Random(seed);
         let mut shard = Shard::new();
         let mut lane = Lane::new(NODE, 0, SMALL);
         let mut network = Network::default();
-        let (mut pushed, mut done, mut given_up) = (0_u64, BTreeMap::new(), Vec::new());
+        let (mut pushed, mut done, mut given_up, mut withdrawn) = (0_u64, BTreeMap::new(), Vec::new(), Vec::new());
         let (mut changes, mut closed, mut known) = (0, false, 1);
         let mut highest = 1;
         let calm_after = 1_500;
@@ -107,6 +108,12 @@ fn everything_once_and_in_order_whatever_the_network_does() {
                 let which = pushed.saturating_sub(random.below(6));
                 if lane.give_up(|token| *token == which) {
                     given_up.push(which);
+                }
+            }
+            if !calm && random.chance(2) {
+                let which = pushed.saturating_sub(random.below(6));
+                if lane.withdraw(|token| *token == which) {
+                    withdrawn.push(which);
                 }
             }
             if !calm && changes < 40 && random.chance(3) {
@@ -154,12 +161,13 @@ fn everything_once_and_in_order_whatever_the_network_does() {
                     continue;
                 };
                 let verdict = lane.on_answer(ticket, answer, |token, answer| {
-                    assert!(matches!(answer, OpAnswer::Published { matched: 1, .. }), "{answer:?}");
+                    let applied = matches!(answer, OpAnswer::Published { matched: 1, .. });
+                    assert!(applied || (answer == OpAnswer::Done && withdrawn.contains(&token)), "{token}: {answer:?}");
                     assert!(
-                        done.last_key_value().is_none_or(|(last, ())| *last < token),
+                        done.last_key_value().is_none_or(|(last, _)| *last < token),
                         "seed {seed}: {token} too late"
                     );
-                    assert!(done.insert(token, ()).is_none(), "seed {seed}: {token} was answered twice");
+                    assert!(done.insert(token, applied).is_none(), "seed {seed}: {token} was answered twice");
                 });
                 match verdict {
                     Verdict::Goes | Verdict::Behind => {}
@@ -180,12 +188,17 @@ fn everything_once_and_in_order_whatever_the_network_does() {
         assert!(!closed && lane.is_idle(), "seed {seed}: {lane:?}");
         let published = shard.published();
         let mut expected: Vec<String> = (0..pushed).map(|token| token.to_string()).collect();
-        // What was given up was published or not, and once at most.
-        expected.retain(|token| !given_up.contains(&token.parse().unwrap()) || published.contains(token));
+        // What was given up was published or not, and once at most; what was withdrawn, as its answer says.
+        expected.retain(|text| {
+            let token: u64 = text.parse().unwrap();
+            if given_up.contains(&token) { published.contains(text) } else { done[&token] }
+        });
+        withheld += done.values().filter(|applied| !**applied).count();
         assert_eq!(published, expected, "seed {seed}");
         assert_eq!(done.len() + given_up.len(), pushed as usize, "seed {seed}");
         assert!(pushed > 150, "seed {seed}: {pushed}");
     }
+    assert!(withheld > 100, "{withheld}");
 }
 
 #[test]

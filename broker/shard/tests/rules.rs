@@ -221,6 +221,11 @@ fn streams_of_boots() {
     assert_eq!(table.op(boot(2), Op::Skip), OpAnswer::Done);
     assert_eq!(table.replica.machine.client(&name("c")).unwrap().unwrap().owner, Some(boot(2)));
     // A newer boot closes the older one's streams; its clients are the older one's until that is down.
+    let known = |table: &mut Table| table.replica.machine.nodes().unwrap()[0];
+    assert_eq!(known(&mut table).earlier(), None, "the one before was declared down");
+    assert_eq!(table.apply(&Command::Open { node: boot(3), lane: 0 }), Answer::Opened { next: 0 });
+    assert_eq!(table.effects, [Effect::Boot { node: 7 }]);
+    assert_eq!(known(&mut table).earlier(), Some(boot(2)));
     assert_eq!(table.op(boot(3), Op::Skip), OpAnswer::Done);
     let batch = Batch { node: boot(2), lane: 0, first: 2, map_epoch: 1, ops: vec![Op::Skip] };
     assert_eq!(table.apply(&Command::Batch(batch)), Answer::Closed { boot: Some(3) });
@@ -228,6 +233,7 @@ fn streams_of_boots() {
     table.apply(&Command::NodeDown { node: boot(2) });
     table.tick(1);
     assert_eq!(table.replica.machine.client(&name("c")).unwrap().unwrap().owner, None);
+    assert!(known(&mut table).earlier().is_none() && known(&mut table).is_open());
     assert_eq!(table.op(boot(3), Op::Skip), OpAnswer::Done);
 }
 

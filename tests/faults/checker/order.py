@@ -2,7 +2,7 @@
 
 **Rule.** For one publisher (client identifier), topic and published QoS, a session receives the messages for the first time in the order in
 which they were published: no first delivery of one that was invoked before another one that has been delivered. Over reconnects, too, of the
-publisher and of the session.
+session, and of a publisher whose own session outlives its connections.
 
 **Why this is exact.** A publisher invokes its messages one after the other and, after a reconnect, sends again what is not
 acknowledged in that order, before anything new. A broker takes the packets of a connection in their order, so whatever prefix of them it
@@ -10,6 +10,9 @@ has taken when a connection ends, the first message that it can take afterwards 
 receives through one connection at a time; what is read from an older connection after the CONNACK of a newer one was sent before it,
 and counts as received before it. Which of two connections made at the same time is the older one is not known: what came
 through one and the other is not compared.
+
+A publisher whose session ends with its connection sends nothing again. What it had no acknowledgement for, of unknown fate, may be committed when it
+has long connected to another node: nothing orders the sessions of such a client.
 
 A message of QoS 1 that was sent again is matched again: the first time before the session was subscribed, perhaps, the second time after later
 ones. So it is held against the rule only if the session was certainly subscribed, not with QoS 0, before its first invocation.
@@ -56,6 +59,8 @@ def _session(history, session, verdict):
                 verdict.leave_out("sent again, and delivered with QoS 0")
                 continue
             stream = *stream, messages.connection[message], deliveries.connection[at]
+        if not history.connections[messages.connection[message]].session.durable:
+            stream = *stream, "of", messages.connection[message]
         before = last.get(stream, -1)
         if before > message:
             if history.beside(deliveries.connection[session.received[before]], deliveries.connection[at]):

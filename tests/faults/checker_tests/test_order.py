@@ -190,3 +190,18 @@ def test_what_passes_by_and_was_sent_again_has_no_order(qos):
     subscriber.recv(second, 0)
     subscriber.recv(first, 0)
     assert story.end(publisher, subscriber).violated() == ({} if qos else {"order": 1})
+
+
+@pytest.mark.parametrize(("clean", "reconnect", "violated"), [(False, True, {"order": 1}), (True, True, {}), (True, False, {"order": 1})])
+def test_over_connections_a_publisher_without_a_session_has_no_order(clean, reconnect, violated):
+    story = Story()
+    publisher, subscriber = story.connect("p", clean=clean, expiry=0 if clean else 1000), story.connect("s")
+    subscriber.sub("t")
+    first = publisher.pub("t", answered=False)
+    if reconnect:
+        publisher.close()
+        publisher = story.connect("p", clean=clean, expiry=0 if clean else 1000, present=not clean, node="n1")
+    second = publisher.pub("t")
+    subscriber.recv(second)
+    subscriber.recv(first)
+    assert story.end(publisher, subscriber).violated() == violated

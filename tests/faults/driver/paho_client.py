@@ -5,12 +5,16 @@ import threading
 import time
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import MessageState
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from . import packets
 from .client import EXPIRY, KEEP_ALIVE, PATIENCE, WINDOW
 from .recorder import Tap
+
+
+RELEASED = MessageState.MQTT_MS_WAIT_FOR_PUBCOMP, MessageState.MQTT_MS_RESEND_PUBREL
 
 
 class TappedSocket:
@@ -59,6 +63,13 @@ class Tapped(paho.Client):
 
     def _create_socket(self):
         return TappedSocket(super()._create_socket(), self.tapping())
+
+    def _messages_reconnect_reset_out(self):
+        # paho forgets with the second connection that is not answered that PUBREL was sent, and sends PUBLISH once more, which [MQTT-4.3.3-6] forbids.
+        released = [message for message in self._out_messages.values() if message.state in RELEASED]
+        super()._messages_reconnect_reset_out()
+        for message in released:
+            message.state = MessageState.MQTT_MS_RESEND_PUBREL
 
 
 class PahoClient:

@@ -173,11 +173,11 @@ impl Port {
         self.lanes.push(self, shard, op, token)
     }
 
-    /// Nobody waits for this operation's answer any more: none comes. It may be done all the same.
-    pub fn give_up(&self, shard: u16, token: u64) {
+    /// This operation is not wanted any more, but what became of it is: its answer says whether it was done, or that it never will be ([`OpAnswer::Done`]).
+    pub fn withdraw(&self, shard: u16, token: u64) {
         let cells = self.lanes.cells.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = cells.get(&(self.worker, shard)) {
-            cell.lane().give_up(|known| *known == token);
+            cell.lane().withdraw(|known| *known == token);
         }
     }
 }

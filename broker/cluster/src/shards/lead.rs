@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use raftmq_raft::Group;
 use raftmq_routing::{RouteKey, RoutesCommand, RoutesResponse, ShardChange};
-use raftmq_shard::{Answer, Command, MAX_STEP_MS, NodeBoot, Op, OpAnswer, stamped};
+use raftmq_shard::{Answer, Command, KnownNode, MAX_STEP_MS, NodeBoot, Op, OpAnswer, stamped};
 use tracing::{debug, info, warn};
 
 use crate::ROUTES;
@@ -73,7 +73,7 @@ impl Term<'_> {
         let mut routes = self.running.routes.status();
         let mut meta = self.node.meta.subscribe();
         // Whoever led before may have left all of it.
-        let (mut work, mut look_at_nodes) = (Work::ALL, true);
+        let mut work = Work::ALL;
         let mut ticked = Instant::now();
         loop {
             work |= self.machine.take_work() & Work::ALL;
@@ -87,8 +87,8 @@ impl Term<'_> {
             if work & Work::Outbox as u8 != 0 && self.hand_off().await {
                 work &= !(Work::Outbox as u8);
             }
-            if look_at_nodes {
-                look_at_nodes = !self.close_dead().await;
+            if work & Work::Nodes as u8 != 0 && self.close_dead().await {
+                work &= !(Work::Nodes as u8);
             }
             self.machine.take_moved();
             let due = self.due(ticked);
@@ -101,13 +101,12 @@ impl Term<'_> {
                 }
                 continue;
             }
-            let retry = work != 0 || look_at_nodes;
-            let pause = if retry { RETRY } else { due.unwrap_or(Duration::MAX) };
+            let pause = if work != 0 { RETRY } else { due.unwrap_or(Duration::MAX) };
             tokio::select! {
                 () = self.machine.woken() => {}
                 changed = routes.changed() => {
                     if changed.is_err() { return }
-                    look_at_nodes = true;
+                    work |= Work::Nodes as u8;
                 }
                 changed = meta.changed() => if changed.is_err() { return },
                 () = pause_for(pause) => {}
@@ -206,6 +205,13 @@ impl Term<'_> {
     /// Closes the streams of lives that the routes group has closed. Says whether all are looked at.
     async fn close_dead(&self) -> bool {
         let Some(Ok(nodes)) = self.machine.with(|machine| machine.nodes()) else { return false };
+        // Before anybody could say so, a later life may have opened its streams here.
+        for node in nodes.iter().filter_map(KnownNode::earlier) {
+            debug!(shard = self.id.number, node = node.node, boot = node.boot, "earlier lives of a node are over");
+            if self.propose(&Command::NodeDown { node }).await != Some(Answer::Done) {
+                return false;
+            }
+        }
         let suspects = || -> Vec<NodeBoot> {
             let is_alive = |at: NodeBoot| {
                 let open = self.running.machine.open_stream(at.node);

@@ -39,11 +39,13 @@ pub(crate) enum Work {
     Outbox = 2,
     /// Wills and delayed messages wait for being told where they go.
     Unrouted = 4,
+    /// A node has a later boot.
+    Nodes = 8,
 }
 
 impl Work {
     /// All bits.
-    pub(crate) const ALL: u8 = Self::Routes as u8 | Self::Outbox as u8 | Self::Unrouted as u8;
+    pub(crate) const ALL: u8 = Self::Routes as u8 | Self::Outbox as u8 | Self::Unrouted as u8 | Self::Nodes as u8;
 }
 
 /// Gets what each replica of this node has applied: the shard and its effects, after they can be read and before anybody is answered. Without effects: all may have
@@ -166,6 +168,7 @@ impl CachedMachine for ShardAdapter {
             Effect::Route { .. } => work | Work::Routes as u8,
             Effect::Outbox { .. } | Effect::Note { .. } => work | Work::Outbox as u8,
             Effect::Unrouted { .. } => work | Work::Unrouted as u8,
+            Effect::Boot { .. } => work | Work::Nodes as u8,
             _ => work,
         });
         if !self.effects.is_empty() {

@@ -12,11 +12,12 @@ use raftmq_session::{
     CloseReason, Connection, OpenRequest, OpenResult, OwnedWill, SessionState, SubscriptionEntry, SubscriptionInfo,
 };
 use raftmq_shard::{Claim, DropPolicy, Name, Older, Op, OpAnswer, QueueLimits, Subscription, Will, WillEnd};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::durable::Durable;
 use super::publish::next_origin;
-use super::shards::{Waiting, name};
+use super::shards::{Outcome, Waiting, name};
 use super::wheel::Key;
 use super::wills::connection_end;
 use super::{ClientState, Worker, limits_of};
@@ -26,6 +27,8 @@ use raftmq_features::events::DisconnectReason;
 const CLAIM: Duration = Duration::from_secs(8);
 /// Between two looks at whether older connections are closed.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Between two looks at whether the connection that waits for a claim is still there.
+const GONE: Duration = Duration::from_millis(500);
 /// Subscriptions read at once of a session that is resumed.
 const PAGE: usize = 256;
 
@@ -252,6 +255,10 @@ impl Worker {
                 }
             }
         }
+        if alone && let Some(desk) = &mut self.desk {
+            // Also of a claim that was given up: nobody asks for it any more.
+            desk.superseded.retain(|(other, _)| *other != id);
+        }
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.mark_dirty(key);
@@ -277,18 +284,13 @@ impl Worker {
 
     /// Whether the connection is still there, and still the client's newest as far as this node knows.
     fn may_admit(&mut self, key: Key, id: &Arc<str>, epoch: u64) -> bool {
-        let superseded = match &mut self.desk {
-            Some(desk) => {
-                let superseded = desk.superseded.remove(&(Arc::clone(id), epoch));
-                if !desk.claiming.contains_key(id) {
-                    desk.superseded.retain(|(other, _)| other != id);
-                }
-                superseded
-            }
-            None => false,
-        };
-        let open = self.conns.get_mut(key).is_some_and(|conn| conn.closing.is_none() && conn.reason.is_none());
-        open && !superseded && self.node.is_serving()
+        let superseded = self.desk.as_mut().is_some_and(|desk| desk.superseded.remove(&(Arc::clone(id), epoch)));
+        self.is_waiting(key) && !superseded && self.node.is_serving()
+    }
+
+    /// Whether a connection is still there.
+    fn is_waiting(&mut self, key: Key) -> bool {
+        self.conns.get_mut(key).is_some_and(|conn| conn.closing.is_none() && conn.reason.is_none())
     }
 
     fn give_up_claim(&mut self, id: &Arc<str>, alone: bool) {
@@ -298,15 +300,31 @@ impl Worker {
     }
 }
 
+/// A claim that was asked for, until its connection is there.
+struct Asked {
+    shards: Shards,
+    shard: u16,
+    client: Name,
+    token: u64,
+    answer: oneshot::Receiver<Outcome>,
+    /// What the shard has granted, and the older connections that are not closed yet.
+    granted: Option<(u64, Vec<Older>)>,
+}
+
 /// From a CONNECT to its answer.
 async fn claim(worker: Rc<RefCell<Worker>>, key: Key, request: Box<OpenRequest>, will: Option<Box<OwnedWill>>) {
     let end = Instant::now() + CLAIM;
     let unavailable = Failed::Refused(ReasonCode::ServerUnavailable);
-    let result = match timeout_at(end, claimed(&worker, key, &request, will.as_deref())).await {
+    let mut asked = None;
+    let result = match timeout_at(end, claimed(&worker, key, &request, will.as_deref(), &mut asked)).await {
         Ok(result) => result,
         Err(_) => Err(unavailable),
     };
+    let failed = result.is_err();
     worker.borrow_mut().finish_claim(key, request, will, result);
+    if failed && let Some(asked) = asked {
+        take_back(&worker, asked).await;
+    }
 }
 
 async fn claimed(
@@ -314,6 +332,7 @@ async fn claimed(
     key: Key,
     request: &OpenRequest,
     will: Option<&OwnedWill>,
+    pending: &mut Option<Asked>,
 ) -> Result<Claimed, Failed> {
     let unavailable = || Failed::Refused(ReasonCode::ServerUnavailable);
     let client = name(&request.client_id);
@@ -321,26 +340,64 @@ async fn claimed(
     while worker.borrow().desk.as_ref().is_some_and(|desk| desk.shards.count() == 0) {
         sleep(AGAIN).await;
     }
-    let (shards, shard, asked) = {
+    let asked = {
         let mut worker = worker.borrow_mut();
         let claim = worker.make_claim(key, request, will).ok_or(Failed::Gone)?;
         let desk = worker.desk.as_mut().ok_or_else(unavailable)?;
         let shard = desk.shards.shard_of(client.namespace, &client.id).ok_or_else(unavailable)?;
-        (desk.shards.clone(), shard, desk.ask(shard, Op::Claim(Box::new(claim))))
+        let (token, answer) = desk.ask_revocably(shard, Op::Claim(Box::new(claim)));
+        pending.insert(Asked { shards: desk.shards.clone(), shard, client, token, answer, granted: None })
     };
-    let (epoch, session_present, older) = match asked.await {
+    let answer = loop {
+        tokio::select! {
+            answer = &mut asked.answer => break answer,
+            // It has no connection to come back to: its client is about to connect elsewhere, and is not to be taken from there.
+            () = sleep(GONE) => if !worker.borrow_mut().is_waiting(key) { return Err(Failed::Gone) },
+        }
+    };
+    let (epoch, session_present, older) = match answer {
         Ok(Ok(OpAnswer::Claimed { epoch, session_present, older })) => (epoch, session_present, older),
-        Ok(Ok(OpAnswer::Busy)) => return Err(Failed::Refused(ReasonCode::ServerBusy)),
-        _ => return Err(unavailable()),
+        other => {
+            *pending = None;
+            return Err(match other {
+                Ok(Ok(OpAnswer::Busy)) => Failed::Refused(ReasonCode::ServerBusy),
+                _ => unavailable(),
+            });
+        }
     };
-    close_older(worker, &shards, shard, &client, epoch, older).await?;
+    let (_, older) = asked.granted.insert((epoch, older));
+    let (shards, shard, client) = (&asked.shards, asked.shard, &asked.client);
+    close_older(worker, shards, shard, client, epoch, older).await?;
     let durable = if request.session_expiry_s > 0 {
         // Also a new one: the replica here may still have the one before.
-        Some(resume(&shards, &client, epoch, session_present).await)
+        Some(resume(shards, client, epoch, session_present).await)
     } else {
         None
     };
     Ok(Claimed { epoch, shard, session_present, durable })
+}
+
+/// A claim whose connection did not come to be. If the shard has granted it, or will yet, it has taken the client from where it was, which is carried through; then the
+/// client is nowhere. Else it would be held for connected here for as long as this node lives.
+async fn take_back(worker: &Rc<RefCell<Worker>>, asked: Asked) {
+    let Asked { shards, shard, client, token, answer, granted } = asked;
+    let (epoch, mut older) = match granted {
+        Some(granted) => granted,
+        None => {
+            if let Some(desk) = &mut worker.borrow_mut().desk {
+                desk.withdraw(shard, token);
+            }
+            match answer.await {
+                Ok(Ok(OpAnswer::Claimed { epoch, older, .. })) => (epoch, older),
+                _ => return,
+            }
+        }
+    };
+    // Somebody else who has claimed it meanwhile carries it through.
+    if close_older(worker, &shards, shard, &client, epoch, &mut older).await.is_ok() {
+        let op = Op::Disconnect { client, epoch, expiry_s: None, will: WillEnd::Drop };
+        worker.borrow_mut().push_to_shard(shard, op, Waiting::Nobody);
+    }
 }
 
 /// Waits until every older connection is closed, or its node was declared down.
@@ -350,12 +407,12 @@ async fn close_older(
     shard: u16,
     client: &Name,
     epoch: u64,
-    mut older: Vec<Older>,
+    older: &mut Vec<Older>,
 ) -> Result<(), Failed> {
     loop {
         let kicks = older.iter().map(|one| async move { (*one, shards.kick(one, client).await) });
         let closed = futures::future::join_all(kicks).await;
-        older = closed.into_iter().filter(|(_, closed)| !closed).map(|(one, _)| one).collect();
+        *older = closed.into_iter().filter(|(_, closed)| !closed).map(|(one, _)| one).collect();
         if older.is_empty() {
             return Ok(());
         }

@@ -180,6 +180,7 @@ impl ShardDesk {
 
     /// Hands an operation over. What has no room waits, in order. An outcome that is known at once is given back.
     pub(super) fn push(&mut self, shard: u16, op: Op, waiting: Waiting) -> Option<(Waiting, Outcome)> {
+        // Its token is the last one.
         self.tokens += 1;
         let token = self.tokens;
         if let Some(queue) = self.full.get_mut(&shard) {
@@ -206,6 +207,21 @@ impl ShardDesk {
             let _ = sender.send(outcome);
         }
         receiver
+    }
+
+    /// As [`ShardDesk::ask`], with the token by which the operation may be withdrawn.
+    pub(super) fn ask_revocably(&mut self, shard: u16, op: Op) -> (u64, oneshot::Receiver<Outcome>) {
+        let receiver = self.ask(shard, op);
+        (self.tokens, receiver)
+    }
+
+    /// An operation is not wanted any more; its answer says whether it was done.
+    pub(super) fn withdraw(&mut self, shard: u16, token: u64) {
+        let waits = self.full.get_mut(&shard).into_iter().flatten().find(|(_, known)| *known == token);
+        match waits {
+            Some((op, _)) => *op = Op::Skip,
+            None => self.port.withdraw(shard, token),
+        }
     }
 
     /// Publishers wait: too much found no room.

@@ -8,6 +8,7 @@ use crate::NodeBoot;
 use crate::answer::{Answer, OpAnswer};
 use crate::codec::Reader;
 use crate::command::Batch;
+use crate::effect::Effect;
 use crate::key;
 use crate::record::{ANSWERS, Answers, Node, Stream, Sweep};
 use crate::store::{Store, StoreError};
@@ -26,6 +27,7 @@ impl<S: Store> ShardMachine<S> {
         if from.boot > node.boot {
             self.close_streams(from.node, &mut node)?;
             node.boot = from.boot;
+            self.effects.push(Effect::Boot { node: from.node });
         }
         let stream = key::stream(from.node, lane);
         let next = match node.lanes.binary_search(&lane) {
