@@ -139,11 +139,10 @@ class Run:
         from driver.net import Network
 
         settings = {"workers": 1}
-        os.environ["RAFTMQ__CLUSTER__SHARDS__COUNT"] = str(SHARDS)
         names = ["raftmq-0", "raftmq-1", "raftmq-2"]
         self.network = Run.network = getattr(Run, "network", None) or Network(names)
         self.disks = Disks(directory, names)
-        self.cluster = Cluster(directory, self.network, self.disks, settings)
+        self.cluster = Cluster(directory, self.network, self.disks, settings, shards=SHARDS)
         self.victims = self.others = ()
 
     async def choose(self, which):

@@ -46,7 +46,7 @@ class Node:
                 "name": "faults",
                 "discovery": {"strategy": "static", "static": {"peers": peers}, "refreshInterval": "500ms"},
                 "links": {"listen": links, "advertise": links, "tls": tls},
-                "raft": {"snapshotBytes": snapshot_bytes},
+                **({"raft": {"snapshotBytes": snapshot_bytes}} if snapshot_bytes else {}),
                 **({"shards": {"count": shards}} if shards else {}),
             },
             "listeners": [{"name": "mqtt", "bind": f"{self.address}:{self.PORT}"}],
@@ -121,10 +121,10 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, directory, network, disks, options, settings):
+    def __init__(self, directory, network, disks, settings, *, shards, snapshot_bytes=None, plant=""):
         self.directory, self.network, self.disks = pathlib.Path(directory), network, disks
         # The bug that a build with planted bugs is to have.
-        self.plant = options.plant
+        self.plant = plant
         self.pki = self.directory / "pki"
         names = network.names
         sans = [argument for name in names for argument in ("--san", network.address(name))]
@@ -134,7 +134,7 @@ class Cluster:
         self.nodes = [Node(self, name, network.address(name), disks.path(name)) for name in names]
         peers = [f"{node.address}:{Node.LINKS}" for node in self.nodes]
         for node in self.nodes:
-            node.write(peers, options.shards, options.snapshot_bytes, settings)
+            node.write(peers, shards, snapshot_bytes, settings)
 
     def ended_alone(self):
         """The nodes that ended without anybody's doing since this was asked last, with their exit codes."""

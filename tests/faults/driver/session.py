@@ -72,7 +72,9 @@ class Session:
         try:
             self.network = Network(names)
             self.disks = Disks(self.directory, names)
-            self.cluster = Cluster(self.directory, self.network, self.disks, options, {})
+            self.cluster = Cluster(
+                self.directory, self.network, self.disks, {}, shards=options.shards, snapshot_bytes=options.snapshot_bytes, plant=options.plant
+            )
             say(f"{options.nodes} nodes of {BINARY}, seed {options.seed}, workload {options.workload}, in {self.directory}")
             await self.cluster.form()
             self.recorder = Recorder(
