@@ -46,7 +46,7 @@ def test_each_message_goes_to_one_member_and_waits_where_there_is_none(cluster):
     publisher = connect(c, "jobs", expiry=0)
     one, two = connect(a, "one"), connect(b, "two")
     for member in (one, two):
-        member.subscribe("$share/work/jobs/+", 1)
+        member.subscribe("$share/crew/jobs/+", 1)
     publisher.publish("jobs/x", named("both", 200))
     wait_for(named("both", 200), one, two)
     assert min(len(one.received), len(two.received)) > 40, (len(one.received), len(two.received))
@@ -65,12 +65,12 @@ def test_each_message_goes_to_one_member_and_waits_where_there_is_none(cluster):
     # Who has unsubscribed gets nothing, though it is there.
     two = connect(a, "two")
     assert two.present
-    two.unsubscribe("$share/work/jobs/+")
+    two.unsubscribe("$share/crew/jobs/+")
     forget(one)
     publisher.publish("jobs/x", named("one", 50))
     wait_for(named("one", 50), one)
     assert not two.received
-    one.unsubscribe("$share/work/jobs/+")
+    one.unsubscribe("$share/crew/jobs/+")
     for client in (one, two, publisher):
         client.close()
 
@@ -124,7 +124,7 @@ def test_what_a_dead_node_had_goes_to_others():
         publisher = connect(a, "publisher", expiry=0)
         stays, dies = connect(c, "stays"), connect(b, "dies")
         for member in (stays, dies):
-            member.subscribe("$share/work/d", 1)
+            member.subscribe("$share/crew/d", 1)
         publisher.publish("d", named("before", 100))
         dies.wait("its part", lambda: len(dies.received) > 10)
         b.kill()
