@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -127,17 +128,39 @@ pub(super) async fn retained(
         cursor: cursor.map(|cursor| cursor.to_bytes().to_vec()),
         limits: (limits.messages as u64, limits.bytes as u64, limits.steps as u64),
     });
+    let read = |response| match response {
+        Response::Retained(Ok(page)) => Some(page.read()),
+        Response::Retained(Err(error)) => {
+            debug!(shard = shard.number, %error, "not read there");
+            None
+        }
+        _ => None,
+    };
+    ask_replicas(node, running, shard, &request, CALL * 2, read).await.unwrap_or(Err(ShardReadError::Unavailable))
+}
+
+/// Asks the nodes with a replica of a shard, one after the other, until one has an answer.
+async fn ask_replicas<T>(
+    node: &Node,
+    running: &Running,
+    shard: ShardId,
+    request: &Request,
+    time: Duration,
+    read: impl Fn(Response) -> Option<T>,
+) -> Option<T> {
     let state = node.meta_state();
     let up = |id: &u64| *id != running.id && state.members.get(id).is_some_and(|member| member.up);
     for id in super::replicas_of(&state, shard).into_iter().filter(up) {
-        match node.net.call_node(id, &request, CALL * 2).await {
-            Ok(Response::Retained(Ok(page))) => return page.read(),
-            Ok(Response::Retained(Err(error))) => debug!(shard = shard.number, node = id, %error, "not read there"),
-            Ok(_) => debug!(shard = shard.number, node = id, "an answer to something else"),
-            Err(error) => debug!(shard = shard.number, node = id, %error, "not read there"),
+        match node.net.call_node(id, request, time).await {
+            Ok(response) => {
+                if let Some(found) = read(response) {
+                    return Some(found);
+                }
+            }
+            Err(error) => debug!(shard = shard.number, node = id, %error, "asking a replica"),
         }
     }
-    Err(ShardReadError::Unavailable)
+    None
 }
 
 /// The same at this node's replica.
@@ -211,16 +234,8 @@ pub(super) async fn in_group(node: &Arc<Node>, shard: ShardId, group: &Name, mem
         group: group.id.to_string(),
         member: member.to_owned(),
     };
-    let state = node.meta_state();
-    let up = |id: &u64| *id != running.id && state.members.get(id).is_some_and(|member| member.up);
-    for id in super::replicas_of(&state, shard).into_iter().filter(up) {
-        match node.net.call_node(id, &request, CALL).await {
-            Ok(Response::InGroup(Some(found))) => return Some(found),
-            Ok(_) => {}
-            Err(error) => debug!(shard = shard.number, node = id, %error, "asking for a group"),
-        }
-    }
-    None
+    let read = |response| if let Response::InGroup(found) = response { found } else { None };
+    ask_replicas(node, running, shard, &request, CALL, read).await
 }
 
 /// The same at this node's replica, which may be behind.

@@ -70,7 +70,7 @@ impl Worker {
         if token.is_none() && self.node.overload.sheds() {
             return self.counters.dropped(DropReason::Overload, 1);
         }
-        if self.behind_retained(key, &message, token) {
+        if self.knows_shards() && self.behind_retained(key, &message, token) {
             return;
         }
         let sent = self.sent;
@@ -304,10 +304,12 @@ impl Worker {
         let mut forwards = Forwards::new();
         forwards.plain(&targets.nodes);
         let mut stalled = false;
-        let in_shards = message.qos() > QoS::AtMostOnce && self.desk.is_some();
+        let to_shards = if message.qos() > QoS::AtMostOnce { targets.shards() } else { &[] };
         for group in targets.shared() {
-            // Its queue takes it there, for members whose sessions are durable.
-            if in_shards && !self.cache.lookup(&group_mark(&group.key)).shards().is_empty() {
+            // Its queue takes it there, for members whose sessions are durable: in a shard that the message goes to.
+            if !to_shards.is_empty()
+                && self.cache.lookup(&group_mark(&group.key)).shards().iter().any(|shard| to_shards.contains(shard))
+            {
                 continue;
             }
             let nodes = if reach == Reach::Node { &[][..] } else { &group.nodes[..] };

@@ -435,9 +435,6 @@ impl Worker {
         client: Key,
         filters: &[(&Arc<str>, &Arc<str>, bool)],
     ) -> Option<impl Future<Output = Floors> + use<>> {
-        if !self.in_shards() {
-            return None;
-        }
         let shards = self.desk.as_ref()?.shards.clone();
         let count = shards.count();
         let (durable, until) = (self.has_durable(client), self.node.clock.ms() + OLDER_MS);

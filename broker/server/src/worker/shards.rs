@@ -272,6 +272,11 @@ impl Worker {
             desk.in_use = true;
             self.end_unclaimed();
         }
+        self.knows_shards()
+    }
+
+    /// Whether clients are in shards, as was found when [`Self::in_shards`] was asked last: every tick does. For each message.
+    pub(super) fn knows_shards(&self) -> bool {
         self.desk.as_ref().is_some_and(|desk| desk.in_use)
     }
 

@@ -90,17 +90,15 @@ impl Worker {
             // A route is counted once a subscription. Who subscribes again still waits for the same barrier.
             self.node.router.unsubscribe(self.id, &again);
         }
-        let wants = |at: usize| {
-            request.items.get(at).is_some_and(|item| item.options.retain_handling != RetainHandling::DoNotSend)
+        let floors = if self.in_shards() {
+            let wanted = placed.iter().zip(news).filter_map(|((at, filter), new)| {
+                let item = request.items.get(*at)?;
+                (item.options.retain_handling != RetainHandling::DoNotSend).then_some((&item.filter, filter, new))
+            });
+            self.read_floors(client, &wanted.collect::<Vec<_>>())
+        } else {
+            None
         };
-        let own = |at: usize| request.items.get(at).map(|item| &item.filter);
-        let wanted: Vec<(&Arc<str>, &Arc<str>, bool)> = placed
-            .iter()
-            .zip(news)
-            .filter(|((at, _), _)| wants(*at))
-            .filter_map(|((at, filter), new)| Some((own(*at)?, filter, new)))
-            .collect();
-        let floors = self.read_floors(client, &wanted);
         let reached = match (barrier, in_shard) {
             (None, None) => return self.subscribed(key, request, &Floors::default(), actions),
             (None, Some(in_shard)) => in_shard.reached().boxed(),
