@@ -13,8 +13,8 @@ def cluster():
         yield cluster.start()
 
 
-def connect(node, name, expiry=600):
-    client = Client(node, name, expiry)
+def connect(node, name, expiry=600, clean=None):
+    client = Client(node, name, expiry, clean)
     client.name, client.present = name, client.connected()
     return client
 
@@ -85,6 +85,32 @@ def test_after_suback_every_node_knows_the_group(cluster):
             publisher.publish(f"turn/{turn}", [publisher.name])
         wait_for(sorted(publisher.name for publisher in publishers), member)
         member.unsubscribe(f"$share/first/turn/{turn}")
+        member.close()
+    for publisher in publishers:
+        publisher.close()
+
+
+def test_the_only_member_begins_anew(cluster):
+    """Its old queue ends with the last member, and the new one begins: SUBACK says that the new one has what is published from now on."""
+    publishers = [connect(node, f"anew-publisher-{node.name}", expiry=0) for node in cluster.nodes]
+    shared = "$share/anew/anew"
+
+    def gets_all(member):
+        forget(member)
+        for publisher in publishers:
+            publisher.publish("anew", [publisher.name])
+        wait_for(sorted(publisher.name for publisher in publishers), member)
+
+    for turn in range(12):
+        node = cluster.nodes[turn % 3]
+        member = connect(node, "anew", clean=True)
+        assert not member.present
+        member.subscribe(shared, 1)
+        gets_all(member)
+        # Without waiting for UNSUBACK.
+        member.paho.unsubscribe(shared)
+        member.subscribe(shared, 1)
+        gets_all(member)
         member.close()
     for publisher in publishers:
         publisher.close()

@@ -183,9 +183,9 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         Request::ReadShardIndex { shard, generation } => {
             Response::ReadIndex(read_index(running(node)?, ShardId { number: shard, generation }).await)
         }
-        Request::InGroup { shard, generation, namespace, group, member } => {
+        Request::InGroup { shard, generation, namespace, group, member, source } => {
             let shard = ShardId { number: shard, generation };
-            Response::InGroup(in_group_here(running(node)?, shard, &Name::new(namespace, &group), &member))
+            Response::InGroup(in_group_here(running(node)?, shard, &Name::new(namespace, &group), &member, source))
         }
         Request::Retained(request) => Response::Retained(retained_for(node, request).await),
         Request::ShardMarks { shard, generation } => Response::ShardMarks(marks(node, shard, generation)),

@@ -76,8 +76,8 @@ pub(crate) enum Request {
     ReadShardIndex { shard: u16, generation: u32 },
     /// To a node with a replica of a shard.
     Retained(RetainedRequest),
-    /// To a node with a replica of a shard: whether a client is a member of a group.
-    InGroup { shard: u16, generation: u32, namespace: u32, group: String, member: String },
+    /// To a node with a replica of a shard: whether a client is a member of a group, and what came from the shard of its session.
+    InGroup { shard: u16, generation: u32, namespace: u32, group: String, member: String, source: u16 },
     /// To a node with a replica of a shard: its hashes.
     ShardMarks { shard: u16, generation: u32 },
 }

@@ -311,7 +311,7 @@ async fn members_of_a_group_get_each_message_once_while_leaders_die() {
         let subscription =
             Subscription { filter: (*filter).into(), qos, no_local: false, retain_as_published: false, identifier: 0 };
         let joined = worker.op(shard, Op::Join { client, epoch, subscription, shard: group.into() }).await;
-        assert_eq!(joined, OpAnswer::Subscribed(vec![Subscribed::New { route: 0 }]));
+        assert_eq!(joined, OpAnswer::Subscribed(vec![Subscribed::Joined { note: 1 }]));
         members.push((shard, id, epoch, 0));
     }
     eventually("the group's route is on all nodes", || all.iter().all(|process| process.shards("jobs/x") == [group]))

@@ -170,6 +170,11 @@ pub enum Subscribed {
         /// The same of that subscription.
         route: u64,
     },
+    /// It is a member of a shared group, or will be with a note for the group's shard.
+    Joined {
+        /// The note's number among those for that shard.
+        note: u64,
+    },
     /// The session has too many subscriptions.
     TooMany,
     /// It is no valid filter, or a shared one, which the shard does not keep.
@@ -181,6 +186,11 @@ pub enum Subscribed {
 pub enum Unsubscribed {
     /// Unsubscribed.
     Removed,
+    /// From a shared group: it is no member any more with a note for the group's shard.
+    Left {
+        /// The note's number among those for that shard.
+        note: u64,
+    },
     /// There was none.
     Missing,
 }
@@ -283,16 +293,20 @@ impl OpAnswer {
                         Subscribed::Replaced { route } => put_number(out, 1, *route),
                         Subscribed::TooMany => out.push(2),
                         Subscribed::Invalid => out.push(3),
+                        Subscribed::Joined { note } => put_number(out, 4, *note),
                     }
                 }
             }
             Self::Unsubscribed(filters) => {
                 out.push(7);
                 out.count(filters.len());
-                out.extend(filters.iter().map(|filter| match filter {
-                    Unsubscribed::Removed => 0,
-                    Unsubscribed::Missing => 1,
-                }));
+                for filter in filters {
+                    match filter {
+                        Unsubscribed::Removed => out.push(0),
+                        Unsubscribed::Missing => out.push(1),
+                        Unsubscribed::Left { note } => put_number(out, 2, *note),
+                    }
+                }
             }
             Self::Acked { count } => put_number(out, 8, (*count).into()),
             Self::Granted { up_to } => put_number(out, 9, *up_to),
@@ -340,6 +354,7 @@ impl OpAnswer {
                     1 => Subscribed::Replaced { route: reader.number("route")? },
                     2 => Subscribed::TooMany,
                     3 => Subscribed::Invalid,
+                    4 => Subscribed::Joined { note: reader.number("note")? },
                     _ => return Err(CodecError::Invalid("filter")),
                 })
             })?),
@@ -347,6 +362,7 @@ impl OpAnswer {
                 Ok(match reader.byte("filter")? {
                     0 => Unsubscribed::Removed,
                     1 => Unsubscribed::Missing,
+                    2 => Unsubscribed::Left { note: reader.number("note")? },
                     _ => return Err(CodecError::Invalid("filter")),
                 })
             })?),

@@ -216,10 +216,15 @@ fn op_answers() -> impl Strategy<Value = OpAnswer> {
     let subscribed = prop_oneof![
         any::<u64>().prop_map(|route| Subscribed::New { route }),
         any::<u64>().prop_map(|route| Subscribed::Replaced { route }),
+        any::<u64>().prop_map(|note| Subscribed::Joined { note }),
         Just(Subscribed::TooMany),
         Just(Subscribed::Invalid),
     ];
-    let unsubscribed = prop_oneof![Just(Unsubscribed::Removed), Just(Unsubscribed::Missing)];
+    let unsubscribed = prop_oneof![
+        Just(Unsubscribed::Removed),
+        Just(Unsubscribed::Missing),
+        any::<u64>().prop_map(|note| Unsubscribed::Left { note })
+    ];
     prop_oneof![
         Just(OpAnswer::Done),
         Just(OpAnswer::Stale),

@@ -255,7 +255,10 @@ fn members_take_turns() {
     for client in 0..3 {
         world.connect(client);
         let joined = world.join(client, QoS::AtLeastOnce);
-        assert_eq!(joined, OpAnswer::Subscribed(vec![Subscribed::New { route: 0 }]));
+        assert!(
+            matches!(&joined, OpAnswer::Subscribed(of) if matches!(of[..], [Subscribed::Joined { .. }])),
+            "{joined:?}"
+        );
     }
     assert!(!world.publish("nobody", QoS::AtLeastOnce), "the group's shard does not know it yet");
     world.settle();
@@ -273,7 +276,11 @@ fn members_take_turns() {
     assert_eq!(all, numbered(0..6));
     world.settle();
     assert_eq!(world.group().unwrap().messages, 0);
-    assert_eq!(world.join(0, QoS::ExactlyOnce), OpAnswer::Subscribed(vec![Subscribed::Replaced { route: 0 }]));
+    let again = world.join(0, QoS::ExactlyOnce);
+    assert!(
+        matches!(&again, OpAnswer::Subscribed(of) if matches!(of[..], [Subscribed::Joined { note: 1.. }])),
+        "{again:?}"
+    );
     assert_eq!(world.join(0, QoS::AtMostOnce), OpAnswer::Subscribed(vec![Subscribed::Invalid]));
 }
 
@@ -375,7 +382,11 @@ fn unsubscribe_gives_back_what_was_not_sent_and_the_last_one_ends_the_group() {
     world.publish("1", QoS::AtLeastOnce);
     world.settle();
     world.join(0, QoS::AtLeastOnce);
-    assert_eq!(world.unsubscribe(1), OpAnswer::Unsubscribed(vec![Unsubscribed::Removed]));
+    let left = world.unsubscribe(1);
+    assert!(
+        matches!(&left, OpAnswer::Unsubscribed(of) if matches!(of[..], [Unsubscribed::Left { note: 2.. }])),
+        "{left:?}"
+    );
     assert_eq!(world.unsubscribe(1), OpAnswer::Unsubscribed(vec![Unsubscribed::Missing]));
     world.settle();
     assert_eq!(world.consume(0), ["1"]);

@@ -18,7 +18,7 @@ use crate::node::Node;
 use super::lanes::{AnswerSink, Port};
 use super::{InGroup, KickHandler, LiveHandler, ShardListener, ShardReadError, SharedShard, kick, read, shard_id};
 
-/// Between two looks at whether a member has come to its group's shard.
+/// Between two looks at whether a note has come to a group's shard.
 const JOINED: Duration = Duration::from_millis(5);
 
 /// The shards as this node has them.
@@ -149,44 +149,43 @@ impl Shards {
         self.machine_of(client)?.with(|machine| machine.shared_subscriptions(client))
     }
 
-    /// Waits until the queue of a group, in its shard, has a client as a member, and every node that may be serving knows that the group has one.
+    /// Waits until a note of the shard of a client's session ([`raftmq_shard::Subscribed::Joined`]) has come to the shard of a group, and every node that may be serving
+    /// knows that the group has a queue. False: it has no room for the client. What became of an earlier membership of the client makes no difference.
     ///
     /// # Errors
     /// [`BarrierError::Timeout`]; [`BarrierError::Shutdown`] where the node ends; [`BarrierError::NotServing`] without shards.
-    pub async fn joined(&self, group: &Name, member: &Name) -> Result<(), BarrierError> {
-        self.group_is(group, member, |found| found.route).await
+    pub async fn joined(&self, group: &Name, member: &Name, note: u64) -> Result<bool, BarrierError> {
+        let (shard, found) = self.noted(group, member, note).await?;
+        self.announced(shard, found.route.unwrap_or(found.last)).await?;
+        Ok(found.route.is_some())
     }
 
-    /// The same for one that is a member no more: if it was the last, every node knows that the group has no queue.
+    /// The same for one that is a member no more ([`raftmq_shard::Unsubscribed::Left`]): if it was the last, every node knows that the group has no queue.
     ///
     /// # Errors
     /// As [`Shards::joined`].
-    pub async fn left(&self, group: &Name, member: &Name) -> Result<(), BarrierError> {
-        self.group_is(group, member, |found| found.route.is_none().then_some(found.last)).await
+    pub async fn left(&self, group: &Name, member: &Name, note: u64) -> Result<(), BarrierError> {
+        let (shard, found) = self.noted(group, member, note).await?;
+        self.announced(shard, found.last).await
     }
 
-    /// Waits until a replica says something of a member, and every node that may be serving knows a route.
-    async fn group_is(
-        &self,
-        group: &Name,
-        member: &Name,
-        is: impl Fn(InGroup) -> Option<u64>,
-    ) -> Result<(), BarrierError> {
+    /// Waits until a note from the shard of a client's session has come to a group's shard. That, and what is known of the client there.
+    async fn noted(&self, group: &Name, member: &Name, note: u64) -> Result<(u16, InGroup), BarrierError> {
         let shard = self.shard_of(group.namespace, &group_name(&group.id)).ok_or(BarrierError::NotServing)?;
-        let route = async {
+        let source = self.shard_of(member.namespace, &member.id).ok_or(BarrierError::NotServing)?;
+        let noted = async {
             loop {
                 if let Some(id) = shard_id(&self.node.meta_state(), shard)
-                    && let Some(route) = read::in_group(&self.node, id, group, &member.id).await.and_then(&is)
+                    && let Some(found) = read::in_group(&self.node, id, group, &member.id, source).await
+                    && found.noted >= note
                 {
-                    return route;
+                    return found;
                 }
                 tokio::time::sleep(JOINED).await;
             }
         };
-        match tokio::time::timeout(self.node.config.barrier_deadline, route).await {
-            Ok(route) => self.announced(shard, route).await,
-            Err(_) => Err(BarrierError::Timeout),
-        }
+        let found = tokio::time::timeout(self.node.config.barrier_deadline, noted).await;
+        found.map(|found| (shard, found)).map_err(|_| BarrierError::Timeout)
     }
 
     /// Waits until every node that may be serving knows a change of a shard's routes: what is published from then on comes to the subscription that the change is

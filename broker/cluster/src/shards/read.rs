@@ -219,13 +219,21 @@ pub(crate) struct InGroup {
     pub(crate) route: Option<u64>,
     /// The number of the last change of the shard's routes.
     pub(crate) last: u64,
+    /// The number of the last note that came from the shard of the client's session.
+    pub(crate) noted: u64,
 }
 
 /// Asks this node's replica, or another's; `None`: nobody who knows answered.
-pub(super) async fn in_group(node: &Arc<Node>, shard: ShardId, group: &Name, member: &str) -> Option<InGroup> {
+pub(super) async fn in_group(
+    node: &Arc<Node>,
+    shard: ShardId,
+    group: &Name,
+    member: &str,
+    source: u16,
+) -> Option<InGroup> {
     let running = node.running()?;
     if running.shards.replica(shard).is_some() {
-        return in_group_here(running, shard, group, member);
+        return in_group_here(running, shard, group, member, source);
     }
     let request = Request::InGroup {
         shard: shard.number,
@@ -233,19 +241,28 @@ pub(super) async fn in_group(node: &Arc<Node>, shard: ShardId, group: &Name, mem
         namespace: group.namespace,
         group: group.id.to_string(),
         member: member.to_owned(),
+        source,
     };
     let read = |response| if let Response::InGroup(found) = response { found } else { None };
     ask_replicas(node, running, shard, &request, CALL, read).await
 }
 
 /// The same at this node's replica, which may be behind.
-pub(crate) fn in_group_here(running: &Running, shard: ShardId, group: &Name, member: &str) -> Option<InGroup> {
+pub(crate) fn in_group_here(
+    running: &Running,
+    shard: ShardId,
+    group: &Name,
+    member: &str,
+    source: u16,
+) -> Option<InGroup> {
     let replica = running.shards.replica(shard)?;
-    let found = replica.machine.with(|machine| Some((machine.group(group).ok()?, machine.route_numbers().0)))??;
-    let (info, last) = found;
+    let found = replica.machine.with(|machine| {
+        Some((machine.group(group).ok()?, machine.route_numbers().0, machine.last_note(source.into()).ok()?))
+    })??;
+    let (info, last, noted) = found;
     let is = |known: &GroupMember| !known.left && *known.client.id == *member;
     let route = info.filter(|info| info.route > 0 && info.members.iter().any(is)).map(|info| info.route);
-    Some(InGroup { route, last })
+    Some(InGroup { route, last, noted })
 }
 
 /// A read for a node without a replica.

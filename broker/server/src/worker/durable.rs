@@ -664,13 +664,15 @@ impl Worker {
         filters: &[Arc<str>],
         outcomes: &[Unsubscribed],
     ) -> impl Future<Output = ()> + use<> {
-        let removed = filters.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Unsubscribed::Removed);
-        let groups: Vec<_> = removed.filter(|(filter, _)| is_group(filter)).map(|(filter, _)| name(filter)).collect();
+        let noted = |(filter, outcome): (&Arc<str>, &Unsubscribed)| {
+            if let Unsubscribed::Left { note } = *outcome { Some((name(filter), note)) } else { None }
+        };
+        let groups: Vec<_> = filters.iter().zip(outcomes).filter_map(noted).collect();
         let member = self.clients.get_mut(client).map(|entry| name(&entry.id));
         let shards = self.desk.as_ref().map(|desk| desk.shards.clone());
         async move {
             let (Some(member), Some(shards)) = (member, shards) else { return };
-            let left = groups.iter().map(|group| shards.left(group, &member));
+            let left = groups.iter().map(|(group, note)| shards.left(group, &member, *note));
             // What is published until it is known waits in a queue that ends. Nobody promised it to a group without members.
             for result in futures::future::join_all(left).await {
                 if let Err(error) = result {
@@ -731,11 +733,11 @@ impl ShardBarrier {
             let (shards, member) = (&shards, &member);
             async move {
                 let outcome = subscribed(asked).await?.into_iter().next().ok_or(BarrierError::NotServing)?;
-                if let Err(reason) = refusal(&outcome) {
-                    return Ok(Some((at, reason)));
-                }
-                shards.joined(&group, member).await?;
-                Ok(None)
+                let Subscribed::Joined { note } = outcome else {
+                    return Ok(refusal(&outcome).err().map(|reason| (at, reason)));
+                };
+                let joined = shards.joined(&group, member, note).await?;
+                Ok((!joined).then_some((at, ReasonCode::QuotaExceeded)))
             }
         });
         let (plain, joined) = tokio::join!(plain, futures::future::join_all(joins));
@@ -758,6 +760,7 @@ async fn subscribed(asked: oneshot::Receiver<Outcome>) -> Result<Vec<Subscribed>
 fn refusal(outcome: &Subscribed) -> Result<u64, ReasonCode> {
     match outcome {
         Subscribed::New { route } | Subscribed::Replaced { route } => Ok(*route),
+        Subscribed::Joined { .. } => Ok(0),
         Subscribed::TooMany => Err(ReasonCode::QuotaExceeded),
         Subscribed::Invalid => Err(ReasonCode::TopicFilterInvalid),
     }

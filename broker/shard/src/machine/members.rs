@@ -39,30 +39,33 @@ impl<S: Store> ShardMachine<S> {
             let retain = if subscription.retain_as_published { OPTIONS_RETAIN } else { 0 };
             let flags = subscription.qos as u8 | retain;
             self.cache.put(&membership, Membership { shard, flags, identifier: subscription.identifier });
-            if known {
-                Subscribed::Replaced { route: 0 }
+            let note = if known {
+                // It was said with one of those before.
+                self.notes_for(shard)?
             } else {
                 session.memberships += 1;
                 let group = Name::new(session.client.namespace, filter);
                 let (member, limits) = (session.client.clone(), session.limits);
-                self.tell_plain(shard, Note::Join { group, member, session: id, limits })?;
-                Subscribed::New { route: 0 }
-            }
+                self.tell_plain(shard, Note::Join { group, member, session: id, limits })?
+            };
+            Subscribed::Joined { note }
         };
         self.cache.put(&key, session);
         Ok(OpAnswer::Subscribed(vec![outcome]))
     }
 
-    /// UNSUBSCRIBE of a shared filter. What may have been sent stays with the client, which is still there.
-    pub(super) fn leave(&mut self, id: u64, session: &mut Session, filter: &str) -> Result<(), StoreError> {
+    /// UNSUBSCRIBE of a shared filter. What may have been sent stays with the client, which is still there. The number of the note that says it to the group's shard; `None`: it
+    /// was no member.
+    pub(super) fn leave(&mut self, id: u64, session: &mut Session, filter: &str) -> Result<Option<u64>, StoreError> {
         let key = key::membership(id, filter);
-        let Some(membership) = self.cache.take::<Membership>(&key)? else { return Ok(()) };
+        let Some(membership) = self.cache.take::<Membership>(&key)? else { return Ok(None) };
         self.cache.remove(&key);
         session.memberships -= 1;
         let group = Name::new(session.client.namespace, filter);
-        self.tell_plain(membership.shard, Note::Leave { group, session: id })?;
+        let note = self.tell_plain(membership.shard, Note::Leave { group, session: id })?;
         let granted = session.granted;
-        self.give_back(id, session, |held, seq, _| &*held.filter == filter && seq > granted)
+        self.give_back(id, session, |held, seq, _| &*held.filter == filter && seq > granted)?;
+        Ok(Some(note))
     }
 
     /// The member's connection went, or its session. What it has not acknowledged goes to others; but what was begun with QoS 2 stays
@@ -122,18 +125,22 @@ impl<S: Store> ShardMachine<S> {
         let name = key::client(&key::client_name(member.namespace, &member.id));
         let current = self.cache.get::<Client>(&name)?.is_some_and(|client| client.session == Some(id));
         let membership = self.cache.get::<Membership>(&key::membership(id, &group.id))?.cloned();
-        let (true, Some(membership)) = (current, membership) else { return self.tell_plain(source, back) };
+        let (true, Some(membership)) = (current, membership) else {
+            return self.tell_plain(source, back).map(drop);
+        };
         let key = key::session(id);
-        let Some(mut session) = self.cache.take::<Session>(&key)? else { return self.tell_plain(source, back) };
+        let Some(mut session) = self.cache.take::<Session>(&key)? else {
+            return self.tell_plain(source, back).map(drop);
+        };
         if !session.connected {
             self.cache.put_unchanged(&key, session);
-            return self.tell_plain(source, back);
+            return self.tell_plain(source, back).map(drop);
         }
         let expires_at = lifetime.map(|lifetime| self.meta.now_ms.saturating_add(lifetime));
         if lifetime == Some(0) {
             self.dropped(&mut session, Dropped::Expired);
             self.cache.put(&key, session);
-            return self.tell_plain(source, Note::Done { number, seq });
+            return self.tell_plain(source, Note::Done { number, seq }).map(drop);
         }
         // The group has room for so few at once that the bounds of the queue need not be asked: they are for what nobody limits.
         let offer = Offer {

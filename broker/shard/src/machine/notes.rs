@@ -15,18 +15,24 @@ use crate::store::{Store, StoreError};
 const PAGE: usize = 256;
 
 impl<S: Store> ShardMachine<S> {
-    /// A note for a shard, which may be this one.
-    pub(super) fn tell(&mut self, destination: u32, letter: Letter) -> Result<(), StoreError> {
+    /// A note for a shard, which may be this one. Its number.
+    pub(super) fn tell(&mut self, destination: u32, letter: Letter) -> Result<u64, StoreError> {
         let key = key::note_peer(destination);
         let mut peer = self.cache.take::<Peer>(&key)?.unwrap_or_default();
         peer.sent += 1;
-        self.cache.put(&key::note(destination, peer.sent), letter);
+        let number = peer.sent;
+        self.cache.put(&key::note(destination, number), letter);
         self.cache.put(&key, peer);
         self.effects.push(Effect::Note { destination });
-        Ok(())
+        Ok(number)
     }
 
-    pub(super) fn tell_plain(&mut self, destination: u32, note: Note) -> Result<(), StoreError> {
+    /// The number of the last note for a shard.
+    pub(super) fn notes_for(&mut self, destination: u32) -> Result<u64, StoreError> {
+        Ok(self.cache.get::<Peer>(&key::note_peer(destination))?.map_or(0, |peer| peer.sent))
+    }
+
+    pub(super) fn tell_plain(&mut self, destination: u32, note: Note) -> Result<u64, StoreError> {
         self.tell(destination, Letter { note, message: None, expires_at: None })
     }
 
@@ -59,7 +65,7 @@ impl<S: Store> ShardMachine<S> {
                     self.take_given(source, (&group, number, seq), &member, session, message, lifetime)?;
                 }
                 // No shard says that.
-                None => self.tell_plain(source, Note::Back { number, seq })?,
+                None => drop(self.tell_plain(source, Note::Back { number, seq })?),
             },
             Note::Done { number, seq } => self.given_done(source, number, seq)?,
             Note::Back { number, seq } => self.given_back(source, number, seq)?,

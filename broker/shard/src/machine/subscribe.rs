@@ -8,7 +8,7 @@ use super::ShardMachine;
 use crate::answer::{OpAnswer, Subscribed, Unsubscribed};
 use crate::command::Subscription;
 use crate::key::{self, table};
-use crate::record::{EndedSubscriptions, Membership, OPTIONS_NO_LOCAL, OPTIONS_RETAIN, Options, Session};
+use crate::record::{EndedSubscriptions, OPTIONS_NO_LOCAL, OPTIONS_RETAIN, Options, Session};
 use crate::store::{Store, StoreError};
 
 /// How many subscriptions are read at once at a start.
@@ -75,9 +75,8 @@ impl<S: Store> ShardMachine<S> {
         let Some(mut session) = self.cache.take::<Session>(&session_key)? else { return Ok(OpAnswer::NoSession) };
         let mut outcomes = Vec::with_capacity(filters.len());
         for filter in filters {
-            if self.cache.has::<Membership>(&key::membership(id, filter))? {
-                self.leave(id, &mut session, filter)?;
-                outcomes.push(Unsubscribed::Removed);
+            if let Some(note) = self.leave(id, &mut session, filter)? {
+                outcomes.push(Unsubscribed::Left { note });
                 continue;
             }
             outcomes.push(if self.cache.has::<Options>(&key::subscription(id, filter))? {
