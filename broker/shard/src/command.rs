@@ -186,7 +186,7 @@ pub enum Op {
         /// The packet identifier.
         packet_id: u16,
     },
-    /// A message for the durable sessions of this shard; retained if its topic is of this shard and it says so.
+    /// A message for the durable sessions of this shard.
     Publish {
         /// The tenant.
         namespace: u32,
@@ -203,8 +203,9 @@ pub enum Op {
         /// How much the shard may retain.
         bounds: Bounds,
     },
-    /// Messages for the queue of one client: what is retained, for its new subscription [MQTT5 3.3.1.3]. As many as there is room for, and none
-    /// of whose topic the queue has got a newer one ([`Message::change`]).
+    /// Messages for the queue of one client: what is retained, for its new subscription [MQTT5 3.3.1.3]. As many as there is room for, up to half of the queue's
+    /// limits so that what is published meanwhile finds room, and none that the queue has got as it was published, or of whose topic it has got a newer one
+    /// ([`Message::change`]). One that is too large for the queue's limits is dropped.
     Queue {
         /// The client.
         client: Name,
@@ -262,7 +263,7 @@ pub enum Op {
         /// The shards, and [`LIVE`].
         destinations: Vec<u32>,
     },
-    /// A message from another shard's outbox: as [`Op::Publish`], but each number once.
+    /// A message from another shard's outbox: as [`Op::Publish`], but each number once, and retained if its topic is of this shard and it says so.
     HandOff {
         /// The shard that hands it off.
         source: u32,

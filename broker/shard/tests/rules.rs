@@ -7,7 +7,7 @@ mod common;
 use raftmq_mqtt::QoS;
 use raftmq_shard::{
     Answer, Batch, Bounds, Claim, Command, DropPolicy, Dropped, Effect, LIVE, NodeBoot, Op, OpAnswer, PageLimits,
-    QueueLimits, QueueMessage, Sent, ShardMachine, SlotSet, StoreError, Subscribed, Will, WillEnd, packet_id,
+    QueueLimits, QueueMessage, Sent, SeqRange, ShardMachine, SlotSet, StoreError, Subscribed, Will, WillEnd, packet_id,
 };
 
 use common::{LIMITS, MemoryStore, NODE, OTHER, Table, claim, message, message_of, name, seqs, subscription};
@@ -734,7 +734,7 @@ fn retained_messages_are_bounded() {
 #[test]
 fn messages_for_one_queue() {
     let mut table = Table::new();
-    let limits = QueueLimits { max_messages: 3, ..LIMITS };
+    let limits = QueueLimits { max_messages: 5, ..LIMITS };
     let (epoch, ..) = table.claim(NODE, Claim { limits, ..claim("c") });
     let (other, ..) = table.claim(NODE, claim("other"));
     table.subscribe(NODE, "other", other, "#", QoS::AtLeastOnce);
@@ -783,12 +783,58 @@ fn nothing_older_behind_something_newer() {
         assert_eq!(table.op(NODE, op), OpAnswer::Queued { taken });
         table.replica.machine.numbers().queued
     };
-    // The newest is there as well, and so is what nothing newer came of.
-    assert_eq!(queue(0, &[0, 1, 2]), 5);
-    assert_eq!(queue(2, &[0]), 5);
-    assert_eq!(queue(0, &[3]), 6);
-    // Behind what came last before this: only what was queued as retained.
-    assert_eq!(queue(6, &[2]), 7);
+    // All of them came as they were published, and of one topic newer ones.
+    assert_eq!(queue(0, &[0, 1, 2, 3]), 4);
+    assert_eq!(queue(2, &[0, 2]), 4);
+    // Behind the first four there is nothing; what came as retained is no reason against the same for another subscription, but against something older.
+    assert_eq!(queue(4, &[1, 2]), 6);
+    assert_eq!(queue(4, &[2]), 7);
+    assert_eq!(queue(4, &[0]), 7);
+    assert_eq!(queue(4, &[3]), 8);
+    assert_eq!(queue(4, &[2]), 8);
+}
+
+/// What is retained takes half of a queue, so that what is published finds room. One for which no such queue has room is dropped, and holds nothing up.
+#[test]
+fn what_is_retained_takes_half_of_a_queue() {
+    let mut table = Table::new();
+    let limits = QueueLimits { max_messages: 10, max_bytes: 2_000, ..LIMITS };
+    let (epoch, ..) = table.claim(NODE, Claim { limits, ..claim("c") });
+    table.subscribe(NODE, "c", epoch, "#", QoS::AtLeastOnce);
+    let of = |bytes: usize| QueueMessage {
+        message: message("t", &"x".repeat(bytes)),
+        qos: QoS::AtLeastOnce,
+        identifier: 0,
+        lifetime_ms: None,
+    };
+    let mut queue = |table: &mut Table, sizes: &[usize]| {
+        let messages = sizes.iter().map(|bytes| of(*bytes)).collect();
+        match table.op(NODE, Op::Queue { client: name("c"), epoch, after: 0, messages }) {
+            OpAnswer::Queued { taken } => taken,
+            other => panic!("{other:?}"),
+        }
+    };
+    // Larger than half, in an empty queue, and larger than all of it.
+    assert_eq!(queue(&mut table, &[3_000, 1_500, 10]), 2);
+    assert_eq!(table.replica.machine.numbers().queued, 1);
+    table.grant("c", epoch, 9);
+    let seqs = vec![SeqRange { first: 1, last: 1 }];
+    table.op(NODE, Op::Ack { client: name("c"), epoch, seqs });
+    assert_eq!(queue(&mut table, &[10; 9]), 5);
+    assert_eq!(queue(&mut table, &[10]), 0);
+    for _ in 0..5 {
+        assert_eq!(table.publish(message("t", "live")), OpAnswer::Published { matched: 1, dropped: 0 });
+    }
+    assert_eq!(table.publish(message("t", "live")), OpAnswer::Published { matched: 1, dropped: 1 });
+}
+
+/// A message for the sessions of a shard is not retained by it: that has bounds, and its own operation.
+#[test]
+fn what_is_only_published_is_not_retained() {
+    let mut table = Table::new();
+    let message = message_of("t", "p", QoS::AtLeastOnce, true, b"x", None);
+    table.op(NODE, Op::Publish { namespace: 0, message });
+    assert_eq!((table.replica.machine.numbers().retained, table.replica.machine.last_retained()), (0, 0));
 }
 
 fn delay(topic: &str, delay_ms: u64, messages: u64) -> Op {

@@ -483,7 +483,7 @@ impl Worker {
                 let out = conn.outlet.buffer(&mut self.spares);
                 match delivery.sent {
                     Sent::Release => conn.session.on_granted_release(id, out, &mut actions),
-                    Sent::Publish { message, qos, retain, dup, identifiers, lifetime_ms } => {
+                    Sent::Publish { message, qos, retain, dup, identifiers, lifetime_ms, .. } => {
                         if message.retain() && !self.shard_replays.is_empty() {
                             self.shard_replays.note(&message, |to| to == client);
                         }

@@ -72,7 +72,7 @@ impl<S: Store> ShardMachine<S> {
             }
             Op::Publish { namespace, message } => {
                 let lifetime = crate::record::lifetime(&message);
-                self.publish(namespace, message, lifetime)
+                self.publish(namespace, message, lifetime, false)
             }
             Op::Retain { namespace, message, bounds } => self.publish_retained(namespace, message, bounds),
             Op::Queue { client, epoch, after, messages } => {

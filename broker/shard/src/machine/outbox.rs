@@ -134,7 +134,7 @@ impl<S: Store> ShardMachine<S> {
         }
         peer.received = number;
         self.cache.put(&key, peer);
-        self.publish(namespace, message, lifetime_ms)
+        self.publish(namespace, message, lifetime_ms, true)
     }
 
     /// A destination has committed what is numbered up to `up_to`.

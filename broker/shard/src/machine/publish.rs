@@ -13,12 +13,13 @@ use crate::record::{OPTIONS_NO_LOCAL, OPTIONS_RETAIN, Options, Session};
 use crate::store::{Store, StoreError};
 
 impl<S: Store> ShardMachine<S> {
-    /// Publishes a message that lives for so long, in milliseconds.
+    /// Publishes a message that lives for so long, in milliseconds; `retain`: and retains it, if it says so and its topic is of this shard.
     pub(super) fn publish(
         &mut self,
         namespace: u32,
         message: Message,
         lifetime: Option<u64>,
+        retain: bool,
     ) -> Result<OpAnswer, StoreError> {
         let expires_at = lifetime.map(|lifetime| self.meta.now_ms.saturating_add(lifetime));
         let number = self.next_message();
@@ -42,7 +43,9 @@ impl<S: Store> ShardMachine<S> {
             }
             self.matched = found;
         }
-        references += self.retain(namespace, &message, number, expires_at)?;
+        if retain {
+            references += self.retain(namespace, &message, number, expires_at)?;
+        }
         self.keep_message(namespace, message, references);
         for group in groups {
             self.dispatch(group)?;
@@ -83,8 +86,11 @@ impl<S: Store> ShardMachine<S> {
             return Ok(None);
         }
         let bytes = u32::try_from(message.wire_len()).unwrap_or(u32::MAX);
-        let taken =
-            self.enqueue(id, &mut session, Offer { message: number, expires_at, bytes, qos, retain, identifiers })?;
+        let taken = self.enqueue(
+            id,
+            &mut session,
+            Offer { message: number, expires_at, bytes, qos, retain, replayed: false, identifiers },
+        )?;
         if taken && session.is_group() {
             groups.push(id);
         } else if taken && session.connected {

@@ -52,7 +52,8 @@ impl<S: Store> ShardMachine<S> {
         Ok(true)
     }
 
-    /// Puts messages of their own at the end of a queue, until it is full. Left out is what the queue has got something newer of behind a number.
+    /// Puts what is retained at the end of a queue, until that is half full. Left out is what the queue has got behind a number as it was published, or something newer of its
+    /// topic.
     pub(super) fn queue_up(
         &mut self,
         namespace: u32,
@@ -63,50 +64,62 @@ impl<S: Store> ShardMachine<S> {
         let key = key::session(id);
         let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(OpAnswer::NoSession) };
         let changes = self.changes_behind(id, &session, after)?;
-        let mut taken = 0;
+        let (mut taken, mut queued) = (0, false);
         for QueueMessage { message, qos, identifier, lifetime_ms } in messages {
+            let change = message.change().unwrap_or(0);
+            if changes.get(message.topic()).is_some_and(|newer| newer.hides(change)) {
+                taken += 1;
+                continue;
+            }
             let offer = Offer {
                 message: self.next_message(),
                 expires_at: lifetime_ms.map(|left| self.meta.now_ms.saturating_add(left)),
                 bytes: u32::try_from(message.wire_len()).unwrap_or(u32::MAX),
                 qos: qos as u8,
                 retain: true,
+                replayed: true,
                 identifiers: (identifier > 0).then_some(identifier).into_iter().collect(),
             };
-            if changes.get(message.topic()).is_some_and(|newer| *newer > message.change().unwrap_or(0)) {
-                taken += 1;
-                continue;
-            }
-            if is_full(&session, &offer) {
+            if is_half_full(&session, &offer) {
                 break;
             }
             taken += 1;
+            // One that no queue of these limits can have is dropped there, and counted.
             if self.enqueue(id, &mut session, offer)? {
                 self.keep_message(namespace, message, 1);
+                queued = true;
             }
         }
-        if taken > 0 && session.connected {
+        if queued && session.connected {
             self.effects.push(Effect::Deliver { client: session.client.clone() });
         }
         self.cache.put(&key, session);
         Ok(OpAnswer::Queued { taken })
     }
 
-    /// The changes that came into a queue behind a number, live or as what was retained, and are there: the highest number of each topic. A message without one
-    /// (a will, a delayed message) counts as the newest.
-    fn changes_behind(&mut self, id: u64, session: &Session, after: u64) -> Result<BTreeMap<String, u64>, StoreError> {
-        let mut changes = BTreeMap::new();
+    /// The changes that came into a queue behind a number and are there, by topic. A message without one (a will, a delayed message) counts as the newest.
+    fn changes_behind(
+        &mut self,
+        id: u64,
+        session: &Session,
+        after: u64,
+    ) -> Result<BTreeMap<String, Newer>, StoreError> {
+        let mut changes = BTreeMap::<String, Newer>::new();
         let mut seq = after.saturating_add(1).max(session.floor);
         while seq < session.next {
-            let messages: Vec<u64> = match self.cache.get::<Block>(&key::block(id, seq / BLOCK))? {
-                Some(block) => block.from(seq).map(|(_, entry)| entry.message).collect(),
+            if seq > session.granted {
+                seq = seq.max(session.front);
+            }
+            let messages: Vec<(u64, bool)> = match self.cache.get::<Block>(&key::block(id, seq / BLOCK))? {
+                Some(block) => block.from(seq).map(|(_, entry)| (entry.message, entry.replayed)).collect(),
                 None => Vec::new(),
             };
-            for message in messages {
+            for (message, replayed) in messages {
                 let stored = self.cache.get::<Stored>(&key::message(message))?;
                 if let Some(stored) = stored.filter(|stored| stored.message.retain()) {
                     let number = stored.message.change().unwrap_or(u64::MAX);
-                    let known = changes.entry(stored.message.topic().to_owned()).or_insert(number);
+                    let known = changes.entry(stored.message.topic().to_owned()).or_default();
+                    let known = if replayed { &mut known.replayed } else { &mut known.published };
                     *known = number.max(*known);
                 }
             }
@@ -338,6 +351,28 @@ impl<S: Store> ShardMachine<S> {
         self.meta.dropped[reason as usize] += 1;
         self.effects.push(Effect::Dropped { reason, count: 1 });
     }
+}
+
+/// What a queue has of a topic.
+#[derive(Default)]
+struct Newer {
+    /// The highest change that came as it was published.
+    published: u64,
+    /// The same of what came as what was retained.
+    replayed: u64,
+}
+
+impl Newer {
+    /// Whether a change is not to come any more as what is retained. What came so for another subscription does not count as the same.
+    fn hides(&self, change: u64) -> bool {
+        (self.published > 0 && self.published >= change) || self.replayed > change
+    }
+}
+
+/// Whether a message would take more than half of the bounds of a queue, which may have one at least.
+fn is_half_full(session: &Session, offer: &Offer) -> bool {
+    let (messages, bytes) = (session.limits.max_messages.div_ceil(2), session.limits.max_bytes / 2);
+    session.messages > 0 && (session.messages >= messages || session.bytes + u64::from(offer.bytes) > bytes)
 }
 
 /// Whether a message is too much for the bounds of a queue.

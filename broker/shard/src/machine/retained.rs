@@ -60,7 +60,7 @@ impl<S: Store> ShardMachine<S> {
         let lifetime = lifetime(&message);
         // Whoever gets it can tell whether it is newer than what it got.
         let message = message.with_change(self.meta.last_retained + 1);
-        Ok(match self.publish(namespace, message, lifetime)? {
+        Ok(match self.publish(namespace, message, lifetime, true)? {
             OpAnswer::Published { matched, dropped } => {
                 OpAnswer::Retained { number: self.meta.last_retained, matched, dropped }
             }

@@ -22,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) qos: u8,
     /// The RETAIN flag that it is sent with.
     pub(crate) retain: bool,
+    /// It comes as what is retained, for a new subscription, and not as it was published.
+    pub(crate) replayed: bool,
     /// Identifiers of the subscriptions that it is for.
     pub(crate) identifiers: SmallVec<[u32; 2]>,
 }
@@ -88,7 +90,7 @@ impl Block {
             out.number(entry.message);
             out.option(entry.expires_at);
             out.number(entry.bytes.into());
-            out.push(entry.qos | u8::from(entry.retain) << 2);
+            out.push(entry.qos | u8::from(entry.retain) << 2 | u8::from(entry.replayed) << 3);
             out.count(entry.identifiers.len());
             entry.identifiers.iter().for_each(|identifier| out.number((*identifier).into()));
         }
@@ -101,13 +103,14 @@ impl Block {
             let expires_at = reader.option("expiry")?;
             let bytes = reader.small("bytes")?;
             let flags = reader.byte("flags")?;
-            if flags > 7 {
+            if flags > 15 {
                 return Err(CodecError::Invalid("flags"));
             }
             let identifiers =
                 reader.list("subscription identifiers", 1 << 20, |reader| reader.small("subscription identifier"))?;
-            let (qos, retain, identifiers) = (flags & 3, flags & 4 != 0, identifiers.into());
-            Ok((place, Entry { message, expires_at, bytes, qos, retain, identifiers }))
+            let (qos, retain, replayed) = (flags & 3, flags & 4 != 0, flags & 8 != 0);
+            let identifiers = identifiers.into();
+            Ok((place, Entry { message, expires_at, bytes, qos, retain, replayed, identifiers }))
         })?;
         Ok(Self { entries: entries.into() })
     }

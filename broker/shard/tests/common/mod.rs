@@ -10,7 +10,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
 use raftmq_shard::{
-    Answer, Batch, Claim, Command, DropPolicy, Effect, Name, NodeBoot, Op, OpAnswer, QueueLimits, SeqRange,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, Effect, Name, NodeBoot, Op, OpAnswer, QueueLimits, SeqRange,
     ShardMachine, SlotSet, Store, StoreError, Subscription, stamped,
 };
 
@@ -242,8 +242,16 @@ impl Table {
         self.op(node, Op::Subscribe { client: name(id), epoch, filters: vec![subscription(filter, qos)] })
     }
 
+    /// Publishes a message, which is retained if it says so.
     pub fn publish(&mut self, message: Message) -> OpAnswer {
-        self.op(NODE, Op::Publish { namespace: 0, message })
+        if !message.retain() {
+            return self.op(NODE, Op::Publish { namespace: 0, message });
+        }
+        let bounds = Bounds { messages: u64::MAX, bytes: u64::MAX };
+        match self.op(NODE, Op::Retain { namespace: 0, message, bounds }) {
+            OpAnswer::Retained { matched, dropped, .. } => OpAnswer::Published { matched, dropped },
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn grant(&mut self, id: &str, epoch: u64, up_to: u64) -> OpAnswer {

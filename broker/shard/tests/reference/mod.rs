@@ -320,7 +320,7 @@ impl Reference {
             }
             Op::Publish { namespace, message } => {
                 let lifetime = lifetime(&message);
-                self.publish(namespace, message, lifetime)
+                self.publish(namespace, message, lifetime, false)
             }
             Op::Retain { namespace, message, bounds } => {
                 if !self.slots.contains(slot(namespace, message.topic())) {
@@ -335,7 +335,7 @@ impl Reference {
                 }
                 let lifetime = lifetime(&message);
                 let message = message.with_change(self.last_retained + 1);
-                let OpAnswer::Published { matched, dropped } = self.publish(namespace, message, lifetime) else {
+                let OpAnswer::Published { matched, dropped } = self.publish(namespace, message, lifetime, true) else {
                     unreachable!()
                 };
                 OpAnswer::Retained { number: self.last_retained, matched, dropped }
@@ -365,7 +365,7 @@ impl Reference {
                     return OpAnswer::Gap { expected: *last + 1 };
                 }
                 *last = number;
-                self.publish(namespace, message, lifetime_ms)
+                self.publish(namespace, message, lifetime_ms, true)
             }
             Op::HandedOff { destination, up_to } => {
                 self.outbox.retain(|(to, number), _| *to != destination || *number > up_to);
@@ -628,7 +628,7 @@ impl Reference {
         }
     }
 
-    fn publish(&mut self, namespace: u32, message: Message, lifetime: Option<u64>) -> OpAnswer {
+    fn publish(&mut self, namespace: u32, message: Message, lifetime: Option<u64>, retain: bool) -> OpAnswer {
         let kept = self.keep(namespace, message.clone(), lifetime);
         let (mut matched, mut dropped) = (0, 0);
         let numbers: Vec<u64> = self.sessions.keys().copied().collect();
@@ -660,7 +660,7 @@ impl Reference {
                 dropped += 1;
             }
         }
-        if message.retain() && self.slots.contains(slot(namespace, message.topic())) {
+        if retain && message.retain() && self.slots.contains(slot(namespace, message.topic())) {
             let key = (namespace, message.topic().split('/').map(str::to_owned).collect());
             self.last_retained += 1;
             self.retained.remove(&key);
@@ -849,6 +849,7 @@ impl Reference {
                         message: queued.message.message.clone(),
                         qos: QoS::from_u8(queued.qos).unwrap(),
                         retain: queued.retain,
+                        replayed: false,
                         dup: *seq <= session.dup_to,
                         identifiers: queued.identifiers.clone(),
                         lifetime_ms: self.left(&queued.message),
