@@ -17,6 +17,7 @@ mod client;
 mod clients;
 mod connection;
 mod durable;
+mod given;
 mod inbox;
 mod listener;
 mod messages;
@@ -32,6 +33,7 @@ mod renew;
 mod replay;
 mod retained;
 mod run;
+mod shard_replay;
 mod shards;
 mod shared;
 mod sharing;
@@ -291,9 +293,9 @@ pub(crate) struct Worker {
     /// Publishers that wait until there is room for operations.
     shard_stalled: Vec<Key>,
     /// New subscriptions that are not through what the shards retain.
-    shard_replays: retained::ShardReplays,
+    shard_replays: shard_replay::ShardReplays,
     /// What was given of that a short time ago.
-    given: retained::GivenAll,
+    given: given::GivenAll,
     /// Messages that are not committed in all shards, with their deadlines.
     committing: VecDeque<(u64, Rc<durable::Publishing>)>,
 }

@@ -13,7 +13,7 @@ use raftmq_routing::{FilterKind, Lookup, RetainedCursor};
 use raftmq_session::{Forms, Matched, SubscribeItem, SubscriptionInfo};
 
 use super::publish::is_reserved;
-use super::retained::Floors;
+use super::shard_replay::Floors;
 use super::subscribe::has_filter;
 use super::wheel::Key;
 use super::{ClientState, Worker};

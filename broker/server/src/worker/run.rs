@@ -165,8 +165,8 @@ async fn run(
         later: VecDeque::new(),
         later_ready: Rc::new(Notify::new()),
         shard_stalled: Vec::new(),
-        shard_replays: super::retained::ShardReplays::default(),
-        given: super::retained::GivenAll::default(),
+        shard_replays: super::shard_replay::ShardReplays::default(),
+        given: super::given::GivenAll::default(),
         committing: VecDeque::new(),
         node,
     }));

@@ -17,7 +17,7 @@ use raftmq_shard::OpAnswer;
 
 use super::clients::shared_filters;
 use super::messages::EXCLUSIVE;
-use super::retained::Floors;
+use super::shard_replay::Floors;
 use super::sharing::{is_shared, member_id};
 use super::slab::Slab;
 use super::wheel::Key;
