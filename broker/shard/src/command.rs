@@ -204,7 +204,7 @@ pub enum Op {
         bounds: Bounds,
     },
     /// Messages for the queue of one client: what is retained, for its new subscription [MQTT5 3.3.1.3]. As many as there is room for, up to half of the queue's
-    /// limits so that what is published meanwhile finds room, and none that the queue has got as it was published, or of whose topic it has got a newer one
+    /// limits so that what is published meanwhile finds room, and none of whose topic it has got a newer one
     /// ([`Message::change`]). One that is too large for the queue's limits is dropped.
     Queue {
         /// The client.

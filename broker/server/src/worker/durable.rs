@@ -12,7 +12,7 @@ use std::sync::Arc;
 use raftmq_cluster::{BarrierError, LaneError, Shards};
 use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_planted::{Bug, planted};
-use raftmq_routing::FilterKind;
+use raftmq_routing::{FilterKind, SubscriptionIndex};
 use raftmq_session::{
     Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscribeItem, SubscriptionInfo,
 };
@@ -22,6 +22,7 @@ use raftmq_shard::{
 use tokio::sync::oneshot;
 
 use super::connection::count_as;
+use super::messages::EXCLUSIVE;
 use super::publish::Reach;
 use super::shards::{NAMESPACE, Outcome, Waiting, name};
 use super::wheel::Key;
@@ -43,6 +44,8 @@ const COMMIT_MS: u64 = 10_000;
 pub(super) struct Durable {
     /// The last number that was given to the connection, or needs not to be.
     after: u64,
+    /// The last number that the queue was seen to have.
+    last: u64,
     /// Numbers up to here are granted, as the shard said.
     granted: u64,
     /// A grant was asked for.
@@ -57,6 +60,11 @@ impl Durable {
     /// The last number that was given to the connection.
     pub(super) fn given(&self) -> u64 {
         self.after
+    }
+
+    /// The queue was seen to have nothing that was not given.
+    pub(super) fn has_caught_up(&self) -> bool {
+        !self.blocked && self.after >= self.last
     }
 
     /// The number behind an identifier that is under way.
@@ -84,7 +92,7 @@ fn identifier(seq: u64, epoch: u64) -> Option<NonZeroU16> {
 #[derive(Default)]
 pub(super) struct Publishing {
     /// Whose it is, and what is to be answered.
-    publisher: RefCell<Option<(Key, PublishToken, ReasonCode)>>,
+    publisher: RefCell<Option<(Key, Option<PublishToken>, ReasonCode)>>,
     /// Shards that have not answered.
     left: Cell<u32>,
     failed: Cell<bool>,
@@ -144,11 +152,16 @@ impl Worker {
         token: PublishToken,
         reason: ReasonCode,
     ) {
-        *publishing.publisher.borrow_mut() = Some((key, token, reason));
+        *publishing.publisher.borrow_mut() = Some((key, Some(token), reason));
         if publishing.left.get() == 0 || planted(Bug::AckBeforeCommit) {
             return self.committed(publishing);
         }
         self.committing.push_back((self.node.clock.ms() + COMMIT_MS, Rc::clone(publishing)));
+        self.stall_for_shards(key);
+    }
+
+    /// A publisher is not read while too much for the shards has no room.
+    pub(super) fn stall_for_shards(&mut self, key: Key) {
         if self.desk.as_ref().is_some_and(|desk| desk.is_long())
             && let Some(conn) = self.conns.get_mut(key)
             && !conn.stalled
@@ -191,7 +204,9 @@ impl Worker {
         let told =
             self.conns.get_mut(key).is_some_and(|conn| conn.session.version().is_some_and(|version| version.is_v5()));
         let reason = if refused && told { ReasonCode::QuotaExceeded } else { reason };
-        self.acknowledge_publish(key, token, reason);
+        if let Some(token) = token {
+            self.acknowledge_publish(key, token, reason);
+        }
     }
 
     /// Hands a message to the shard that publishes it after a delay. `None`: there are no shards, it is this node's to keep.
@@ -228,8 +243,8 @@ impl Worker {
         self.wake(key);
     }
 
-    /// As [`Worker::wait_for_shards`], for something that is answered in another way: its publisher is disconnected if that takes too long.
-    pub(super) fn watch_commit(&mut self, key: Key, token: PublishToken) -> Rc<Publishing> {
+    /// As [`Worker::wait_for_shards`], for something that is answered in another way, or not at all: its publisher is disconnected if that takes too long.
+    pub(super) fn watch_commit(&mut self, key: Key, token: Option<PublishToken>) -> Rc<Publishing> {
         let watched = Rc::new(Publishing::default());
         *watched.publisher.borrow_mut() = Some((key, token, ReasonCode::Success));
         watched.left.set(1);
@@ -264,6 +279,9 @@ impl Worker {
         let Some((client, epoch, shard)) = self.owner_of(key).filter(|_| !special) else {
             return self.publish(key, message, Some(token), actions);
         };
+        if self.behind_retained(key, &message, Some(token), Some(id)) {
+            return;
+        }
         let mut destinations: Vec<u32> =
             self.cache.lookup(message.topic()).shards().iter().copied().map(u32::from).collect();
         destinations.dedup();
@@ -475,6 +493,7 @@ impl Worker {
             };
             last = last.max(part.last);
             durable.granted = durable.granted.max(part.granted);
+            durable.last = durable.last.max(part.last);
             if part.sent.is_empty() {
                 break;
             }
@@ -483,9 +502,21 @@ impl Worker {
                 let out = conn.outlet.buffer(&mut self.spares);
                 match delivery.sent {
                     Sent::Release => conn.session.on_granted_release(id, out, &mut actions),
-                    Sent::Publish { message, qos, retain, dup, identifiers, lifetime_ms, .. } => {
-                        if message.retain() && !self.shard_replays.is_empty() {
-                            self.shard_replays.note(&message, |to| to == client);
+                    Sent::Publish { message, qos, retain, replayed, dup, identifiers, lifetime_ms } => {
+                        if message.retain() && !replayed {
+                            let matched = || matching(&self.index, client.slot, message.topic());
+                            if let Some(number) = message.change()
+                                && let Some(of_topic) = desk.shards.shard_of(NAMESPACE, message.topic())
+                                && self.given.covers(client.slot, message.topic(), of_topic, number, matched)
+                            {
+                                if durable.acks.is_empty() {
+                                    desk.unsaid.push(client);
+                                }
+                                durable.ack(delivery.seq);
+                                durable.after = delivery.seq;
+                                continue;
+                            }
+                            self.shard_replays.note_queued(&message, client);
                         }
                         let granted = Granted {
                             packet_id: id,
@@ -644,6 +675,13 @@ impl Worker {
         let client = name(&entry.id);
         Some(self.desk.as_mut()?.ask(shard, Op::Unsubscribe { client, epoch, filters }))
     }
+}
+
+/// How many subscriptions of a client match a topic.
+fn matching(index: &SubscriptionIndex<SubscriptionInfo>, slot: u32, topic: &str) -> usize {
+    let mut count = 0;
+    index.matches(topic, |of, _| count += usize::from(of & !EXCLUSIVE == slot));
+    count
 }
 
 fn subscription(filter: Arc<str>, info: &SubscriptionInfo) -> Subscription {

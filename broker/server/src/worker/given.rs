@@ -4,19 +4,21 @@
 //! arrives; what is changed later was published when every node knew the subscription, and comes live. So nobody gets an older one after a newer one.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use raftmq_mqtt::Message;
 use raftmq_mqtt::topic::filter_matches;
-use raftmq_session::{SubscribeItem, SubscriptionInfo};
+use raftmq_session::SubscriptionInfo;
 
 use super::wheel::Key;
 
-/// Messages that are kept back for a subscription before its SUBACK; with more the others come at once.
+/// Messages that are kept back for a subscription before its SUBACK. Of more the topics are noted: what is retained of those is read later.
 const HELD: usize = 64;
+/// The most topics that are noted so.
+const MISSED: usize = 4_096;
 /// How often it is looked at what is older than that.
 const FORGET_MS: u64 = 10_000;
 
@@ -25,6 +27,8 @@ const FORGET_MS: u64 = 10_000;
 pub(super) struct Progress {
     /// Before SUBACK: what came live meanwhile. Of it that which is not newer than the floors comes as what is retained.
     pub(super) held: Option<Vec<Message>>,
+    /// Topics for which there was no room among those.
+    pub(super) missed: HashSet<Box<str>>,
     pub(super) first: u16,
     /// Of the shards that may retain something for it, from that one on: what was changed up to here does not come live.
     pub(super) floors: Vec<Option<u64>>,
@@ -32,22 +36,26 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(shards: Range<u16>) -> Self {
-        Self { held: Some(Vec::new()), first: shards.start, floors: vec![None; shards.len()] }
+        Self { held: Some(Vec::new()), missed: HashSet::new(), first: shards.start, floors: vec![None; shards.len()] }
     }
 
     pub(super) fn floor(&mut self, shard: u16) -> Option<&mut Option<u64>> {
         self.floors.get_mut(usize::from(shard.checked_sub(self.first)?))
     }
 
-    /// Keeps a message back until SUBACK, if that is still to come and there is room.
-    pub(super) fn hold(&mut self, message: &Message) -> bool {
-        match &mut self.held {
-            Some(held) if held.len() < HELD => {
-                held.push(message.clone());
-                true
-            }
-            _ => false,
+    /// Keeps a message back until SUBACK. Without room for it the client does not get it: nothing that is published before its SUBACK is promised to it.
+    fn hold(&mut self, message: &Message) {
+        let Some(held) = &mut self.held else { return };
+        if held.len() < HELD {
+            held.push(message.clone());
+        } else if message.change().is_some() && self.missed.len() < MISSED {
+            self.missed.insert(message.topic().into());
         }
+    }
+
+    /// Whether a message that is not to be retained goes behind one that is kept back: its topic has such a one.
+    fn holds(&self, topic: &str) -> bool {
+        self.held.as_ref().is_some_and(|held| held.iter().any(|held| held.topic() == topic))
     }
 
     /// Whether a change comes as what is retained, or a later one of its topic does.
@@ -57,8 +65,10 @@ impl Progress {
     }
 }
 
-/// What a subscription of a clean session got as retained.
+/// What a new subscription got as retained.
 pub(super) struct Given {
+    /// The number of its lookup.
+    pub(super) number: u64,
     pub(super) client: Key,
     pub(super) own: Arc<str>,
     pub(super) filter: Arc<str>,
@@ -80,39 +90,33 @@ impl GivenAll {
         of_slot.push(given);
     }
 
-    /// Takes out the clients who got this change of a topic, or a later one, as retained by every subscription that it matches, or who may get it so. One that had another
-    /// subscription before gets it: for that it is new. Who was taken out.
+    /// Takes out the clients who got this message's change of its topic, in a shard, or a later one, as retained by every subscription that it matches, or who may get it so. One that had
+    /// another subscription before gets it: for that it is new. A message without a change goes behind what is kept back of its topic. Who was taken out.
     pub(super) fn leave_out(
         &self,
         message: &Message,
-        shard: u16,
-        number: u64,
+        change: Option<(u16, u64)>,
         matched: &mut Vec<(u32, SubscriptionInfo)>,
     ) -> Vec<u32> {
         let mut over = Vec::new();
-        if !matched.iter().any(|(slot, _)| self.of.contains_key(slot)) {
+        let waits = |given: &Given| given.progress.borrow().held.is_some();
+        let concerns = |of_client: &Vec<Given>| change.is_some() || of_client.iter().any(waits);
+        if !matched.iter().any(|(slot, _)| self.of.get(slot).is_some_and(concerns)) {
             return over;
         }
-        let topic = message.topic();
         matched.sort_unstable_by_key(|(slot, _)| *slot);
         for of_client in matched.chunk_by(|one, other| one.0 == other.0) {
-            let Some((slot, given)) = of_client.first().and_then(|(slot, _)| Some((*slot, self.of.get(slot)?))) else {
+            let Some((slot, _)) = of_client.first() else { continue };
+            let (count, waits) = self.count(*slot, message.topic(), change);
+            if count < of_client.len() {
                 continue;
-            };
-            let (mut count, mut waits) = (0, None);
-            for given in given.iter().filter(|given| filter_matches(&given.filter, topic)) {
-                let progress = given.progress.borrow();
-                if progress.held.is_some() {
-                    waits = Some(given);
-                    count += 1;
-                } else {
-                    count += usize::from(progress.covers(shard, number));
-                }
             }
-            let out = count >= of_client.len() && waits.is_none_or(|given| given.progress.borrow_mut().hold(message));
-            if out {
-                over.push(slot);
+            match waits {
+                Some(given) => given.progress.borrow_mut().hold(message),
+                None if change.is_none() => continue,
+                None => {}
             }
+            over.push(*slot);
         }
         if !over.is_empty() {
             matched.retain(|(slot, _)| over.binary_search(slot).is_err());
@@ -120,12 +124,49 @@ impl GivenAll {
         over
     }
 
-    /// SUBACK was sent, or is not: what has not begun by now does not.
-    pub(super) fn answered(&mut self, client: Key, filters: &[SubscribeItem]) {
+    /// Of how many subscriptions of a client a message is left out, and one of them whose SUBACK is still to come.
+    fn count(&self, slot: u32, topic: &str, change: Option<(u16, u64)>) -> (usize, Option<&Given>) {
+        let (mut count, mut waits) = (0, None);
+        for given in self.of.get(&slot).into_iter().flatten() {
+            let progress = given.progress.borrow();
+            if (change.is_none() && progress.held.is_none()) || !filter_matches(&given.filter, topic) {
+                continue;
+            }
+            if progress.held.is_none() {
+                count += usize::from(change.is_some_and(|(shard, number)| progress.covers(shard, number)));
+            } else if change.is_some() || progress.holds(topic) {
+                waits = Some(given);
+                count += 1;
+            }
+        }
+        (count, waits)
+    }
+
+    /// Whether the queue of a client has a change of a topic that comes, or came, as retained by all of so many subscriptions that it matches.
+    pub(super) fn covers(
+        &self,
+        slot: u32,
+        topic: &str,
+        shard: u16,
+        number: u64,
+        matched: impl FnOnce() -> usize,
+    ) -> bool {
+        if !self.of.contains_key(&slot) {
+            return false;
+        }
+        let (count, waits) = self.count(slot, topic, Some((shard, number)));
+        count > 0 && waits.is_none() && count >= matched()
+    }
+
+    /// Whether anything may be kept back, or left out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// SUBACK was sent, or is not: of these lookups what has not begun by now does not.
+    pub(super) fn answered(&mut self, client: Key, lookups: &[u64]) {
         if let Some(given) = self.of.get_mut(&client.slot) {
-            given.retain(|given| {
-                given.progress.borrow().held.is_none() || !filters.iter().any(|item| *item.filter == *given.own)
-            });
+            given.retain(|given| given.progress.borrow().held.is_none() || !lookups.contains(&given.number));
         }
     }
 
@@ -134,14 +175,14 @@ impl GivenAll {
         self.of.remove(&client.slot);
     }
 
-    /// Forgets what is long ago.
-    pub(super) fn forget(&mut self, now: u64) {
+    /// Forgets what is long ago, of clients whose queues have nothing from then.
+    pub(super) fn forget(&mut self, now: u64, mut caught_up: impl FnMut(Key) -> bool) {
         if now < self.forget_at {
             return;
         }
         self.forget_at = now + FORGET_MS;
         self.of.retain(|_, given| {
-            given.retain(|given| given.until > now);
+            given.retain(|given| given.until > now || !caught_up(given.client));
             !given.is_empty()
         });
     }
@@ -166,7 +207,7 @@ mod tests {
     }
 
     fn through<const N: usize>(floors: [Option<u64>; N]) -> Progress {
-        Progress { held: None, first: 0, floors: floors.to_vec() }
+        Progress { held: None, missed: HashSet::new(), first: 0, floors: floors.to_vec() }
     }
 
     fn message(topic: &str) -> Message {
@@ -189,16 +230,40 @@ mod tests {
         let one = keys.insert(());
         let mut all = GivenAll::default();
         let progress = Rc::new(RefCell::new(Progress::new(0..1)));
-        all.add(Given { client: one, own: "a".into(), filter: "a".into(), progress: Rc::clone(&progress), until: 9 });
-        let count = |slots: &[u32]| {
+        all.add(Given {
+            number: 1,
+            client: one,
+            own: "a".into(),
+            filter: "#".into(),
+            progress: Rc::clone(&progress),
+            until: 9,
+        });
+        let all = RefCell::new(all);
+        let count_of = |message: &Message, change: Option<(u16, u64)>, slots: &[u32]| {
             let mut matched = matched(slots);
-            all.leave_out(&message("a"), 0, 5, &mut matched);
+            all.borrow().leave_out(message, change, &mut matched);
             matched.len()
         };
+        let changed = message("a").with_change(5);
+        let count = |slots: &[u32]| count_of(&changed, Some((0, 5)), slots);
+        // What is not retained passes, until something of its topic is kept back.
+        assert_eq!(count_of(&message("a"), None, &[one.slot]), 1);
         assert_eq!((count(&[one.slot, 7]), count(&[one.slot, one.slot])), (1, 2));
-        (1..HELD).for_each(|_| assert_eq!(count(&[one.slot]), 0));
-        assert_eq!(count(&[one.slot]), 1);
+        assert_eq!(count_of(&message("a"), None, &[one.slot]), 0);
+        assert_eq!(count_of(&message("b"), None, &[one.slot]), 1);
+        (2..HELD).for_each(|_| assert_eq!(count(&[one.slot]), 0));
+        // There is no room for more: nobody gets it, and its topic is noted.
+        assert!(progress.borrow().missed.is_empty());
+        assert_eq!(count(&[one.slot]), 0);
+        assert_eq!(count_of(&message("a"), None, &[one.slot]), 0);
         assert_eq!(progress.borrow().held.as_ref().map(Vec::len), Some(HELD));
+        assert!(progress.borrow().missed.iter().eq([&Box::from("a")]));
+        assert!(!all.borrow().covers(one.slot, "a", 0, 5, || 1), "a queue does not keep it back");
+        let of_other = [2];
+        all.borrow_mut().answered(one, &of_other);
+        assert_eq!(count(&[one.slot]), 0);
+        all.borrow_mut().answered(one, &[1]);
+        assert_eq!(count(&[one.slot]), 1);
     }
 
     #[test]
@@ -208,14 +273,14 @@ mod tests {
         let mut all = GivenAll::default();
         let mut given = |client, filter: &str, progress: Progress, until| {
             let progress = Rc::new(RefCell::new(progress));
-            all.add(Given { client, own: filter.into(), filter: filter.into(), progress, until });
+            all.add(Given { number: 0, client, own: filter.into(), filter: filter.into(), progress, until });
         };
         given(one, "a/+", through([Some(7), None]), 50);
         given(one, "b", through([Some(9), None]), 50);
         given(two, "a/#", through([Some(5), Some(5)]), 99);
         let left = |topic, shard, number, slots: &[u32]| {
             let mut matched = matched(slots);
-            all.leave_out(&message(topic), shard, number, &mut matched);
+            all.leave_out(&message(topic), Some((shard, number)), &mut matched);
             matched.into_iter().map(|(slot, _)| slot).collect::<Vec<_>>()
         };
         assert_eq!(left("a/x", 0, 7, &[3, 1, 0]), [1, 3]);
@@ -226,9 +291,17 @@ mod tests {
         assert_eq!(left("a/x", 1, 5, &[0, 1]), [0]);
         // By another filter something else was given.
         assert_eq!(left("c", 0, 1, &[0, 1]), [0, 1]);
-        all.forget(60);
+        // For a queue the same, by how many subscriptions it has matched.
+        assert!(
+            all.covers(0, "a/x", 0, 7, || 1) && !all.covers(0, "a/x", 0, 7, || 2) && !all.covers(0, "a/x", 0, 8, || 1)
+        );
+        assert!(!all.covers(0, "c", 0, 1, || 0) && !all.covers(3, "a/x", 0, 1, || 0));
+        // What is not retained has no such number.
+        let mut plain = matched(&[0, 1]);
+        assert!(all.leave_out(&message("a/x"), None, &mut plain).is_empty());
+        all.forget(60, |_| true);
         let mut of_one = matched(&[0, 1]);
-        all.leave_out(&message("a/x"), 0, 5, &mut of_one);
+        all.leave_out(&message("a/x"), Some((0, 5)), &mut of_one);
         assert_eq!(of_one.len(), 1);
     }
 
@@ -239,6 +312,7 @@ mod tests {
         let first = keys.insert(());
         let mut all = GivenAll::default();
         let given = |client, floor| Given {
+            number: 0,
             client,
             own: "a".into(),
             filter: "a".into(),
@@ -248,7 +322,7 @@ mod tests {
         all.add(given(first, 3));
         all.add(given(first, 8));
         let mut one = matched(&[first.slot]);
-        all.leave_out(&message("a"), 0, 8, &mut one);
+        all.leave_out(&message("a"), Some((0, 8)), &mut one);
         assert!(one.is_empty() && all.of[&first.slot].len() == 1);
         keys.remove(first);
         all.end(first);
@@ -256,7 +330,7 @@ mod tests {
         assert_eq!(second.slot, first.slot);
         all.add(given(second, 1));
         let mut one = matched(&[first.slot]);
-        all.leave_out(&message("a"), 0, 8, &mut one);
+        all.leave_out(&message("a"), Some((0, 8)), &mut one);
         assert_eq!(one.len(), 1);
     }
 }

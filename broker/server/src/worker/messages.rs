@@ -22,7 +22,7 @@ impl Worker {
         let mut matched = std::mem::take(&mut self.matched);
         self.index.matches(message.topic(), |client, info| matched.push((client & !EXCLUSIVE, *info)));
         self.leave_out_own(message, &mut matched);
-        if message.retain() {
+        if message.retain() || !self.given.is_empty() {
             self.leave_out_given(message, &mut matched);
         }
         if !matched.is_empty() {
@@ -55,15 +55,20 @@ impl Worker {
 
     /// Who got something newer of its topic as retained, or will get that, does not get it.
     fn leave_out_given(&mut self, message: &Message, matched: &mut Vec<(u32, SubscriptionInfo)>) {
-        let mut out = Vec::new();
-        if let Some(number) = message.change()
-            && let Some(shard) = self.desk.as_ref().and_then(|desk| desk.shards.shard_of(NAMESPACE, message.topic()))
-        {
-            out = self.given.leave_out(message, shard, number, matched);
+        if self.given.is_empty() && self.shard_replays.is_empty() {
+            return;
         }
-        if !self.shard_replays.is_empty() {
-            self.shard_replays.note(message, |to| out.binary_search(&to.slot).is_err());
+        let change = self.change_of(message);
+        let out = self.given.leave_out(message, change, matched);
+        if message.retain() {
+            self.shard_replays.note_live(message, |to| out.binary_search(&to.slot).is_err());
         }
+    }
+
+    /// The change of what a shard retains that a message is, with the shard.
+    fn change_of(&self, message: &Message) -> Option<(u16, u64)> {
+        let number = message.change()?;
+        Some((self.desk.as_ref()?.shards.shard_of(NAMESPACE, message.topic())?, number))
     }
 
     /// Gives a message to a client; the reason if it is lost to it.

@@ -70,7 +70,7 @@ impl Worker {
         if token.is_none() && self.node.overload.sheds() {
             return self.counters.dropped(DropReason::Overload, 1);
         }
-        if self.knows_shards() && self.behind_retained(key, &message, token) {
+        if self.knows_shards() && self.behind_retained(key, &message, token, None) {
             return;
         }
         let sent = self.sent;

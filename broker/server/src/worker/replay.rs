@@ -13,7 +13,7 @@ use raftmq_routing::{FilterKind, Lookup, RetainedCursor};
 use raftmq_session::{Forms, Matched, SubscribeItem, SubscriptionInfo};
 
 use super::publish::is_reserved;
-use super::shard_replay::Floors;
+use super::shard_replay::{Floors, Lookups};
 use super::subscribe::has_filter;
 use super::wheel::Key;
 use super::{ClientState, Worker};
@@ -125,15 +125,20 @@ enum Portion {
     Done,
 }
 
+/// Whether a subscription wants what is retained.
+pub(super) fn wants_retained(item: &SubscribeItem) -> bool {
+    match item.options.retain_handling {
+        RetainHandling::SendAtSubscribe => true,
+        RetainHandling::SendIfNew => item.is_new(),
+        RetainHandling::DoNotSend => false,
+    }
+}
+
 impl Worker {
     /// Begins to send what is retained, if the subscription wants it: not a shared one `[MQTT-3.8.4-4]`, `[MQTT-3.3.1-9]`,
     /// `[MQTT-3.3.1-10]`, `[MQTT-3.3.1-11]`, `[MQTT311-3.3.1-6]`.
-    pub(super) fn replay_retained(&mut self, key: Key, item: &SubscribeItem, floors: &Floors) {
-        let wanted = match item.options.retain_handling {
-            RetainHandling::SendAtSubscribe => true,
-            RetainHandling::SendIfNew => item.is_new(),
-            RetainHandling::DoNotSend => false,
-        };
+    pub(super) fn replay_retained(&mut self, key: Key, item: &SubscribeItem, lookups: &Lookups, floors: &Floors) {
+        let wanted = wants_retained(item);
         let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client).filter(|_| wanted) else {
             return;
         };
@@ -154,7 +159,11 @@ impl Worker {
             cursor: RetainedCursor::default(),
         };
         if in_shards {
-            return self.replay_from_shards(client, &replay.own, &info, floors);
+            // Without one, all shards came into use since it subscribed: it had nothing to look up, and its session ends.
+            if let Some((_, lookup)) = lookups.iter().find(|(own, _)| *own == item.filter) {
+                self.replay_from_shards(client, &item.filter, &info, *lookup, floors);
+            }
+            return;
         }
         self.replays.remove(client, &replay.own);
         if self.replay_portion(&mut replay) != Portion::Done {

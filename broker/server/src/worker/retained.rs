@@ -6,6 +6,7 @@
 //! What subscribers get of that: [`super::shard_replay`].
 
 use std::cell::RefCell;
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -36,7 +37,7 @@ pub(super) struct Retaining {
 struct Publisher {
     key: Key,
     token: Option<PublishToken>,
-    watched: Option<Rc<Publishing>>,
+    watched: Rc<Publishing>,
     topic: u64,
 }
 
@@ -46,7 +47,14 @@ pub(super) struct OfPublisher {
     /// The topics, as hashes, each as often as it is under way.
     topics: Vec<u64>,
     /// A message that goes behind one of them.
-    behind: Option<(Message, Option<PublishToken>)>,
+    behind: Option<Behind>,
+}
+
+struct Behind {
+    message: Message,
+    token: Option<PublishToken>,
+    /// The packet identifier of one with QoS 2, of a durable session.
+    id: Option<NonZeroU16>,
 }
 
 impl OfPublisher {
@@ -101,21 +109,28 @@ impl Worker {
         token: Option<PublishToken>,
         topic: u64,
     ) {
-        let watched = token.map(|token| self.watch_commit(key, token));
+        let watched = self.watch_commit(key, token);
         *retaining.publisher.borrow_mut() = Some(Publisher { key, token, watched, topic });
         if let Some(conn) = self.conns.get_mut(key) {
             conn.retaining.get_or_insert_default().topics.push(topic);
         }
+        self.stall_for_shards(key);
     }
 
-    /// A message that must not overtake one of its topic: it is routed behind that. False: there is no such one.
-    pub(super) fn behind_retained(&mut self, key: Key, message: &Message, token: Option<PublishToken>) -> bool {
+    /// A message that must not overtake one of its topic: it is published behind that; with an identifier, by way of the shard of its publisher's session. False: there is no such one.
+    pub(super) fn behind_retained(
+        &mut self,
+        key: Key,
+        message: &Message,
+        token: Option<PublishToken>,
+        id: Option<NonZeroU16>,
+    ) -> bool {
         let Some(retaining) = self.conns.get_mut(key).and_then(|conn| conn.retaining.as_mut()) else {
             return false;
         };
         let behind = !message.retain() && retaining.topics.contains(&topic_hash(message));
         if behind {
-            retaining.behind = Some((message.clone(), token));
+            retaining.behind = Some(Behind { message: message.clone(), token, id });
         }
         behind
     }
@@ -141,7 +156,7 @@ impl Worker {
         };
         let publisher = retaining.publisher.borrow_mut().take();
         if let Some(publisher) = publisher {
-            let waits = publisher.watched.as_ref().is_none_or(|watched| watched.end());
+            let waits = publisher.watched.end();
             if self.sent != sent
                 && let Some(conn) = self.conns.get_mut(publisher.key)
             {
@@ -164,15 +179,19 @@ impl Worker {
                 retaining.topics.remove(at);
             }
             let free = |message: &Message| !retaining.topics.contains(&topic_hash(message));
-            behind = retaining.behind.take_if(|(message, _)| free(message));
+            behind = retaining.behind.take_if(|behind| free(&behind.message));
         }
         match result {
             None => self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable)),
             Some(result) => {
                 let mut actions = std::mem::take(&mut self.actions);
                 self.end_publish(key, token, result, topic, &mut actions);
-                if let Some((message, token)) = behind {
-                    self.publish(key, message, token, &mut actions);
+                match behind {
+                    None => {}
+                    Some(Behind { message, token: Some(token), id: Some(id) }) => {
+                        self.receive_durable(key, id, message, token, &mut actions);
+                    }
+                    Some(Behind { message, token, .. }) => self.publish(key, message, token, &mut actions),
                 }
                 self.act(key, &[], &mut actions);
                 self.actions = actions;

@@ -5,7 +5,7 @@
 //! the numbers of changes.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use raftmq_cluster::{ShardReadError, Shards};
 use raftmq_mqtt::topic::filter_matches;
 use raftmq_mqtt::{Message, QoS};
 use raftmq_routing::FilterKind;
-use raftmq_session::{Forms, Matched, SubscribeItem, SubscriptionInfo};
-use raftmq_shard::{Op, OpAnswer, PageLimits, QueueMessage, RetainedMessage, RetainedPage};
+use raftmq_session::{Forms, Matched, SubscriptionInfo};
+use raftmq_shard::{Op, OpAnswer, PageLimits, QueueMessage, RetainedCursor, RetainedMessage, RetainedPage};
 use tokio::time::{sleep, timeout};
 
 use super::Worker;
@@ -44,6 +44,11 @@ const OLDER_MS: u64 = 60_000;
 const EXPECTED: Duration = Duration::from_secs(2);
 /// Before a client that takes nothing, or a shard that cannot be read, is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
+/// The same of a queue that has no room, at most.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// The lookups of a SUBSCRIBE, by the filters in the session.
+pub(super) type Lookups = Vec<(Arc<str>, u64)>;
 
 /// What was read before subscriptions are acknowledged.
 #[derive(Default)]
@@ -67,6 +72,8 @@ pub(super) struct ShardReplay {
     own: Arc<str>,
     /// What topics are matched against.
     filter: Arc<str>,
+    /// The session gets what has a QoS by its queue.
+    durable: bool,
     /// How it matches; `None` before SUBACK.
     matched: Option<Matched>,
     progress: Rc<RefCell<Progress>>,
@@ -80,6 +87,26 @@ pub(super) struct ShardReplay {
     queued: Vec<Box<str>>,
 }
 
+impl ShardReplay {
+    /// Whether the client gets a message by its queue, and not from its worker.
+    fn by_queue(&self, message: &Message) -> bool {
+        let granted = self.matched.as_ref().is_none_or(|matched| matched.qos > QoS::AtMostOnce);
+        self.durable && granted && message.qos() > QoS::AtMostOnce
+    }
+
+    fn note(&mut self, message: &Message) {
+        if !filter_matches(&self.filter, message.topic()) {
+            return;
+        }
+        let number = message.change().unwrap_or(u64::MAX);
+        self.expected.remove(message.topic());
+        if self.live.len() <= NOTED {
+            let known = self.live.entry(message.topic().into()).or_insert(number);
+            *known = number.max(*known);
+        }
+    }
+}
+
 /// All of them, by numbers.
 #[derive(Default)]
 pub(super) struct ShardReplays {
@@ -88,36 +115,44 @@ pub(super) struct ShardReplays {
 }
 
 impl ShardReplays {
-    /// Notes what comes live from now on. Who subscribes again begins again.
+    /// Notes what comes live from now on.
     fn add(&mut self, replay: ShardReplay) -> u64 {
-        self.of.retain(|_, known| known.client != replay.client || known.own != replay.own);
         self.last += 1;
         self.of.insert(self.last, replay);
         self.last
     }
 
-    /// A message with RETAIN goes to clients, if it matches their filters.
-    pub(super) fn note(&mut self, message: &Message, to: impl Fn(Key) -> bool) {
-        let number = message.change().unwrap_or(u64::MAX);
-        for replay in self.of.values_mut().filter(|replay| to(replay.client)) {
-            if !filter_matches(&replay.filter, message.topic()) {
-                continue;
-            }
-            replay.expected.remove(message.topic());
-            if replay.live.len() <= NOTED {
-                let known = replay.live.entry(message.topic().into()).or_insert(number);
-                *known = number.max(*known);
-            }
+    /// SUBACK is about to be sent: the lookup begins, and ends an earlier one of the same subscription. `None`: it is not there, or has begun.
+    fn begin(&mut self, number: u64, matched: Matched) -> Option<&mut ShardReplay> {
+        let begins = self.of.get(&number).filter(|replay| replay.matched.is_none())?;
+        let (client, own) = (begins.client, Arc::clone(&begins.own));
+        self.of.retain(|_, known| known.client != client || known.own != own || known.matched.is_none());
+        let replay = self.of.get_mut(&number)?;
+        replay.matched = Some(matched);
+        Some(replay)
+    }
+
+    /// A message with RETAIN goes to clients, if it matches their filters, but not by their queues.
+    pub(super) fn note_live(&mut self, message: &Message, to: impl Fn(Key) -> bool) {
+        for replay in self.of.values_mut().filter(|replay| to(replay.client) && !replay.by_queue(message)) {
+            replay.note(message);
         }
     }
 
-    /// SUBACK was sent, or is not: what has not begun by now does not.
-    fn answered(&mut self, client: Key, filters: &[SubscribeItem]) {
-        self.of.retain(|_, replay| {
-            replay.client != client
-                || replay.matched.is_some()
-                || !filters.iter().any(|item| *item.filter == *replay.own)
-        });
+    /// A message with RETAIN goes to a client by its queue.
+    pub(super) fn note_queued(&mut self, message: &Message, client: Key) {
+        for replay in self.of.values_mut().filter(|replay| replay.client == client) {
+            replay.note(message);
+        }
+    }
+
+    /// SUBACK was sent, or is not: of these what has not begun by now does not.
+    fn answered(&mut self, lookups: &[u64]) {
+        for number in lookups {
+            if self.of.get(number).is_some_and(|replay| replay.matched.is_none()) {
+                self.of.remove(number);
+            }
+        }
     }
 
     /// A client has ended.
@@ -132,14 +167,15 @@ impl ShardReplays {
 }
 
 impl Worker {
-    /// The floors of the shards that may retain something for new subscriptions, given by their own filters, what topics are matched against and whether they are new; `None` if that is
-    /// none of theirs. What comes live is noted from now on.
+    /// Lookups for new subscriptions, given by their own filters, what topics are matched against and whether they are new: their numbers, and what is to be read before SUBACK;
+    /// `None` if there is nothing. What comes live is noted from now on.
     pub(super) fn read_floors(
         &mut self,
         client: Key,
         filters: &[(&Arc<str>, &Arc<str>, bool)],
-    ) -> Option<impl Future<Output = Floors> + use<>> {
-        let shards = self.desk.as_ref()?.shards.clone();
+    ) -> (Lookups, Option<impl Future<Output = Floors> + use<>>) {
+        let mut lookups = Lookups::new();
+        let Some(shards) = self.desk.as_ref().map(|desk| desk.shards.clone()) else { return (lookups, None) };
         let count = shards.count();
         let (durable, until) = (self.has_durable(client), self.node.clock.ms() + OLDER_MS);
         let mut wanted = vec![false; usize::from(count)];
@@ -157,23 +193,25 @@ impl Worker {
                 wanted.get_mut(usize::from(shard)).into_iter().for_each(|wanted| *wanted = true);
             }
             let progress = Rc::new(RefCell::new(Progress::new(of_filter)));
-            if !durable && *new {
-                let (own, filter, progress) = (Arc::clone(own), filter.into(), Rc::clone(&progress));
-                self.given.add(Given { client, own, filter, progress, until });
-            }
-            self.shard_replays.add(ShardReplay {
+            let number = self.shard_replays.add(ShardReplay {
                 client,
                 own: Arc::clone(own),
                 filter: filter.into(),
+                durable,
                 matched: None,
-                progress,
+                progress: Rc::clone(&progress),
                 live: HashMap::default(),
                 expected: HashMap::default(),
                 after: 0,
                 queued: Vec::new(),
             });
+            if *new {
+                let (own, filter) = (Arc::clone(own), filter.into());
+                self.given.add(Given { number, client, own, filter, progress, until });
+            }
+            lookups.push((Arc::clone(own), number));
         }
-        wanted.contains(&true).then_some(async move {
+        let read = wanted.contains(&true).then_some(async move {
             let read = (0..count).zip(wanted).map(|(shard, wanted)| {
                 let shards = &shards;
                 async move {
@@ -193,25 +231,36 @@ impl Worker {
             });
             let (of, found) = tokio::join!(join_all(read), join_all(found));
             Floors { of, found: found.into_iter().flatten().collect() }
-        })
+        });
+        (lookups, read)
     }
 
-    /// SUBACK was sent for subscriptions, or nobody waits for it: what waited for it and has not begun is over.
-    pub(super) fn suback_sent(&mut self, client: Key, filters: &[SubscribeItem]) {
-        self.shard_replays.answered(client, filters);
-        self.given.answered(client, filters);
+    /// SUBACK was sent for subscriptions, or nobody waits for it: of their lookups what waited for it and has not begun is over.
+    pub(super) fn suback_sent(&mut self, client: Key, lookups: &Lookups) {
+        if lookups.is_empty() {
+            return;
+        }
+        let numbers: Vec<u64> = lookups.iter().map(|(_, number)| *number).collect();
+        self.shard_replays.answered(&numbers);
+        self.given.answered(client, &numbers);
     }
 
-    /// Sends what the shards retain for a new subscription.
-    pub(super) fn replay_from_shards(&mut self, client: Key, own: &Arc<str>, info: &SubscriptionInfo, floors: &Floors) {
+    /// Sends what the shards retain for a new subscription, by the lookup of this number.
+    pub(super) fn replay_from_shards(
+        &mut self,
+        client: Key,
+        own: &Arc<str>,
+        info: &SubscriptionInfo,
+        number: u64,
+        floors: &Floors,
+    ) {
         let Some(shards) = self.desk.as_ref().map(|desk| desk.shards.clone()) else {
             return;
         };
-        let mut all = self.shard_replays.of.iter_mut();
-        let Some((&number, replay)) = all.find(|(_, replay)| replay.client == client && replay.own == *own) else {
+        let matched = Matched { retained: true, ..Matched::by(info) };
+        let Some(replay) = self.shard_replays.begin(number, matched) else {
             return;
         };
-        replay.matched = Some(Matched { retained: true, ..Matched::by(info) });
         let filter = Arc::clone(&replay.filter);
         let mut newer = Vec::new();
         {
@@ -227,8 +276,14 @@ impl Worker {
                     newer.push(message);
                 }
             }
+            // For which there was no room, as if they had not come.
+            for topic in std::mem::take(&mut progress.missed) {
+                if let Some(shard) = shards.shard_of(NAMESPACE, &topic) {
+                    replay.expected.insert(topic, shard);
+                }
+            }
         }
-        let of_topic = floors.found(own).filter(|_| !self.has_durable(client)).cloned();
+        let of_topic = floors.found(own).filter(|_| !replay.durable).cloned();
         let known = of_topic.is_some();
         if let Some(page) = of_topic
             && let Some(shard) = shards.shard_of(NAMESPACE, &filter)
@@ -237,18 +292,23 @@ impl Worker {
         }
         let now = self.node.clock.now();
         for message in newer {
-            self.shard_replays.note(&message, |to| to == client);
+            if message.retain() {
+                self.shard_replays.note_live(&message, |to| to == client);
+            }
             if let Some(reason) = self.deliver_to(client.slot, &Matched::by(info), &mut Forms::new(message, now), now) {
                 self.counters.dropped(reason, 1);
             }
         }
-        if known {
+        let expects = self.shard_replays.of.get(&number).is_some_and(|replay| !replay.expected.is_empty());
+        if known && !expects {
             self.shard_replays.of.remove(&number);
             return;
         }
         self.do_later(Box::new(move |worker| {
             Box::pin(async move {
-                replay_all(&worker, &shards, number, &filter).await;
+                if known || replay_all(&worker, &shards, number, &filter).await {
+                    replay_late(&worker, &shards, number).await;
+                }
                 worker.borrow_mut().shard_replays.of.remove(&number);
             })
         }));
@@ -257,12 +317,6 @@ impl Worker {
     fn has_durable(&mut self, client: Key) -> bool {
         let owner = self.clients.get_mut(client).and_then(|entry| entry.owner.as_ref());
         owner.is_some_and(|owner| owner.durable.is_some())
-    }
-
-    /// What changes from SUBACK on comes to the client live, and not as what is retained. The queue of a durable session takes it from both in whatever order.
-    fn expects_changes(&mut self, number: u64) -> bool {
-        let client = self.shard_replays.of.get(&number).map(|replay| replay.client);
-        client.is_some_and(|client| !self.has_durable(client))
     }
 
     /// What the client takes now; `None` if the replay is over.
@@ -346,40 +400,70 @@ fn shards_of(shards: &Shards, filter: &str) -> Range<u16> {
     of_topic.map_or(0..shards.count(), |shard| shard..shard + 1)
 }
 
-/// Reads all shards that may have something, and gives it to the client as that takes it.
-async fn replay_all(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64, filter: &str) {
-    let expecting = worker.borrow_mut().expects_changes(number);
-    for shard in shards_of(shards, filter) {
-        if !replay(worker, shards, number, shard, filter, expecting).await {
-            return;
+/// Reads all shards that may have something, and gives it to the client as that takes it. One that cannot be read holds up no other. False: there is no such subscription any more.
+async fn replay_all(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64, filter: &str) -> bool {
+    let mut left: VecDeque<_> = shards_of(shards, filter).map(|shard| (shard, None)).collect();
+    let mut unread = 0;
+    while let Some((shard, cursor)) = left.pop_front() {
+        match replay(worker, shards, number, shard, filter, cursor, true).await {
+            Replayed::Over => return false,
+            Replayed::All => unread = 0,
+            Replayed::Unavailable(cursor) => {
+                left.push_back((shard, cursor));
+                unread += 1;
+                if unread >= left.len() {
+                    sleep(AGAIN * 4).await;
+                    unread = 0;
+                }
+            }
         }
     }
-    // What its subscription should have brought live may have been lost on its way, with the connection between two nodes.
+    true
+}
+
+/// What its subscription should have brought live may have been lost on its way, with the connection between two nodes: it is read after a while.
+async fn replay_late(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64) {
     let late = worker.borrow().shard_replays.of.get(&number).is_some_and(|replay| !replay.expected.is_empty());
     if !late {
         return;
     }
     sleep(EXPECTED).await;
-    let late = worker.borrow_mut().take_expected(number);
-    for (topic, shard) in late {
-        if !replay(worker, shards, number, shard, &topic, false).await {
-            return;
+    let mut late: VecDeque<_> = worker.borrow_mut().take_expected(number).into();
+    while let Some((topic, shard)) = late.pop_front() {
+        match replay(worker, shards, number, shard, &topic, None, false).await {
+            Replayed::Over => return,
+            Replayed::All => {}
+            Replayed::Unavailable(_) => {
+                late.push_back((topic, shard));
+                sleep(AGAIN).await;
+            }
         }
     }
 }
 
-/// Reads one shard. False: there is no such subscription any more.
+/// What became of reading a shard.
+enum Replayed {
+    /// All of it is given.
+    All,
+    /// There is no such subscription any more.
+    Over,
+    /// It cannot be read now; from here on it is to be read again.
+    Unavailable(Option<RetainedCursor>),
+}
+
+/// Reads one shard.
 async fn replay(
     worker: &Rc<RefCell<Worker>>,
     shards: &Shards,
     number: u64,
     shard: u16,
     filter: &str,
+    mut cursor: Option<RetainedCursor>,
     expecting: bool,
-) -> bool {
-    let mut cursor = None;
+) -> Replayed {
+    let mut pause = AGAIN;
     loop {
-        let Some(room) = worker.borrow_mut().shard_replay_room(number) else { return false };
+        let Some(room) = worker.borrow_mut().shard_replay_room(number) else { return Replayed::Over };
         if room.messages == 0 {
             sleep(AGAIN).await;
             continue;
@@ -388,27 +472,27 @@ async fn replay(
         worker.borrow_mut().begin_page(number);
         let page = match shards.retained(shard, NAMESPACE, filter, cursor.clone(), limits).await {
             Ok(page) => page,
-            Err(ShardReadError::Unknown) => return true,
+            Err(ShardReadError::Unknown) => return Replayed::All,
             Err(error) => {
                 tracing::debug!(shard, %error, "retained messages are read again");
-                sleep(AGAIN * 4).await;
-                continue;
+                return Replayed::Unavailable(cursor);
             }
         };
         let next = page.next.clone();
         let Some(queue) = worker.borrow_mut().deliver_page(number, shard, page, expecting) else { continue };
         match queue_up(worker, number, queue).await {
-            None => return false,
+            None => return Replayed::Over,
             // What is left may be older than what came meanwhile.
             Some(false) => {
-                sleep(AGAIN).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST);
                 continue;
             }
-            Some(true) => {}
+            Some(true) => pause = AGAIN,
         }
         cursor = next;
         if cursor.is_none() {
-            return true;
+            return Replayed::All;
         }
     }
 }

@@ -22,6 +22,9 @@ use super::{NodeShared, Worker};
 pub(super) const NAMESPACE: u32 = 0;
 /// Operations that found their lane full: from here on publishers are not read.
 const LONG: usize = 1_024;
+/// With so many of them, or so many bytes, messages are refused: their publishers may come and go while a shard takes nothing.
+const MOST: usize = 16 * LONG;
+const MOST_BYTES: usize = 64 << 20;
 
 /// What an operation comes to.
 pub(super) type Outcome = Result<OpAnswer, LaneError>;
@@ -148,6 +151,7 @@ pub(super) struct ShardDesk {
     /// Operations whose lane was full, by shard, in their order.
     full: HashMap<u16, VecDeque<(Op, u64)>, ahash::RandomState>,
     full_count: usize,
+    full_bytes: usize,
     /// Claims that are on their way, by client: how many.
     pub(super) claiming: HashMap<Arc<str>, u32, ahash::RandomState>,
     /// Claims that were taken over before they were answered.
@@ -172,6 +176,7 @@ impl ShardDesk {
             waiting: HashMap::default(),
             full: HashMap::default(),
             full_count: 0,
+            full_bytes: 0,
             claiming: HashMap::default(),
             superseded: HashSet::default(),
             unsaid: Vec::new(),
@@ -183,18 +188,22 @@ impl ShardDesk {
         // Its token is the last one.
         self.tokens += 1;
         let token = self.tokens;
-        if let Some(queue) = self.full.get_mut(&shard) {
-            queue.push_back((op, token));
-            self.full_count += 1;
+        let op = if self.full.contains_key(&shard) {
+            Some(op)
         } else {
             match self.port.push(shard, op, token) {
-                Ok(()) => {}
-                Err((op, PushError::Full)) => {
-                    self.full.entry(shard).or_default().push_back((op, token));
-                    self.full_count += 1;
-                }
+                Ok(()) => None,
+                Err((op, PushError::Full)) => Some(op),
                 Err((_, PushError::NotServing)) => return Some((waiting, Err(LaneError::Over))),
             }
+        };
+        if let Some(op) = op {
+            if self.is_too_long() && is_message(&op) {
+                return Some((waiting, Err(LaneError::Over)));
+            }
+            self.full_count += 1;
+            self.full_bytes += op.size();
+            self.full.entry(shard).or_default().push_back((op, token));
         }
         self.waiting.insert(token, waiting);
         None
@@ -219,7 +228,11 @@ impl ShardDesk {
     pub(super) fn withdraw(&mut self, shard: u16, token: u64) {
         let waits = self.full.get_mut(&shard).into_iter().flatten().find(|(_, known)| *known == token);
         match waits {
-            Some((op, _)) => *op = Op::Skip,
+            Some((op, _)) => {
+                self.full_bytes -= op.size();
+                *op = Op::Skip;
+                self.full_bytes += op.size();
+            }
             None => self.port.withdraw(shard, token),
         }
     }
@@ -229,31 +242,40 @@ impl ShardDesk {
         self.full_count > LONG
     }
 
+    fn is_too_long(&self) -> bool {
+        self.full_count >= MOST || self.full_bytes >= MOST_BYTES
+    }
+
     /// What had no room is tried again. The tokens of what can never be.
     fn retry(&mut self) -> Vec<u64> {
         let mut over = Vec::new();
         if self.full_count == 0 {
             return over;
         }
-        let (port, count) = (&self.port, &mut self.full_count);
+        let (port, count, bytes) = (&self.port, &mut self.full_count, &mut self.full_bytes);
         self.full.retain(|shard, queue| {
             while let Some((op, token)) = queue.pop_front() {
+                let size = op.size();
                 match port.push(*shard, op, token) {
-                    Ok(()) => *count -= 1,
+                    Ok(()) => {}
                     Err((op, PushError::Full)) => {
                         queue.push_front((op, token));
                         break;
                     }
-                    Err((_, PushError::NotServing)) => {
-                        *count -= 1;
-                        over.push(token);
-                    }
+                    Err((_, PushError::NotServing)) => over.push(token),
                 }
+                *count -= 1;
+                *bytes -= size;
             }
             !queue.is_empty()
         });
         over
     }
+}
+
+/// Whether an operation is a message of a publisher, who is told when it cannot be.
+const fn is_message(op: &Op) -> bool {
+    matches!(op, Op::Publish { .. } | Op::Retain { .. } | Op::Delay { .. } | Op::Receive2 { .. })
 }
 
 /// The name of a client.

@@ -10,14 +10,15 @@ use futures::{FutureExt, TryFutureExt};
 use raftmq_cluster::BarrierError;
 use raftmq_features::exclusive;
 use raftmq_features::rewrite::RewriteError;
-use raftmq_mqtt::{ReasonCode, RetainHandling};
+use raftmq_mqtt::ReasonCode;
 use raftmq_routing::FilterKind;
 use raftmq_session::{Action, CloseReason, SessionState, SubscribeItem, SubscriptionInfo};
 use raftmq_shard::OpAnswer;
 
 use super::clients::shared_filters;
 use super::messages::EXCLUSIVE;
-use super::shard_replay::Floors;
+use super::replay::wants_retained;
+use super::shard_replay::{Floors, Lookups};
 use super::sharing::{is_shared, member_id};
 use super::slab::Slab;
 use super::wheel::Key;
@@ -45,6 +46,8 @@ pub(super) struct Request {
     items: Vec<SubscribeItem>,
     /// Places in `items` and why not.
     refused: Vec<(usize, ReasonCode)>,
+    /// Lookups of what the shards retain for them.
+    lookups: Lookups,
 }
 
 impl Worker {
@@ -81,7 +84,7 @@ impl Worker {
         self.counters.subscribed((filters.len() - again.len()) as u64);
         self.counters.subscribe_refused(refused.len() as u64);
         let in_shard = self.subscribe_in_shard(client, &items, &placed);
-        let request = Request { client, packet_id, items, refused };
+        let mut request = Request { client, packet_id, items, refused, lookups: Lookups::new() };
         if filters.is_empty() {
             return self.subscribed(key, request, &Floors::default(), actions);
         }
@@ -90,15 +93,14 @@ impl Worker {
             // A route is counted once a subscription. Who subscribes again still waits for the same barrier.
             self.node.router.unsubscribe(self.id, &again);
         }
-        let floors = if self.in_shards() {
+        let mut floors = None;
+        if self.in_shards() {
             let wanted = placed.iter().zip(news).filter_map(|((at, filter), new)| {
-                let item = request.items.get(*at)?;
-                (item.options.retain_handling != RetainHandling::DoNotSend).then_some((&item.filter, filter, new))
+                let item = request.items.get(*at).filter(|item| wants_retained(item))?;
+                Some((&item.filter, filter, new))
             });
-            self.read_floors(client, &wanted.collect::<Vec<_>>())
-        } else {
-            None
-        };
+            (request.lookups, floors) = self.read_floors(client, &wanted.collect::<Vec<_>>());
+        }
         let reached = match (barrier, in_shard) {
             (None, None) => return self.subscribed(key, request, &Floors::default(), actions),
             (None, Some(in_shard)) => in_shard.reached().boxed(),
@@ -234,7 +236,7 @@ impl Worker {
     /// The answer to a SUBSCRIBE, then the retained messages. Nobody gets them if the connection has ended, or another one has taken the
     /// session over; but the session is told.
     fn subscribed(&mut self, key: Key, request: Request, floors: &Floors, actions: &mut Vec<Action>) {
-        let Request { client, packet_id, items, refused } = request;
+        let Request { client, packet_id, items, refused, lookups } = request;
         let before = self.infos(client, &items, &refused);
         let conn = self.conns.get_mut(key).filter(|conn| conn.client == Some(client));
         let answered = conn.is_some();
@@ -245,16 +247,16 @@ impl Worker {
         self.settle(client, &items, &refused);
         self.take_back(client, before);
         if !answered {
-            return self.suback_sent(client, &items);
+            return self.suback_sent(client, &lookups);
         }
         self.mark_dirty(key);
         for (at, item) in items.iter().enumerate() {
             if !refused.iter().any(|(refused, _)| *refused == at) {
                 self.announce_subscribed(key, item);
-                self.replay_retained(key, item, floors);
+                self.replay_retained(key, item, &lookups, floors);
             }
         }
-        self.suback_sent(client, &items);
+        self.suback_sent(client, &lookups);
     }
 
     /// Tells the session, wherever it is now, what became of its subscriptions.

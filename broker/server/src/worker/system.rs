@@ -35,7 +35,11 @@ impl Worker {
             self.next_stored_ms = now_ms + STORED_MS;
             self.count_stored();
         }
-        self.given.forget(now_ms);
+        let clients = &mut self.clients;
+        self.given.forget(now_ms, |client| {
+            let durable = clients.get_mut(client).and_then(|entry| entry.owner.as_ref()?.durable.as_ref());
+            durable.is_none_or(|durable| durable.has_caught_up())
+        });
         self.retry_operations();
         self.end_late_commits();
         if !self.node.is_serving() {

@@ -52,8 +52,7 @@ impl<S: Store> ShardMachine<S> {
         Ok(true)
     }
 
-    /// Puts what is retained at the end of a queue, until that is half full. Left out is what the queue has got behind a number as it was published, or something newer of its
-    /// topic.
+    /// Puts what is retained at the end of a queue, until that is half full. Left out is that of whose topic the queue has got something newer behind a number.
     pub(super) fn queue_up(
         &mut self,
         namespace: u32,
@@ -67,7 +66,7 @@ impl<S: Store> ShardMachine<S> {
         let (mut taken, mut queued) = (0, false);
         for QueueMessage { message, qos, identifier, lifetime_ms } in messages {
             let change = message.change().unwrap_or(0);
-            if changes.get(message.topic()).is_some_and(|newer| newer.hides(change)) {
+            if changes.get(message.topic()).is_some_and(|newer| *newer > change) {
                 taken += 1;
                 continue;
             }
@@ -97,29 +96,23 @@ impl<S: Store> ShardMachine<S> {
         Ok(OpAnswer::Queued { taken })
     }
 
-    /// The changes that came into a queue behind a number and are there, by topic. A message without one (a will, a delayed message) counts as the newest.
-    fn changes_behind(
-        &mut self,
-        id: u64,
-        session: &Session,
-        after: u64,
-    ) -> Result<BTreeMap<String, Newer>, StoreError> {
-        let mut changes = BTreeMap::<String, Newer>::new();
+    /// The changes that came into a queue behind a number, live or as what was retained, and are there: the highest number of each topic. A message without one (a will, a delayed message) counts as the newest.
+    fn changes_behind(&mut self, id: u64, session: &Session, after: u64) -> Result<BTreeMap<String, u64>, StoreError> {
+        let mut changes = BTreeMap::new();
         let mut seq = after.saturating_add(1).max(session.floor);
         while seq < session.next {
             if seq > session.granted {
                 seq = seq.max(session.front);
             }
-            let messages: Vec<(u64, bool)> = match self.cache.get::<Block>(&key::block(id, seq / BLOCK))? {
-                Some(block) => block.from(seq).map(|(_, entry)| (entry.message, entry.replayed)).collect(),
+            let messages: Vec<u64> = match self.cache.get::<Block>(&key::block(id, seq / BLOCK))? {
+                Some(block) => block.from(seq).map(|(_, entry)| entry.message).collect(),
                 None => Vec::new(),
             };
-            for (message, replayed) in messages {
+            for message in messages {
                 let stored = self.cache.get::<Stored>(&key::message(message))?;
                 if let Some(stored) = stored.filter(|stored| stored.message.retain()) {
                     let number = stored.message.change().unwrap_or(u64::MAX);
-                    let known = changes.entry(stored.message.topic().to_owned()).or_default();
-                    let known = if replayed { &mut known.replayed } else { &mut known.published };
+                    let known = changes.entry(stored.message.topic().to_owned()).or_insert(number);
                     *known = number.max(*known);
                 }
             }
@@ -350,22 +343,6 @@ impl<S: Store> ShardMachine<S> {
         session.count_dropped(reason);
         self.meta.dropped[reason as usize] += 1;
         self.effects.push(Effect::Dropped { reason, count: 1 });
-    }
-}
-
-/// What a queue has of a topic.
-#[derive(Default)]
-struct Newer {
-    /// The highest change that came as it was published.
-    published: u64,
-    /// The same of what came as what was retained.
-    replayed: u64,
-}
-
-impl Newer {
-    /// Whether a change is not to come any more as what is retained. What came so for another subscription does not count as the same.
-    fn hides(&self, change: u64) -> bool {
-        (self.published > 0 && self.published >= change) || self.replayed > change
     }
 }
 
