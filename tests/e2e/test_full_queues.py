@@ -13,7 +13,7 @@ from test_durable import Client, numbers
 def cluster():
     config = {
         "shards": {"count": 4},
-        "mqtt": {"maxQueuedMessages": 10, "queueFull": "dropNewest", "delayed": {"maxMessages": 8}},
+        "mqtt": {"maxQueuedMessages": 10, "queueFull": "dropNewest", "delayed": {"maxMessages": 8}, "retained": {"maxMessages": 8}},
     }
     with LocalCluster(config=config) as cluster:
         yield cluster.start()
@@ -39,8 +39,8 @@ class Publisher:
     def disconnected(self, *_):
         self.ended = True
 
-    def publish(self, topic, payload):
-        mid = self.paho.publish(topic, payload, 1).mid
+    def publish(self, topic, payload, retain=False):
+        mid = self.paho.publish(topic, payload, 1, retain).mid
         with self.came:
             assert self.came.wait_for(lambda: mid in self.answers, 20), "no PUBACK"
         return self.answers[mid]
@@ -99,3 +99,29 @@ def test_a_delayed_message_for_which_there_is_no_room(cluster):
     assert metric_sum(a.metrics(), "raftmq_messages_refused_total", reason="quota") == 1
     new.close()
     old.close()
+
+
+def test_a_retained_message_for_which_there_is_no_room(cluster):
+    """MQTT 5 is told, and nobody gets it; by MQTT 3 it is delivered, and not retained."""
+    a, b, c = cluster.nodes
+    reader = Client(c, "retained-reader")
+    reader.connected()
+    reader.subscribe("room/#", 1)
+    new, old = Publisher(a, paho.MQTTv5), Publisher(b, paho.MQTTv311)
+    # Two for each shard.
+    answers = [new.publish(f"room/{number}", "new", retain=True) for number in range(40)]
+    assert set(answers) == {"Success", "Quota exceeded"} and answers.count("Success") <= 8
+    kept = sorted(f"room/{number}" for number, answer in enumerate(answers) if answer == "Success")
+    reader.wait("what is kept", lambda: len(reader.received) == len(kept))
+    assert [old.publish(f"room/{number}", "old", retain=True) for number in range(40)] == ["Success"] * 40
+    reader.wait("all of them", lambda: len(reader.received) == len(kept) + 40)
+    # Who comes now gets what had room: what the other one replaced.
+    later = Client(b, "retained-later")
+    later.connected()
+    later.subscribe("room/#", 1)
+    later.wait("what is retained", lambda: len(later.received) >= len(kept))
+    time.sleep(0.3)
+    assert sorted(message.topic for message in later.received if message.payload == b"old") == kept
+    assert len(later.received) == len(kept)
+    for client in (new, old, reader, later):
+        client.close()
