@@ -336,6 +336,7 @@ impl Worker {
         if self.unserved && self.node.is_serving() {
             self.unserved = false;
             self.wake_all();
+            self.deliver_to_all();
         }
     }
 
