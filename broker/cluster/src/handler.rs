@@ -190,9 +190,7 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         }
         Request::Retained(request) => Response::Retained(retained_for(node, request).await),
         Request::ShardMarks { shard, generation } => Response::ShardMarks(marks(node, shard, generation)),
-        Request::Follow(request) => {
-            Response::Follow(follow(node, running(node)?, peer.hello.raft_id, request).await)
-        }
+        Request::Follow(request) => Response::Follow(follow(node, running(node)?, peer.hello.raft_id, request).await),
         Request::News(request) => Response::News(news(node, running(node)?, peer.hello.raft_id, request).await),
         Request::Parts(request) => Response::Parts(parts_for(running(node)?, request).await),
         Request::Session(request) => Response::Session(session_for(running(node)?, request).await),

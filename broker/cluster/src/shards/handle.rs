@@ -17,8 +17,8 @@ use crate::node::{Node, Running};
 
 use super::lanes::{AnswerSink, Port};
 use super::{
-    InGroup, KickHandler, LiveHandler, RemoteQueue, Session, ShardId, ShardListener, ShardReadError, kick, read, session,
-    shard_id,
+    InGroup, KickHandler, LiveHandler, RemoteQueue, Session, ShardId, ShardListener, ShardReadError, kick, read,
+    session, shard_id,
 };
 
 /// Between two looks at whether a member has come to its group's shard.

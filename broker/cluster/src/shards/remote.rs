@@ -295,7 +295,11 @@ impl Place {
         };
         // Before anything is read because of it.
         self.raise(index);
-        if all { self.change_all() } else { self.change(clients) }
+        if all {
+            self.change_all()
+        } else {
+            self.change(clients)
+        }
         true
     }
 
@@ -682,5 +686,132 @@ async fn hear(node: Arc<Node>, at: u64, session: u64) {
     // And whoever does in this one has missed something, or will.
     for place in remote.all() {
         place.end_source(|source| source.session == session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use raftmq_shard::Delivery;
+
+    fn wanted(after: u64) -> Wanted {
+        Wanted { after, max: 10, max_bytes: 1_000 }
+    }
+
+    /// Releases of these numbers.
+    fn part(seqs: std::ops::Range<u64>) -> Deliveries {
+        let sent = seqs.map(|seq| Delivery { seq, sent: Sent::Release }).collect();
+        Deliveries { sent, granted: 100, last: 20, waits: false }
+    }
+
+    fn asked(known: &mut Known, after: u64) -> (usize, bool) {
+        let (read, due) = known.ask(wanted(after));
+        (read.sent.len(), due)
+    }
+
+    #[test]
+    fn a_queue_is_read_when_its_worker_asks_and_it_may_have_something() {
+        let mut known = Known::new();
+        assert_eq!(asked(&mut known, 0), (0, true), "nobody has looked yet");
+        assert_eq!(asked(&mut known, 0), (0, false), "it is under way");
+        assert_eq!(known.begin(), Some(wanted(0)));
+        assert_eq!(known.read(0, part(1..4), false), (true, false));
+        assert_eq!(asked(&mut known, 0), (3, false));
+        assert_eq!(asked(&mut known, 3), (0, false), "that was all");
+        // What is new is read at once, since the worker waits for it.
+        assert!(known.change());
+        assert!(!known.change());
+        assert_eq!(known.begin(), Some(wanted(3)));
+        assert_eq!(known.read(3, part(4..5), true), (true, false));
+        assert!(!known.change(), "the worker has to take what is there");
+        assert_eq!(asked(&mut known, 3), (1, false));
+        assert_eq!(asked(&mut known, 4), (0, true), "there was more");
+    }
+
+    #[test]
+    fn what_comes_up_while_it_is_read_is_read_again() {
+        let mut known = Known::new();
+        assert!(asked(&mut known, 0).1);
+        known.begin();
+        assert!(!known.change());
+        // It was read before.
+        assert_eq!(known.read(0, part(0..0), false), (true, true));
+        known.begin();
+        assert_eq!(known.read(0, part(0..0), false), (false, false), "nothing new");
+        // The same with something in it.
+        assert!(known.change());
+        known.begin();
+        assert!(!known.change());
+        assert_eq!(known.read(0, part(1..2), false), (true, false));
+        assert_eq!(asked(&mut known, 0), (1, false));
+        assert_eq!(asked(&mut known, 1), (0, true));
+    }
+
+    #[test]
+    fn what_the_client_could_not_take_is_read_again() {
+        let mut known = Known::new();
+        asked(&mut known, 0);
+        known.begin();
+        known.read(0, part(1..6), false);
+        assert_eq!(asked(&mut known, 0), (5, false));
+        // It had credit for two.
+        assert_eq!(asked(&mut known, 2), (0, true));
+        known.begin();
+        // What was read for another place is of no use.
+        known.read(2, part(3..6), false);
+        assert_eq!(asked(&mut known, 3), (0, true));
+        // And a read that failed is made again.
+        known.begin();
+        assert!(known.fail());
+        assert_eq!(known.begin(), Some(wanted(3)));
+    }
+
+    #[test]
+    fn what_is_told_of_another_following_counts_nothing() {
+        let remote = Remote::default();
+        let id = ShardId { number: 2, generation: 1 };
+        let place = remote.place(id);
+        let queue = place.register(&Name::new(0, "a"));
+        assert!(queue.known().ask(wanted(0)).1);
+        place.add_due([Arc::clone(&queue)]);
+        assert_eq!(place.take_due().len(), 1);
+        queue.known().read(0, part(0..0), false);
+        let news = |number, index, all: bool| {
+            let turn = Turn { shard: 2, generation: 1, number };
+            place.hear(News { turn, index, all, clients: vec![(0, "a".to_owned()), (0, "b".to_owned())] })
+        };
+        assert!(!news(1, Some(9), false));
+        place.lock().source = Some(Source { node: 7, session: 1, turn: 2 });
+        assert!(!news(1, Some(9), false));
+        assert_eq!((remote.floor(id), place.take_due().len()), (0, 0));
+        assert!(news(2, Some(9), false));
+        assert_eq!((remote.floor(id), place.take_due().len()), (9, 1));
+        queue.known().read(0, part(0..0), false);
+        assert!(news(2, Some(8), true));
+        assert_eq!((remote.floor(id), place.take_due().len()), (9, 1));
+        // It has no replica any more.
+        assert!(news(2, None, false));
+        assert_eq!(place.lock().source, None);
+    }
+
+    #[test]
+    fn what_workers_have_not_taken_is_bounded() {
+        let remote = Remote::default();
+        let place = remote.place(ShardId { number: 2, generation: 1 });
+        let (one, other) = (place.register(&Name::new(0, "a")), place.register(&Name::new(0, "b")));
+        other.known().ask(wanted(0));
+        place.add_due([Arc::clone(&other)]);
+        one.hold(HELD);
+        assert!(place.take_due().is_empty());
+        place.forget(&one);
+        drop(one);
+        assert_eq!(remote.held.load(Ordering::Relaxed), 0);
+        assert_eq!(place.take_due().len(), 1);
+        // The connection before, which ends late, does not take the place of the one that follows.
+        let before = RemoteQueue(Some(place.register(&Name::new(0, "c"))));
+        let after = place.register(&Name::new(0, "c"));
+        drop(before);
+        assert!(Arc::ptr_eq(&place.lock().queues[&after.client], &after));
     }
 }

@@ -76,13 +76,7 @@ impl Known {
 
     fn read(self) -> Option<Subscription> {
         let Self { filter, qos, no_local, retain_as_published, identifier } = self;
-        Some(Subscription {
-            filter: filter.into(),
-            qos: QoS::from_u8(qos)?,
-            no_local,
-            retain_as_published,
-            identifier,
-        })
+        Some(Subscription { filter: filter.into(), qos: QoS::from_u8(qos)?, no_local, retain_as_published, identifier })
     }
 }
 

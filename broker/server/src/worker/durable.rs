@@ -463,19 +463,20 @@ impl Worker {
         let mut last = durable.after;
         while !durable.blocked {
             let max = conn.session.credits().clamp(1, PORTION);
-            let part = match desk.shards.deliveries(&client_name, &mut durable.remote, durable.after, max, PORTION_BYTES) {
-                Some(Ok(Some(part))) => part,
-                Some(Ok(None)) => break,
-                Some(Err(error)) => {
-                    tracing::warn!(client = %entry.id, %error, "a queue cannot be read");
-                    break;
-                }
-                // The state is being written: at the next tick.
-                None => {
-                    desk.unsaid.push(client);
-                    break;
-                }
-            };
+            let part =
+                match desk.shards.deliveries(&client_name, &mut durable.remote, durable.after, max, PORTION_BYTES) {
+                    Some(Ok(Some(part))) => part,
+                    Some(Ok(None)) => break,
+                    Some(Err(error)) => {
+                        tracing::warn!(client = %entry.id, %error, "a queue cannot be read");
+                        break;
+                    }
+                    // The state is being written: at the next tick.
+                    None => {
+                        desk.unsaid.push(client);
+                        break;
+                    }
+                };
             last = last.max(part.last);
             durable.granted = durable.granted.max(part.granted);
             if part.sent.is_empty() {
