@@ -29,7 +29,7 @@ use crate::wire::{Request, Response};
 
 use super::ShardId;
 use super::followers::{Follow, Followed, News, NewsRequest, PARK, Turn};
-use super::parts::{AT_ONCE, Asked, PartsRequest};
+use super::parts::{AT_ONCE, Asked, Part, PartsRequest};
 
 /// Bytes of parts that workers have not taken, from which on nothing more is read.
 const HELD: usize = 16 << 20;
@@ -493,11 +493,12 @@ async fn follow(node: &Arc<Node>, running: &Running, place: &Arc<Place>, at: u64
     None
 }
 
-type Reading = BoxFuture<'static, Option<Vec<super::parts::Part>>>;
+/// Queues that are read, and the parts of them that come.
+type Reading = (Vec<(Arc<Queue>, Wanted)>, BoxFuture<'static, Option<Vec<Part>>>);
 
 /// Reads what is due, and looks whether the source is not behind.
 async fn follow_on(node: &Arc<Node>, running: &Running, place: &Arc<Place>, source: Source) {
-    let mut reading: Option<(Vec<(Arc<Queue>, Wanted)>, Reading)> = None;
+    let mut reading: Option<Reading> = None;
     let mut check: Option<BoxFuture<'_, Option<Followed>>> = None;
     while place.is_source(source) && running.shards.own(place.id).is_none() {
         if reading.is_none() {
@@ -543,7 +544,7 @@ async fn follow_on(node: &Arc<Node>, running: &Running, place: &Arc<Place>, sour
 }
 
 /// Parts of queues have come: workers are told.
-fn arrived(node: &Node, place: &Place, asked: Vec<(Arc<Queue>, Wanted)>, parts: Vec<super::parts::Part>) {
+fn arrived(node: &Node, place: &Place, asked: Vec<(Arc<Queue>, Wanted)>, parts: Vec<Part>) {
     let mut told = Vec::new();
     let mut again = Vec::new();
     let mut parts = parts.into_iter();
@@ -609,7 +610,7 @@ fn read(
     place: Arc<Place>,
     at: u64,
     due: &[(Arc<Queue>, Wanted)],
-) -> impl Future<Output = Option<Vec<super::parts::Part>>> + use<> {
+) -> impl Future<Output = Option<Vec<Part>>> + use<> {
     let asked = due.iter().map(|(queue, wanted)| Asked {
         namespace: queue.client.namespace,
         id: queue.client.id.to_string(),

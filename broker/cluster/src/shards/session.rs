@@ -110,7 +110,7 @@ fn part<S: Store>(
     let cut = fits < whole || (!cursor.shared && whole >= PAGE);
     let next = match page.last() {
         Some(last) if cut => Some(Cursor { shared: cursor.shared, after: Some(last.filter.as_ref().to_owned()) }),
-        _ => (!cursor.shared).then(|| Cursor { shared: true, after: None }),
+        _ => (!cursor.shared).then_some(Cursor { shared: true, after: None }),
     };
     Ok(Some(SessionPart {
         index: machine.applied(),
