@@ -14,7 +14,8 @@ use crate::identity::{BootVerdict, KnownMembers};
 use crate::member::propose;
 use crate::node::{CALL, Node, Running};
 use crate::shards::{
-    ShardId, carry_out, close, in_group_here, initialise, marks, propose_for, read_index, retained_for,
+    ShardId, carry_out, close, follow, in_group_here, initialise, marks, news, parts_for, propose_for, read_index,
+    retained_for, session_for,
 };
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
@@ -189,6 +190,10 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         }
         Request::Retained(request) => Response::Retained(retained_for(node, request).await),
         Request::ShardMarks { shard, generation } => Response::ShardMarks(marks(node, shard, generation)),
+        Request::Follow(request) => Response::Follow(follow(node, running(node)?, peer.hello.raft_id, request).await),
+        Request::News(request) => Response::News(news(node, running(node)?, peer.hello.raft_id, request).await),
+        Request::Parts(request) => Response::Parts(parts_for(running(node)?, request).await),
+        Request::Session(request) => Response::Session(session_for(running(node)?, request).await),
         Request::ChangeShard(change) => Response::ChangeShard(carry_out(running(node)?, change).await),
         Request::Loss { node: id } => Response::Loss(leader::loss(node, running(node)?, id)),
     })

@@ -61,8 +61,8 @@ pub use lease::LeaseState;
 pub use raftmq_meta::{GroupLoss, LeaseParams, LossReport, Phase};
 pub use raftmq_raft::GroupStatus;
 pub use shards::{
-    AnswerSink, Kick, KickHandler, LaneError, LiveHandler, Port, PushError, ShardListener, ShardReadError, ShardStatus,
-    Shards,
+    AnswerSink, Kick, KickHandler, LaneError, LiveHandler, Port, PushError, RemoteQueue, Session, ShardListener,
+    ShardReadError, ShardStatus, Shards,
 };
 pub use status::{ClusterCounters, ClusterStatus, Stage};
 

@@ -63,6 +63,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
         booted: watch::Sender::new(false),
         shards: Replicas::default(),
         shard_rounds: shards::Rounds::default(),
+        remote: shards::Remote::default(),
         shard_desk: shards::Desk::default(),
     };
     if !node.set_running(running) {

@@ -159,12 +159,22 @@ impl Net {
         request: &Request,
         deadline: Duration,
     ) -> Result<Response, CallError> {
+        self.call_by(address, request, Class::Control, deadline).await
+    }
+
+    async fn call_by(
+        &self,
+        address: &str,
+        request: &Request,
+        class: Class,
+        deadline: Duration,
+    ) -> Result<Response, CallError> {
         if self.is_isolated() {
             return Err(CallError::Isolated);
         }
         let payload = wire::encode(request);
         let links = self.links.get().ok_or(LinkError::Shutdown)?;
-        let answer = links.request(address, kind::CALL, payload, Class::Control, deadline).await?;
+        let answer = links.request(address, kind::CALL, payload, class, deadline).await?;
         if self.is_isolated() {
             return Err(CallError::Isolated);
         }
@@ -178,8 +188,19 @@ impl Net {
         request: &Request,
         deadline: Duration,
     ) -> Result<Response, CallError> {
+        self.call_node_by(node, request, Class::Control, deadline).await
+    }
+
+    /// As [`Net::call_node`], on another stream: where the answer may be large.
+    pub(crate) async fn call_node_by(
+        &self,
+        node: u64,
+        request: &Request,
+        class: Class,
+        deadline: Duration,
+    ) -> Result<Response, CallError> {
         let address = self.address_of(node).ok_or(CallError::NoAddress(node))?;
-        self.call(&address, request, deadline).await
+        self.call_by(&address, request, class, deadline).await
     }
 
     /// Whether forwarded publishes wait for any peer, because the connection to it broke.

@@ -61,6 +61,8 @@ pub(crate) struct Node {
     lanes: Arc<Lanes>,
     pub(crate) shard_listener: shards::ListenerPlace,
     pub(crate) on_kick: OnceLock<shards::KickHandler>,
+    /// The nodes that follow shards here without a replica.
+    pub(crate) followers: Arc<shards::Followers>,
     pub(crate) on_live: OnceLock<shards::LiveHandler>,
     fatal: watch::Sender<Option<Fatal>>,
     running: OnceLock<Running>,
@@ -96,6 +98,8 @@ pub(crate) struct Running {
     pub(crate) shards: Replicas,
     /// How far shards are committed, for all who want to know at once.
     pub(crate) shard_rounds: shards::Rounds<Option<u64>>,
+    /// Queues of clients of this node in shards that it has no replica of.
+    pub(crate) remote: shards::Remote,
     /// Where nodes report the shards that they lead, while this node leads the meta group.
     pub(crate) shard_desk: shards::Desk,
 }
@@ -156,6 +160,7 @@ impl Node {
             lanes: Arc::new(Lanes::new()),
             shard_listener: Arc::default(),
             on_kick: OnceLock::new(),
+            followers: Arc::default(),
             on_live: OnceLock::new(),
             fatal: watch::Sender::new(None),
             running: OnceLock::new(),

@@ -9,7 +9,10 @@ use thiserror::Error;
 
 use crate::control::ControlError;
 use crate::identity::{BootVerdict, KnownMembers, Plan};
-use crate::shards::{Change, InGroup, Mark, Report, RetainedAnswer, RetainedRequest, ShardReadError};
+use crate::shards::{
+    Change, Follow, Followed, InGroup, Mark, News, NewsRequest, Parts, PartsRequest, Report, RetainedAnswer,
+    RetainedRequest, SessionPart, SessionRequest, ShardReadError,
+};
 
 const FORMAT: u8 = 1;
 
@@ -80,6 +83,14 @@ pub(crate) enum Request {
     InGroup { shard: u16, generation: u32, namespace: u32, group: String, member: String, source: u16 },
     /// To a node with a replica of a shard: its hashes.
     ShardMarks { shard: u16, generation: u32 },
+    /// To a node with a replica of a shard, from one that has none and serves its clients. This and those below from level 5 on.
+    Follow(Follow),
+    /// To a node at which shards are followed: what is new there; waits for a while until there is something.
+    News(NewsRequest),
+    /// To a node with a replica of a shard: parts of queues.
+    Parts(PartsRequest),
+    /// To a node with a replica of a shard: a session that is resumed.
+    Session(SessionRequest),
 }
 
 /// The answers, in the order of the requests.
@@ -114,6 +125,13 @@ pub(crate) enum Response {
     Retained(Result<RetainedAnswer, ShardReadError>),
     InGroup(Option<InGroup>),
     ShardMarks(Vec<Mark>),
+    /// None: it is not followed, or the replica is behind.
+    Follow(Option<Followed>),
+    /// None: there is no such session.
+    News(Option<Vec<News>>),
+    Parts(Result<Parts, ShardReadError>),
+    /// None: there is no replica, or it is behind.
+    Session(Option<SessionPart>),
 }
 
 /// Why a shard's replica has no answer.

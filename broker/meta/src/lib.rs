@@ -40,7 +40,7 @@ pub use state::{ClusterInfo, Member, MemberStatus, MetaState};
 
 /// The newest feature level that this binary knows. A feature, or a change of what apply does, is switched on by an
 /// entry of the log when all members know it, so that replicas never differ.
-pub const FEATURE_LEVEL: u32 = LIVES_LEVEL;
+pub const FEATURE_LEVEL: u32 = FOLLOW_LEVEL;
 
 /// The feature level from which on there are bans.
 pub const BANS_LEVEL: u32 = 2;
@@ -50,6 +50,9 @@ pub const SHARDS_LEVEL: u32 = 3;
 
 /// From this level on a node knows forwarded publishes that say which of its lives they are meant for.
 pub const LIVES_LEVEL: u32 = 4;
+
+/// From this level on a node tells others, which have no replica of a shard that it has one of, what is new there, and reads it for them.
+pub const FOLLOW_LEVEL: u32 = 5;
 
 /// Longest name of a node or a cluster, in bytes: it must fit a DNS label, because certificates carry it as one.
 pub const MAX_NAME: usize = 63;

@@ -208,6 +208,17 @@ impl<S: Store> ShardMachine<S> {
         }))
     }
 
+    /// Where a client is connected, or was when its node went down.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn owner(&mut self, client: &Name) -> Result<Option<NodeBoot>, StoreError> {
+        let name = key::client_name(client.namespace, &client.id);
+        let owner = self.cache.get::<Client>(&key::client(&name))?.and_then(|known| known.owner);
+        self.cache.trim();
+        Ok(owner)
+    }
+
     /// Subscriptions of a client's durable session, in the order of their filters: at most `limit` after `after`. None: no session, or no more.
     ///
     /// # Errors

@@ -8,15 +8,18 @@ use raftmq_meta::SHARDS_LEVEL;
 use raftmq_raft::GroupStatus;
 use raftmq_shard::{
     ClientInfo, Deliveries, Name, NodeBoot, Numbers, Older, PageLimits, RetainedCursor, RetainedPage, StoreError,
-    Subscription, group_name, slot,
+    group_name, slot,
 };
 use tokio::sync::watch;
 
 use crate::barrier::BarrierError;
-use crate::node::Node;
+use crate::node::{Node, Running};
 
 use super::lanes::{AnswerSink, Port};
-use super::{InGroup, KickHandler, LiveHandler, ShardListener, ShardReadError, SharedShard, kick, read, shard_id};
+use super::{
+    InGroup, KickHandler, LiveHandler, RemoteQueue, Session, ShardId, ShardListener, ShardReadError, kick, read,
+    session, shard_id,
+};
 
 /// Between two looks at whether a note has come to a group's shard.
 const JOINED: Duration = Duration::from_millis(5);
@@ -91,30 +94,40 @@ impl Shards {
     /// What this node's replica of a client's shard knows of the client; it may lag behind. `None`: no replica here.
     #[must_use]
     pub fn client(&self, client: &Name) -> Option<Result<Option<ClientInfo>, StoreError>> {
-        self.machine_of(client)?.with(|machine| machine.client(client))
+        let (running, id) = self.place_of(client)?;
+        running.shards.replica(id)?.machine.with(|machine| machine.client(client))
     }
 
-    /// What a client is to be sent, as this node's replica knows it; see [`raftmq_shard::ShardMachine::deliveries`]. `None`: no replica here.
+    /// What a client that is connected here is to be sent; see [`raftmq_shard::ShardMachine::deliveries`]. `None`: it cannot be read now.
+    ///
+    /// It is read at this node's replica, or else at another node's, and then it is not there at first: when it is, the listener hears of it
+    /// ([`Shards::listen`]), as of everything new. `queue` is kept with the connection.
     #[must_use]
     pub fn deliveries(
         &self,
         client: &Name,
+        queue: &mut RemoteQueue,
         after: u64,
         max: usize,
         max_bytes: usize,
     ) -> Option<Result<Option<Deliveries>, StoreError>> {
-        self.machine_of(client)?.with(|machine| machine.deliveries(client, after, max, max_bytes))
+        let (running, id) = self.place_of(client)?;
+        if let Some(replica) = running.shards.own(id) {
+            queue.leave();
+            return replica.machine.with(|machine| machine.deliveries(client, after, max, max_bytes));
+        }
+        let read = running.remote.deliveries(&self.node, id, client, queue, (after, max, max_bytes));
+        Some(Ok(Some(read)))
     }
 
-    /// A client's subscriptions, as this node's replica knows them; see [`raftmq_shard::ShardMachine::subscriptions`]. `None`: no replica here.
-    #[must_use]
-    pub fn subscriptions(
-        &self,
-        client: &Name,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Option<Result<Vec<Subscription>, StoreError>> {
-        self.machine_of(client)?.with(|machine| machine.subscriptions(client, after, limit))
+    /// What a durable session is that a client resumes, or begins, by a connection of this epoch, as of some moment after its claim. Waits until it can be read.
+    pub async fn session(&self, client: &Name, epoch: u64, is_new: bool) -> Session {
+        loop {
+            if let Some((_, id)) = self.place_of(client) {
+                return session::session(&self.node, id, client, epoch, is_new).await;
+            }
+            tokio::time::sleep(JOINED).await;
+        }
     }
 
     /// A part of the retained messages of a shard whose topics match a filter: of what was committed when this was called, from this node's replica or another's. The caller
@@ -141,12 +154,6 @@ impl Shards {
     pub async fn last_retained(&self, shard: u16) -> Result<u64, ShardReadError> {
         let id = shard_id(&self.node.meta_state(), shard).ok_or(ShardReadError::Unknown)?;
         read::last_retained(&self.node, id).await
-    }
-
-    /// The shared subscriptions of a durable session, of which queues in shards give it messages; otherwise as [`Shards::subscriptions`].
-    #[must_use]
-    pub fn shared_subscriptions(&self, client: &Name) -> Option<Result<Vec<Subscription>, StoreError>> {
-        self.machine_of(client)?.with(|machine| machine.shared_subscriptions(client))
     }
 
     /// Waits until a note of the shard of a client's session ([`raftmq_shard::Subscribed::Joined`]) has come to the shard of a group, and every node that may be serving
@@ -258,10 +265,10 @@ impl Shards {
         running.shards.all().into_iter().map(of).collect()
     }
 
-    fn machine_of(&self, client: &Name) -> Option<SharedShard> {
+    fn place_of(&self, client: &Name) -> Option<(&Running, ShardId)> {
         let running = self.node.running()?;
         let state = self.node.meta_state();
         let number = state.shards.slots().shard(slot(client.namespace, &client.id))?;
-        Some(running.shards.replica(shard_id(&state, number)?)?.machine)
+        Some((running, shard_id(&state, number)?))
     }
 }

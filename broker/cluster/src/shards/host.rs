@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use crate::error::Fatal;
 use crate::node::{Node, RETRY, Running};
 
-use super::{Replica, ShardId, SharedShard, is_here, lead};
+use super::{Replica, ShardId, SharedShard, is_here, lead, ready};
 
 /// How long a replica stays after the meta group last counted it: a leader that is about to add or to remove it may still talk to it.
 const REMOVE_AFTER: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ pub(crate) async fn run(node: Arc<Node>) {
 }
 
 async fn start(node: &Arc<Node>, running: &Running, id: ShardId) -> Result<Replica, StartError> {
-    let machine = SharedShard::new(id.number, Arc::clone(&node.shard_listener));
+    let machine = SharedShard::new(id, Arc::clone(&node.shard_listener), Arc::clone(&node.followers));
     let making = machine.clone();
     let group = running.groups.start_cached(id.group(), move |keys| making.load(keys)).await?;
     debug!(shard = id.number, generation = id.generation, "a replica of a shard runs");
@@ -81,6 +81,7 @@ fn begin(node: &Arc<Node>, running: &Running, replica: Replica) -> Vec<AbortHand
     running.shards.insert(replica.clone());
     let tasks = [
         node.spawn_task(lead::run(Arc::clone(node), replica.clone())),
+        node.spawn_task(ready::run(Arc::clone(node), replica.clone())),
         node.spawn_task(watch(Arc::clone(node), replica)),
     ];
     tasks.into_iter().flatten().collect()

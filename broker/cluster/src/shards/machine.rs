@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use raftmq_raft::{CachedMachine, MachineError, StateKeys};
-use raftmq_shard::{Answer, Effect, ShardMachine, Store, StoreError};
+use raftmq_shard::{Answer, Effect, Name, ShardMachine, Store, StoreError};
 use tokio::sync::Notify;
 
+use super::ShardId;
 use super::compare::{Mark, Marks};
+use super::followers::Followers;
 
 /// About the bytes of records that a replica keeps in memory as they are in the store.
 const CACHE_BYTES: usize = 8 << 20;
@@ -66,16 +68,22 @@ struct Inner {
     /// Something was applied since the leader looked.
     moved: AtomicBool,
     wake: Notify,
-    shard: u16,
+    shard: ShardId,
     listener: ListenerPlace,
+    /// The nodes without a replica that follow it.
+    followers: Arc<Followers>,
+    /// Readers of this node read it; else they ask another node's replica.
+    ready: AtomicBool,
     marks: Marks,
 }
 
 impl SharedShard {
-    pub(crate) fn new(shard: u16, listener: ListenerPlace) -> Self {
+    pub(crate) fn new(shard: ShardId, listener: ListenerPlace, followers: Arc<Followers>) -> Self {
         Self(Arc::new(Inner {
             shard,
             listener,
+            followers,
+            ready: AtomicBool::new(false),
             machine: Mutex::new(None),
             work: AtomicU8::new(0),
             moved: AtomicBool::new(false),
@@ -92,9 +100,8 @@ impl SharedShard {
         *self.lock() = Some(machine);
         self.0.work.store(u8::MAX, Ordering::Release);
         self.0.wake.notify_one();
-        if let Some(listener) = self.0.listener.get() {
-            listener(self.0.shard, None);
-        }
+        self.tell_all();
+        self.0.followers.note_all(self.0.shard);
         Ok(ShardAdapter { shared: self.clone(), effects: Vec::new(), away: None })
     }
 
@@ -105,6 +112,42 @@ impl SharedShard {
     /// Reads; `None` while there is no machine.
     pub(crate) fn with<T>(&self, read: impl FnOnce(&mut ShardMachine<KeysStore>) -> T) -> Option<T> {
         self.lock().as_mut().map(read)
+    }
+
+    /// Whether it is good enough for this node's readers; see [`super::ready`].
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Acquire)
+    }
+
+    /// Readers of this node read it from now on, or another node's. All clients are looked at.
+    pub(super) fn set_ready(&self, ready: bool) {
+        self.0.ready.store(ready, Ordering::Release);
+        self.tell_all();
+    }
+
+    fn tell_all(&self) {
+        if let Some(listener) = self.0.listener.get() {
+            listener(self.0.shard.number, None);
+        }
+    }
+
+    /// Tells those who follow it whose queues have something new.
+    fn tell_followers(&self, effects: &[Effect]) {
+        let followers = &self.0.followers;
+        let mut clients = effects
+            .iter()
+            .filter_map(|effect| if let Effect::Deliver { client } = effect { Some(client) } else { None })
+            .peekable();
+        if clients.peek().is_none() {
+            return;
+        }
+        let told = self.with(|machine| {
+            let owner = |client: &Name| machine.owner(client).map(|owner| owner.map(|at| at.node)).map_err(drop);
+            followers.note(self.0.shard, clients, owner);
+        });
+        if told.is_none() {
+            followers.note_all(self.0.shard);
+        }
     }
 
     /// The hashes of its state.
@@ -173,7 +216,10 @@ impl CachedMachine for ShardAdapter {
         });
         if !self.effects.is_empty() {
             if let Some(listener) = inner.listener.get() {
-                listener(inner.shard, Some(&self.effects));
+                listener(inner.shard.number, Some(&self.effects));
+            }
+            if !inner.followers.is_empty() {
+                self.shared.tell_followers(&self.effects);
             }
             self.effects.clear();
         }
@@ -189,6 +235,7 @@ impl Drop for ShardAdapter {
     /// Whoever still has the replica does not keep the store open.
     fn drop(&mut self) {
         *self.shared.lock() = None;
+        self.shared.0.followers.end(self.shared.0.shard);
     }
 }
 

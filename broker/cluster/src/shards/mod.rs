@@ -5,6 +5,8 @@
 //! * [`host`] runs the replicas that this node has, and removes those that it has no more;
 //! * [`lead`] is what the leader of a shard does for it: time, the map of slots, routes, nodes that are down;
 //! * [`report`] tells the meta leader of the shards that are led here, and carries out the steps that it answers;
+//! * [`remote`] reads the queues of clients that are connected here while their shard has its replicas elsewhere, which tell what is new there
+//!   ([`followers`]); [`ready`] says when a replica of this node is read instead;
 //! * [`driver`] is the meta leader's part: it places shards and says the steps;
 //! * [`lanes`] has the operations of this node's workers, [`propose`] brings them to the shards' leaders.
 //!
@@ -14,6 +16,7 @@
 
 mod compare;
 mod driver;
+mod followers;
 mod handle;
 mod host;
 mod kick;
@@ -21,9 +24,13 @@ mod lanes;
 mod lead;
 mod machine;
 mod outbox;
+mod parts;
 mod propose;
 mod read;
+mod ready;
+mod remote;
 mod report;
+mod session;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +43,7 @@ use raftmq_shard::SlotSet;
 use crate::node::Node;
 
 pub(crate) use compare::{Mark, marks};
+pub(crate) use followers::{Follow, Followed, Followers, News, NewsRequest, follow, news};
 pub use handle::{ShardStatus, Shards};
 pub(crate) use host::initialise;
 pub(crate) use kick::close;
@@ -45,10 +53,16 @@ pub(crate) use lanes::{Lanes, life};
 pub use machine::ShardListener;
 pub(crate) use machine::{ListenerPlace, SharedShard};
 pub use outbox::LiveHandler;
+pub(crate) use parts::{Parts, PartsRequest, parts_for};
 pub(crate) use propose::propose_for;
 pub use read::ShardReadError;
 pub(crate) use read::{InGroup, RetainedAnswer, RetainedRequest, Rounds, in_group_here, read_index, retained_for};
+pub(crate) use remote::Remote;
+pub use remote::RemoteQueue;
 pub(crate) use report::{Change, Desk, Report, carry_out};
+
+pub use session::Session;
+pub(crate) use session::{SessionPart, SessionRequest, session_for};
 
 /// A shard of one generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +96,11 @@ impl Replicas {
 
     pub(crate) fn replica(&self, id: ShardId) -> Option<Replica> {
         self.lock().get(&id.number).filter(|replica| replica.id == id).cloned()
+    }
+
+    /// The replica that readers of this node read. Others run here, too: those that are not caught up yet, or are about to be removed.
+    pub(crate) fn own(&self, id: ShardId) -> Option<Replica> {
+        self.replica(id).filter(|replica| replica.machine.is_ready())
     }
 
     /// All of them, in the order of their numbers.

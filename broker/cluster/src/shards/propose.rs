@@ -29,7 +29,7 @@ pub(crate) async fn propose(
         if left.is_zero() {
             return None;
         }
-        let answer = match running.shards.replica(shard) {
+        let answer = match running.shards.own(shard) {
             Some(replica) => match replica.group.propose_anywhere(command.clone(), left).await {
                 Ok(applied) => Some(applied.response),
                 Err(error @ (ProposeError::TooLarge { .. } | ProposeError::Failed(_))) => {

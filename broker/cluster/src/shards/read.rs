@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use raftmq_mqtt::Message;
-use raftmq_shard::{GroupMember, Name, PageLimits, RetainedCursor, RetainedMessage, RetainedPage};
+use raftmq_shard::{GroupMember, Name, PageLimits, RetainedCursor, RetainedMessage, RetainedPage, ShardMachine};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::debug;
@@ -20,10 +20,14 @@ use tracing::debug;
 use crate::node::{CALL, Node, RETRY, Running};
 use crate::wire::{Request, Response};
 
-use super::{Replica, ShardId};
+use super::machine::KeysStore;
+use super::{Replica, ShardId, SharedShard};
 
 /// What is read at once for another node at most.
 const MOST: PageLimits = PageLimits { messages: 1_024, bytes: 1 << 20, steps: 1 << 16 };
+
+/// How often a state that is being written is tried to be read.
+const TRIES: u32 = 50;
 
 /// Why a shard could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
@@ -79,7 +83,7 @@ impl<T: Clone + Send + Sync + 'static> Rounds<T> {
 }
 
 /// How far the shard's log was committed at some moment after this call.
-async fn committed(node: &Arc<Node>, running: &Running, shard: ShardId) -> Option<u64> {
+pub(super) async fn committed(node: &Arc<Node>, running: &Running, shard: ShardId) -> Option<u64> {
     let asking = Arc::clone(node);
     running.shard_rounds.join(shard, async move { ask_leader(&asking, shard).await }).await
 }
@@ -117,7 +121,7 @@ pub(super) async fn retained(
     limits: PageLimits,
 ) -> Result<RetainedPage, ShardReadError> {
     let running = node.running().ok_or(ShardReadError::Unavailable)?;
-    if running.shards.replica(shard).is_some() {
+    if running.shards.own(shard).is_some() {
         return retained_here(node, shard, namespace, filter, cursor, limits).await;
     }
     let request = Request::Retained(RetainedRequest {
@@ -177,39 +181,55 @@ async fn retained_here(
     let index = committed(node, running, shard).await.ok_or(ShardReadError::Unavailable)?;
     replica.group.wait_applied(index, CALL).await.map_err(|_| ShardReadError::Unavailable)?;
     let Replica { machine, .. } = replica;
-    for _ in 0..50 {
-        let (machine, filter, cursor) = (machine.clone(), filter.to_owned(), cursor.clone());
-        // It may read from the disk.
-        let read = tokio::task::spawn_blocking(move || {
-            machine.with(|machine| machine.retained_matching(namespace, &filter, cursor.as_ref(), limits))
-        });
-        match read.await {
-            Ok(Some(read)) => return read.map_err(|error| ShardReadError::Store(error.to_string())),
-            // It is being written.
+    let filter = filter.to_owned();
+    let read = move |machine: &mut ShardMachine<KeysStore>| {
+        machine.retained_matching(namespace, &filter, cursor.as_ref(), limits)
+    };
+    let read = when_there_blocking(&machine, read).await.ok_or(ShardReadError::Unavailable)?;
+    read.map_err(|error| ShardReadError::Store(error.to_string()))
+}
+
+/// Reads a state, in memory only, as soon as it is not being written. `None`: that takes too long, or it is gone.
+pub(super) async fn when_there<T>(
+    machine: &SharedShard,
+    read: impl Fn(&mut ShardMachine<KeysStore>) -> T,
+) -> Option<T> {
+    for _ in 0..TRIES {
+        if let Some(found) = machine.with(&read) {
+            return Some(found);
+        }
+        tokio::time::sleep(RETRY / 10).await;
+    }
+    None
+}
+
+/// The same where it may have to be read from the disk.
+pub(super) async fn when_there_blocking<T: Send + 'static>(
+    machine: &SharedShard,
+    read: impl Fn(&mut ShardMachine<KeysStore>) -> T + Send + Sync + 'static,
+) -> Option<T> {
+    let read = Arc::new(read);
+    for _ in 0..TRIES {
+        let (machine, read) = (machine.clone(), Arc::clone(&read));
+        match tokio::task::spawn_blocking(move || machine.with(|machine| read(machine))).await {
+            Ok(Some(found)) => return Some(found),
             Ok(None) => tokio::time::sleep(RETRY / 10).await,
-            Err(_) => return Err(ShardReadError::Unavailable),
+            Err(_) => return None,
         }
     }
-    Err(ShardReadError::Unavailable)
+    None
 }
 
 /// The number of the last change of what a shard retains, at some moment after this call.
 pub(super) async fn last_retained(node: &Arc<Node>, shard: ShardId) -> Result<u64, ShardReadError> {
     let running = node.running().ok_or(ShardReadError::Unavailable)?;
-    let Some(replica) = running.shards.replica(shard) else {
+    let Some(replica) = running.shards.own(shard) else {
         let nothing = PageLimits { messages: 0, bytes: 0, steps: 0 };
         return retained(node, shard, 0, "", None, nothing).await.map(|page| page.last);
     };
     let index = committed(node, running, shard).await.ok_or(ShardReadError::Unavailable)?;
     replica.group.wait_applied(index, CALL).await.map_err(|_| ShardReadError::Unavailable)?;
-    for _ in 0..50 {
-        if let Some(last) = replica.machine.with(|machine| Ok::<_, ShardReadError>(machine.last_retained())) {
-            return last;
-        }
-        // It is being written.
-        tokio::time::sleep(RETRY / 10).await;
-    }
-    Err(ShardReadError::Unavailable)
+    when_there(&replica.machine, |machine| machine.last_retained()).await.ok_or(ShardReadError::Unavailable)
 }
 
 /// What a replica knows of a client in a group whose queue its shard has.
@@ -232,7 +252,7 @@ pub(super) async fn in_group(
     source: u16,
 ) -> Option<InGroup> {
     let running = node.running()?;
-    if running.shards.replica(shard).is_some() {
+    if running.shards.own(shard).is_some() {
         return in_group_here(running, shard, group, member, source);
     }
     let request = Request::InGroup {

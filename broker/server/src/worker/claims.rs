@@ -29,8 +29,6 @@ const CLAIM: Duration = Duration::from_secs(8);
 const AGAIN: Duration = Duration::from_millis(100);
 /// Between two looks at whether the connection that waits for a claim is still there.
 const GONE: Duration = Duration::from_millis(500);
-/// Subscriptions read at once of a session that is resumed.
-const PAGE: usize = 256;
 
 /// A connection's place in the registry.
 pub(super) struct Owner {
@@ -369,7 +367,7 @@ async fn claimed(
     let (shards, shard, client) = (&asked.shards, asked.shard, &asked.client);
     close_older(worker, shards, shard, client, epoch, older).await?;
     let durable = if request.session_expiry_s > 0 {
-        // Also a new one: the replica here may still have the one before.
+        // Also a new one: the replica that is read may still have the one before.
         Some(resume(shards, client, epoch, session_present).await)
     } else {
         None
@@ -434,41 +432,16 @@ async fn close_older(
     }
 }
 
-/// What the shard has of a session that is resumed, once this node's replica has come to the claim.
+/// What the shard has of a session that is resumed, as of some moment after the claim.
 async fn resume(shards: &Shards, client: &Name, epoch: u64, session_present: bool) -> Resumed {
-    let received = loop {
-        if let Some(Ok(Some(info))) = shards.client(client)
-            && info.epoch >= epoch
-        {
-            let inbound = info.session.map(|session| session.inbound).unwrap_or_default();
-            break inbound.into_iter().filter_map(std::num::NonZeroU16::new).collect();
-        }
-        sleep(Duration::from_millis(5)).await;
-    };
-    let mut subscriptions: Vec<SubscriptionEntry> = Vec::new();
+    let session = shards.session(client, epoch, !session_present).await;
     if !session_present {
         return Resumed::default();
     }
-    loop {
-        let after = subscriptions.last().map(|last| last.filter.to_string());
-        let Some(Ok(page)) = shards.subscriptions(client, after.as_deref(), PAGE) else {
-            sleep(Duration::from_millis(5)).await;
-            continue;
-        };
-        let whole = page.len() < PAGE;
-        subscriptions.extend(page.into_iter().map(entry));
-        if whole {
-            break;
-        }
+    Resumed {
+        subscriptions: session.subscriptions.into_iter().map(entry).collect(),
+        received: session.received.into_iter().filter_map(std::num::NonZeroU16::new).collect(),
     }
-    let shared = loop {
-        if let Some(Ok(shared)) = shards.shared_subscriptions(client) {
-            break shared;
-        }
-        sleep(Duration::from_millis(5)).await;
-    };
-    subscriptions.extend(shared.into_iter().map(entry));
-    Resumed { subscriptions, received }
 }
 
 fn entry(subscription: Subscription) -> SubscriptionEntry {

@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use raftmq_cluster::{BarrierError, LaneError, Shards};
+use raftmq_cluster::{BarrierError, LaneError, RemoteQueue, Shards};
 use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_planted::{Bug, planted};
 use raftmq_routing::{FilterKind, SubscriptionIndex};
@@ -54,6 +54,8 @@ pub(super) struct Durable {
     blocked: bool,
     /// Numbers that are done with, and that the shard does not know of.
     acks: Vec<SeqRange>,
+    /// Where its queue is read while its shard has no replica here.
+    remote: RemoteQueue,
 }
 
 impl Durable {
@@ -453,7 +455,8 @@ impl Worker {
 
     /// Sends a connected client what its queue has for it, as far as it takes it.
     pub(super) fn deliver_granted(&mut self, client: Key) {
-        if !self.node.is_serving() {
+        if !self.is_serving() {
+            // All are looked at when it does again.
             return;
         }
         let now = self.node.clock.now();
@@ -478,19 +481,20 @@ impl Worker {
         let mut last = durable.after;
         while !durable.blocked {
             let max = conn.session.credits().clamp(1, PORTION);
-            let part = match desk.shards.deliveries(&client_name, durable.after, max, PORTION_BYTES) {
-                Some(Ok(Some(part))) => part,
-                Some(Ok(None)) => break,
-                Some(Err(error)) => {
-                    tracing::warn!(client = %entry.id, %error, "a queue cannot be read");
-                    break;
-                }
-                // The state is being written: at the next tick.
-                None => {
-                    desk.unsaid.push(client);
-                    break;
-                }
-            };
+            let part =
+                match desk.shards.deliveries(&client_name, &mut durable.remote, durable.after, max, PORTION_BYTES) {
+                    Some(Ok(Some(part))) => part,
+                    Some(Ok(None)) => break,
+                    Some(Err(error)) => {
+                        tracing::warn!(client = %entry.id, %error, "a queue cannot be read");
+                        break;
+                    }
+                    // The state is being written: at the next tick.
+                    None => {
+                        desk.unsaid.push(client);
+                        break;
+                    }
+                };
             last = last.max(part.last);
             durable.granted = durable.granted.max(part.granted);
             durable.last = durable.last.max(part.last);
@@ -566,7 +570,7 @@ impl Worker {
         }
     }
 
-    /// After a snapshot all clients may have something new.
+    /// All clients may have something new: after a snapshot, and where nobody looked for a while.
     pub(super) fn deliver_to_all(&mut self) {
         for client in self.clients.keys() {
             self.deliver_granted(client);

@@ -338,6 +338,7 @@ impl Worker {
         if self.unserved && self.node.is_serving() {
             self.unserved = false;
             self.wake_all();
+            self.deliver_to_all();
         }
     }
 
