@@ -19,7 +19,7 @@ WINDOW = 8
 
 
 class Wire:
-    """One connection, and who reads it."""
+    """One connection, and who reads it. `node`: a `place.Contact`."""
 
     def __init__(self, client, node):
         self.client, self.node = client, node
