@@ -39,7 +39,9 @@ class Wire:
             return
         self.tap.sent(data)
         self.asked = time.monotonic()
-        self.writer.write(data)
+        # One that was lost a moment ago, of which nobody was told yet.
+        if not self.writer.transport.is_closing():
+            self.writer.write(data)
 
     async def _read(self, reader):
         by, why = "broker", ""

@@ -139,4 +139,5 @@ def test_what_a_cut_drops():
         (cut, made), (healed, nothing) = commands
         assert cut == healed == ("labctl", "on", "node-1", "nft", "-f", "-") and breaker.touched == {"node-1"}
         assert [line.strip() for line in made.splitlines() if " drop" in line] == [f"ip {rule} drop" for rule in rules]
-        assert "drop" not in nothing
+        # What was there before goes in each case.
+        assert "drop" not in nothing and all("delete table inet" in text for text in (made, nothing))
