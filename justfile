@@ -60,6 +60,10 @@ faults *ARGS:
     cargo build --release -p raftmq
     tests/faults/run {{ARGS}}
 
+# The same where the brokers are pods of an MqttCluster, in a lab of its own (as root): some five minutes; ARGS such as --seed 7 --count 20
+faults-pods *ARGS:
+    RAFTMQ_PODS_ARGS="{{ARGS}}" tests/run pods
+
 # Whether the fault driver and its checker find ten bugs that are planted in the broker, and how soon (as root); ARGS for tests/faults/plants
 plants *ARGS:
     cargo build --release -p raftmq

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use raftmq_meta::{InitialMember, MetaState};
 use raftmq_planted::{Bug, planted};
 use raftmq_storage::{AtomicFile, DirLock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tracing::info;
 
 use crate::error::StartError;
 
@@ -16,6 +18,10 @@ use crate::error::StartError;
 const FORMAT: u8 = 1;
 /// Incarnations whose boots are remembered; the lowest boots are forgotten first, there is never a need for so many.
 const MAX_SEEN: usize = 4096;
+
+/// How long a start waits for the process that has the directory. A pod that is deleted by force is replaced while its broker still stops: the
+/// next one would end at once, and be started later each time.
+const PREDECESSOR: Duration = Duration::from_secs(10);
 
 /// Identity of the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,11 +113,16 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Locks the directory, reads or makes the identity, and counts this start. Blocks.
+    /// Locks the directory, as soon as the process before this one has ended; reads or makes the identity, and counts this start. Blocks.
     pub(crate) fn open(path: &Path, cluster: &str, node: &str) -> Result<Self, StartError> {
+        Self::open_within(path, cluster, node, PREDECESSOR)
+    }
+
+    fn open_within(path: &Path, cluster: &str, node: &str, patience: Duration) -> Result<Self, StartError> {
         let failed = |context| move |source| StartError::Directory { path: path.to_path_buf(), context, source };
         std::fs::create_dir_all(path).map_err(failed("making it"))?;
-        let lock = DirLock::acquire(path).map_err(failed("locking it"))?;
+        let told = || info!(path = %path.display(), "another process has the data directory: waiting for its end");
+        let lock = DirLock::acquire_within(path, patience, told).map_err(failed("locking it"))?;
         // The boot first: from here on no other start of this directory, or of a copy, has this number and this nonce.
         let boot_file = AtomicFile::new(path.join("boot"));
         let before: Option<u64> = read(&boot_file).map_err(failed("reading the boot counter"))?;
@@ -272,7 +283,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path(), "c", "n").unwrap();
         assert_eq!(first.boot, 1);
-        let second = DataDir::open(dir.path(), "c", "n");
+        let second = DataDir::open_within(dir.path(), "c", "n", Duration::ZERO);
         assert!(matches!(second, Err(StartError::Directory { context: "locking it", .. })));
         let (incarnation, nonce) = (first.incarnation, first.nonce);
         first.update(|i| i.member = Some(Membership { cluster_id: 3, raft_id: 4 })).unwrap();
@@ -284,6 +295,18 @@ mod tests {
         drop(again);
         assert!(matches!(DataDir::open(dir.path(), "c", "other"), Err(StartError::Identity { .. })));
         assert!(matches!(DataDir::open(dir.path(), "d", "n"), Err(StartError::Identity { .. })));
+    }
+
+    #[test]
+    fn a_start_waits_for_the_process_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path(), "c", "n").unwrap();
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(first);
+        });
+        assert_eq!(DataDir::open(dir.path(), "c", "n").unwrap().boot, 2);
+        holder.join().unwrap();
     }
 
     #[test]

@@ -19,7 +19,7 @@ WINDOW = 8
 
 
 class Wire:
-    """One connection, and who reads it."""
+    """One connection, and who reads it. `node`: a `place.Contact`."""
 
     def __init__(self, client, node):
         self.client, self.node = client, node
@@ -39,7 +39,9 @@ class Wire:
             return
         self.tap.sent(data)
         self.asked = time.monotonic()
-        self.writer.write(data)
+        # One that was lost a moment ago, of which nobody was told yet.
+        if not self.writer.transport.is_closing():
+            self.writer.write(data)
 
     async def _read(self, reader):
         by, why = "broker", ""

@@ -9,8 +9,9 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import sys
 import time
+
+from . import place
 
 REPO = pathlib.Path(__file__).resolve().parents[3]
 # As tests/e2e.
@@ -103,16 +104,7 @@ class Node:
 
     async def ready(self):
         """Whether it serves, by its own word."""
-        try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection(self.address, self.METRICS), 1)
-            try:
-                writer.write(b"GET /readyz HTTP/1.0\r\nHost: node\r\n\r\n")
-                line = await asyncio.wait_for(reader.readline(), 2)
-            finally:
-                writer.close()
-            return b" 200 " in line
-        except (OSError, TimeoutError):
-            return False
+        return await place.serves(self.address, self.METRICS)
 
     def log_tail(self, lines=15):
         with contextlib.suppress(OSError):
@@ -153,14 +145,7 @@ class Cluster:
 
     async def wait_ready(self, seconds, nodes=None):
         """Waits until the nodes serve; False if they do not in this time."""
-        end = time.monotonic() + seconds
-        for node in nodes or self.nodes:
-            while not await node.ready():
-                if time.monotonic() > end:
-                    print(f"{node.name} is not ready after {seconds:.0f} s\n{node.log_tail()}", file=sys.stderr)
-                    return False
-                await asyncio.sleep(0.1)
-        return True
+        return await place.wait_ready(nodes or self.nodes, seconds)
 
     async def ctl(self, *arguments):
         endpoints = ",".join(f"https://{node.address}:{Node.HTTP}" for node in self.nodes)

@@ -1,8 +1,9 @@
-"""What is broken, when and for how long: a schedule, which follows from the seed or comes from a file, and how each fault is done."""
+"""What is broken where nodes are processes of this machine, and how each fault is done."""
 
 import asyncio
-import json
-import random as randoms
+
+from . import schedule
+from .schedule import Skipped
 
 # Each kind, with how often it is chosen, and for how long (seconds).
 KINDS = {
@@ -53,83 +54,22 @@ WORDS = {
 }
 
 
-def schedule(seed, nodes, seconds, kinds, pause=(0.5, 5.0), count=None):
-    """[{at, kind, nodes, seconds…}], the times in seconds from the start: the same for the same arguments. `count`: so many of them, however long it
-    takes."""
-    random = randoms.Random(f"faults/{seed}")
-    kinds = [kind for kind in kinds if kind in KINDS]
-    weights = [KINDS[kind][0] for kind in kinds]
-    at, found = random.uniform(1, 3), []
-    while kinds and (at < seconds if count is None else len(found) < count):
-        kind = random.choices(kinds, weights)[0]
-        _, low, high = KINDS[kind]
-        # Most are short, some are longer than anything waits for.
-        length = round(low + (high - low) * random.random() ** 1.5, 3)
-        chosen = random.sample(range(nodes), nodes)
-        found.append({
-            "at": round(at, 3), "kind": kind, "nodes": chosen, "seconds": length, "both": random.random() < 0.5,
-            "percent": random.choice([5, 10, 20, 40]), "group": random.randrange(64), "kbit": random.choice([64, 256]),
-        })
-        at += length + random.uniform(*pause)
-    return found
-
-
-def read(path):
-    """A script: JSON lines as `schedule` makes them; only `at` and `kind` have to be there."""
-    found = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            fault = json.loads(line)
-            if fault.get("kind") not in KINDS:
-                raise SystemExit(f"{path}:{number}: no fault {fault.get('kind')!r}: {', '.join(KINDS)}")
-            found.append({"nodes": [0, 1, 2], "seconds": 3, "both": True, "percent": 20, "group": 0, "kbit": 256, **fault})
-    return found
-
-
 def _both_ways(one, others):
     """(who does not hear, whom), of a node and others."""
     return [pair for other in others for pair in ((one.name, other.name), (other.name, one.name))]
 
 
-class Skipped(Exception):
-    """A fault that cannot be made now."""
+class Breaker(schedule.Breaker):
+    """The faults of nodes that are processes."""
 
-
-class Breaker:
-    """Does the faults of a schedule."""
+    KINDS, WORDS = KINDS, WORDS
 
     def __init__(self, cluster, network, disks, recorder):
-        self.cluster, self.network, self.disks, self.recorder = cluster, network, disks, recorder
-        self.done = {}
-        # For the display: what is broken now.
-        self.now = ""
+        super().__init__(cluster, recorder)
+        self.network, self.disks = network, disks
 
-    async def follow(self, faults):
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        for fault in faults:
-            await asyncio.sleep(max(0, start + fault["at"] - loop.time()))
-            await self.do(fault)
-
-    async def do(self, fault):
-        kind = fault["kind"]
-        nodes = [self.cluster.nodes[number] for number in fault["nodes"] if number < len(self.cluster.nodes)]
-        if kind.endswith("-leader"):
-            nodes = await self._leader_first(fault["group"], nodes)
-        touched = nodes[:self._touched(kind, len(nodes))]
-        names = [node.name for node in touched]
-        self.now = f"{kind} {' '.join(names)}"
-        self.recorder.event("fault", kind=kind, nodes=names, seconds=fault["seconds"])
-        try:
-            await getattr(self, "_" + kind.removesuffix("-leader").replace("-", "_"))(fault, nodes)
-            self.done[kind] = self.done.get(kind, 0) + 1
-        except Skipped as why:
-            print(f"skipped: {kind}: {why}", flush=True)
-        finally:
-            self.recorder.event("fault", kind=kind, nodes=names, over=True)
-            self.now = ""
+    async def _in_order(self, fault, nodes):
+        return await self._leader_first(fault["group"], nodes) if fault["kind"].endswith("-leader") else nodes
 
     @staticmethod
     def _touched(kind, count):

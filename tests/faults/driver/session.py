@@ -12,18 +12,12 @@ import sys
 import tempfile
 import time
 
-from . import faults as breaking
-from . import workload
+from . import schedule, workload
 from .client import Client
-from .cluster import BINARY, Cluster
-from .disks import Disks
-from .net import Network
 from .recorder import Recorder
 
 # Seconds within which a healed cluster does what is due, as the history declares to the checker.
 SETTLE = 10
-# The same while it is broken. Some readers stay longer than that.
-PATIENCE = 40
 # After the last message so many seconds are quiet. A drain takes at most LONGEST.
 QUIET, LONGEST = 3, 90
 # Exit code of a run that is no proof, whatever the checker says.
@@ -35,7 +29,7 @@ class Session:
     def __init__(self, options):
         self.options = options
         self.random = randoms.Random(f"workload/{options.seed}")
-        self.over = False
+        self.over = self.interrupted = False
         # Why the driver itself cannot go on.
         self.failure = None
         self.main = None
@@ -43,45 +37,39 @@ class Session:
         # Names of nodes that ended without anybody's doing.
         self.ended = []
         self.phase = "start"
-        self.recorder = self.cluster = self.network = self.disks = self.breaker = None
+        self.recorder = self.breaker = None
         self.clients, self.readers, self.tasks = [], [], set()
         self.directory = options.keep or tempfile.mkdtemp(prefix="raftmq-faults-")
+        self.cluster = _place(options)(options, self.directory)
         self.history = os.path.join(self.directory, "history.jsonl")
 
     # Called by clients.
 
     def choose(self, client):
-        """The node for a client's next connection."""
-        nodes = self.cluster.nodes
+        """Where a client makes its next connection."""
         home = client.about.home
-        return client.random.choice(nodes) if home is None else nodes[home]
+        return self.cluster.contact(client.random.randrange(len(self.cluster.nodes)) if home is None else home)
 
     # The run.
 
     async def run(self):
         """True if the run got to its end."""
         options = self.options
-        names = [f"n{number + 1}" for number in range(options.nodes)]
         os.makedirs(self.directory, exist_ok=True)
         with open(os.path.join(self.directory, "run.json"), "w", encoding="utf-8") as file:
             json.dump(options.given, file)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, asyncio.current_task().cancel)
+            loop.add_signal_handler(number, self._interrupted)
         self.main = asyncio.current_task()
         try:
-            self.network = Network(names)
-            self.disks = Disks(self.directory, names)
-            self.cluster = Cluster(
-                self.directory, self.network, self.disks, {}, shards=options.shards, snapshot_bytes=options.snapshot_bytes, plant=options.plant
-            )
-            say(f"{options.nodes} nodes of {BINARY}, seed {options.seed}, workload {options.workload}, in {self.directory}")
+            say(f"{options.nodes} {self.cluster.what}, seed {options.seed}, workload {options.workload}, in {self.directory}")
             await self.cluster.form()
             self.recorder = Recorder(
-                self.history, seed=options.seed, workload=options.workload, settle=SETTLE, patience=PATIENCE,
+                self.history, seed=options.seed, workload=options.workload, settle=SETTLE, patience=self.cluster.patience,
                 forwarded=options.workload == "live", **({} if options.strict else {"qos0": "connection"}),
             )
-            self.breaker = breaking.Breaker(self.cluster, self.network, self.disks, self.recorder)
+            self.breaker = self.cluster.breaker(self.recorder)
             self.spawn(self._display())
             self.spawn(self._watch())
             self._start_clients()
@@ -94,7 +82,13 @@ class Session:
                 raise RuntimeError("the driver failed") from self.failure
             raise
         finally:
-            await asyncio.shield(self._stop(names))
+            await asyncio.shield(self._stop())
+
+    def _interrupted(self):
+        # Once: what comes then is the end, which a second signal must not end.
+        if not self.interrupted:
+            self.interrupted = True
+            self.main.cancel()
 
     def spawn(self, work):
         task = asyncio.get_running_loop().create_task(work)
@@ -130,7 +124,7 @@ class Session:
         number = 0
         while self.phase in ("start", "faults"):
             number += 1
-            self._reader(f"reader{number}", number % self.options.nodes, self.random.choice([0.5, 1, 2, 10, PATIENCE + 5]))
+            self._reader(f"reader{number}", number % self.options.nodes, self.random.choice([0.5, 1, 2, 10, self.cluster.patience + 5]))
             await asyncio.sleep(self.random.uniform(0.3, 1.5))
 
     def _reader(self, name, number, stay):
@@ -152,10 +146,10 @@ class Session:
     async def _break(self):
         options = self.options
         if options.script:
-            self.faults = breaking.read(options.script)
+            self.faults = schedule.read(self.breaker.KINDS, options.script)
         else:
-            self.faults = breaking.schedule(
-                options.seed, options.nodes, options.seconds, options.faults, options.pause, options.count
+            self.faults = schedule.make(
+                self.breaker.KINDS, options.seed, options.nodes, options.seconds, options.faults, options.pause, options.count
             )
         end = time.monotonic() + (options.seconds if options.count is None else 0)
         await self.breaker.follow(self.faults)
@@ -165,8 +159,8 @@ class Session:
         """All is healed, nothing new is published, and all that is due comes."""
         self.phase = "drain"
         await self.breaker.heal()
-        if not await self.cluster.wait_ready(60):
-            say("the cluster did not heal within 60 s")
+        if not await self.cluster.wait_ready(self.cluster.heals):
+            say(f"the cluster did not heal within {self.cluster.heals} s")
         for client in self.clients:
             client.stopped = True
         self.recorder.event("drain")
@@ -193,7 +187,7 @@ class Session:
             waiting = [client.id for client in self.clients if client.about.durable and not client.settled()]
             say(f"the drain did not end within {LONGEST} s; not settled: {', '.join(waiting) or 'nobody: messages still come'}")
 
-    async def _stop(self, names):
+    async def _stop(self):
         self.over = True
         self.phase = "end"
         for client in [*self.clients, *self.readers]:
@@ -210,23 +204,16 @@ class Session:
                 await asyncio.to_thread(client.thread.join, 5)
         if self.recorder is not None:
             self.recorder.close()
-        if self.disks is not None:
-            for name in list(self.disks.frozen):
-                self.disks.thaw(name)
-        if self.cluster is not None:
-            self.cluster.stop()
-        if self.disks is not None:
-            self.disks.close(names)
+        await self.cluster.stop()
 
     async def _watch(self):
         """A node that ends without anybody's doing is told of, and started again."""
         while True:
             await asyncio.sleep(0.5)
-            for node, code in self.cluster.ended_alone():
-                self.ended.append(node.name)
-                self.recorder.event("fault", kind="ended", nodes=[node.name], code=code)
-                say(f"{node.name} ended by itself, exit code {code}\n{node.log_tail()}")
-                node.start()
+            for name, how in self.cluster.ended_alone():
+                self.ended.append(name)
+                self.recorder.event("fault", kind="ended", nodes=[name], how=how.partition("\n")[0])
+                say(f"{name} ended by itself: {how}")
 
     # The display.
 
@@ -249,7 +236,7 @@ class Session:
         done = collections.Counter(self.breaker.done if self.breaker else {})
         say(f"\n{sum(done.values())} faults:")
         for kind, count in sorted(done.items()):
-            say(f"  {count:4} {kind:<13} {breaking.WORDS[kind]}")
+            say(f"  {count:4} {kind:<13} {self.breaker.WORDS[kind]}")
         command = [sys.executable, CHECK, self.history, "--min-acked", str(self.options.min_acked)]
         for option in ("require", "without"):
             if getattr(self.options, option):
@@ -261,6 +248,15 @@ class Session:
             code, word = FAILED, {FAILED: f"nodes ended by themselves: {', '.join(self.ended)}"}
         say(f"\nverdict: {word.get(code, 'no verdict')} (seed {self.options.seed}, workload {self.options.workload})")
         return code
+
+
+def _place(options):
+    """Where the brokers are. Imported here, since each wants things of its own of the machine."""
+    if options.pods:
+        from .pods import Pods
+        return Pods
+    from .processes import Processes
+    return Processes
 
 
 def _has_paho():
