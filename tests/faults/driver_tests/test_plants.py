@@ -116,7 +116,9 @@ def test_what_is_recorded_is_not_done_again(tmp_path, monkeypatch):
     assert (row["by"], row["seeds"], row["seconds"], row["faults"], bad) == ("loss", 2, 48, 3, []) and len(done) == 4
     again, done = work_of(tmp_path, monkeypatch)
     assert again.look_for("ack-before-commit") == row and again.prove_plain() == [] and done == []
-    # Another build is another thing.
+    # Another bug, and another build, is another thing.
+    assert again.look_for("release-before-commit")["by"] == "loss" and len(done) == 2
+    done.clear()
     (tmp_path / "planted").write_text("built again")
     assert again.look_for("ack-before-commit")["by"] == "loss" and len(done) == 2
 
