@@ -12,8 +12,10 @@ from .recorder import Tap
 
 KEEP_ALIVE = 10
 EXPIRY = 3600
-# Seconds that a client waits for an answer before it goes to another node, and that a connection that was taken over is left open.
-PATIENCE, LEFT = 6.0, 4.0
+# Seconds that a client waits for an answer before it goes to another node.
+PATIENCE = 6.0
+# Seconds that a connection that was taken over is left open: less and more than it takes to take it over from a node that is cut off.
+LEFT = 2.0, 14.0
 # Messages of a client that are not acknowledged yet.
 WINDOW = 8
 
@@ -167,7 +169,7 @@ class Client:
         """The connection stays as it is, and another one is made."""
         self.wire = None
         self.left.append(wire)
-        asyncio.get_running_loop().call_later(LEFT, wire.close)
+        asyncio.get_running_loop().call_later(self.random.uniform(*LEFT), wire.close)
 
     # What it does.
 

@@ -5,6 +5,8 @@ import importlib.util
 import json
 import pathlib
 import re
+import subprocess
+import types
 
 import pytest
 
@@ -81,6 +83,53 @@ def test_the_table():
     ]
     lines = plants.table(rows).splitlines()
     assert lines[2].endswith("| `loss` | 2 | 62 | 17 | `once` |") and "**not found**" in lines[3]
+
+
+def work_of(tmp_path, monkeypatch, minutes=None):
+    """What does no run, but says that bugs are found with the second seed; and the runs that were asked of it."""
+    options = types.SimpleNamespace(
+        planted=tmp_path / "planted", plain=tmp_path / "plain", seed=7, tries=3, shards=4, keep=tmp_path / "keep", record=tmp_path / "record",
+        minutes=minutes, verbose=False,
+    )
+    work, done = plants.Work(options), []
+
+    def run(command, **_):
+        done.append([str(word) for word in command[2:]])
+        bug, seed = done[-1][done[-1].index("--plant") + 1], done[-1][done[-1].index("--seed") + 1]
+        found = bug and seed == "8"
+        directory = pathlib.Path(done[-1][-1])
+        directory.mkdir(parents=True)
+        came = () if found else ((10, {"e": "recv", "c": 1, "q": 1, "pid": 1, "topic": "t", "m": 1}),)
+        write(directory / "history.jsonl", *came)
+        return types.SimpleNamespace(stdout=[], wait=lambda timeout: int(bool(found)), poll=lambda: 0)
+
+    monkeypatch.setattr(plants, "subprocess", types.SimpleNamespace(**{**vars(subprocess), "Popen": run}))
+    for binary in (options.planted, options.plain):
+        if not binary.exists():
+            binary.write_text(str(binary))
+    return work, done
+
+
+def test_what_is_recorded_is_not_done_again(tmp_path, monkeypatch):
+    work, done = work_of(tmp_path, monkeypatch)
+    row, bad = work.look_for("ack-before-commit"), work.prove_plain()
+    assert (row["by"], row["seeds"], row["seconds"], row["faults"], bad) == ("loss", 2, 48, 3, []) and len(done) == 4
+    again, done = work_of(tmp_path, monkeypatch)
+    assert again.look_for("ack-before-commit") == row and again.prove_plain() == [] and done == []
+    # Another bug, and another build, is another thing.
+    assert again.look_for("release-before-commit")["by"] == "loss" and len(done) == 2
+    done.clear()
+    (tmp_path / "planted").write_text("built again")
+    assert again.look_for("ack-before-commit")["by"] == "loss" and len(done) == 2
+
+
+def test_no_run_begins_that_would_not_end_in_time(tmp_path, monkeypatch):
+    work, done = work_of(tmp_path, monkeypatch, minutes=1)
+    with pytest.raises(plants.OutOfTime):
+        work.look_for("ack-before-commit")
+    assert done == []
+    work, done = work_of(tmp_path, monkeypatch, minutes=2)
+    assert work.look_for("ack-before-commit")["by"] == "loss" and len(done) == 2
 
 
 @pytest.mark.parametrize("bug", plants.PLANTS)
