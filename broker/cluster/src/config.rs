@@ -24,6 +24,8 @@ pub struct ClusterConfig {
     pub cluster: String,
     /// The node's name in it.
     pub node: String,
+    /// What fails together with it, for the placement of shards; empty where it is not known. At most [`raftmq_meta::shards::MAX_ZONE`] bytes.
+    pub zone: String,
     /// Everything that the node keeps.
     pub data_dir: PathBuf,
     /// `host:port` under which peers reach this node's links.
@@ -128,6 +130,7 @@ impl ClusterConfig {
         Ok(Self {
             cluster: cluster.name.clone(),
             node: config.node.name.clone(),
+            zone: config.node.zone.clone(),
             data_dir: config.node.data_dir.clone(),
             advertise: links.advertised(),
             control: String::new(),
