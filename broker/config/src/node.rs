@@ -75,6 +75,7 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// What fails together with this node, an availability zone, a rack or a building: a cluster spreads the replicas of its shards over zones. Empty: not
     /// known; nodes of which it is not known are in one zone. It is told at each start, and has nothing to do with the limits under `zones`.
+    #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub zone: String,
 }
