@@ -233,6 +233,7 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
             links,
             raft: settings.raft.unwrap_or_default(),
             shards: settings.shards,
+            on_quorum_loss: settings.on_quorum_loss.unwrap_or_default(),
         }),
         listeners: spec
             .listeners

@@ -52,6 +52,8 @@ pub struct ClusterConfig {
     pub barrier_deadline: Duration,
     /// The shards of a cluster that has none yet; `None`: it gets none, as if the node were of a version without.
     pub shards: Option<ShardOptions>,
+    /// Without a lease the node goes on serving what needs no quorum ([`crate::LeaseState::is_local`]).
+    pub serve_local: bool,
     /// Between two comparisons of a shard's replicas; `None`: a minute.
     pub compare_every: Option<Duration>,
 }
@@ -144,6 +146,7 @@ impl ClusterConfig {
             routes: LocalRoutesOptions::default(),
             barrier_deadline: Duration::from_secs(10),
             shards: cluster.shards.map(|shards| ShardOptions { count: shards.count, replication: shards.replication }),
+            serve_local: !cluster.on_quorum_loss.is_fence(),
             compare_every: None,
         })
     }

@@ -126,6 +126,7 @@ impl Lab {
             barrier_deadline: Duration::from_secs(15),
             compare_every: Some(Duration::from_secs(1)),
             shards: self.shards,
+            serve_local: false,
         }
     }
 
