@@ -175,3 +175,31 @@ def test_who_connected_elsewhere_meanwhile_stays_there():
 def is_up(by, of):
     status, answer = by.control("members")
     return status != 200 or next(member["up"] for member in answer["members"] if member["name"] == of.name)
+
+
+def test_nodes_that_reach_each_other_serve_each_others_clients():
+    with LocalCluster(replicas=4, config={**SHARDS, "onQuorumLoss": "serveLocal"}) as cluster:
+        cluster.start()
+        wait_until("three vote", lambda: sum(m["role"] in ("leader", "voter") for m in cluster.members().values()) == 3)
+        voters = [name for name, member in cluster.members().items() if member["role"] in ("leader", "voter")]
+        killed = [cluster.node(name) for name in voters[:2]]
+        one, other = (node for node in cluster.nodes if node not in killed)
+        reader, writer = Client(one, "reader"), Client(other, "writer")
+        for client in (reader, writer):
+            client.connected()
+        reader.subscribe("room/#", 1)
+        for node in killed:
+            node.kill()
+        for node in (one, other):
+            wait_until("longer than a fenced node keeps its clients", lambda node=node: "no lease for long" in node.log(), 15)
+        time.sleep(3)  # Streams of routes are asked for again, in vain.
+        writer.publish("room/1", ["across"])
+        reader.wait("it comes", lambda: count(reader, "room/1") == ["across"], 10)
+        for node in killed:
+            node.start()
+        cluster.wait_ready()
+        writer.publish("room/2", ["again"])
+        reader.wait("and afterwards", lambda: count(reader, "room/2") == ["again"])
+        assert count(reader, "room/1") == ["across"] and not reader.of("disconnect") and not writer.of("disconnect")
+        reader.close()
+        writer.close()
