@@ -208,6 +208,9 @@ pub struct BrokerSettings {
     /// Sessions are kept in shards, each on several nodes, rather than in the memory of a node. A preview. A cluster that has shards keeps them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<raftmq_config::Shards>,
+    /// What a node does that reaches no quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_quorum_loss: Option<raftmq_config::OnQuorumLoss>,
     /// Sizes of the log and of the state store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<raftmq_config::Storage>,

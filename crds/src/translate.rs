@@ -226,13 +226,14 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
     links.max_frame_bytes = links.max_frame_bytes.max(frame);
     links.queue_bytes = links.queue_bytes.max(links.max_frame_bytes);
     Ok(Config {
-        node: Node { name: placement.name.clone(), data_dir: placement.data_dir.clone() },
+        node: Node { name: placement.name.clone(), data_dir: placement.data_dir.clone(), ..Node::default() },
         cluster: Some(Cluster {
             name: name_of(cluster)?.to_owned(),
             discovery: placement.discovery.clone(),
             links,
             raft: settings.raft.unwrap_or_default(),
             shards: settings.shards,
+            on_quorum_loss: settings.on_quorum_loss.unwrap_or_default(),
         }),
         listeners: spec
             .listeners

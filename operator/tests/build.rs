@@ -212,16 +212,20 @@ fn settings_with_the_environment_of_a_pod_are_those_of_its_node() {
         let (cluster, valid) = (parsed(yaml), valid(yaml));
         let set = serde_json::to_value(stateful_set(&valid, &inputs())).unwrap();
         let environment = set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
-        for node in 0..3 {
+        // From Kubernetes 1.35 on a pod has the label of its node; before, and on a node without, it is empty.
+        for (node, zone) in [(0, "eu-1a"), (1, "1"), (2, "")] {
             let name = valid.node(node);
             let value = |env: &serde_json::Value| match env["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
                 Some("metadata.name") => name.clone(),
+                Some("metadata.labels['topology.kubernetes.io/zone']") => zone.to_owned(),
                 _ => env["value"].as_str().unwrap().replace("$(RAFTMQ__NODE__NAME)", &name),
             };
             let env = environment.iter().map(|env| (env["name"].as_str().unwrap().to_owned(), value(env)));
             let config = Config::from_sources(&valid.config_yaml, "raftmq.yaml", env, &[]).unwrap();
             let placement = NodePlacement::pod(&cluster, usize::try_from(node).unwrap(), "mq").unwrap();
-            assert_eq!(config, broker_config(&cluster, &placement).unwrap());
+            let mut expected = broker_config(&cluster, &placement).unwrap();
+            expected.node.zone = zone.to_owned();
+            assert_eq!(config, expected);
         }
         assert!(Config::from_sources(&valid.config_yaml, "raftmq.yaml", std::iter::empty(), &[]).is_err());
     }

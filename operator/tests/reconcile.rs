@@ -72,6 +72,7 @@ fn member(ordinal: i32, up: bool) -> Member {
         version: "0.1.0".into(),
         links_address: String::new(),
         control_address: None,
+        zone: None,
         state: MemberState::Active,
         up,
         role: if ordinal == 0 { MemberRole::Leader } else { MemberRole::Voter },

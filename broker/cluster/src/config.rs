@@ -24,6 +24,8 @@ pub struct ClusterConfig {
     pub cluster: String,
     /// The node's name in it.
     pub node: String,
+    /// What fails together with it, for the placement of shards; empty where it is not known. At most [`raftmq_meta::shards::MAX_ZONE`] bytes.
+    pub zone: String,
     /// Everything that the node keeps.
     pub data_dir: PathBuf,
     /// `host:port` under which peers reach this node's links.
@@ -50,6 +52,8 @@ pub struct ClusterConfig {
     pub barrier_deadline: Duration,
     /// The shards of a cluster that has none yet; `None`: it gets none, as if the node were of a version without.
     pub shards: Option<ShardOptions>,
+    /// Without a lease the node goes on serving what needs no quorum ([`crate::LeaseState::is_local`]).
+    pub serve_local: bool,
     /// Between two comparisons of a shard's replicas; `None`: a minute.
     pub compare_every: Option<Duration>,
 }
@@ -128,6 +132,7 @@ impl ClusterConfig {
         Ok(Self {
             cluster: cluster.name.clone(),
             node: config.node.name.clone(),
+            zone: config.node.zone.clone(),
             data_dir: config.node.data_dir.clone(),
             advertise: links.advertised(),
             control: String::new(),
@@ -141,6 +146,7 @@ impl ClusterConfig {
             routes: LocalRoutesOptions::default(),
             barrier_deadline: Duration::from_secs(10),
             shards: cluster.shards.map(|shards| ShardOptions { count: shards.count, replication: shards.replication }),
+            serve_local: !cluster.on_quorum_loss.is_fence(),
             compare_every: None,
         })
     }

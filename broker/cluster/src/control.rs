@@ -39,6 +39,8 @@ pub struct MemberInfo {
     pub link_address: String,
     /// Address of its control API.
     pub control_address: String,
+    /// What fails together with it; empty where it has told none.
+    pub zone: String,
     /// Version of its binary.
     pub version: String,
     /// `active`, `leaving` or `replaced`.
@@ -142,6 +144,7 @@ impl Control {
                 boot: m.boot,
                 link_address: m.addresses.link.clone(),
                 control_address: m.addresses.control.clone(),
+                zone: meta.shards.zone(m.id).to_owned(),
                 version: m.version.clone(),
                 status: match m.status {
                     MemberStatus::Active => "active",

@@ -1,6 +1,7 @@
 //! What arrives from other nodes.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -87,12 +88,15 @@ impl Handler for LinkHandler {
         };
         // The others may have declared this node down, as after a pause, and have taken back what they had for it: it would come to
         // somebody twice. If they have not, it comes again.
-        if !node.lease.is_serving() {
+        // A node that goes on without a lease takes them: its clients are still here, and whose they are meant for.
+        let serving = node.lease.is_serving();
+        if !serving && !node.lease.is_local() {
             return Err("the node does not serve".to_owned());
         }
+        let stream = if serving { node.routes.stream() } else { node.served_stream.load(Ordering::Relaxed) };
         ClusterCounters::add(&node.counters.forwards_in);
         let frame = match life {
-            Some(life) if life < (node.data.boot, node.routes.stream()) => {
+            Some(life) if life < (node.data.boot, stream) => {
                 ClusterCounters::add(&node.counters.forwards_past);
                 lives::inherited(&frame)
             }

@@ -1,7 +1,7 @@
 //! The node's own lease: asked for, published to the workers, and the phase that follows from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use raftmq_meta::{Nanos, Phase};
@@ -18,12 +18,14 @@ use crate::wire::{LeaseError, Request, Response};
 #[derive(Debug, Default)]
 pub struct LeaseState {
     deadline: AtomicU64,
+    /// Without a lease the node serves those who need none: it has had one, and has not given it back.
+    local: AtomicBool,
 }
 
 impl LeaseState {
     /// The lease of a standalone node, which needs none.
     pub fn always() -> Self {
-        Self { deadline: AtomicU64::new(u64::MAX) }
+        Self { deadline: AtomicU64::new(u64::MAX), local: AtomicBool::new(false) }
     }
 
     /// Whether the node may serve now.
@@ -35,6 +37,27 @@ impl LeaseState {
     /// Until when, in nanoseconds of CLOCK_BOOTTIME; 0 when it may not.
     pub fn deadline(&self) -> Nanos {
         self.deadline.load(Ordering::Acquire)
+    }
+
+    /// Whether the lease is over and the node goes on with what needs no quorum (`cluster.onQuorumLoss: serveLocal`).
+    pub fn is_local(&self) -> bool {
+        self.goes_on() && !self.is_serving()
+    }
+
+    /// Whether the node goes on when its lease is over.
+    pub fn goes_on(&self) -> bool {
+        self.local.load(Ordering::Acquire)
+    }
+
+    /// From here on it does, or not any more. For the same as [`Self::set`].
+    pub fn set_goes_on(&self, goes_on: bool) {
+        self.local.store(goes_on, Ordering::Release);
+    }
+
+    /// The node serves nobody any more.
+    pub(crate) fn end(&self) {
+        self.set_goes_on(false);
+        self.set(0);
     }
 
     /// Changes it: only the node's part in the cluster does, and tests of what is done under a lease.
@@ -156,7 +179,13 @@ async fn ask(node: &Node, running: &Running, leader: u64, applied: u64, deadline
                 let mut lease = running.own_lease();
                 lease.on_grant(&grant);
                 // Under the lock: who gives the lease back, or fails, is not overtaken.
-                node.lease.set(if node.has_failed() { 0 } else { lease.deadline() });
+                if node.has_failed() || lease.is_released() {
+                    node.lease.end();
+                } else {
+                    node.lease.set(lease.deadline());
+                    node.lease.set_goes_on(node.config.serve_local);
+                    node.served_stream.store(node.routes.stream(), Ordering::Relaxed);
+                }
                 lease.term()
             };
             update_phase(node, running);
@@ -220,7 +249,11 @@ fn update_phase(node: &Node, running: &Running) -> Nanos {
             }
             match phase {
                 Phase::Serving => info!("serving"),
+                Phase::Fenced if node.lease.goes_on() => {
+                    warn!("the lease is over: only what needs no quorum is served, among the clients that this node reaches");
+                }
                 Phase::Fenced => warn!("the lease is over: reading, acknowledging and delivering stop"),
+                Phase::Closed if node.lease.goes_on() => warn!("no lease for long: clients of durable sessions are closed"),
                 Phase::Closed => warn!("no lease for long: clients are closed"),
             }
         }
@@ -253,7 +286,7 @@ pub(crate) async fn release(node: &Node, running: &Running) {
     {
         let mut lease = running.own_lease();
         lease.release();
-        node.lease.set(0);
+        node.lease.end();
     }
     update_phase(node, running);
     node.lease_changed.notify_one();

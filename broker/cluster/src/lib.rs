@@ -50,6 +50,7 @@ mod routes;
 mod shards;
 mod status;
 mod wire;
+mod zone;
 
 pub use barrier::BarrierError;
 pub use clock::boottime;

@@ -21,7 +21,7 @@ use crate::node::{GROUPS, Node, RETRY, Running};
 use crate::shards::{self, Replicas};
 use crate::status::Stage;
 use crate::wire::Fate;
-use crate::{META, ROUTES, bans, bootstrap, driver, fate, leader, lease, permission, routes as own_routes};
+use crate::{META, ROUTES, bans, bootstrap, driver, fate, leader, lease, permission, routes as own_routes, zone};
 
 /// Starts the groups and everything that a member does.
 pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> Result<(), Fatal> {
@@ -85,6 +85,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
     node.spawn(lease::report_applied(Arc::clone(node)));
     node.spawn(leader::lead(Arc::clone(node)));
     node.spawn(fate::watch(Arc::clone(node)));
+    node.spawn(zone::keep_told(Arc::clone(&node)));
     node.spawn(bans::end_those_over(Arc::clone(node)));
     shards::start(node);
     Ok(())
@@ -208,6 +209,8 @@ async fn announce_boot(node: Arc<Node>) {
         }
     }
     node.set_detail("");
+    // Before it serves, so that no replica comes to it only to go elsewhere; whatever becomes of that.
+    zone::tell(&node, running).await;
     running.booted.send_replace(true);
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Node {
     pub(crate) begun: Notify,
     /// When the node found that its lease had been over for D.
     pub(crate) closed_at: AtomicU64,
+    /// The number of the stream of routes under which it held a lease last.
+    pub(crate) served_stream: AtomicU64,
     /// The lease was prolonged or given back.
     pub(crate) lease_changed: Notify,
     /// One bootstrap at a time.
@@ -166,6 +168,7 @@ impl Node {
             running: OnceLock::new(),
             begun: Notify::new(),
             closed_at: AtomicU64::new(0),
+            served_stream: AtomicU64::new(0),
             lease_changed: Notify::new(),
             bootstrapping: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(Some(JoinSet::new())),
@@ -291,7 +294,7 @@ impl Node {
 
     /// The process must end. The first reason counts.
     pub(crate) fn fail(&self, fatal: Fatal) {
-        self.lease.set(0);
+        self.lease.end();
         self.phase.send_replace(Phase::Closed);
         // The stage before the reason, for who wakes up by the reason and looks at the stage.
         if !self.has_failed() {
@@ -307,7 +310,7 @@ impl Node {
         // A lease that was granted at the same moment: who stores it looks for a failure under this lock.
         if let Some(running) = self.running() {
             let _lease = running.own_lease();
-            self.lease.set(0);
+            self.lease.end();
         }
     }
 
@@ -364,7 +367,7 @@ impl Node {
     }
 
     pub(crate) async fn shutdown(&self) {
-        self.lease.set(0);
+        self.lease.end();
         self.phase.send_replace(Phase::Closed);
         // Wills among them, and what sessions had for groups.
         let last_frames = async {
@@ -392,7 +395,7 @@ impl Node {
 
     pub(crate) async fn kill(&self) {
         self.net.isolate(true);
-        self.lease.set(0);
+        self.lease.end();
         self.lanes.begin(None);
         self.stop().await;
     }

@@ -477,6 +477,51 @@ async fn a_node_joins_and_one_leaves() {
     assert_eq!(worker.port.push(99, Op::Skip, 1_000_000), Err((Op::Skip, PushError::NotServing)));
 }
 
+/// The replicas of a shard are in as many zones as there are, from its birth on; a node that starts again elsewhere has it counted there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn replicas_are_spread_over_zones() {
+    let lab = lab();
+    let names = ["n1", "n2", "n3", "n4"];
+    ["a", "a", "b", "c"].iter().zip(names).for_each(|(zone, name)| lab.set_zone(name, zone));
+    let mut all = lab.form(&names).await;
+    let zones = |process: &Process| process.cluster.control().members().into_iter().map(|m| m.zone).collect::<Vec<_>>();
+    let apart = |process: &Process, which: &[u64]| {
+        let state = process.cluster.status().meta;
+        let both = |set: &BTreeSet<u64>| which.iter().all(|id| set.contains(id));
+        state.shards.count() == SHARDS
+            && state.shards.iter().all(|(_, shard)| shard.wanted().len() == 3 && !both(shard.wanted()))
+    };
+    eventually("all are placed", || {
+        let state = all[0].cluster.status().meta;
+        state.shards.count() == SHARDS && state.shards.iter().all(|(_, shard)| shard.is_formed())
+    })
+    .await;
+    assert_eq!(zones(&all[0]), ["a", "a", "b", "c"]);
+    assert!(apart(&all[0], &[1, 2]), "{:?}", all[0].cluster.status().meta.shards);
+    // Known before the shards were made: nothing has moved since.
+    assert_eq!(all[0].cluster.status().meta.shards.placed(), 1);
+    // The second one is moved to the third one's zone.
+    serving(&all).await;
+    lab.set_zone("n2", "b");
+    all.remove(1).kill().await;
+    all.insert(1, lab.start("n2", &names).await);
+    eventually("it is counted where it is now", || zones(&all[0]) == ["a", "b", "b", "c"] && apart(&all[0], &[2, 3]))
+        .await;
+    eventually("the replicas are there", || {
+        let held = |process: &Process| process.cluster.shards().replicas().len();
+        let both = |r: &raftmq_cluster::ShardStatus| r.group.voters.contains(&2) && r.group.voters.contains(&3);
+        all.iter().map(held).sum::<usize>() == 3 * usize::from(SHARDS)
+            && all.iter().flat_map(|process| process.cluster.shards().replicas()).all(|r| !both(&r))
+    })
+    .await;
+    // And one that does not know its zone any more works as before.
+    lab.set_zone("n2", "");
+    all.remove(1).kill().await;
+    all.insert(1, lab.start("n2", &names).await);
+    serving(&all).await;
+    eventually("its zone is not known", || zones(&all[0]) == ["a", "", "b", "c"]).await;
+}
+
 /// What is retained by one node is read by every other one as soon as it is acknowledged, in whichever shard it is, and where there is no replica of that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn retained_messages_are_read_on_every_node_at_once() {

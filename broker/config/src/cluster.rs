@@ -26,6 +26,29 @@ pub struct Cluster {
     /// ARCHITECTURE.md says what is missing. For all nodes; a cluster that has shards keeps them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<Shards>,
+    /// What a node does whose serving lease is over, because it reaches no quorum. For all nodes.
+    #[serde(default, skip_serializing_if = "OnQuorumLoss::is_fence")]
+    pub on_quorum_loss: OnQuorumLoss,
+}
+
+/// What a node does that reaches no quorum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub enum OnQuorumLoss {
+    /// It stops to read, acknowledge and deliver, and closes its clients.
+    #[default]
+    Fence,
+    /// It goes on serving sessions that need no quorum, among the clients that it reaches: docs/guarantees.md says what is not promised then.
+    ServeLocal,
+}
+
+impl OnQuorumLoss {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_fence(&self) -> bool {
+        *self == Self::Fence
+    }
 }
 
 /// How a node finds its peers. Members known from the last run are peers as well.

@@ -26,8 +26,8 @@ pub mod values;
 mod zones;
 
 pub use cluster::{
-    Cluster, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, K8sDiscovery, Links, Raft, Shards,
-    StaticDiscovery,
+    Cluster, Discovery, DiscoveryStrategy, DnsDiscovery, DnsRecordType, K8sDiscovery, Links, OnQuorumLoss, Raft,
+    Shards, StaticDiscovery,
 };
 pub use error::{ConfigError, Origin, Problem};
 pub use flapping::Flapping;

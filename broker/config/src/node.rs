@@ -73,11 +73,16 @@ pub struct Node {
     /// Directory of everything that the node keeps: identity, log, state. One process at a time.
     #[schemars(length(min = 1))]
     pub data_dir: PathBuf,
+    /// What fails together with this node, an availability zone, a rack or a building: a cluster spreads the replicas of its shards over zones. Empty: not
+    /// known; nodes of which it is not known are in one zone. It is told at each start, and has nothing to do with the limits under `zones`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub zone: String,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { name: "raftmq-0".into(), data_dir: "./raftmq-data".into() }
+        Self { name: "raftmq-0".into(), data_dir: "./raftmq-data".into(), zone: String::new() }
     }
 }
 

@@ -42,6 +42,9 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
     if !is_rfc1123_label(&config.node.name) {
         wrong("node.name", format!("{:?} is not a node's name: {LABEL}", config.node.name));
     }
+    if let Some(message) = wrong_zone(&config.node.zone) {
+        wrong("node.zone", message);
+    }
     if let Some(cluster) = &config.cluster {
         check_cluster(cluster, &mut wrong);
         let needed = config.mqtt.max_packet_size.bytes() + FRAME_OVERHEAD;
@@ -67,6 +70,14 @@ pub(crate) fn violations(config: &Config) -> Vec<(String, String)> {
         wrong("log.modules", message);
     }
     found
+}
+
+/// The longest zone of a node, in bytes: that of a label's value in Kubernetes.
+const MAX_NODE_ZONE: usize = 63;
+
+fn wrong_zone(zone: &str) -> Option<String> {
+    let wrong = zone.len() > MAX_NODE_ZONE || zone.chars().any(char::is_control);
+    wrong.then(|| format!("{zone:?} is not a zone: text of at most {MAX_NODE_ZONE} bytes without control characters"))
 }
 
 fn check_mqtt(mqtt: &Mqtt, wrong: &mut impl FnMut(&str, String)) {

@@ -229,6 +229,12 @@ fn wrong_settings_are_named_with_their_place_and_what_is_allowed() {
             &[],
             "node.yaml:1:15: node.name: \"Raft_MQ\" is not a node's name: lower-case letters",
         ),
+        (
+            "node: { zone: \"a\\nb\" }\n",
+            &[],
+            &[],
+            "node.yaml:1:15: node.zone: \"a\\nb\" is not a zone: text of at most 63 bytes without control characters",
+        ),
         ("listeners: []\n", &[], &[], "node.yaml:1:1: listeners: is empty; a broker needs at least one"),
         (
             "listeners:\n- { name: a, bind: ':1883' }\n- { name: a, bind: ':1884' }\n",

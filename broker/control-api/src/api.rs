@@ -169,6 +169,9 @@ pub struct Member {
     pub links_address: String,
     /// Where its control API is, `host:port`, if it told.
     pub control_address: Option<String>,
+    /// What fails together with it, if it told; none from versions that do not say it.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// Whether it stays.
     pub state: MemberState,
     /// Whether it is held to be alive.

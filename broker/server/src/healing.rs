@@ -23,6 +23,9 @@ pub(crate) struct Healings {
     fenced_ms: AtomicU64,
     clients: AtomicU64,
     closed: AtomicU64,
+    /// Without a lease, and serving all the same: since when, in nanoseconds of CLOCK_BOOTTIME, or 0, and how long before.
+    local_since: AtomicU64,
+    local_ms: AtomicU64,
     events: Mutex<VecDeque<ServerMessage>>,
 }
 
@@ -33,7 +36,14 @@ impl Healings {
     }
 
     /// Adds the metrics.
-    pub(crate) fn report(&self, out: &mut Encoder) {
+    pub(crate) fn report(&self, local: bool, out: &mut Encoder) {
+        let now = match self.local_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => boottime().saturating_sub(since) / 1_000_000,
+        };
+        let local_for = Duration::from_millis(self.local_ms.load(Ordering::Relaxed) + now);
+        out.gauge(&c::SERVING_LOCAL, &[], u64::from(local));
+        out.counter_f64(&c::SERVING_LOCAL_SECONDS, &[], local_for.as_secs_f64());
         let seconds = Duration::from_millis(self.fenced_ms.load(Ordering::Relaxed)).as_secs_f64();
         out.counter_f64(&c::FENCED_SECONDS, &[], seconds);
         out.counter(&c::FENCED_CLIENTS, &[], self.clients.load(Ordering::Relaxed));
@@ -50,15 +60,30 @@ impl Healings {
         let clients = fenced.clients.max(self.closed.swap(0, Ordering::Relaxed));
         self.fenced_ms.fetch_add(fenced_ms, Ordering::Relaxed);
         self.clients.fetch_add(clients, Ordering::Relaxed);
-        tracing::info!(
-            fenced_ms,
-            clients,
-            clients_closed = fenced.closed,
-            "serving again: nothing was read, acknowledged or delivered meanwhile"
-        );
-        let event = Event { node, fenced_ms, clients, clients_closed: fenced.closed, ts: unix_ms };
-        let Ok(payload) = serde_json::to_vec(&event) else { return };
-        let topic = format!("$SYS/brokers/{}/healed", raftmq_features::topic_level(node));
+        if fenced.local {
+            self.local_since.store(0, Ordering::Relaxed);
+            self.local_ms.fetch_add(fenced_ms, Ordering::Relaxed);
+        }
+        let meanwhile = if fenced.local {
+            "clean sessions were served on this side alone meanwhile, and nothing else was"
+        } else {
+            "nothing was read, acknowledged or delivered meanwhile"
+        };
+        tracing::info!(fenced_ms, clients, clients_closed = fenced.closed, "serving again: {meanwhile}");
+        let Fenced { closed: clients_closed, local: served_local, .. } = fenced;
+        let event = Event { node, fenced_ms, clients, clients_closed, served_local, ts: unix_ms };
+        self.tell(node, "healed", &event);
+    }
+
+    /// The node goes on without a lease.
+    fn note_local(&self, node: &str, since: u64, clients: u64, unix_ms: u64) {
+        self.local_since.store(since.max(1), Ordering::Relaxed);
+        self.tell(node, "serving_local", &LocalEvent { node, clients, ts: unix_ms });
+    }
+
+    fn tell(&self, node: &str, what: &str, event: &impl Serialize) {
+        let Ok(payload) = serde_json::to_vec(event) else { return };
+        let topic = format!("$SYS/brokers/{}/{what}", raftmq_features::topic_level(node));
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         if events.len() == WAITING {
             events.pop_front();
@@ -74,6 +99,15 @@ struct Event<'a> {
     fenced_ms: u64,
     clients: u64,
     clients_closed: bool,
+    served_local: bool,
+    ts: u64,
+}
+
+/// The payload of the one that says that a node serves alone.
+#[derive(Serialize)]
+struct LocalEvent<'a> {
+    node: &'a str,
+    clients: u64,
     ts: u64,
 }
 
@@ -84,8 +118,10 @@ struct Fenced {
     since: u64,
     /// Connected at that time.
     clients: u64,
-    /// They were closed.
+    /// They were closed; where the node went on, those that need a quorum.
     closed: bool,
+    /// The node went on with those that do not.
+    local: bool,
 }
 
 /// Follows the phase of the node for as long as it lives.
@@ -103,10 +139,13 @@ pub(crate) async fn watch(node: Arc<NodeShared>, cluster: Cluster, mut phase: wa
             }
             // Before the first lease nobody was connected.
             Phase::Fenced | Phase::Closed if served => {
-                let known = fenced.get_or_insert_with(|| Fenced {
-                    since: cluster.counters().fenced_since.load(Ordering::Relaxed),
-                    clients: node.metrics.sys().gauges.clients_connected,
-                    closed: false,
+                let known = fenced.get_or_insert_with(|| {
+                    let since = cluster.counters().fenced_since.load(Ordering::Relaxed);
+                    let (clients, local) = (node.metrics.sys().gauges.clients_connected, node.lease.goes_on());
+                    if local {
+                        node.healings.note_local(&node.name, since, clients, node.clock.now().unix_ms);
+                    }
+                    Fenced { since, clients, closed: false, local }
                 });
                 known.closed |= now == Phase::Closed;
             }

@@ -401,6 +401,11 @@ impl Node {
             let why = |text: &str| {
                 Err(if status.detail.is_empty() { text.to_owned() } else { format!("{text}: {}", status.detail) })
             };
+            let no_lease = if shared.is_local() {
+                "it holds no serving lease, and serves on its side alone what needs no quorum"
+            } else {
+                "it holds no serving lease"
+            };
             Readiness {
                 member: match status.stage {
                     Stage::Member => Ok(()),
@@ -416,7 +421,7 @@ impl Node {
                 } else {
                     shards_ready(&cluster.shards()).or_else(|text| why(&text))
                 },
-                lease: if status.phase == Phase::Serving { Ok(()) } else { why("it holds no serving lease") },
+                lease: if status.phase == Phase::Serving { Ok(()) } else { why(no_lease) },
                 listeners: Ok(()),
             }
         })

@@ -112,6 +112,7 @@ impl ControlOps for NodeOps {
                         version: member.version,
                         links_address: member.link_address,
                         control_address: Some(member.control_address).filter(|address| !address.is_empty()),
+                        zone: Some(member.zone).filter(|zone| !zone.is_empty()),
                         state: match member.status.as_str() {
                             "leaving" => MemberState::Leaving,
                             "replaced" => MemberState::Replaced,

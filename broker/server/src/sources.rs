@@ -91,7 +91,7 @@ fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {
         lease_losses: counters.fenced.load(Ordering::Relaxed),
     };
     sources::cluster(&numbers, out);
-    shared.healings.report(out);
+    shared.healings.report(shared.is_local(), out);
     if let Some(shards) = &shared.shards {
         shard_numbers::report(shards, &shared.shard_drops, out);
     }

@@ -3,7 +3,7 @@
 use raftmq_mqtt::{ConnAck, Packet, PropertiesBuf, Property, QoS, ReasonCode};
 
 use crate::{
-    Action, CloseReason, Connection, Now, OpenResult,
+    Action, CloseReason, Connection, Now, OpenResult, SERVING_LOCAL,
     connect::Opening,
     connection::{Phase, put},
 };
@@ -20,10 +20,13 @@ impl Connection {
             return;
         }
         let clean_start = opening.clean_start;
+        let local = matches!(result, OpenResult::AcceptedLocal { .. });
         // The session that is taken up, if there is one; and of a durable one, what its shard knows of it.
         let (session, received) = match result {
             // [MQTT-3.1.2-4], [MQTT-3.1.4-4], [MQTT-3.2.2-2], [MQTT311-3.1.2-6], [MQTT311-3.1.4-3], [MQTT311-3.2.2-1]
-            OpenResult::Accepted { session } => (session.filter(|_| !clean_start), None),
+            OpenResult::Accepted { session } | OpenResult::AcceptedLocal { session } => {
+                (session.filter(|_| !clean_start), None)
+            }
             OpenResult::Durable { session_present: true, session, received } if !clean_start => {
                 (Some(session.unwrap_or_default()), Some(received))
             }
@@ -41,7 +44,7 @@ impl Connection {
         // [MQTT-3.2.2-3], [MQTT311-3.2.2-2], [MQTT311-3.2.2-3]
         let session_present = session.is_some();
         let expiry_s = opening.expiry_s;
-        let fits = self.write_connack(opening, session_present, out);
+        let fits = self.write_connack(opening, session_present, local, out);
         self.phase = Phase::Open;
         // [MQTT-3.1.2-5], [MQTT-3.1.2-6], [MQTT311-3.1.2-4]
         self.state = session.map(|session| *session).unwrap_or_default();
@@ -63,7 +66,7 @@ impl Connection {
 
     /// An accepted CONNECT is answered by 0x00 `[MQTT-3.1.4-5]` `[MQTT311-3.1.4-4]`. `false`, and nothing written, if the client
     /// does not take the packet.
-    fn write_connack(&self, opening: &Opening, session_present: bool, out: &mut Vec<u8>) -> bool {
+    fn write_connack(&self, opening: &Opening, session_present: bool, local: bool, out: &mut Vec<u8>) -> bool {
         let mut send = |properties: &PropertiesBuf| {
             let properties = properties.as_properties();
             let packet = Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::Success, properties });
@@ -73,16 +76,26 @@ impl Connection {
             return send(&PropertiesBuf::new());
         }
         let needed = self.connack_properties(opening);
-        if opening.wants_response_information
-            && let Some(information) = &self.limits.response_information
-        {
-            // [MQTT-3.1.2-28]. It can be done without.
-            let mut more = needed.clone();
-            if more.push(Property::ResponseInformation(information)).is_ok() && send(&more) {
+        let mut send_with_information = |base: &PropertiesBuf| {
+            if opening.wants_response_information
+                && let Some(information) = &self.limits.response_information
+            {
+                // [MQTT-3.1.2-28]. It can be done without.
+                let mut more = base.clone();
+                if more.push(Property::ResponseInformation(information)).is_ok() && send(&more) {
+                    return true;
+                }
+            }
+            send(base)
+        };
+        if local {
+            let mut told = needed.clone();
+            // [MQTT-3.2.2-20]: a client that takes no packet so long is not told.
+            if told.push(Property::UserProperty(SERVING_LOCAL)).is_ok() && send_with_information(&told) {
                 return true;
             }
         }
-        send(&needed)
+        send_with_information(&needed)
     }
 
     /// What this server does not have or limits (MQTT 5, 3.2.2.3); what is not said has the specification's default.

@@ -66,5 +66,5 @@ pub use limits::{Limit, SessionLimits};
 pub use matched::Matched;
 pub use outbound::{Delivery, DropReason};
 pub use rate::{Bucket, Rate};
-pub use request::{AuthKind, AuthRequest, AuthStep, OpenRequest, OpenResult, OwnedWill, Secret};
+pub use request::{AuthKind, AuthRequest, AuthStep, OpenRequest, OpenResult, OwnedWill, SERVING_LOCAL, Secret};
 pub use state::{SessionState, SubscriptionEntry, SubscriptionInfo};

@@ -40,6 +40,11 @@ pub enum OpenResult {
         /// Its session, if one exists, has not expired and the client did not ask for a clean start. It is resumed.
         session: Option<Box<SessionState>>,
     },
+    /// The same on a node that serves without a quorum. MQTT 5 clients are told by a user property, [`SERVING_LOCAL`].
+    AcceptedLocal {
+        /// As of [`OpenResult::Accepted`].
+        session: Option<Box<SessionState>>,
+    },
     /// The client is connected, and the queue of its session is in a shard, which has committed this connection.
     Durable {
         /// Session Present `[MQTT-3.2.2-2]` `[MQTT-3.2.2-3]` `[MQTT311-3.2.2-1]` `[MQTT311-3.2.2-2]`, as the shard says. Without it neither of the
@@ -55,6 +60,9 @@ pub enum OpenResult {
     /// The same, with words for people, which MQTT 5 clients get.
     RefusedSaying(ReasonCode, &'static str),
 }
+
+/// The user property of a CONNACK of [`OpenResult::AcceptedLocal`].
+pub const SERVING_LOCAL: (&str, &str) = ("raftmq-serving", "local");
 
 /// A password, or what an authentication method exchanges: not in `Debug` forms.
 #[derive(Clone, PartialEq, Eq, Default)]

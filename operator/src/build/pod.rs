@@ -29,6 +29,8 @@ const USER: i64 = 65532;
 const CONFIG_DIR: &str = "/etc/raftmq/config";
 const PKI_DIR: &str = "/etc/raftmq/pki";
 const DATA_DIR: &str = "/var/lib/raftmq";
+/// The label of nodes, and of pods from Kubernetes 1.35 on, that says what fails as a whole.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The template of the StatefulSet: restricted by Pod Security Standards, without a token where nothing needs one.
 pub(super) fn pod_template(cluster: &ValidatedCluster, inputs: &Inputs) -> PodTemplateSpec {
@@ -136,18 +138,18 @@ fn environment(cluster: &ValidatedCluster, added: &PodTemplate) -> Vec<EnvVar> {
     let domain = &cluster.spec.discovery.cluster_domain;
     let advertise =
         format!("$(RAFTMQ__NODE__NAME).{service}.{}.svc.{domain}:{}", cluster.namespace, Links::DEFAULT_PORT);
+    let of_pod = |name: &str, path: String| EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path, ..ObjectFieldSelector::default() }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    };
     let mut environment = vec![
-        EnvVar {
-            name: "RAFTMQ__NODE__NAME".into(),
-            value_from: Some(EnvVarSource {
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: "metadata.name".into(),
-                    ..ObjectFieldSelector::default()
-                }),
-                ..EnvVarSource::default()
-            }),
-            ..EnvVar::default()
-        },
+        of_pod("RAFTMQ__NODE__NAME", "metadata.name".into()),
+        // Kubernetes copies it from the node when it binds the pod, before anything starts. Where it does not, it is empty: a broker without a zone.
+        of_pod("RAFTMQ__NODE__ZONE", format!("metadata.labels['{ZONE}']")),
         EnvVar { name: "RAFTMQ__CLUSTER__LINKS__ADVERTISE".into(), value: Some(advertise), ..EnvVar::default() },
     ];
     // So that `kubectl exec POD -- /raftmq ctl members` needs no flags.
@@ -245,7 +247,7 @@ fn spread(cluster: &ValidatedCluster) -> Vec<TopologySpreadConstraint> {
         label_selector: Some(cluster.selector()),
         ..TopologySpreadConstraint::default()
     };
-    vec![over("topology.kubernetes.io/zone"), over("kubernetes.io/hostname")]
+    vec![over(ZONE), over("kubernetes.io/hostname")]
 }
 
 /// On different nodes of Kubernetes where there are enough.

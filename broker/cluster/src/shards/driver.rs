@@ -21,6 +21,8 @@ use super::{ShardId, host};
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks when something does.
 const SOON: Duration = Duration::from_millis(50);
+/// The members of a new cluster have so long to tell their zones before it gets shards, which would move right after else.
+const ZONES: Duration = Duration::from_secs(2);
 
 /// Drives the shards whenever this node leads the meta group.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -49,6 +51,7 @@ async fn lead(node: &Arc<Node>, running: &Running) {
     let now = || u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut driver = ShardDriver::new(now());
     let mut state = node.meta.subscribe();
+    let mut level_since: Option<Instant> = None;
     loop {
         for report in running.shard_desk.take() {
             driver.report(now(), report);
@@ -61,7 +64,11 @@ async fn lead(node: &Arc<Node>, running: &Running) {
         let mut did = false;
         if known {
             let meta = Arc::clone(&state.borrow_and_update());
-            if let Some(command) = create(node, &meta) {
+            if meta.feature_level >= SHARDS_LEVEL {
+                level_since.get_or_insert_with(Instant::now);
+            }
+            let waited = level_since.map_or(Duration::ZERO, |since| since.elapsed());
+            if let Some(command) = create(node, &meta, waited) {
                 did = put(running, &command).await;
             } else {
                 let voters = running.meta.status().borrow().voters.clone();
@@ -84,13 +91,17 @@ async fn lead(node: &Arc<Node>, running: &Running) {
     }
 }
 
-/// What makes a cluster one with shards, once all members know them.
-fn create(node: &Node, state: &raftmq_meta::MetaState) -> Option<MetaCommand> {
+/// What makes a cluster one with shards, once all members know them. Where this node has a zone the others may have, and have `waited` to tell.
+fn create(node: &Node, state: &raftmq_meta::MetaState, waited: Duration) -> Option<MetaCommand> {
     let options = node.config.shards?;
     state.cluster.as_ref()?;
     if state.feature_level < SHARDS_LEVEL {
         let known = state.members.values().all(|member| member.feature_level >= SHARDS_LEVEL);
         return known.then_some(MetaCommand::FeatureLevel { level: SHARDS_LEVEL });
+    }
+    let silent = state.active().any(|member| state.shards.zone(member.id).is_empty());
+    if silent && waited < ZONES && !node.config.zone.is_empty() {
+        return None;
     }
     let count = options.count;
     (state.shards.count() == 0).then_some(MetaCommand::CreateShards { count, replication: options.replication })

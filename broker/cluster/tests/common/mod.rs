@@ -1,7 +1,7 @@
 //! Clusters of nodes in one process: real links with certificates, real logs, loopback only.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,7 @@ pub struct Lab {
     ca: ClusterCa,
     addresses: Mutex<Vec<(String, SocketAddr)>>,
     shards: Option<ShardOptions>,
+    zones: Mutex<BTreeMap<String, String>>,
     lease: LeaseParams,
 }
 
@@ -52,6 +53,7 @@ impl Lab {
             ca: ClusterCa::create(NAME).unwrap(),
             addresses: Mutex::default(),
             shards: None,
+            zones: Mutex::default(),
             lease: LEASE,
         }
     }
@@ -60,6 +62,11 @@ impl Lab {
     pub fn with_shards(shards: ShardOptions) -> Self {
         // A change of leader on a busy machine must not end the life of a node whose operations are watched.
         Self { shards: Some(shards), lease: LeaseParams::default(), ..Self::new() }
+    }
+
+    /// The zone of a node from its next start on.
+    pub fn set_zone(&self, name: &str, zone: &str) {
+        self.zones.lock().unwrap().insert(name.into(), zone.into());
     }
 
     /// Clusters with other leases.
@@ -98,6 +105,7 @@ impl Lab {
         ClusterConfig {
             cluster: NAME.to_owned(),
             node: name.to_owned(),
+            zone: self.zones.lock().unwrap().get(name).cloned().unwrap_or_default(),
             data_dir: self.dir(name),
             advertise: address.to_string(),
             control: String::new(),
@@ -118,6 +126,7 @@ impl Lab {
             barrier_deadline: Duration::from_secs(15),
             compare_every: Some(Duration::from_secs(1)),
             shards: self.shards,
+            serve_local: false,
         }
     }
 

@@ -11,7 +11,8 @@ pub(crate) fn members(answer: &Members) -> String {
     if answer.cluster.is_none() {
         return "the node belongs to no cluster yet: `raftmq ctl bootstrap` lets empty nodes form one\n".into();
     }
-    let mut table = Table::new(&["ID", "NAME", "ROLE", "STATE", "UP", "BOOT", "LEADS", "VERSION", "LINKS", "CONTROL"]);
+    let mut table =
+        Table::new(&["ID", "NAME", "ROLE", "STATE", "UP", "BOOT", "ZONE", "LEADS", "VERSION", "LINKS", "CONTROL"]);
     for member in &answer.members {
         table.row([
             member.id.to_string(),
@@ -20,6 +21,7 @@ pub(crate) fn members(answer: &Members) -> String {
             state(member.state).into(),
             yes(member.up).into(),
             member.boot.to_string(),
+            member.zone.clone().unwrap_or_default(),
             member.leads.join(","),
             member.version.clone(),
             member.links_address.clone(),
@@ -207,6 +209,7 @@ mod tests {
             version: "0.1.0".into(),
             links_address: "127.0.0.1:9883".into(),
             control_address: None,
+            zone: Some("north".into()),
             state: MemberState::Active,
             up: true,
             role: MemberRole::Leader,
@@ -217,10 +220,13 @@ mod tests {
     #[test]
     fn members_and_groups_are_called_by_name() {
         let cluster = ClusterIdentity { id: "0f".repeat(16), name: "demo".into() };
-        let shown = members(&Members { cluster: Some(cluster), members: vec![member()] });
+        let shown = members(&Members { cluster: Some(cluster.clone()), members: vec![member()] });
         let row: Vec<&str> = shown.lines().nth(1).unwrap_or_default().split_whitespace().collect();
         assert_eq!(row[..5], ["7", "raftmq-0", "leader", "active", "yes"]);
-        assert_eq!(row[6], "meta,routes");
+        assert_eq!(row[6..8], ["north", "meta,routes"]);
+        let unknown = Member { zone: None, ..member() };
+        let shown = members(&Members { cluster: Some(cluster), members: vec![unknown] });
+        assert!(shown.lines().nth(1).unwrap_or_default().contains(" -"), "{shown}");
 
         let group = Group {
             name: "meta".into(),

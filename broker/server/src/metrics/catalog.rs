@@ -114,6 +114,8 @@ catalog! {
         LEASE_LOSSES = Counter "raftmq_lease_losses_total" [] "How often the serving lease ran out.";
         FENCED_SECONDS = Counter "raftmq_fenced_seconds_total" [] "Time without a serving lease, from the end of one to the next.";
         FENCED_CLIENTS = Counter "raftmq_fenced_clients_total" [] "Clients that were connected when a serving lease ended.";
+        SERVING_LOCAL = Gauge "raftmq_serving_local" [] "1 while this node serves without a lease what needs no quorum (cluster.onQuorumLoss: serveLocal), otherwise 0.";
+        SERVING_LOCAL_SECONDS = Counter "raftmq_serving_local_seconds_total" [] "Time that this node served so.";
         FORWARDED = Counter "raftmq_forwarded_messages_total" ["direction"] "Messages between this node and others, one for each node that gets it: sent, received.";
         FORWARDS_DROPPED = Counter "raftmq_forwarded_messages_dropped_total" [] "Messages that were not handed to a node's link: its queue was full, or its address is not known.";
         FORWARDS_PAST = Counter "raftmq_forwarded_messages_past_total" [] "Messages of other nodes that were meant for an earlier start of this node, or for the time before it lost its lease.";

@@ -42,7 +42,7 @@ fn everything() -> Arc<Metrics> {
     }
     metrics.add_source(|out: &mut Encoder| {
         sources::cluster(&sources::ClusterNumbers::default(), out);
-        crate::healing::Healings::default().report(out);
+        crate::healing::Healings::default().report(false, out);
         crate::shard_numbers::write(&[], 16, 0, &crate::shard_numbers::ShardDrops::default(), out);
         out.counter(&catalog::SHARD_OPERATIONS, &[], 0);
         sources::readiness(&Readiness::default(), out);

@@ -51,7 +51,7 @@ impl Worker {
     /// Banned is one of CONNACK only (MQTT 5, table 3-13). Its will is published `[MQTT-3.1.2-8]`, its session stays for as long as it asked for.
     pub(super) fn enforce(&mut self, key: Key) {
         let bans = Arc::clone(&self.bans);
-        let serving = self.is_serving();
+        let serving = self.serves(key);
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.closing.is_none() && conn.moving.is_none()) else {
             return;
         };

@@ -24,7 +24,7 @@ use super::{ClientState, Worker, limits_of};
 use raftmq_features::events::DisconnectReason;
 
 /// A CONNECT is answered within that time, with a refusal where it must be.
-const CLAIM: Duration = Duration::from_secs(8);
+pub(super) const CLAIM: Duration = Duration::from_secs(8);
 /// Between two looks at whether older connections are closed.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Between two looks at whether the connection that waits for a claim is still there.
@@ -56,7 +56,7 @@ struct Resumed {
 }
 
 /// Why there is no connection.
-enum Failed {
+pub(super) enum Failed {
     /// Said to the client.
     Refused(ReasonCode),
     /// The connection was taken over before it was there, or is gone.
@@ -72,20 +72,28 @@ impl Worker {
         self.do_later(Box::new(move |worker| Box::pin(claim(worker, key, request, will))));
     }
 
-    fn make_claim(&mut self, key: Key, request: &OpenRequest, will: Option<&OwnedWill>) -> Option<Claim> {
-        let listener = self.conns.get_mut(key)?.listener;
+    /// What a session may keep whose client came in by a listener.
+    pub(super) fn queue_limits(&self, listener: u16) -> QueueLimits {
         let limits = limits_of(&self.node, &self.listeners, listener);
-        let limits = QueueLimits {
+        QueueLimits {
             max_messages: u32::try_from(limits.max_queued_messages).unwrap_or(u32::MAX),
             max_bytes: limits.max_queued_bytes as u64,
             drop: if limits.drop_oldest { DropPolicy::Oldest } else { DropPolicy::Newest },
             max_subscriptions: u32::try_from(limits.max_subscriptions).unwrap_or(u32::MAX),
-        };
+        }
+    }
+
+    /// A will as the shard keeps it.
+    pub(super) fn will_for_shard(&mut self, client: &Arc<str>, will: &OwnedWill) -> Option<Will> {
         let now = self.node.clock.now();
-        let will = will.and_then(|will| {
-            let message = will.message(next_origin(&mut self.origins), &request.client_id, now).ok()?;
-            Some(Will { message, delay_s: will.delay_s() })
-        });
+        let message = will.message(next_origin(&mut self.origins), client, now).ok()?;
+        Some(Will { message, delay_s: will.delay_s() })
+    }
+
+    fn make_claim(&mut self, key: Key, request: &OpenRequest, will: Option<&OwnedWill>) -> Option<Claim> {
+        let listener = self.conns.get_mut(key)?.listener;
+        let limits = self.queue_limits(listener);
+        let will = will.and_then(|will| self.will_for_shard(&request.client_id, will));
         Some(Claim {
             client: name(&request.client_id),
             clean_start: request.clean_start,
@@ -125,7 +133,7 @@ impl Worker {
     }
 
     /// The connection of a client ends because of a newer one elsewhere.
-    fn take_over(&mut self, client: Key) {
+    pub(super) fn take_over(&mut self, client: Key) {
         if let Some(state) = self.part(client, ReasonCode::SessionTakenOver, DisconnectReason::TakenOver) {
             self.leave(client, *state);
         }
@@ -265,7 +273,7 @@ impl Worker {
     }
 
     /// One claim fewer is on its way. Whether it was the last of the client.
-    fn claim_over(&mut self, id: &Arc<str>) -> bool {
+    pub(super) fn claim_over(&mut self, id: &Arc<str>) -> bool {
         let Some(desk) = &mut self.desk else {
             return true;
         };
@@ -399,7 +407,7 @@ async fn take_back(worker: &Rc<RefCell<Worker>>, asked: Asked) {
 }
 
 /// Waits until every older connection is closed, or its node was declared down.
-async fn close_older(
+pub(super) async fn close_older(
     worker: &Rc<RefCell<Worker>>,
     shards: &Shards,
     shard: u16,

@@ -120,7 +120,8 @@ impl Worker {
     }
 
     fn decide(&mut self, key: Key, mut request: Box<OpenRequest>, unread: &[u8], actions: &mut Vec<Action>) {
-        if !self.node.is_serving() {
+        let local = !self.node.is_serving();
+        if local && !self.node.is_local() {
             return self.answer(key, OpenResult::Refused(ReasonCode::ServerUnavailable), actions);
         }
         if let Some(Refusal { reason, detail }) = self.refused_by_overload(key) {
@@ -159,7 +160,14 @@ impl Worker {
             return self.answer(key, OpenResult::Refused(reason), actions);
         }
         if self.in_shards() {
-            return self.begin_claim(key, request, will);
+            if !local {
+                return self.begin_claim(key, request, will);
+            }
+            if !self.may_enter_alone(&request) {
+                self.release(&request.client_id);
+                return self.answer(key, OpenResult::Refused(ReasonCode::ServerUnavailable), actions);
+            }
+            self.unclaimed = true;
         }
         let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);
         let known = self.by_id.get(&request.client_id).copied();
@@ -193,6 +201,7 @@ impl Worker {
             entry.will = will;
             entry.listener = listener;
         }
+        self.give_up_place(client);
         let unix_ms = self.node.clock.now().unix_ms;
         if let Some(conn) = self.conns.get_mut(key) {
             conn.client = Some(client);
@@ -202,7 +211,8 @@ impl Worker {
         self.resume_replays(Some(client));
         self.counters.client_connected();
         tracing::debug!(client = %request.client_id, version = ?request.version, resumed = session.is_some(), "connected");
-        self.answer(key, OpenResult::Accepted { session }, actions);
+        let result = if local { OpenResult::AcceptedLocal { session } } else { OpenResult::Accepted { session } };
+        self.answer(key, result, actions);
         self.watch(key);
         let with = ConnectedWith {
             keep_alive: request.keep_alive_s,
@@ -222,6 +232,7 @@ impl Worker {
         result: OpenResult,
         actions: &mut Vec<Action>,
     ) {
+        self.end_local(&request.client_id);
         let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);
         let id = Arc::clone(&request.client_id);
         let durable = owner.durable.is_some();

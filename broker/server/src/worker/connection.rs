@@ -81,7 +81,7 @@ impl Worker {
 
     /// What the connection's task is to wait for.
     pub(super) fn next(&mut self, key: Key, waker: &Waker) -> Next {
-        let serving = self.is_serving();
+        let serving = self.serves(key);
         self.parse_if_held(key);
         if self
             .conns
@@ -110,7 +110,7 @@ impl Worker {
 
     /// Parses what was held back, if it may go on. True: there was something.
     pub(super) fn parse_if_held(&mut self, key: Key) -> bool {
-        let serving = self.is_serving();
+        let serving = self.serves(key);
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.held) else {
             return false;
         };
@@ -192,7 +192,7 @@ impl Worker {
     /// A deadline of the connection may have passed.
     pub(super) fn on_deadline(&mut self, key: Key) {
         let now = self.node.clock.now();
-        let serving = self.is_serving();
+        let serving = self.serves(key);
         if self.conns.get_mut(key).is_some_and(|conn| !conn.socket.has_readiness() && wants_bytes(conn, serving)) {
             // What is there already speaks for the client; its task waits for what comes then.
             self.readable(key, &mut Context::from_waker(Waker::noop()));
@@ -344,7 +344,7 @@ impl Worker {
     /// Writes what waits for a connection, and lets its session go on when the socket took all. True: the connection's task has to
     /// look again.
     fn write(&mut self, key: Key) -> bool {
-        let serving = self.is_serving();
+        let serving = self.serves(key);
         let Some(conn) = self.conns.get_mut(key) else {
             return false;
         };

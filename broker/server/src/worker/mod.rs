@@ -20,6 +20,7 @@ mod durable;
 mod given;
 mod inbox;
 mod listener;
+mod local;
 mod messages;
 mod meter;
 mod mount;
@@ -258,6 +259,10 @@ pub(crate) struct Worker {
     throttled: Throttled,
     /// A connection was not served for want of a lease: all look again when there is one.
     unserved: bool,
+    /// Clients have no place in the registry: they came, or lost theirs, while the node served without a quorum.
+    unclaimed: bool,
+    /// They are being claimed.
+    claiming_again: bool,
     /// Wakes the writing task.
     flush: Rc<Notify>,
     /// Who may not connect, as far as this worker knows.
@@ -331,6 +336,12 @@ impl Worker {
         let serving = self.node.is_serving();
         self.unserved |= !serving;
         serving
+    }
+
+    /// Whether a connection is read and written now: without a lease those of sessions that need no quorum, on a node that goes on. Who got a
+    /// no is woken when that changes.
+    fn serves(&mut self, key: Key) -> bool {
+        self.is_serving() || (self.node.is_local() && !self.needs_quorum(key))
     }
 
     /// At each tick: a lease that ran out and came back within a moment may have changed no phase.

@@ -296,7 +296,7 @@ impl Worker {
         if self.parse_if_held(key) {
             return;
         }
-        let serving = self.is_serving();
+        let serving = self.serves(key);
         if self.conns.get_mut(key).is_some_and(|conn| wants_bytes(conn, serving)) {
             // Its task was woken, and waits for what comes then.
             self.readable(key, &mut Context::from_waker(Waker::noop()));

@@ -51,7 +51,7 @@ impl Worker {
     pub(super) fn read_last(&mut self, key: Key) {
         let mut buffer = [0; LAST_BUFFER];
         for _ in 0..LAST_READS {
-            let serving = self.is_serving();
+            let serving = self.serves(key);
             let Some(conn) = self.conns.get_mut(key).filter(|conn| wants_bytes(conn, serving)) else {
                 break;
             };
@@ -199,7 +199,7 @@ impl Worker {
         let now = node.clock.now();
         self.read_at = now;
         // After the read and before anything is matched: what was read without a lease waits.
-        let serving = self.is_serving();
+        let serving = self.serves(key);
         let mut actions = std::mem::take(&mut self.actions);
         let mut at = 0;
         let limited = self.conns.get_mut(key).is_some_and(|conn| conn.rates.is_some());

@@ -205,7 +205,7 @@ impl Worker {
     }
 
     fn replay_portion(&mut self, replay: &mut Replay) -> Portion {
-        if !self.is_serving() {
+        if !self.is_serving() && !self.node.is_local() {
             return Portion::Wait;
         }
         let Some(Room { messages: limit, bytes, empty }) = self.room_for(replay.client, &replay.own) else {

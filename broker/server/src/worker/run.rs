@@ -156,6 +156,8 @@ async fn run(
         barrier_ready: Rc::new(Notify::new()),
         replays: Replays::default(),
         replay_ready: Rc::new(Notify::new()),
+        unclaimed: false,
+        claiming_again: false,
         wills: PendingWills::new(wills_of_a_worker(&node.features.wills, workers)),
         due_messages: Vec::new(),
         arrived: VecDeque::new(),
@@ -194,7 +196,9 @@ async fn run(
             Ok(()) = phase.changed() => {
                 let now = *phase.borrow_and_update();
                 let mut worker = worker.borrow_mut();
-                if now == Phase::Closed {
+                if now == Phase::Closed && worker.node.lease.goes_on() {
+                    worker.part_from_quorum();
+                } else if now == Phase::Closed {
                     let open = worker.clients_open();
                     worker.node.healings.closed(open);
                     worker.close_all(ReasonCode::UseAnotherServer, false);
@@ -222,7 +226,7 @@ async fn run(
         }
     };
     let _ = tokio::time::timeout(AGREEMENT, agreed).await;
-    let leased = node.lease.is_serving();
+    let leased = node.delivers();
     worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown, leased);
     let drained = async {
         while worker.borrow().connections() > 0 {
@@ -231,13 +235,13 @@ async fn run(
     };
     let _ = tokio::time::timeout(DRAIN, drained).await;
     let mut worker = worker.borrow_mut();
-    if worker.node.lease.is_serving() {
+    if worker.node.delivers() {
         // What another worker chose one of its members for before that one was known to leave.
         worker.catch_up();
     }
     // Who did not read to the end is gone like the others: its session is kept or ends, and its will counts.
     worker.end_all();
-    if worker.node.lease.is_serving() {
+    if worker.node.delivers() {
         // The node's sessions end with it [MQTT-3.1.2-8], and what was for others of a group goes to them.
         worker.publish_due_wills(u64::MAX);
         worker.leave_shared();
@@ -435,7 +439,7 @@ async fn receive(worker: Shared, mut phase: watch::Receiver<Phase>) {
 
 /// Waits while the node holds no lease, until it has one again or has closed its clients: then what waits is for sessions.
 async fn may_deliver(node: &NodeShared, phase: &mut watch::Receiver<Phase>) {
-    while !node.lease.is_serving() && *phase.borrow() != Phase::Closed {
+    while !node.delivers() && *phase.borrow() != Phase::Closed {
         // The phase tells of most changes at once; a lease may come back without one.
         if let Ok(Err(_)) = tokio::time::timeout(FENCED_PAUSE, phase.changed()).await {
             // Nobody tells of it any more: the node is about to end.

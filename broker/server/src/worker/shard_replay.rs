@@ -314,7 +314,7 @@ impl Worker {
         }));
     }
 
-    fn has_durable(&mut self, client: Key) -> bool {
+    pub(super) fn has_durable(&mut self, client: Key) -> bool {
         let owner = self.clients.get_mut(client).and_then(|entry| entry.owner.as_ref());
         owner.is_some_and(|owner| owner.durable.is_some())
     }

@@ -217,6 +217,16 @@ impl NodeShared {
         self.leaving.load(Ordering::Acquire) >= self.inboxes.len()
     }
 
+    /// Whether the node goes on without a lease, with what needs no quorum.
+    pub(crate) fn is_local(&self) -> bool {
+        self.lease.is_local() && !self.closing.load(Ordering::Acquire)
+    }
+
+    /// Whether messages are handed to clients, those of wills among them, also while the node ends.
+    pub(crate) fn delivers(&self) -> bool {
+        self.lease.is_serving() || self.lease.is_local()
+    }
+
     /// Whether the node takes clients and their messages now.
     pub(crate) fn is_serving(&self) -> bool {
         self.lease.is_serving() && !self.closing.load(Ordering::Acquire)

@@ -5,8 +5,8 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryFutureExt};
 use raftmq_cluster::BarrierError;
 use raftmq_features::exclusive;
 use raftmq_features::rewrite::RewriteError;
@@ -16,6 +16,7 @@ use raftmq_session::{Action, CloseReason, SessionState, SubscribeItem, Subscript
 use raftmq_shard::OpAnswer;
 
 use super::clients::shared_filters;
+use super::local::until_alone;
 use super::messages::EXCLUSIVE;
 use super::replay::wants_retained;
 use super::shard_replay::{Floors, Lookups};
@@ -84,6 +85,7 @@ impl Worker {
         self.counters.subscribed((filters.len() - again.len()) as u64);
         self.counters.subscribe_refused(refused.len() as u64);
         let in_shard = self.subscribe_in_shard(client, &items, &placed);
+        let alone = in_shard.is_none() && self.node.is_local();
         let mut request = Request { client, packet_id, items, refused, lookups: Lookups::new() };
         if filters.is_empty() {
             return self.subscribed(key, request, &Floors::default(), actions);
@@ -92,6 +94,11 @@ impl Worker {
         if !again.is_empty() {
             // A route is counted once a subscription. Who subscribes again still waits for the same barrier.
             self.node.router.unsubscribe(self.id, &again);
+        }
+        if alone {
+            // In effect for whoever publishes here; the others learn of it when they can be reached.
+            drop(barrier);
+            return self.subscribed(key, request, &Floors::default(), actions);
         }
         let mut floors = None;
         if self.in_shards() {
@@ -104,7 +111,17 @@ impl Worker {
         let reached = match (barrier, in_shard) {
             (None, None) => return self.subscribed(key, request, &Floors::default(), actions),
             (None, Some(in_shard)) => in_shard.reached().boxed(),
-            (Some(reached), None) => reached.map_ok(|()| Vec::new()).boxed(),
+            (Some(reached), None) => {
+                let node = Arc::clone(&self.node);
+                async move {
+                    tokio::select! {
+                        reached = reached => reached?,
+                        () = until_alone(&node) => {}
+                    }
+                    Ok(Vec::new())
+                }
+                .boxed()
+            }
             (Some(reached), Some(in_shard)) => async move {
                 let (reached, refused) = futures::future::join(reached, in_shard.reached()).await;
                 reached?;

@@ -42,11 +42,13 @@ impl Worker {
         });
         self.retry_operations();
         self.end_late_commits();
-        if !self.node.is_serving() {
+        if self.node.is_serving() {
+            self.in_shards();
+            self.claim_again();
+            self.say_acks();
+        } else if !self.node.is_local() {
             return;
         }
-        self.in_shards();
-        self.say_acks();
         self.publish_due_wills(now_ms);
         if self.id == 0 {
             self.publish_due();

@@ -6,6 +6,7 @@ mod authentication;
 mod banned;
 mod ending;
 mod handing;
+mod local;
 mod overloaded;
 mod refused;
 

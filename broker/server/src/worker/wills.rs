@@ -44,7 +44,7 @@ impl Worker {
         let seconds = match WillFate::of(end, will.delay_s(), session_expiry_s) {
             WillFate::Discard => return,
             // Without a lease nothing is published: it waits for the next one.
-            WillFate::Publish if !self.node.lease.is_serving() => 0,
+            WillFate::Publish if !self.node.delivers() => 0,
             WillFate::Publish => return self.publish_will(&WaitingWill { client: id, will }),
             WillFate::Wait { seconds } => seconds,
         };

@@ -145,6 +145,7 @@ pub(crate) mod tests {
             version: "0.1.0".into(),
             links_address: String::new(),
             control_address: None,
+            zone: None,
             state: MemberState::Active,
             up: true,
             role: if ordinal == 0 { MemberRole::Leader } else { MemberRole::Voter },

@@ -78,6 +78,7 @@ impl ControlOps for Fake {
                 version: "0.1.0".to_owned(),
                 links_address: "127.0.0.1:9883".to_owned(),
                 control_address: None,
+                zone: None,
                 state: MemberState::Active,
                 up: true,
                 role: MemberRole::Voter,

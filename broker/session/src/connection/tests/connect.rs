@@ -293,6 +293,26 @@ fn the_server_refuses_with_words_for_who_takes_them() {
     }
 }
 
+/// A server without a quorum says so where the client can be told: [MQTT-3.2.2-20].
+#[test]
+fn a_connection_of_a_node_that_serves_alone_is_told_so() {
+    for (version, most, told) in [(V5, None, true), (V5, Some(24), false), (V4, None, false)] {
+        let mut peer = Peer::new(SessionLimits::default());
+        let asked = properties(&most.map(|most| vec![Property::MaximumPacketSize(most)]).unwrap_or_default());
+        peer.give(Packet::Connect(Box::new(Connect { properties: asked.as_properties(), ..connect(version) })));
+        peer.opened(OpenResult::AcceptedLocal { session: None });
+        let Decoded::Packet { packet: Packet::ConnAck(connack), .. } =
+            decode(&peer.out, Some(version), &Limits::default()).unwrap()
+        else {
+            panic!("{:?}", peer.out);
+        };
+        assert_eq!(connack.reason, ReasonCode::Success);
+        let found = connack.properties.iter().any(|property| property == Property::UserProperty(crate::SERVING_LOCAL));
+        assert_eq!(found, told, "{version:?} {most:?}");
+        assert!(peer.closed().is_none());
+    }
+}
+
 /// [MQTT-3.1.0-1], [MQTT-3.1.2-1], [MQTT-3.1.2-2], [MQTT-3.1.4-1], [MQTT311-3.1.0-1], [MQTT311-3.1.2-1], [MQTT311-3.1.2-2], [MQTT311-3.1.4-1]
 #[test]
 fn what_is_no_connect() {

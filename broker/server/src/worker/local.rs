@@ -1,0 +1,258 @@
+//! A node that reaches no quorum and goes on all the same (`cluster.onQuorumLoss: serveLocal`): sessions that end with their connection are served among
+//! the clients that this node reaches. Durable ones wait, and are closed with the time as on every node without a lease.
+//!
+//! Nobody of those who are served has a place in the cluster's registry any more once the node has been declared down, and who connects meanwhile gets none. When
+//! there is a lease again each of them is claimed as at a CONNECT. Whoever has connected elsewhere stays there: what a quorum knows of a client counts more than
+//! what this node alone does.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raftmq_cluster::Shards;
+use raftmq_features::wills::ConnectionEnd;
+use raftmq_mqtt::ReasonCode;
+use raftmq_session::{CloseReason, OpenRequest};
+use raftmq_shard::{Claim, Name, Older, Op, OpAnswer, WillEnd};
+use tokio::time::{sleep, timeout};
+
+use super::claims::{CLAIM, Failed, Owner, close_older};
+use super::shards::{Waiting, name};
+use super::wheel::Key;
+use super::{ClientState, NodeShared, Worker};
+
+/// Clients of a worker that are claimed at once.
+const AT_ONCE: usize = 64;
+/// Between two tries of those for whom there was no answer.
+const AGAIN: Duration = Duration::from_millis(250);
+/// Between two looks at whether the node serves alone.
+const LOOK: Duration = Duration::from_millis(50);
+/// A durable session that its client made elsewhere while it was being claimed here stays for so long at least, in seconds.
+const SPARED_S: u32 = 3_600;
+
+/// What a claim of a connected client came to.
+enum Again {
+    /// It has its place.
+    Here { epoch: u64, shard: u16 },
+    /// The client is connected elsewhere, or has a session there.
+    Elsewhere,
+    /// There was no answer in time.
+    Unknown,
+}
+
+impl Worker {
+    /// Whether a connection is one of a durable session, which nothing is done for without a quorum.
+    pub(super) fn needs_quorum(&mut self, key: Key) -> bool {
+        let client = self.conns.get_mut(key).and_then(|conn| conn.client);
+        client.is_some_and(|client| self.has_durable(client))
+    }
+
+    /// Whether a client may connect while there is no quorum: with a session that ends with the connection, and not in the place of one that does not.
+    pub(super) fn may_enter_alone(&mut self, request: &OpenRequest) -> bool {
+        let known = self.by_id.get(&request.client_id).copied();
+        request.session_expiry_s == 0 && !known.is_some_and(|client| self.has_durable(client))
+    }
+
+    /// A client has connected again without a claim: the place in the registry is that of the connection before, which has ended.
+    pub(super) fn give_up_place(&mut self, client: Key) {
+        if let Some(entry) = self.clients.get_mut(client)
+            && let Some(owner) = entry.owner.take()
+        {
+            let (client, epoch) = (name(&entry.id), owner.epoch);
+            let op = Op::Disconnect { client, epoch, expiry_s: None, will: WillEnd::Keep };
+            self.push_to_shard(owner.shard, op, Waiting::Nobody);
+        }
+    }
+
+    /// The lease has been over for long: clients of durable sessions are closed, and whoever stays has lost its place in the registry.
+    pub(super) fn part_from_quorum(&mut self) {
+        let mut closed = 0;
+        for key in self.conns.keys() {
+            if !self.needs_quorum(key) {
+                continue;
+            }
+            let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.closing.is_none()) else { continue };
+            closed += 1;
+            // What was not written before the lease was over is not written at all.
+            if conn.outlet.is_empty() {
+                self.close(key, CloseReason::Server(ReasonCode::UseAnotherServer));
+            } else {
+                self.lost(key);
+            }
+        }
+        self.node.healings.closed(closed);
+        for client in self.clients.keys() {
+            if let Some(entry) = self.clients.get_mut(client)
+                && entry.owner.as_ref().is_some_and(|owner| owner.durable.is_none())
+            {
+                entry.owner = None;
+                self.unclaimed = true;
+            }
+        }
+    }
+
+    /// There is a lease: who was served without one is claimed.
+    pub(super) fn claim_again(&mut self) {
+        if self.claiming_again || !self.unclaimed || !self.knows_shards() {
+            return;
+        }
+        self.unclaimed = false;
+        self.claiming_again = true;
+        let mut waiting = Vec::new();
+        for client in self.clients.keys() {
+            if self.is_local_client(client) {
+                waiting.push(client);
+            }
+        }
+        self.do_later(Box::new(move |worker| {
+            Box::pin(async move {
+                for some in waiting.chunks(AT_ONCE) {
+                    futures::future::join_all(some.iter().map(|client| claim_again(&worker, *client))).await;
+                }
+                sleep(AGAIN).await;
+                // One at a time: a client that is claimed twice would be taken from itself.
+                worker.borrow_mut().claiming_again = false;
+            })
+        }));
+    }
+
+    /// Whether a client is connected without a place in the registry.
+    fn is_local_client(&mut self, client: Key) -> bool {
+        let entry = self.clients.get_mut(client);
+        entry.is_some_and(|entry| entry.owner.is_none() && matches!(entry.state, ClientState::Online(_)))
+    }
+
+    /// The client has connected again before it was claimed: the older connection ends as any that is taken over.
+    pub(super) fn end_local(&mut self, id: &Arc<str>) {
+        if let Some(client) = self.by_id.get(id).copied()
+            && self.is_local_client(client)
+        {
+            self.will_of_ended(client, ConnectionEnd::TakenOver { resumes: false }, 0);
+            self.take_over(client);
+        }
+    }
+
+    /// What is asked of the shard of a client that is connected here; `None`: it is no more, or it has its place.
+    fn claim_of(&mut self, client: Key) -> Option<(Shards, u16, Claim)> {
+        if !self.is_local_client(client) {
+            return None;
+        }
+        let entry = self.clients.get_mut(client)?;
+        let (id, listener, will) = (Arc::clone(&entry.id), entry.listener, entry.will.take());
+        let for_shard = will.as_ref().and_then(|will| self.will_for_shard(&id, will));
+        if let Some(entry) = self.clients.get_mut(client) {
+            entry.will = will;
+        }
+        let limits = self.queue_limits(listener);
+        let desk = self.desk.as_mut()?;
+        let client = name(&id);
+        let shard = desk.shards.shard_of(client.namespace, &client.id)?;
+        *desk.claiming.entry(id).or_default() += 1;
+        // Not a clean start: should there be a session, it is not this claim that ends it.
+        let claim = Claim { client, clean_start: false, expiry_s: 0, will: for_shard, limits, durable: false };
+        Some((desk.shards.clone(), shard, claim))
+    }
+
+    /// What follows from a claim's answer.
+    fn claimed_again(&mut self, client: Key, id: &Arc<str>, again: &Again) {
+        let alone = self.claim_over(id);
+        let epoch = if let Again::Here { epoch, .. } = again { Some(*epoch) } else { None };
+        let superseded = epoch.is_some_and(|epoch| {
+            self.desk.as_mut().is_some_and(|desk| desk.superseded.remove(&(Arc::clone(id), epoch)))
+        });
+        if alone && let Some(desk) = &mut self.desk {
+            desk.superseded.retain(|(other, _)| other != id);
+        }
+        let still = self.is_local_client(client);
+        match again {
+            Again::Here { epoch, shard } if still && !superseded && self.node.is_serving() => {
+                if let Some(entry) = self.clients.get_mut(client) {
+                    entry.owner = Some(Box::new(Owner { epoch: *epoch, shard: *shard, durable: None }));
+                    // The shard has it.
+                    entry.will = None;
+                }
+            }
+            Again::Here { epoch, shard } => {
+                let op = Op::Disconnect { client: name(id), epoch: *epoch, expiry_s: None, will: WillEnd::Drop };
+                self.push_to_shard(*shard, op, Waiting::Nobody);
+                if superseded {
+                    self.end_local(id);
+                } else {
+                    self.unclaimed |= still;
+                }
+            }
+            Again::Elsewhere => self.end_local(id),
+            // It is tried again as long as there is a lease; else when there is one again.
+            Again::Unknown => self.unclaimed |= still,
+        }
+        if alone && !self.by_id.contains_key(id) {
+            self.release(id);
+        }
+    }
+}
+
+/// Resolves when the node serves without a lease: what waits for other nodes need not wait for them any more.
+pub(super) async fn until_alone(node: &NodeShared) {
+    if !node.lease.goes_on() {
+        return std::future::pending().await;
+    }
+    while !node.is_local() {
+        sleep(LOOK).await;
+    }
+}
+
+async fn claim_again(worker: &Rc<RefCell<Worker>>, client: Key) {
+    let Some((shards, shard, claim)) = worker.borrow_mut().claim_of(client) else { return };
+    let id = Arc::clone(&claim.client.id);
+    let again = timeout(CLAIM, claimed(worker, &shards, shard, claim)).await.unwrap_or(Again::Unknown);
+    worker.borrow_mut().claimed_again(client, &id, &again);
+}
+
+async fn claimed(worker: &Rc<RefCell<Worker>>, shards: &Shards, shard: u16, claim: Claim) -> Again {
+    let own = worker.borrow().origins.node;
+    // With that this node's replica, where it has one, knows what was committed until now.
+    if shards.last_retained(shard).await.is_err() {
+        return Again::Unknown;
+    }
+    let client = claim.client.clone();
+    if let Some(Ok(Some(known))) = shards.client(&client)
+        && (known.session.is_some() || known.owner.is_some_and(|owner| owner.node != own))
+    {
+        return Again::Elsewhere;
+    }
+    let asked = match &mut worker.borrow_mut().desk {
+        Some(desk) => desk.ask(shard, Op::Claim(Box::new(claim))),
+        None => return Again::Unknown,
+    };
+    match asked.await {
+        Ok(Ok(OpAnswer::Claimed { epoch, session_present, mut older })) => {
+            let foreign = session_present || older.iter().any(|older| older.node.node != own);
+            if foreign {
+                give_back(worker, shards, shard, &client, epoch, &mut older).await;
+                return Again::Elsewhere;
+            }
+            match close_older(worker, shards, shard, &client, epoch, &mut older).await {
+                Ok(()) => Again::Here { epoch, shard },
+                Err(Failed::Gone) => Again::Elsewhere,
+                Err(Failed::Refused(_)) => Again::Unknown,
+            }
+        }
+        _ => Again::Unknown,
+    }
+}
+
+/// The client connected elsewhere between the look at the registry and the claim. That connection has lost its place by the claim, and is closed; its session stays.
+async fn give_back(
+    worker: &Rc<RefCell<Worker>>,
+    shards: &Shards,
+    shard: u16,
+    client: &Name,
+    epoch: u64,
+    older: &mut Vec<Older>,
+) {
+    if close_older(worker, shards, shard, client, epoch, older).await.is_ok() {
+        let op = Op::Disconnect { client: client.clone(), epoch, expiry_s: Some(SPARED_S), will: WillEnd::Drop };
+        worker.borrow_mut().push_to_shard(shard, op, Waiting::Nobody);
+    }
+}
