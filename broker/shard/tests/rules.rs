@@ -804,7 +804,7 @@ fn what_is_retained_takes_half_of_a_queue() {
         identifier: 0,
         lifetime_ms: None,
     };
-    let mut queue = |table: &mut Table, sizes: &[usize]| {
+    let queue = |table: &mut Table, sizes: &[usize]| {
         let messages = sizes.iter().map(|bytes| of(*bytes)).collect();
         match table.op(NODE, Op::Queue { client: name("c"), epoch, after: 0, messages }) {
             OpAnswer::Queued { taken } => taken,
