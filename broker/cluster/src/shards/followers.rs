@@ -244,7 +244,8 @@ impl Followers {
 /// A node begins to follow a shard here, or asks whether it does. `None`: it cannot, or does not.
 pub(crate) async fn follow(node: &Arc<Node>, running: &Running, from: u64, request: Follow) -> Option<Followed> {
     let Follow { session, turn, begins } = request;
-    let replica = running.shards.replica(turn.id())?;
+    // One that is behind, or hears nothing more, has nothing to tell.
+    let replica = running.shards.own(turn.id())?;
     if begins {
         // First, so that it is told of all that is applied after the index below.
         node.followers.begin(from, session, turn);

@@ -30,6 +30,8 @@ pub(super) async fn run(node: Arc<Node>, replica: Replica) {
                 let applied = machine.with(|machine| machine.applied()).max(group.status().borrow().applied);
                 running.remote.raise(id, applied.unwrap_or(0));
                 machine.set_ready(false);
+                // Nor do those who follow it here.
+                node.followers.end(id);
                 continue;
             }
             // What is applied meanwhile changes nothing.
