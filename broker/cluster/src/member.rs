@@ -84,7 +84,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
     node.spawn(lease::report_applied(Arc::clone(node)));
     node.spawn(leader::lead(Arc::clone(node)));
     node.spawn(fate::watch(Arc::clone(node)));
-    node.spawn(zone::keep_told(Arc::clone(&node)));
+    node.spawn(zone::keep_told(Arc::clone(node)));
     node.spawn(bans::end_those_over(Arc::clone(node)));
     shards::start(node);
     Ok(())
