@@ -88,7 +88,7 @@ impl Worker {
 fn claim(id: &str) -> Claim {
     let limits =
         QueueLimits { max_messages: 1 << 20, max_bytes: 1 << 30, drop: DropPolicy::Newest, max_subscriptions: 100 };
-    Claim { client: name(id), clean_start: false, expiry_s: 3_600, will: None, limits, durable: true }
+    Claim { client: name(id), clean_start: false, expiry_s: 3_600, will: None, limits, durable: true, yields: false }
 }
 
 fn name(id: &str) -> Name {

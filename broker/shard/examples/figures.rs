@@ -70,6 +70,7 @@ impl Shard {
             will: None,
             limits: LIMITS,
             durable: true,
+            yields: false,
         };
         let filters = vec![subscription(&format!("devices/{n}/commands"), QoS::AtLeastOnce)];
         [Op::Claim(Box::new(claim)), Op::Subscribe { client, epoch: n + 1, filters }]

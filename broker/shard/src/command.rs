@@ -339,6 +339,8 @@ pub struct Claim {
     pub limits: QueueLimits,
     /// Whether a new session is kept in the shard. One that ends with its connection is not: there is only a record of its owner.
     pub durable: bool,
+    /// Only where the client has no session in the shard, and no other node has its connection: else [`crate::OpAnswer::Stale`], and nothing is changed.
+    pub yields: bool,
 }
 
 /// A will.

@@ -80,14 +80,15 @@ fn limits() -> impl Strategy<Value = QueueLimits> {
 fn claims() -> impl Strategy<Value = Claim> {
     let will = prop::option::of((messages(), any::<u32>()).prop_map(|(message, delay_s)| Will { message, delay_s }));
     let limits = limits();
-    (names(), any::<bool>(), any::<u32>(), will, limits, any::<bool>()).prop_map(
-        |(client, clean_start, expiry_s, will, limits, durable)| Claim {
+    (names(), any::<bool>(), any::<u32>(), will, limits, any::<bool>(), any::<bool>()).prop_map(
+        |(client, clean_start, expiry_s, will, limits, durable, yields)| Claim {
             client,
             clean_start,
             expiry_s,
             will,
             limits,
             durable,
+            yields,
         },
     )
 }

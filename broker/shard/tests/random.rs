@@ -576,6 +576,7 @@ impl Generator<'_> {
         let durable = self.random.chance(85);
         Claim {
             client,
+            yields: false,
             clean_start: self.random.chance(25),
             expiry_s: if durable && self.random.chance(90) { self.expiry() } else { 0 },
             will: self

@@ -834,6 +834,29 @@ fn what_is_only_published_is_not_retained() {
     assert_eq!((table.replica.machine.numbers().retained, table.replica.machine.last_retained()), (0, 0));
 }
 
+/// A claim that yields takes nothing from a session, or from a connection at another node.
+#[test]
+fn a_claim_that_yields() {
+    let mut table = Table::new();
+    let yields = |id: &str| Op::Claim(Box::new(Claim { durable: false, expiry_s: 0, yields: true, ..claim(id) }));
+    let (epoch, ..) = table.claim(OTHER, claim("durable"));
+    table.subscribe(OTHER, "durable", epoch, "t", QoS::AtLeastOnce);
+    assert_eq!(table.op(NODE, yields("durable")), OpAnswer::Stale);
+    // Nor when nobody is connected, and nothing was changed by it.
+    table.op(OTHER, Op::Disconnect { client: name("durable"), epoch, expiry_s: None, will: WillEnd::Drop });
+    assert_eq!(table.op(NODE, yields("durable")), OpAnswer::Stale);
+    table.publish(message("t", "x"));
+    let (_, present, older) = table.claim(OTHER, claim("durable"));
+    assert_eq!((present, older, table.replica.machine.numbers().queued), (true, 0, 1));
+    let clean = Claim { durable: false, expiry_s: 0, ..claim("clean") };
+    let (epoch, ..) = table.claim(OTHER, clean);
+    assert_eq!(table.op(NODE, yields("clean")), OpAnswer::Stale);
+    table.op(OTHER, Op::Disconnect { client: name("clean"), epoch, expiry_s: None, will: WillEnd::Drop });
+    assert!(matches!(table.op(NODE, yields("clean")), OpAnswer::Claimed { session_present: false, .. }));
+    // It is this node's own.
+    assert!(matches!(table.op(NODE, yields("clean")), OpAnswer::Claimed { session_present: false, .. }));
+}
+
 fn delay(topic: &str, delay_ms: u64, messages: u64) -> Op {
     Op::Delay { namespace: 0, message: message(topic, "x"), delay_ms, bounds: Bounds { messages, bytes: 9_999 } }
 }

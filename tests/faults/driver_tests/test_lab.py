@@ -32,7 +32,10 @@ class Outside:
         environment = {
             **os.environ, "CALLS": str(self.calls), "DOES": does, "FAILS": str(fails), "TMPDIR": str(directory), "PYTHONPATH": str(FAULTS), "HERE": str(directory),
         }
-        self.process = subprocess.Popen([sys.executable, "-c", RUN, script, "--pods"], env=environment, cwd=directory, start_new_session=True)
+        # As in a terminal: who runs the tests in the background may ignore it, and what they start would, too.
+        told = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        command = [sys.executable, "-c", RUN, script, "--pods"]
+        self.process = subprocess.Popen(command, env=environment, cwd=directory, start_new_session=True, preexec_fn=told)
 
     def said(self):
         return self.calls.read_text().splitlines() if self.calls.exists() else []

@@ -68,7 +68,7 @@ struct PublishPacket {
     message: Vec<u8>,
     qos: u8,
     retain: bool,
-    replayed: bool,
+    apart: bool,
     dup: bool,
     identifiers: Vec<u32>,
     lifetime_ms: Option<u64>,
@@ -112,17 +112,17 @@ impl Part {
 
 impl PublishPacket {
     fn of(sent: Sent) -> Option<Self> {
-        let Sent::Publish { message, qos, retain, replayed, dup, identifiers, lifetime_ms } = sent else { return None };
+        let Sent::Publish { message, qos, retain, apart, dup, identifiers, lifetime_ms } = sent else { return None };
         let mut bytes = Vec::with_capacity(message.wire_len());
         message.to_wire(&mut bytes);
-        Some(Self { message: bytes, qos: qos as u8, retain, replayed, dup, identifiers, lifetime_ms })
+        Some(Self { message: bytes, qos: qos as u8, retain, apart, dup, identifiers, lifetime_ms })
     }
 
     fn read(self) -> Result<Sent, String> {
         let message = Message::from_wire(&self.message).map_err(|error| error.to_string())?;
         let qos = QoS::from_u8(self.qos).ok_or("no QoS")?;
-        let Self { retain, replayed, dup, identifiers, lifetime_ms, .. } = self;
-        Ok(Sent::Publish { message, qos, retain, replayed, dup, identifiers, lifetime_ms })
+        let Self { retain, apart, dup, identifiers, lifetime_ms, .. } = self;
+        Ok(Sent::Publish { message, qos, retain, apart, dup, identifiers, lifetime_ms })
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
         let message = Message::new(&publish, Origin { node: 1, sequence: seq }, "publisher", 1_000, None).unwrap();
         let (qos, identifiers) = (QoS::AtLeastOnce, vec![3, 4]);
         let sent =
-            Sent::Publish { message, qos, retain: true, replayed: true, dup: true, identifiers, lifetime_ms: Some(5) };
+            Sent::Publish { message, qos, retain: true, apart: true, dup: true, identifiers, lifetime_ms: Some(5) };
         Delivery { seq, sent }
     }
 

@@ -101,6 +101,7 @@ impl Worker {
             will,
             limits,
             durable: request.session_expiry_s > 0,
+            yields: false,
         })
     }
 

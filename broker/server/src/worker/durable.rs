@@ -506,8 +506,8 @@ impl Worker {
                 let out = conn.outlet.buffer(&mut self.spares);
                 match delivery.sent {
                     Sent::Release => conn.session.on_granted_release(id, out, &mut actions),
-                    Sent::Publish { message, qos, retain, replayed, dup, identifiers, lifetime_ms } => {
-                        if message.retain() && !replayed {
+                    Sent::Publish { message, qos, retain, apart, dup, identifiers, lifetime_ms } => {
+                        if message.retain() && !apart {
                             let matched = || matching(&self.index, client.slot, message.topic());
                             if let Some(number) = message.change()
                                 && let Some(of_topic) = desk.shards.shard_of(NAMESPACE, message.topic())

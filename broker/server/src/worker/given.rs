@@ -39,8 +39,9 @@ impl Progress {
         Self { held: Some(Vec::new()), missed: HashSet::new(), first: shards.start, floors: vec![None; shards.len()] }
     }
 
-    pub(super) fn floor(&mut self, shard: u16) -> Option<&mut Option<u64>> {
-        self.floors.get_mut(usize::from(shard.checked_sub(self.first)?))
+    /// What was changed up to here, in a shard, does not come live; `None`: that is not known.
+    pub(super) fn floor(&self, shard: u16) -> Option<u64> {
+        *self.floors.get(usize::from(shard.checked_sub(self.first)?))?
     }
 
     /// Keeps a message back until SUBACK. Without room for it the client does not get it: nothing that is published before its SUBACK is promised to it.
@@ -60,8 +61,7 @@ impl Progress {
 
     /// Whether a change comes as what is retained, or a later one of its topic does.
     pub(super) fn covers(&self, shard: u16, number: u64) -> bool {
-        let place = shard.checked_sub(self.first).map(usize::from);
-        place.and_then(|place| *self.floors.get(place)?).is_some_and(|floor| number <= floor)
+        self.floor(shard).is_some_and(|floor| number <= floor)
     }
 }
 
@@ -155,7 +155,7 @@ impl GivenAll {
             return false;
         }
         let (count, waits) = self.count(slot, topic, Some((shard, number)));
-        count > 0 && waits.is_none() && count >= matched()
+        count > 0 && waits.is_none() && (1..=count).contains(&matched())
     }
 
     /// Whether anything may be kept back, or left out.
@@ -167,6 +167,13 @@ impl GivenAll {
     pub(super) fn answered(&mut self, client: Key, lookups: &[u64]) {
         if let Some(given) = self.of.get_mut(&client.slot) {
             given.retain(|given| given.progress.borrow().held.is_none() || !lookups.contains(&given.number));
+        }
+    }
+
+    /// A client has unsubscribed.
+    pub(super) fn remove(&mut self, client: Key, filters: &[Arc<str>]) {
+        if let Some(given) = self.of.get_mut(&client.slot) {
+            given.retain(|given| given.client != client || !filters.contains(&given.own));
         }
     }
 
@@ -295,7 +302,9 @@ mod tests {
         assert!(
             all.covers(0, "a/x", 0, 7, || 1) && !all.covers(0, "a/x", 0, 7, || 2) && !all.covers(0, "a/x", 0, 8, || 1)
         );
-        assert!(!all.covers(0, "c", 0, 1, || 0) && !all.covers(3, "a/x", 0, 1, || 0));
+        assert!(!all.covers(0, "a/x", 0, 7, || 0) && !all.covers(3, "a/x", 0, 1, || 0));
+        all.remove(one, &["b".into()]);
+        assert!(all.covers(0, "a/x", 0, 7, || 1) && !all.covers(0, "b", 0, 9, || 1));
         // What is not retained has no such number.
         let mut plain = matched(&[0, 1]);
         assert!(all.leave_out(&message("a/x"), None, &mut plain).is_empty());

@@ -10,11 +10,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use raftmq_cluster::Shards;
 use raftmq_features::wills::ConnectionEnd;
 use raftmq_mqtt::ReasonCode;
 use raftmq_session::{CloseReason, OpenRequest};
-use raftmq_shard::{Claim, Name, Older, Op, OpAnswer, WillEnd};
+use raftmq_shard::{Claim, Op, OpAnswer, WillEnd};
 use tokio::time::{sleep, timeout};
 
 use super::claims::{CLAIM, Failed, Owner, close_older};
@@ -28,8 +29,6 @@ const AT_ONCE: usize = 64;
 const AGAIN: Duration = Duration::from_millis(250);
 /// Between two looks at whether the node serves alone.
 const LOOK: Duration = Duration::from_millis(50);
-/// A durable session that its client made elsewhere while it was being claimed here stays for so long at least, in seconds.
-const SPARED_S: u32 = 3_600;
 
 /// What a claim of a connected client came to.
 enum Again {
@@ -107,9 +106,9 @@ impl Worker {
         }
         self.do_later(Box::new(move |worker| {
             Box::pin(async move {
-                for some in waiting.chunks(AT_ONCE) {
-                    futures::future::join_all(some.iter().map(|client| claim_again(&worker, *client))).await;
-                }
+                // One that waits for its shard keeps nobody from the others.
+                let claims = waiting.into_iter().map(|client| claim_again(&worker, client));
+                futures::stream::iter(claims).buffer_unordered(AT_ONCE).collect::<()>().await;
                 sleep(AGAIN).await;
                 // One at a time: a client that is claimed twice would be taken from itself.
                 worker.borrow_mut().claiming_again = false;
@@ -146,11 +145,17 @@ impl Worker {
         }
         let limits = self.queue_limits(listener);
         let desk = self.desk.as_mut()?;
+        if desk.claiming.contains_key(&id) {
+            // A later connection of the client is: what becomes of this one follows from that.
+            self.unclaimed = true;
+            return None;
+        }
         let client = name(&id);
         let shard = desk.shards.shard_of(client.namespace, &client.id)?;
         *desk.claiming.entry(id).or_default() += 1;
-        // Not a clean start: should there be a session, it is not this claim that ends it.
-        let claim = Claim { client, clean_start: false, expiry_s: 0, will: for_shard, limits, durable: false };
+        // Who has connected, or has a session, elsewhere stays there.
+        let claim =
+            Claim { client, clean_start: false, expiry_s: 0, will: for_shard, limits, durable: false, yields: true };
         Some((desk.shards.clone(), shard, claim))
     }
 
@@ -210,28 +215,14 @@ async fn claim_again(worker: &Rc<RefCell<Worker>>, client: Key) {
 }
 
 async fn claimed(worker: &Rc<RefCell<Worker>>, shards: &Shards, shard: u16, claim: Claim) -> Again {
-    let own = worker.borrow().origins.node;
-    // With that this node's replica, where it has one, knows what was committed until now.
-    if shards.last_retained(shard).await.is_err() {
-        return Again::Unknown;
-    }
     let client = claim.client.clone();
-    if let Some(Ok(Some(known))) = shards.client(&client)
-        && (known.session.is_some() || known.owner.is_some_and(|owner| owner.node != own))
-    {
-        return Again::Elsewhere;
-    }
     let asked = match &mut worker.borrow_mut().desk {
         Some(desk) => desk.ask(shard, Op::Claim(Box::new(claim))),
         None => return Again::Unknown,
     };
     match asked.await {
-        Ok(Ok(OpAnswer::Claimed { epoch, session_present, mut older })) => {
-            let foreign = session_present || older.iter().any(|older| older.node.node != own);
-            if foreign {
-                give_back(worker, shards, shard, &client, epoch, &mut older).await;
-                return Again::Elsewhere;
-            }
+        Ok(Ok(OpAnswer::Stale)) => Again::Elsewhere,
+        Ok(Ok(OpAnswer::Claimed { epoch, mut older, .. })) => {
             match close_older(worker, shards, shard, &client, epoch, &mut older).await {
                 Ok(()) => Again::Here { epoch, shard },
                 Err(Failed::Gone) => Again::Elsewhere,
@@ -239,20 +230,5 @@ async fn claimed(worker: &Rc<RefCell<Worker>>, shards: &Shards, shard: u16, clai
             }
         }
         _ => Again::Unknown,
-    }
-}
-
-/// The client connected elsewhere between the look at the registry and the claim. That connection has lost its place by the claim, and is closed; its session stays.
-async fn give_back(
-    worker: &Rc<RefCell<Worker>>,
-    shards: &Shards,
-    shard: u16,
-    client: &Name,
-    epoch: u64,
-    older: &mut Vec<Older>,
-) {
-    if close_older(worker, shards, shard, client, epoch, older).await.is_ok() {
-        let op = Op::Disconnect { client: client.clone(), epoch, expiry_s: Some(SPARED_S), will: WillEnd::Drop };
-        worker.borrow_mut().push_to_shard(shard, op, Waiting::Nobody);
     }
 }

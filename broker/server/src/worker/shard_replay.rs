@@ -77,6 +77,8 @@ pub(super) struct ShardReplay {
     /// How it matches; `None` before SUBACK.
     matched: Option<Matched>,
     progress: Rc<RefCell<Progress>>,
+    /// Of shards that said no floor before SUBACK: the last change of the first page.
+    begun: HashMap<u16, u64, ahash::RandomState>,
     /// Topics of what came live, with the numbers of the changes.
     live: HashMap<Box<str>, u64, ahash::RandomState>,
     /// Topics that changed since SUBACK and have not come live, with their shards.
@@ -200,6 +202,7 @@ impl Worker {
                 durable,
                 matched: None,
                 progress: Rc::clone(&progress),
+                begun: HashMap::default(),
                 live: HashMap::default(),
                 expected: HashMap::default(),
                 after: 0,
@@ -351,8 +354,11 @@ impl Worker {
             return None;
         }
         let matched = replay.matched.clone()?;
-        let mut progress = replay.progress.borrow_mut();
-        let floor = progress.floor(shard).map_or(u64::MAX, |floor| *floor.get_or_insert(page.last));
+        // Without a floor all that changed since SUBACK comes live as well: it may be what nobody else has.
+        let floor = match replay.progress.borrow().floor(shard) {
+            Some(floor) => floor,
+            None => *replay.begun.entry(shard).or_insert(page.last),
+        };
         let mut give = Vec::with_capacity(page.messages.len());
         for found in page.messages {
             let topic = found.message.topic();
@@ -366,7 +372,6 @@ impl Worker {
                 replay.expected.insert(topic.into(), shard);
             }
         }
-        drop(progress);
         let client = replay.client;
         let durable = self.has_durable(client);
         let now = self.node.clock.now();

@@ -411,6 +411,7 @@ impl Worker {
         self.counters.unsubscribed_by_client(filters.len() as u64);
         let effective: Vec<Arc<str>> = filters.iter().map(|filter| self.effective_filter(client, filter)).collect();
         self.remove_from_index(client, filters);
+        self.given.remove(client, filters);
         if let Some(asked) = self.unsubscribe_in_shard(client, effective.clone()) {
             let filters = filters.to_vec();
             return self.do_later(Box::new(move |worker| {

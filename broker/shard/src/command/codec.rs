@@ -387,6 +387,7 @@ fn put_claim(out: &mut Vec<u8>, claim: &Claim) {
     put_will(out, claim.will.as_ref());
     put_limits(out, &claim.limits);
     out.flag(claim.durable);
+    out.flag(claim.yields);
 }
 
 fn claim(reader: &mut Reader<'_>) -> Result<Claim, CodecError> {
@@ -397,6 +398,7 @@ fn claim(reader: &mut Reader<'_>) -> Result<Claim, CodecError> {
         will: will(reader)?,
         limits: limits(reader)?,
         durable: reader.flag("durable")?,
+        yields: reader.flag("yields")?,
     })
 }
 

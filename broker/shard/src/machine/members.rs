@@ -150,6 +150,7 @@ impl<S: Store> ShardMachine<S> {
             qos: (membership.flags & 3).min(message.qos() as u8).max(1),
             retain: membership.flags & OPTIONS_RETAIN != 0 && message.retain(),
             replayed: false,
+            given: true,
             identifiers: (membership.identifier > 0).then_some(membership.identifier).into_iter().collect(),
         };
         self.keep_message(group.namespace, message, 1);

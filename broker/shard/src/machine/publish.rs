@@ -89,7 +89,7 @@ impl<S: Store> ShardMachine<S> {
         let taken = self.enqueue(
             id,
             &mut session,
-            Offer { message: number, expires_at, bytes, qos, retain, replayed: false, identifiers },
+            Offer { message: number, expires_at, bytes, qos, retain, replayed: false, given: false, identifiers },
         )?;
         if taken && session.is_group() {
             groups.push(id);

@@ -77,6 +77,7 @@ impl<S: Store> ShardMachine<S> {
                 qos: qos as u8,
                 retain: true,
                 replayed: true,
+                given: false,
                 identifiers: (identifier > 0).then_some(identifier).into_iter().collect(),
             };
             if is_half_full(&session, &offer) {
@@ -105,7 +106,10 @@ impl<S: Store> ShardMachine<S> {
                 seq = seq.max(session.front);
             }
             let messages: Vec<u64> = match self.cache.get::<Block>(&key::block(id, seq / BLOCK))? {
-                Some(block) => block.from(seq).map(|(_, entry)| entry.message).collect(),
+                Some(block) => {
+                    let own = block.from(seq).filter(|(_, entry)| !entry.given);
+                    own.map(|(_, entry)| entry.message).collect()
+                }
                 None => Vec::new(),
             };
             for message in messages {
@@ -349,7 +353,9 @@ impl<S: Store> ShardMachine<S> {
 /// Whether a message would take more than half of the bounds of a queue, which may have one at least.
 fn is_half_full(session: &Session, offer: &Offer) -> bool {
     let (messages, bytes) = (session.limits.max_messages.div_ceil(2), session.limits.max_bytes / 2);
-    session.messages > 0 && (session.messages >= messages || session.bytes + u64::from(offer.bytes) > bytes)
+    // One that is larger than half would wait for an empty queue: it comes as soon as there is room.
+    let fits = if u64::from(offer.bytes) > bytes { session.limits.max_bytes } else { bytes };
+    session.messages > 0 && (session.messages >= messages || session.bytes + u64::from(offer.bytes) > fits)
 }
 
 /// Whether a message is too much for the bounds of a queue.

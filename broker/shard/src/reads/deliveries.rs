@@ -47,8 +47,8 @@ pub enum Sent {
         qos: QoS,
         /// RETAIN.
         retain: bool,
-        /// It comes as what is retained, for a new subscription ([`crate::Op::Queue`]), and not as it was published.
-        replayed: bool,
+        /// It comes not as it was published, by a subscription of this session alone: but as what is retained ([`crate::Op::Queue`]), or from a shared group.
+        apart: bool,
         /// It may have been sent to an earlier connection (`[MQTT-3.3.1-1]`).
         dup: bool,
         /// The subscription identifiers (`[MQTT-3.3.4-3]`).
@@ -119,7 +119,7 @@ impl<S: Store> ShardMachine<S> {
             message: stored.message.clone(),
             qos: QoS::from_u8(entry.qos).unwrap_or(QoS::AtLeastOnce),
             retain: entry.retain,
-            replayed: entry.replayed,
+            apart: entry.replayed || entry.given,
             dup,
             identifiers: entry.identifiers.to_vec(),
             lifetime_ms: entry.expires_at.map(|at| at.saturating_sub(self.meta.now_ms)),

@@ -24,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) retain: bool,
     /// It comes as what is retained, for a new subscription, and not as it was published.
     pub(crate) replayed: bool,
+    /// A shared group has given it.
+    pub(crate) given: bool,
     /// Identifiers of the subscriptions that it is for.
     pub(crate) identifiers: SmallVec<[u32; 2]>,
 }
@@ -90,7 +92,9 @@ impl Block {
             out.number(entry.message);
             out.option(entry.expires_at);
             out.number(entry.bytes.into());
-            out.push(entry.qos | u8::from(entry.retain) << 2 | u8::from(entry.replayed) << 3);
+            out.push(
+                entry.qos | u8::from(entry.retain) << 2 | u8::from(entry.replayed) << 3 | u8::from(entry.given) << 4,
+            );
             out.count(entry.identifiers.len());
             entry.identifiers.iter().for_each(|identifier| out.number((*identifier).into()));
         }
@@ -103,14 +107,14 @@ impl Block {
             let expires_at = reader.option("expiry")?;
             let bytes = reader.small("bytes")?;
             let flags = reader.byte("flags")?;
-            if flags > 15 {
+            if flags > 31 {
                 return Err(CodecError::Invalid("flags"));
             }
             let identifiers =
                 reader.list("subscription identifiers", 1 << 20, |reader| reader.small("subscription identifier"))?;
-            let (qos, retain, replayed) = (flags & 3, flags & 4 != 0, flags & 8 != 0);
+            let (qos, retain, replayed, given) = (flags & 3, flags & 4 != 0, flags & 8 != 0, flags & 16 != 0);
             let identifiers = identifiers.into();
-            Ok((place, Entry { message, expires_at, bytes, qos, retain, replayed, identifiers }))
+            Ok((place, Entry { message, expires_at, bytes, qos, retain, replayed, given, identifiers }))
         })?;
         Ok(Self { entries: entries.into() })
     }

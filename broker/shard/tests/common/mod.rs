@@ -169,7 +169,15 @@ pub fn name(id: &str) -> Name {
 }
 
 pub fn claim(id: &str) -> Claim {
-    Claim { client: name(id), clean_start: false, expiry_s: 3_600, will: None, limits: LIMITS, durable: true }
+    Claim {
+        client: name(id),
+        clean_start: false,
+        expiry_s: 3_600,
+        will: None,
+        limits: LIMITS,
+        durable: true,
+        yields: false,
+    }
 }
 
 pub fn subscription(filter: &str, qos: QoS) -> Subscription {

@@ -849,7 +849,7 @@ impl Reference {
                         message: queued.message.message.clone(),
                         qos: QoS::from_u8(queued.qos).unwrap(),
                         retain: queued.retain,
-                        replayed: false,
+                        apart: false,
                         dup: *seq <= session.dup_to,
                         identifiers: queued.identifiers.clone(),
                         lifetime_ms: self.left(&queued.message),
