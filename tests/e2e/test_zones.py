@@ -33,8 +33,11 @@ def test_replicas_go_where_a_zone_has_none(cluster):
     client = Client(cluster.nodes[0], "keeper", expiry=3600)
     client.connected()
     client.subscribe("kept/#", 1)
-    client.publish("kept/1", ["before"])
     client.close()
+    writer = Client(cluster.nodes[1], "writer")
+    writer.connected()
+    writer.publish("kept/1", ["before"])
+    writer.close()
     start_in(cluster, ["north", "north", "east", "west"])
     # Two share a zone: each shard has a replica on one of them, and on each of the other two.
     wanted = [SHARDS / 2, SHARDS / 2, SHARDS, SHARDS]

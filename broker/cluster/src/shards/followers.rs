@@ -261,7 +261,8 @@ pub(crate) async fn follow(node: &Arc<Node>, running: &Running, from: u64, reque
 async fn current(node: &Arc<Node>, running: &Running, replica: &Replica) -> Option<u64> {
     let index = committed(node, running, replica.id).await?;
     replica.group.wait_applied(index, CALL).await.ok()?;
-    when_there(&replica.machine, |machine| machine.applied()).await.filter(|applied| *applied >= index)
+    // The last ones may be entries of the group itself, of which the machine knows nothing.
+    when_there(&replica.machine, |machine| machine.applied()).await.map(|applied| applied.max(index))
 }
 
 /// What a node was not told; waits for a while until there is something. `None`: it has no such session.

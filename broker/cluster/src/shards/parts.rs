@@ -134,7 +134,8 @@ pub(crate) async fn parts_for(running: &Running, request: PartsRequest) -> Resul
     let parts = when_there_blocking(&replica.machine, move |machine| read(machine, &asked)).await;
     let parts = parts.ok_or(ShardReadError::Unavailable)?;
     let parts = parts.map_err(|error| ShardReadError::Store(error.to_string()))?;
-    if parts.index < at_least { Err(ShardReadError::Unavailable) } else { Ok(parts) }
+    // The last ones may be entries of the group itself, of which the machine knows nothing.
+    Ok(Parts { index: parts.index.max(at_least), ..parts })
 }
 
 fn read<S: Store>(machine: &mut ShardMachine<S>, asked: &[Asked]) -> Result<Parts, StoreError> {

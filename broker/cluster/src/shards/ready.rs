@@ -41,7 +41,7 @@ pub(super) async fn run(node: Arc<Node>, replica: Replica) {
             continue;
         }
         let votes = |status: &GroupStatus| status.voters.contains(&running.id);
-        let applied = machine.with(|machine| machine.applied());
+        let applied = machine.with(|machine| machine.applied()).max(group.status().borrow().applied);
         if counted && votes(&status.borrow_and_update()) && applied >= Some(running.remote.floor(id)) {
             machine.set_ready(true);
             continue;
