@@ -205,7 +205,7 @@ pub struct BrokerSettings {
     /// Timing and snapshots of the Raft groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raft: Option<raftmq_config::Raft>,
-    /// Sessions are kept in shards, each on several nodes, rather than in the memory of a node. A preview. A cluster that has shards keeps them.
+    /// Sessions are kept in shards, each on several nodes, rather than in the memory of a node. A cluster that has shards keeps them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<raftmq_config::Shards>,
     /// What a node does that reaches no quorum.

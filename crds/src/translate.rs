@@ -232,7 +232,7 @@ fn unchecked_config(cluster: &MqttCluster, placement: &NodePlacement) -> Result<
             discovery: placement.discovery.clone(),
             links,
             raft: settings.raft.unwrap_or_default(),
-            shards: settings.shards,
+            shards: settings.shards.unwrap_or_default(),
             on_quorum_loss: settings.on_quorum_loss.unwrap_or_default(),
         }),
         listeners: spec

@@ -208,13 +208,11 @@ fn endpoints_are_the_services_of_the_listeners() {
 /// What a broker makes of the file and of its pod's environment is what the translation says for this node.
 #[test]
 fn settings_with_the_environment_of_a_pod_are_those_of_its_node() {
-    let with_shards = SMALL.replace("spec: {}", "spec: { config: { shards: { count: 4 } } }");
-    for yaml in [SMALL, LARGE, &with_shards] {
+    for yaml in [SMALL, LARGE] {
         let (cluster, valid) = (parsed(yaml), valid(yaml));
         let set = serde_json::to_value(stateful_set(&valid, &inputs())).unwrap();
         let environment = set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
-        // Only shards have a use for it. From Kubernetes 1.35 on a pod has the label of its node; before, and on a node without, it is empty.
-        let knows_zone = yaml.contains("shards");
+        // From Kubernetes 1.35 on a pod has the label of its node; before, and on a node without, it is empty.
         for (node, zone) in [(0, "eu-1a"), (1, "1"), (2, "")] {
             let name = valid.node(node);
             let value = |env: &serde_json::Value| match env["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
@@ -226,7 +224,7 @@ fn settings_with_the_environment_of_a_pod_are_those_of_its_node() {
             let config = Config::from_sources(&valid.config_yaml, "raftmq.yaml", env, &[]).unwrap();
             let placement = NodePlacement::pod(&cluster, usize::try_from(node).unwrap(), "mq").unwrap();
             let mut expected = broker_config(&cluster, &placement).unwrap();
-            expected.node.zone = if knows_zone { zone.to_owned() } else { String::new() };
+            expected.node.zone = zone.to_owned();
             assert_eq!(config, expected);
         }
         assert!(Config::from_sources(&valid.config_yaml, "raftmq.yaml", std::iter::empty(), &[]).is_err());

@@ -145,7 +145,8 @@ impl ClusterConfig {
             store,
             routes: LocalRoutesOptions::default(),
             barrier_deadline: Duration::from_secs(10),
-            shards: cluster.shards.map(|shards| ShardOptions { count: shards.count, replication: shards.replication }),
+            shards: (cluster.shards.count > 0)
+                .then_some(ShardOptions { count: cluster.shards.count, replication: cluster.shards.replication }),
             serve_local: !cluster.on_quorum_loss.is_fence(),
             compare_every: None,
         })

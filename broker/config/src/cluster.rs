@@ -22,10 +22,10 @@ pub struct Cluster {
     /// Timing and snapshots of the Raft groups.
     #[serde(default)]
     pub raft: Raft,
-    /// Sessions are kept in shards, each on several nodes, rather than in the memory of the node that their client was connected to. A preview:
-    /// ARCHITECTURE.md says what is missing. For all nodes; a cluster that has shards keeps them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shards: Option<Shards>,
+    /// Sessions are kept in shards, each on several nodes, rather than in the memory of the node that their client was connected to. For all nodes; a
+    /// cluster that has shards keeps them.
+    #[serde(default)]
+    pub shards: Shards,
     /// What a node does whose serving lease is over, because it reaches no quorum. For all nodes.
     #[serde(default, skip_serializing_if = "OnQuorumLoss::is_fence")]
     pub on_quorum_loss: OnQuorumLoss,
@@ -261,12 +261,13 @@ impl Default for Raft {
     }
 }
 
-/// The Raft groups that keep durable sessions. Read when a cluster gets them: it keeps what it has.
+/// The Raft groups that keep sessions. Read when a cluster gets them: it keeps what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Shards {
-    /// How many there are. More of them spread over more nodes and leaders; each costs memory and messages between nodes.
-    #[schemars(range(min = 1, max = 1024))]
+    /// How many there are. More of them spread over more nodes and leaders; each costs memory and messages between nodes. 0: none, and a session is lost
+    /// with the node that its client was connected to.
+    #[schemars(range(min = 0, max = 1024))]
     pub count: u16,
     /// On how many nodes each of them is, where there are so many. What is acknowledged is on the disks of more than half of these.
     #[schemars(range(min = 1, max = 5))]

@@ -5,17 +5,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ByteSize, HumanDuration};
 
-/// Retained messages, in the memory of the node that they were published on; with `cluster.shards` in the shards of their topics.
+/// Retained messages: in the shards of their topics, or, without shards, in the memory of the node that they were published on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Retained {
     /// Whether messages may be retained. MQTT 5 clients are told (Retain Available).
     pub enabled: bool,
-    /// Retained messages of a node, or with `cluster.shards` of the cluster. For a further topic a PUBLISH of an MQTT 5 client with QoS 1 or 2 is answered with Quota exceeded (0x97)
+    /// Retained messages of the cluster, or, without shards, of a node. For a further topic a PUBLISH of an MQTT 5 client with QoS 1 or 2 is answered with Quota exceeded (0x97)
     /// and not delivered; one with QoS 0, or of an MQTT 3 client, which cannot be told, is delivered and not kept.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub max_messages: u32,
-    /// Bytes of the retained messages of a node, or with `cluster.shards` of the cluster; beyond, as beyond `maxMessages`.
+    /// Bytes of the retained messages of the cluster, or, without shards, of a node; beyond, as beyond `maxMessages`.
     #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "1TiB"))]
     pub max_bytes: ByteSize,
     /// Largest payload that is retained; a larger one is answered as beyond `maxMessages`.
@@ -81,10 +81,10 @@ pub struct Delayed {
     /// Longest delay, in whole seconds.
     #[schemars(extend("x-raftmq-min" = "1s", "x-raftmq-max" = "4294967s"))]
     pub max_delay: HumanDuration,
-    /// Messages that may wait on a node, or with `cluster.shards` in the cluster; a further PUBLISH is answered with Quota exceeded (0x97).
+    /// Messages that may wait in the cluster, or, without shards, on a node; a further PUBLISH is answered with Quota exceeded (0x97).
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub max_messages: u32,
-    /// Bytes of the messages that may wait on a node, or with `cluster.shards` in the cluster.
+    /// Bytes of the messages that may wait in the cluster, or, without shards, on a node.
     #[schemars(extend("x-raftmq-min" = "0B", "x-raftmq-max" = "1TiB"))]
     pub max_bytes: ByteSize,
 }

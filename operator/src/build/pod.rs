@@ -148,13 +148,10 @@ fn environment(cluster: &ValidatedCluster, added: &PodTemplate) -> Vec<EnvVar> {
     };
     let mut environment = vec![
         of_pod("RAFTMQ__NODE__NAME", "metadata.name".into()),
+        // Kubernetes copies it from the node when it binds the pod, before anything starts. Where it does not, it is empty: a broker without a zone.
+        of_pod("RAFTMQ__NODE__ZONE", format!("metadata.labels['{ZONE}']")),
         EnvVar { name: "RAFTMQ__CLUSTER__LINKS__ADVERTISE".into(), value: Some(advertise), ..EnvVar::default() },
     ];
-    // Only shards have a use for it, and images from before zones do not know the setting.
-    if cluster.spec.config.as_ref().is_some_and(|config| config.shards.is_some()) {
-        // Kubernetes copies it from the node when it binds the pod, before anything starts. Where it does not, it is empty: a broker without a zone.
-        environment.push(of_pod("RAFTMQ__NODE__ZONE", format!("metadata.labels['{ZONE}']")));
-    }
     // So that `kubectl exec POD -- /raftmq ctl members` needs no flags.
     let files =
         [("CA", AUTHORITY), ("CERT", CERT), ("KEY", KEY)].map(|(name, file)| (name, format!("{PKI_DIR}/{file}")));
