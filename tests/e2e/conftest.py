@@ -23,6 +23,13 @@ def cluster():
         yield cluster.start()
 
 
+@pytest.fixture
+def cluster_without_shards():
+    """Sessions are in the memory of their node."""
+    with harness.LocalCluster(config={"shards": {"count": 0}}) as cluster:
+        yield cluster.start()
+
+
 @pytest.fixture(scope="module")
 def shared_cluster():
     """Three brokers that the tests of a module share: for those that break nothing."""

@@ -1,4 +1,4 @@
-"""Sessions that are kept in shards (a preview, see ARCHITECTURE.md): one connection a client, and what was acknowledged is there on every node."""
+"""Sessions that are kept in shards: one connection a client, and what was acknowledged is there on every node."""
 
 import threading
 import time

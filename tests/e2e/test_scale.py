@@ -51,9 +51,8 @@ def test_the_sixth_node_follows_without_a_vote_and_serves():
             wait_until("across six", lambda: subscriber.messages, 10)
 
 
-def memory_is_named(cluster, node):
-    """What one node keeps in its memory is lost with it, whatever the quorums; the control API's answer is about quorums alone."""
-    assert "nothing would be lost" in cluster.ctl("loss", node.name, as_json=False)
+def something_is_kept(node):
+    """A durable session, a retained and a delayed message."""
     with Client(node.mqtt, client_id="stays", clean=False) as client:
         client.subscribe("stays/#")
         client.paho.publish("kept", "x", qos=1, retain=True).wait_for_publish(10)
@@ -61,6 +60,13 @@ def memory_is_named(cluster, node):
     with Client(node.mqtt) as publisher:
         publisher.publish("$delayed/3600/later", "x")
     wait_until("nobody is connected", lambda: node.control("status")[1]["clients"] == 0, 10)
+
+
+def test_what_a_node_has_in_its_memory_alone_is_named(cluster_without_shards):
+    """It is lost with the node, whatever the quorums; the control API's answer is about quorums alone."""
+    cluster, node = cluster_without_shards, cluster_without_shards.nodes[1]
+    assert "nothing would be lost" in cluster.ctl("loss", node.name, as_json=False)
+    something_is_kept(node)
     loss = cluster.ctl("loss", node.name)
     assert not loss["nothing"] and not any(group["losesQuorum"] for group in loss["groups"]), loss
     memory = {"sessions": 1, "queuedMessages": None, "retainedMessages": 1, "delayedMessages": 1, "waitingWills": 0}
@@ -83,7 +89,10 @@ def test_leave_by_hand_and_the_loss_check(cluster):
     status, loss = cluster.nodes[0].control(f"loss?node={leaving.name}")
     assert status == 200 and loss["nothing"], loss
     assert not any(group["losesQuorum"] for group in loss["groups"]), loss
-    memory_is_named(cluster, leaving)
+    # In shards it is on all nodes.
+    something_is_kept(leaving)
+    loss = cluster.ctl("loss", leaving.name)
+    assert loss["nothing"] and not any(loss["memory"].values()), loss
     cluster.ctl("leave", leaving.name, as_json=False)
     wait_until("two members", lambda: len(cluster.members()) == 2, 20)
     # Two members: one votes, the other would be a second half.
@@ -95,6 +104,18 @@ def test_leave_by_hand_and_the_loss_check(cluster):
     refused = cluster.ctl("leave", voter, check=False)
     assert refused.returncode == 1 and "quorum" in refused.stderr, refused.stderr
     assert len(cluster.members()) == 2
+
+
+def test_leadership_of_a_shard_is_transferred(cluster):
+    shards = lambda: {g["name"]: g for g in cluster.ctl("groups")["groups"] if g["name"].startswith("shard ")}  # noqa: E731
+    wait_until("all have leaders", lambda: len(shards()) == 16 and all(shard["leader"] for shard in shards().values()), 30)
+    before = shards()["shard 5"]
+    target = next(name for name, member in cluster.members().items() if member["id"] not in (before["leader"], None))
+    cluster.ctl("transfer", "shard 5", target, as_json=False)
+    wait_until("another term", lambda: shards()["shard 5"]["term"] > before["term"], 10)
+    for wrong in ("shard 16", "shard x", "elsewhere"):
+        bad = cluster.ctl("transfer", wrong, target, check=False)
+        assert bad.returncode == 1 and "`shard 0` to `shard 15`" in bad.stderr, bad.stderr
 
 
 def test_leadership_is_transferred(cluster):
@@ -115,7 +136,7 @@ def test_two_nodes_have_the_same_voter_in_every_group(cluster):
     cluster.ctl("leave", leaving.name, as_json=False)
 
     def same():
-        voters = {tuple(group["voters"]) for group in cluster.ctl("groups")["groups"]}
+        voters = {tuple(group["voters"]) for group in cluster.ctl("groups")["groups"] if group["name"] in ("meta", "routes")}
         return len(cluster.members()) == 2 and len(voters) == 1 and len(voters.pop()) == 1
     wait_until("one voter for all groups", same, 30, 0.5)
     wait_until("both serve", lambda: meta.ready() and other.ready(), 20)

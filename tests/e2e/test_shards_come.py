@@ -5,7 +5,7 @@ from test_durable import Client
 
 
 def test_sessions_move_into_shards_when_all_nodes_know_them():
-    with LocalCluster() as cluster:
+    with LocalCluster(config={"shards": {"count": 0}}) as cluster:
         cluster.start()
         first, second, last = cluster.nodes
         cluster.environment["RAFTMQ__CLUSTER__SHARDS__COUNT"] = "4"

@@ -175,7 +175,7 @@ def test_ctl_prints_tables(cluster):
         assert node.name in text
     assert "leader" in text
     text = cluster.ctl("groups", as_json=False)
-    assert "meta" in text and "routes" in text
+    assert "meta" in text and "routes" in text and "shard 15" in text
 
 
 def test_idle_brokers_write_nothing(cluster):

@@ -57,7 +57,7 @@ pub struct MemberInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupInfo {
-    /// `meta` or `routes`.
+    /// `meta`, `routes`, or `shard` and its number.
     pub name: String,
     /// Number of the group.
     pub number: u32,
@@ -164,7 +164,7 @@ impl Control {
         self.members().into_iter().find(|m| m.role == MemberRole::Leader)
     }
 
-    /// The groups as this node sees them.
+    /// The groups of which this node has a replica, as it sees them.
     pub fn groups(&self) -> Vec<GroupInfo> {
         crate::member::group_infos(&self.node)
     }
@@ -177,7 +177,7 @@ impl Control {
         crate::driver::leave(&self.node, node).await
     }
 
-    /// Hands the leadership of a group (`meta` or `routes`) to a voter, or to any other one when `to` is none.
+    /// Hands the leadership of a group (`meta`, `routes` or `shard 3`) to a voter, or to any other one when `to` is none.
     ///
     /// # Errors
     /// `NotFound`, `Conflict` when the target does not vote, `Unavailable`.

@@ -12,7 +12,7 @@ use crate::member::propose;
 use crate::node::{CALL, GROUPS, Node, RETRY, Running};
 use crate::status::ClusterCounters;
 use crate::wire::{Request, Response};
-use crate::{META, leader};
+use crate::{META, leader, shards};
 
 /// A follower that lacks fewer entries than this is caught up: it has the rest within a moment.
 const NEARLY: u64 = 256;
@@ -184,11 +184,22 @@ pub(crate) async fn leave(node: &Node, name: &str) -> Result<(), ControlError> {
 
 pub(crate) async fn transfer(node: &Node, group: &str, to: Option<&str>) -> Result<(), ControlError> {
     let running = running_of(node)?;
-    let number = GROUPS.iter().find(|(name, _)| *name == group).map(|(_, number)| *number);
-    let number = number
-        .ok_or_else(|| ControlError::NotFound(format!("no group is called {group}; there are meta and routes")))?;
-    let to = to.map(|name| member_id(&node.meta_state(), name)).transpose()?;
-    let leader = running.group(number).and_then(|g| g.status().borrow().leader);
+    let known = GROUPS.iter().find(|(name, _)| *name == group).map(|(_, number)| *number);
+    let state = node.meta_state();
+    let number = known.or_else(|| shards::group_called(&state, group)).ok_or_else(|| {
+        let shards = match state.shards.count() {
+            0 => String::new(),
+            count => format!(", and `shard 0` to `shard {}`", count - 1),
+        };
+        ControlError::NotFound(format!("no group is called {group}; there are meta and routes{shards}"))
+    })?;
+    let to = to.map(|name| member_id(&state, name)).transpose()?;
+    let Some(here) = running.any_group(number) else {
+        let error =
+            format!("this node has no replica of {group}: ask one that has one (`raftmq ctl groups --node NAME`)");
+        return Err(ControlError::Unavailable(error));
+    };
+    let leader = here.status().borrow().leader;
     let leader = leader.ok_or_else(|| ControlError::Unavailable(format!("group {group} has no leader")))?;
     if leader == running.id {
         return transfer_here(running, number, to).await;
@@ -201,7 +212,7 @@ pub(crate) async fn transfer(node: &Node, group: &str, to: Option<&str>) -> Resu
 }
 
 pub(crate) async fn transfer_here(running: &Running, number: u32, to: Option<u64>) -> Result<(), ControlError> {
-    let group = running.group(number).ok_or_else(|| ControlError::NotFound(format!("no group {number}")))?;
+    let group = running.any_group(number).ok_or_else(|| ControlError::NotFound(format!("no group {number}")))?;
     let status = group.status().borrow().clone();
     let others = status.followers.iter().filter(|(id, _)| status.voters.contains(id));
     let to = match to {

@@ -20,7 +20,7 @@ use crate::shards::{
 };
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
-use crate::{bootstrap, driver, leader, lease, lives};
+use crate::{bootstrap, driver, fence, leader, lease, lives};
 
 /// Hands frames to the node, as long as it lives.
 pub(crate) struct LinkHandler {
@@ -148,10 +148,21 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         }
         Request::Lease(request) => {
             speaks(request.node)?;
-            Response::Lease(match node.running() {
+            let answer = match node.running() {
                 Some(running) => running.desk.request(request).await,
                 None => Err(LeaseError::NotLeader),
-            })
+            };
+            match answer {
+                Ok(grant) if grant.fences > 0 => {
+                    let fences = grant.fences;
+                    Response::LeaseSince(grant, fences)
+                }
+                answer => Response::Lease(answer),
+            }
+        }
+        Request::Fenced { node: id, boot } => {
+            let running = running(node)?;
+            Response::Fenced(fence::may_rely(node, running, NodeBoot { node: id, boot }).await)
         }
         Request::Applied { node: id, boot, term, applied } => {
             speaks(id)?;

@@ -127,7 +127,7 @@ async fn join(node: &Node, address: &str) -> Result<Membership, JoinError> {
             return Ok(membership);
         }
         MetaResponse::Refused(refusal) => refusal,
-        MetaResponse::Done | MetaResponse::BansLeftOut { .. } => {
+        MetaResponse::Done | MetaResponse::BansLeftOut { .. } | MetaResponse::Fenced { .. } => {
             return Err(later("an answer to something else".into()));
         }
     };

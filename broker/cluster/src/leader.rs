@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use raftmq_meta::{
-    Denial, Grant, GroupMembership, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, MetaState, Nanos,
-    RoundId, would_lose,
+    Denial, Fence, Grant, GroupMembership, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, MetaState,
+    Nanos, RoundId, would_lose,
 };
 use raftmq_routing::{RoutesCommand, RoutesResponse};
 use tokio::sync::{Notify, oneshot, watch};
@@ -18,7 +18,7 @@ use crate::control::ControlError;
 use crate::member::propose;
 use crate::node::{GROUPS, Node, RETRY, Running};
 use crate::wire::{LeaseError, Request};
-use crate::{META, ROUTES, driver};
+use crate::{META, ROUTES, driver, shards};
 
 /// Where requests for leases arrive. Empty while another node leads.
 #[derive(Default)]
@@ -79,6 +79,16 @@ impl Desk {
         self.lock().as_ref().map(|a| a.table.is_holder(node))
     }
 
+    /// What others may rely on of a node, and the term of the table that says so; `None` while another node leads.
+    pub(crate) fn fence(&self, node: u64, boot: u64) -> Option<(u64, Fence)> {
+        self.lock().as_ref().map(|a| (a.table.term(), a.table.fence(node, boot)))
+    }
+
+    /// As [`LeaseTable::note_fence`].
+    pub(crate) fn note_fence(&self, term: u64, node: u64, count: u64) -> bool {
+        self.with(term, |table| table.note_fence(node, count)) == Some(true)
+    }
+
     fn with<T>(&self, term: u64, work: impl FnOnce(&mut LeaseTable) -> T) -> Option<T> {
         let mut active = self.lock();
         let active = active.as_mut().filter(|a| a.table.term() == term)?;
@@ -136,7 +146,16 @@ pub(crate) async fn lead(node: Arc<Node>) {
     }
 }
 
-fn leads(running: &Running, term: u64) -> bool {
+/// Proposes something that only the leader of that term may say; `None`: it may not have been one any more when it was committed. A later one may commit it all the same, and
+/// the member it is about may have got a lease of that one before.
+pub(crate) async fn propose_as(running: &Running, term: u64, command: &MetaCommand) -> Option<MetaResponse> {
+    let proposed = running.meta.propose(command.encode().into());
+    let applied = tokio::time::timeout(RETRY * 15, proposed).await.ok()?.ok()?;
+    (running.meta.read_index().await.is_ok() && leads(running, term)).then_some(())?;
+    MetaResponse::decode(&applied.response).ok()
+}
+
+pub(crate) fn leads(running: &Running, term: u64) -> bool {
     let status = running.meta.status();
     let status = status.borrow();
     status.is_leader() && status.term == term
@@ -314,8 +333,8 @@ async fn down(node: Arc<Node>, term: u64, id: u64, stream: Option<(u64, u64)>) {
         return;
     };
     info!(node = id, "declared down");
-    let declared = propose(&running.meta, &MetaCommand::NodeDown { id, epoch: term }).await;
-    let mut done = matches!(declared, Ok(MetaResponse::Done));
+    let declared = propose_as(running, term, &MetaCommand::NodeDown { id, epoch: term }).await;
+    let mut done = declared == Some(MetaResponse::Done);
     let mut closed = None;
     if let Some(stream) = stream
         && done
@@ -436,7 +455,7 @@ pub(crate) fn loss(node: &Node, running: &Running, id: u64) -> Result<LossReport
         let reported = shard.reported()?;
         let voters = reported.voters.clone();
         let votes = voters.contains(&id);
-        votes.then(|| (format!("shard {number}"), GroupMembership { voters, ..GroupMembership::default() }))
+        votes.then(|| (shards::group_name(number), GroupMembership { voters, ..GroupMembership::default() }))
     });
     let groups: Vec<_> = groups.chain(shards).collect();
     debug_assert_eq!(META.number, 1);

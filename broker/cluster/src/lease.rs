@@ -1,10 +1,10 @@
 //! The node's own lease: asked for, published to the workers, and the phase that follows from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use raftmq_meta::{Nanos, Phase};
+use raftmq_meta::{Grant, Nanos, Phase};
 use tracing::{debug, info, warn};
 
 use crate::clock::{boottime, until};
@@ -20,12 +20,15 @@ pub struct LeaseState {
     deadline: AtomicU64,
     /// Without a lease the node serves those who need none: it has had one, and has not given it back.
     local: AtomicBool,
+    /// Those who close clients when the node has been without a lease for long, and those of them who have that to do.
+    closers: AtomicUsize,
+    closing: AtomicUsize,
 }
 
 impl LeaseState {
     /// The lease of a standalone node, which needs none.
     pub fn always() -> Self {
-        Self { deadline: AtomicU64::new(u64::MAX), local: AtomicBool::new(false) }
+        Self { deadline: AtomicU64::new(u64::MAX), ..Self::default() }
     }
 
     /// Whether the node may serve now.
@@ -58,6 +61,25 @@ impl LeaseState {
     pub(crate) fn end(&self) {
         self.set_goes_on(false);
         self.set(0);
+    }
+
+    /// How many they are, before the node serves, who close clients in [`Phase::Closed`] and say so by [`Self::has_closed`]: without that there is no further lease.
+    pub fn set_closers(&self, count: usize) {
+        self.closers.store(count, Ordering::Release);
+    }
+
+    /// One of them has closed its clients.
+    pub fn has_closed(&self) {
+        // Told of a phase that was none of a lease that is over.
+        let _ = self.closing.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+    }
+
+    fn begin_closing(&self) {
+        self.closing.store(self.closers.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire) > 0
     }
 
     /// Changes it: only the node's part in the cluster does, and tests of what is done under a lease.
@@ -140,13 +162,11 @@ fn may_ask(node: &Node, running: &Running) -> bool {
     if !usable && node.routes.is_ready() {
         // Also a node that slept through all of D closes its clients before it serves again: their routes are gone.
         update_phase(node, running);
-        node.closed_at.store(now, Ordering::Relaxed);
         node.routes.invalidate();
     }
     // As this replica has it, which is how far the request will say it has applied: see `LeaseTable::end_down`.
     let open = running.own_stream.borrow().is_some_and(|open| node.routes.is_current(node.data.boot, open));
-    let noticed = now >= node.closed_at.load(Ordering::Relaxed).saturating_add(node.config.lease.length / 20);
-    usable && noticed && open && node.routes.is_ready()
+    usable && !node.lease.is_closing() && open && node.routes.is_ready()
 }
 
 /// One request. Says whether to repeat it at once.
@@ -160,6 +180,7 @@ async fn ask(node: &Node, running: &Running, leader: u64, applied: u64, deadline
     } else {
         match node.net.call_node(leader, &Request::Lease(request), deadline).await {
             Ok(Response::Lease(answer)) => answer,
+            Ok(Response::LeaseSince(grant, fences)) => Ok(Grant { fences, ..grant }),
             Ok(_) => return false,
             Err(error) => {
                 debug!("asking node {leader} for a lease: {error}");
@@ -174,6 +195,14 @@ async fn ask(node: &Node, running: &Running, leader: u64, applied: u64, deadline
             // A first lease that took so long that the leader may close the stream of routes meanwhile is not used.
             if !may_ask(node, running) {
                 return false;
+            }
+            let lapses = running.own_lease().lapses(boottime(), &grant);
+            if lapses {
+                info!(
+                    "clients of this node were taken elsewhere while it had no lease: it parts from those that it has left"
+                );
+                update_phase(node, running);
+                return true;
             }
             let term = {
                 let mut lease = running.own_lease();
@@ -246,6 +275,9 @@ fn update_phase(node: &Node, running: &Running) -> Nanos {
                 // From serving to closed where the node hung for long.
                 ClusterCounters::add(&node.counters.fenced);
                 node.counters.fenced_since.store(ended, Ordering::Relaxed);
+            }
+            if phase == Phase::Closed {
+                node.lease.begin_closing();
             }
             match phase {
                 Phase::Serving => info!("serving"),

@@ -35,6 +35,7 @@ mod control;
 mod driver;
 mod error;
 mod fate;
+mod fence;
 mod handler;
 mod identity;
 mod join;

@@ -63,6 +63,7 @@ pub(crate) async fn become_member(node: &Arc<Node>, membership: Membership) -> R
         booted: watch::Sender::new(false),
         shards: Replicas::default(),
         shard_rounds: shards::Rounds::default(),
+        fence_rounds: shards::Rounds::default(),
         remote: shards::Remote::default(),
         shard_desk: shards::Desk::default(),
     };
@@ -233,8 +234,8 @@ pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {
         return Vec::new();
     };
     let meta = node.meta_state();
-    let info = |name: &str, s: GroupStatus| GroupInfo {
-        name: name.to_owned(),
+    let info = |name: String, s: GroupStatus| GroupInfo {
+        name,
         number: s.group.number,
         generation: s.group.generation,
         term: s.term,
@@ -256,5 +257,7 @@ pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {
         snapshot: s.snapshot,
         purged: s.purged,
     };
-    GROUPS.iter().filter_map(|(name, n)| Some(info(name, running.group(*n)?.status().borrow().clone()))).collect()
+    let fixed = GROUPS.iter().filter_map(|(name, n)| Some(((*name).to_owned(), running.any_group(*n)?)));
+    let shards = running.shards.all().into_iter().map(|replica| (shards::group_name(replica.id.number), replica.group));
+    fixed.chain(shards).map(|(name, group)| info(name, group.status().borrow().clone())).collect()
 }

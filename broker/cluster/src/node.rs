@@ -11,6 +11,7 @@ use raftmq_links::{Hello, Links};
 use raftmq_meta::{Lease, MetaState, NodeAddresses, Phase};
 use raftmq_raft::{Group, Groups};
 use raftmq_routing::SharedRoutes;
+use raftmq_shard::NodeBoot;
 use raftmq_storage::{StateStore, Wal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -68,8 +69,6 @@ pub(crate) struct Node {
     running: OnceLock<Running>,
     /// A bootstrap wrote that this node is a member.
     pub(crate) begun: Notify,
-    /// When the node found that its lease had been over for D.
-    pub(crate) closed_at: AtomicU64,
     /// The number of the stream of routes under which it held a lease last.
     pub(crate) served_stream: AtomicU64,
     /// The lease was prolonged or given back.
@@ -100,6 +99,8 @@ pub(crate) struct Running {
     pub(crate) shards: Replicas,
     /// How far shards are committed, for all who want to know at once.
     pub(crate) shard_rounds: shards::Rounds<Option<u64>>,
+    /// Whether nodes are fenced, for all who want to know at once.
+    pub(crate) fence_rounds: shards::Rounds<bool, NodeBoot>,
     /// Queues of clients of this node in shards that it has no replica of.
     pub(crate) remote: shards::Remote,
     /// Where nodes report the shards that they lead, while this node leads the meta group.
@@ -113,6 +114,11 @@ impl Running {
             n if n == ROUTES.number => Some(&self.routes),
             _ => None,
         }
+    }
+
+    /// As [`Self::group`], or that of a shard that this node has a replica of.
+    pub(crate) fn any_group(&self, number: u32) -> Option<Group> {
+        self.group(number).cloned().or_else(|| self.shards.of_group(number).map(|replica| replica.group))
     }
 
     pub(crate) fn id_of(&self) -> u64 {
@@ -167,7 +173,6 @@ impl Node {
             fatal: watch::Sender::new(None),
             running: OnceLock::new(),
             begun: Notify::new(),
-            closed_at: AtomicU64::new(0),
             served_stream: AtomicU64::new(0),
             lease_changed: Notify::new(),
             bootstrapping: tokio::sync::Mutex::new(()),

@@ -91,6 +91,8 @@ pub(crate) enum Request {
     Parts(PartsRequest),
     /// To a node with a replica of a shard: a session that is resumed.
     Session(SessionRequest),
+    /// To the meta leader: whether a boot of a node serves none of its clients any more. From level 6 on.
+    Fenced { node: u64, boot: u64 },
 }
 
 /// The answers, in the order of the requests.
@@ -132,6 +134,10 @@ pub(crate) enum Response {
     Parts(Result<Parts, ShardReadError>),
     /// None: there is no replica, or it is behind.
     Session(Option<SessionPart>),
+    /// Whether others may rely on it.
+    Fenced(bool),
+    /// A lease, and how often others relied on the node's being fenced: where that is not never.
+    LeaseSince(Grant, u64),
 }
 
 /// Why a shard's replica has no answer.

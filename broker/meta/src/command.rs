@@ -198,6 +198,12 @@ pub enum MetaCommand {
         /// The generation that is given up.
         generation: u32,
     },
+    /// Others rely on it that the member serves nobody: clients of it are about to be served elsewhere. When it has a lease again it is told, and parts from the
+    /// clients that it had. From [`crate::FENCES_LEVEL`] on.
+    Fenced {
+        /// Its Raft id.
+        id: u64,
+    },
 }
 
 /// Why a command changed nothing.
@@ -335,6 +341,11 @@ pub enum MetaResponse {
     BansLeftOut {
         /// How many.
         count: u32,
+    },
+    /// Noted that others rely on it.
+    Fenced {
+        /// The number of it: how often they have.
+        count: u64,
     },
 }
 

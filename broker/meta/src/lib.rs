@@ -31,7 +31,7 @@ pub use bans::{
 };
 pub use command::{CommandError, InitialMember, MetaCommand, MetaResponse, NodeAddresses, Refusal};
 pub use lease::{
-    Answer, Denial, Grant, Lease, LeaseParams, LeaseRequest, LeaseTable, MemberLease, Nanos, Phase, RoundId,
+    Answer, Denial, Fence, Grant, Lease, LeaseParams, LeaseRequest, LeaseTable, MemberLease, Nanos, Phase, RoundId,
 };
 pub use loss::{GroupLoss, LossReport, would_lose};
 pub use machine::{MetaMachine, RestoreError};
@@ -40,7 +40,7 @@ pub use state::{ClusterInfo, Member, MemberStatus, MetaState};
 
 /// The newest feature level that this binary knows. A feature, or a change of what apply does, is switched on by an
 /// entry of the log when all members know it, so that replicas never differ.
-pub const FEATURE_LEVEL: u32 = FOLLOW_LEVEL;
+pub const FEATURE_LEVEL: u32 = FENCES_LEVEL;
 
 /// The feature level from which on there are bans.
 pub const BANS_LEVEL: u32 = 2;
@@ -53,6 +53,9 @@ pub const LIVES_LEVEL: u32 = 4;
 
 /// From this level on a node tells others, which have no replica of a shard that it has one of, what is new there, and reads it for them.
 pub const FOLLOW_LEVEL: u32 = 5;
+
+/// From this level on others may rely on it that a node is fenced ([`MetaCommand::Fenced`]).
+pub const FENCES_LEVEL: u32 = 6;
 
 /// Longest name of a node or a cluster, in bytes: it must fit a DNS label, because certificates carry it as one.
 pub const MAX_NAME: usize = 63;

@@ -11,6 +11,8 @@ const SNAPSHOT_VERSION: u8 = 1;
 const WITH_BANS: u8 = 2;
 /// With shards, too; the same holds for binaries that know no shards.
 const WITH_SHARDS: u8 = 3;
+/// With members that were fenced, likewise.
+const WITH_FENCES: u8 = 4;
 
 /// The meta group's state machine.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +67,10 @@ impl MetaMachine {
     /// The state as bytes: the same for every replica that applied the same entries.
     pub fn snapshot(&self) -> Vec<u8> {
         let (applied, hash, state) = (self.applied, self.hash(), &self.state);
+        if !state.fences.is_empty() {
+            let parts = (applied, hash, state, &state.bans, &state.shards, &state.fences);
+            return command::encode(WITH_FENCES, &parts);
+        }
         if !state.shards.is_empty() {
             return command::encode(WITH_SHARDS, &(applied, hash, state, &state.bans, &state.shards));
         }
@@ -80,6 +86,10 @@ impl MetaMachine {
     /// When the bytes are no snapshot or damaged; the state is then as before.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
         let (applied, written, state): (u64, u64, MetaState) = match bytes.first() {
+            Some(&WITH_FENCES) => {
+                let (applied, written, state, bans, shards, fences) = command::decode(WITH_FENCES, bytes)?;
+                (applied, written, MetaState { bans, shards, fences, ..state })
+            }
             Some(&WITH_SHARDS) => {
                 let (applied, written, state, bans, shards) = command::decode(WITH_SHARDS, bytes)?;
                 (applied, written, MetaState { bans, shards, ..state })
@@ -113,6 +123,9 @@ fn hash(state: &MetaState) -> u64 {
     }
     if !state.shards.is_empty() {
         bytes.extend(command::encode(WITH_SHARDS, &state.shards));
+    }
+    if !state.fences.is_empty() {
+        bytes.extend(command::encode(WITH_FENCES, &state.fences));
     }
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::bans::{BanList, BanRefusal};
 use crate::command::{InitialMember, MetaCommand, MetaResponse, NodeAddresses, Refusal};
 use crate::shards::ShardTable;
-use crate::{BANS_LEVEL, MAX_MEMBERS, MAX_NAME, SHARDS_LEVEL};
+use crate::{BANS_LEVEL, FENCES_LEVEL, MAX_MEMBERS, MAX_NAME, SHARDS_LEVEL};
 
 /// How many data directories that left are remembered, so that one that returns is told so.
 const MAX_LEFT: usize = 1024;
@@ -88,6 +88,9 @@ pub struct MetaState {
     /// The shards and the members' zones; in snapshots beside the rest, too.
     #[serde(skip)]
     pub shards: Arc<ShardTable>,
+    /// How often others relied on it that a member is fenced; in snapshots beside the rest, too.
+    #[serde(skip)]
+    pub fences: BTreeMap<u64, u64>,
 }
 
 impl Default for MetaState {
@@ -100,6 +103,7 @@ impl Default for MetaState {
             left: BTreeMap::new(),
             bans: BanList::default(),
             shards: Arc::default(),
+            fences: BTreeMap::new(),
         }
     }
 }
@@ -191,6 +195,15 @@ impl MetaState {
                 self.needs(BANS_LEVEL)?;
                 self.bans.expire(now_ms);
                 Ok(MetaResponse::Done)
+            }
+            MetaCommand::Fenced { id } => {
+                self.needs(FENCES_LEVEL)?;
+                if !self.members.contains_key(&id) {
+                    return Err(Refusal::NotMember { id });
+                }
+                let count = self.fences.entry(id).or_default();
+                *count += 1;
+                Ok(MetaResponse::Fenced { count: *count })
             }
             command @ (MetaCommand::CreateShards { .. }
             | MetaCommand::PlaceShards { .. }
@@ -294,6 +307,7 @@ impl MetaState {
         }
         if let Some(member) = self.members.remove(&id) {
             self.left.insert(member.incarnation, id);
+            self.fences.remove(&id);
             if !self.shards.zone(id).is_empty() {
                 Arc::make_mut(&mut self.shards).forget(id);
             }

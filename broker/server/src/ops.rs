@@ -157,7 +157,13 @@ impl ControlOps for NodeOps {
     }
 
     fn groups(&self) -> Answer<'_, Groups> {
-        async move { Ok(Groups { groups: Self::groups_now(self.cluster()?) }) }.boxed()
+        async move {
+            let cluster = self.cluster()?;
+            let shards = cluster.shards().replicas();
+            let shards = shards.into_iter().map(|replica| group(&format!("shard {}", replica.shard), &replica.group));
+            Ok(Groups { groups: Self::groups_now(cluster).into_iter().chain(shards).collect() })
+        }
+        .boxed()
     }
 
     fn join_info(&self) -> Answer<'_, JoinInfo> {

@@ -7,11 +7,15 @@ use raftmq_shard::{Name, NodeBoot};
 use tokio::sync::oneshot;
 use tracing::debug;
 
+use crate::fence;
 use crate::node::{CALL, Node, Running};
 use crate::wire::{Request, Response};
 
 /// How long the node that has the connection takes at most: its worker may have much to do.
 const CLOSING: Duration = Duration::from_secs(3);
+
+/// After how long without an answer it is asked whether that node is fenced.
+const SILENT: Duration = Duration::from_millis(500);
 
 /// A connection of this node that is to be closed, since its client has a newer one.
 #[derive(Debug)]
@@ -27,21 +31,37 @@ pub struct Kick {
 /// Closes connections of this node; must not block.
 pub type KickHandler = Arc<dyn Fn(Kick) + Send + Sync>;
 
-/// Has the older connection closed on the node that has it. Says whether it is, or is known to have been.
-pub(crate) async fn kick(node: &Node, at: NodeBoot, client: Name, epoch: u64) -> bool {
+/// Has the older connection closed on the node that has it. Says whether it is, or that node is fenced: then it serves the client no more.
+pub(crate) async fn kick(node: &Arc<Node>, at: NodeBoot, client: Name, epoch: u64) -> bool {
     let Some(running) = node.running() else { return false };
     if at.node == running.id {
         return close(node, at, client, epoch).await;
     }
     let (namespace, id) = (client.namespace, client.id.to_string());
     let request = Request::Kick { boot: at.boot, namespace, id, epoch };
-    match node.net.call_node(at.node, &request, CLOSING + CALL).await {
-        Ok(Response::Kick(closed)) => closed,
-        Ok(_) => false,
-        Err(error) => {
-            debug!(node = at.node, %error, "asking to close an older connection");
-            false
+    let asked = async {
+        match node.net.call_node(at.node, &request, CLOSING + CALL).await {
+            Ok(Response::Kick(closed)) => closed,
+            Ok(_) => false,
+            Err(error) => {
+                debug!(node = at.node, %error, "asking to close an older connection");
+                // It may be dead, or cut off.
+                fence::is_fenced(node, at).await
+            }
         }
+    };
+    // Or it hangs.
+    let fenced = async {
+        loop {
+            tokio::time::sleep(SILENT).await;
+            if fence::is_fenced(node, at).await {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        closed = asked => closed,
+        () = fenced => true,
     }
 }
 

@@ -30,6 +30,7 @@ mod read;
 mod ready;
 mod remote;
 mod report;
+mod rounds;
 mod session;
 
 use std::collections::HashMap;
@@ -56,10 +57,11 @@ pub use outbox::LiveHandler;
 pub(crate) use parts::{Parts, PartsRequest, parts_for};
 pub(crate) use propose::propose_for;
 pub use read::ShardReadError;
-pub(crate) use read::{InGroup, RetainedAnswer, RetainedRequest, Rounds, in_group_here, read_index, retained_for};
+pub(crate) use read::{InGroup, RetainedAnswer, RetainedRequest, in_group_here, read_index, retained_for};
 pub(crate) use remote::Remote;
 pub use remote::RemoteQueue;
 pub(crate) use report::{Change, Desk, Report, carry_out};
+pub(crate) use rounds::Rounds;
 
 pub use session::Session;
 pub(crate) use session::{SessionPart, SessionRequest, session_for};
@@ -103,6 +105,11 @@ impl Replicas {
         self.replica(id).filter(|replica| replica.machine.is_ready())
     }
 
+    /// The replica of a shard's group.
+    pub(crate) fn of_group(&self, number: u32) -> Option<Replica> {
+        self.lock().values().find(|replica| replica.id.group().number == number).cloned()
+    }
+
     /// All of them, in the order of their numbers.
     pub(crate) fn all(&self) -> Vec<Replica> {
         let mut all: Vec<Replica> = self.lock().values().cloned().collect();
@@ -134,6 +141,17 @@ pub(crate) fn start(node: &Arc<Node>) {
 pub(crate) fn shard_id(state: &MetaState, number: u16) -> Option<ShardId> {
     let shard = state.shards.get(number)?;
     Some(ShardId { number, generation: shard.generation() })
+}
+
+/// The name of a shard's group, for people.
+pub(crate) fn group_name(shard: u16) -> String {
+    format!("shard {shard}")
+}
+
+/// The number of the group of that name.
+pub(crate) fn group_called(state: &MetaState, name: &str) -> Option<u32> {
+    let number: u16 = name.strip_prefix("shard ")?.parse().ok()?;
+    shard_id(state, number).map(|id| id.group().number)
 }
 
 /// Which nodes have a replica, or are to have one; those that vote first.

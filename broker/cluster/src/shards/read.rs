@@ -1,16 +1,10 @@
 //! Reads of what a shard has committed: from this node's replica once it has applied that, or from another node's.
 //!
-//! A read asks the shard's leader first how far its log is committed (ReadIndex). All who ask this node meanwhile share a round: one runs, and one waits, whose answer is for
-//! all that come before it begins.
+//! A read asks the shard's leader first how far its log is committed (ReadIndex), in a round for all who ask this node meanwhile.
 
-use std::collections::HashMap;
-use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use raftmq_mqtt::Message;
 use raftmq_shard::{GroupMember, Name, PageLimits, RetainedCursor, RetainedMessage, RetainedPage, ShardMachine};
 use serde::{Deserialize, Serialize};
@@ -41,45 +35,6 @@ pub enum ShardReadError {
     /// The store cannot be read.
     #[error("the state cannot be read: {0}")]
     Store(String),
-}
-
-/// A round that may not have begun.
-#[derive(Clone)]
-struct Round<T: Clone> {
-    begun: Arc<AtomicBool>,
-    answer: Shared<BoxFuture<'static, T>>,
-}
-
-/// The rounds of each shard: the latest, which waits for the one before it.
-pub(crate) struct Rounds<T: Clone>(Mutex<HashMap<ShardId, Round<T>>>);
-
-impl<T: Clone> Default for Rounds<T> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<T: Clone + Send + Sync + 'static> Rounds<T> {
-    /// The answer of a round that begins after this call.
-    fn join(&self, shard: ShardId, ask: impl Future<Output = T> + Send + 'static) -> Shared<BoxFuture<'static, T>> {
-        let mut rounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = rounds.get(&shard).cloned();
-        if let Some(round) = before.as_ref().filter(|round| !round.begun.load(Ordering::Acquire)) {
-            return round.answer.clone();
-        }
-        let begun = Arc::new(AtomicBool::new(false));
-        let begins = Arc::clone(&begun);
-        let answer = async move {
-            if let Some(before) = before {
-                before.answer.await;
-            }
-            begins.store(true, Ordering::Release);
-            ask.await
-        };
-        let answer = answer.boxed().shared();
-        rounds.insert(shard, Round { begun, answer: answer.clone() });
-        answer
-    }
 }
 
 /// How far the shard's log was committed at some moment after this call.
@@ -342,50 +297,4 @@ pub(crate) async fn retained_for(node: &Arc<Node>, request: RetainedRequest) -> 
     let cursor = cursor.map(|bytes| RetainedCursor::from_bytes(&bytes));
     let shard = ShardId { number: shard, generation };
     retained_here(node, shard, namespace, &filter, cursor, limits).await.map(RetainedAnswer::of)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::sync::atomic::AtomicU64;
-    use tokio::sync::Semaphore;
-
-    const SHARD: ShardId = ShardId { number: 1, generation: 1 };
-
-    /// Who asks while a round runs gets the answer of the next one, with all others who do.
-    #[tokio::test]
-    async fn rounds_are_shared_and_begin_after_the_call() {
-        let rounds: Rounds<u64> = Rounds::default();
-        let (count, gate) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)));
-        let join = |rounds: &Rounds<u64>| {
-            let (count, gate) = (Arc::clone(&count), Arc::clone(&gate));
-            tokio::spawn(rounds.join(SHARD, async move {
-                let number = count.fetch_add(1, Ordering::SeqCst) + 1;
-                gate.acquire().await.unwrap().forget();
-                number
-            }))
-        };
-        let first = join(&rounds);
-        while count.load(Ordering::SeqCst) == 0 {
-            tokio::task::yield_now().await;
-        }
-        let others: Vec<_> = (0..50).map(|_| join(&rounds)).collect();
-        gate.add_permits(1);
-        assert_eq!(first.await.unwrap(), 1);
-        gate.add_permits(9);
-        for other in others {
-            assert_eq!(other.await.unwrap(), 2);
-        }
-        assert_eq!(join(&rounds).await.unwrap(), 3);
-    }
-
-    /// Who gives up keeps nobody from an answer.
-    #[tokio::test]
-    async fn who_gives_up_harms_nobody() {
-        let rounds: Rounds<u64> = Rounds::default();
-        drop(rounds.join(SHARD, async { 1 }));
-        assert_eq!(rounds.join(SHARD, async { 2 }).await, 1);
-        assert_eq!(rounds.join(SHARD, async { 3 }).await, 3);
-    }
 }

@@ -15,6 +15,10 @@
 //!    leaders count. Afterwards it grants to others too, once they have applied what routes had committed when it was settled and
 //!    what its own watermark covers.
 //!
+//! And *a node that serves a client was not held to be fenced since the client connected.* Others who ask whether it is fenced, so that the client may
+//! be served elsewhere, are told so after it was left out (1.) and an entry that says so was committed, by a leader that still was one then; each such entry has a number. A grant
+//! tells the number of the last one. A node whose lease was over parts from its clients before it uses a grant with a higher number than that of the lease before.
+//!
 //! All times are nanoseconds of a clock that goes on in suspend (CLOCK_BOOTTIME), each side its own.
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +28,7 @@ mod node;
 mod table;
 
 pub use node::{Lease, Phase};
-pub use table::{Answer, LeaseTable, MemberLease, RoundId};
+pub use table::{Answer, Fence, LeaseTable, MemberLease, RoundId};
 
 /// Nanoseconds of CLOCK_BOOTTIME of the machine at hand.
 pub type Nanos = u64;
@@ -88,6 +92,9 @@ pub struct Grant {
     pub term: u64,
     /// Its watermark.
     pub watermark: Option<u64>,
+    /// How often others relied on it that the node is fenced. Between nodes it stands beside the rest, which is as it was before there was that.
+    #[serde(skip)]
+    pub fences: u64,
 }
 
 /// Why no lease is granted now.

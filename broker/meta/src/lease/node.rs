@@ -31,6 +31,8 @@ pub struct Lease {
     sent: VecDeque<(u64, Nanos)>,
     /// When the request was sent that was granted last.
     held_from: Option<Nanos>,
+    /// How often others had relied on this node's being fenced when that was granted.
+    fences: u64,
     released: bool,
 }
 
@@ -45,6 +47,7 @@ impl Lease {
             seq: 0,
             sent: VecDeque::with_capacity(REMEMBERED),
             held_from: None,
+            fences: 0,
             released: false,
         }
     }
@@ -88,7 +91,18 @@ impl Lease {
         if longer {
             self.held_from = Some(sent);
         }
+        self.fences = self.fences.max(grant.fences);
         longer
+    }
+
+    /// Whether clients of this node may have been taken elsewhere since its lease was over at `now`. Then that lease counts as if D were over, too: the
+    /// clients are closed, and another lease is asked for. To be asked before [`Self::on_grant`], and with the same time.
+    pub fn lapses(&mut self, now: Nanos, grant: &Grant) -> bool {
+        let lapses = self.held_from.is_some() && self.phase(now) != Phase::Serving && grant.fences > self.fences;
+        if lapses {
+            self.held_from = None;
+        }
+        lapses
     }
 
     /// A lease was denied. Says whether to ask again at once.

@@ -45,6 +45,7 @@ enum Event {
     Apply { node: usize },
     Report { node: usize },
     Subscribe { node: usize },
+    Ask { node: usize },
     Kill { node: usize },
     Restart { node: usize },
     Elect,
@@ -54,12 +55,61 @@ enum Event {
 }
 
 enum Message {
-    Request { term: u64, request: LeaseRequest },
-    Answer { node: usize, boot: u64, result: Result<Grant, Denial> },
-    RoundEnd { term: u64, id: RoundId, began: u64 },
-    RoutesRead { term: u64, committed: u64 },
-    Applied { term: u64, node: usize, boot: u64, applied: u64 },
-    Watermark { node: usize, boot: u64, term: u64, index: u64 },
+    Request {
+        term: u64,
+        request: LeaseRequest,
+    },
+    Answer {
+        node: usize,
+        boot: u64,
+        result: Result<Grant, Denial>,
+    },
+    RoundEnd {
+        term: u64,
+        id: RoundId,
+        began: u64,
+    },
+    RoutesRead {
+        term: u64,
+        committed: u64,
+    },
+    Applied {
+        term: u64,
+        node: usize,
+        boot: u64,
+        applied: u64,
+    },
+    Watermark {
+        node: usize,
+        boot: u64,
+        term: u64,
+        index: u64,
+    },
+    /// Whether a node is fenced, asked at some time.
+    Ask {
+        term: u64,
+        node: usize,
+        boot: u64,
+        asked: u64,
+    },
+    FenceCommit {
+        term: u64,
+        node: usize,
+        asked: u64,
+    },
+    FenceNote {
+        term: u64,
+        node: usize,
+        asked: u64,
+        count: u64,
+    },
+    FenceRound {
+        term: u64,
+        node: usize,
+        boot: u64,
+        asked: u64,
+        began: u64,
+    },
 }
 
 struct Node {
@@ -75,6 +125,10 @@ struct Node {
     side: bool,
     /// It gets nothing of routes for now.
     stalled: bool,
+    /// When it parted last from all clients that it had.
+    parted: u64,
+    /// When it was asked last whether it is fenced, of those times that the answer was yes.
+    relied: u64,
 }
 
 struct Leader {
@@ -102,6 +156,9 @@ pub(super) struct World {
     state: MetaState,
     pub(super) subacks: u64,
     pub(super) grants: u64,
+    pub(super) fences: u64,
+    /// How often a node parted from clients because others relied on its being fenced.
+    pub(super) lapses: u64,
 }
 
 fn params() -> LeaseParams {
@@ -121,10 +178,11 @@ impl World {
                 nonce: 1,
                 addresses: NodeAddresses { link: "x:1".into(), control: String::new() },
                 version: String::new(),
-                feature_level: 1,
+                feature_level: crate::FENCES_LEVEL,
             })
             .collect();
         state.apply(MetaCommand::Init { cluster_id: 1, name: "sim".into(), members });
+        state.apply(MetaCommand::FeatureLevel { level: crate::FENCES_LEVEL });
         let nodes = (1..=NODES)
             .map(|id| Node {
                 lease: Lease::new(params(), id, 1),
@@ -137,6 +195,8 @@ impl World {
                 offset: rng.below(1_000_000),
                 side: false,
                 stalled: false,
+                parted: 0,
+                relied: 0,
             })
             .collect();
         let mut world = Self {
@@ -153,6 +213,8 @@ impl World {
             state,
             subacks: 0,
             grants: 0,
+            fences: 0,
+            lapses: 0,
         };
         world.at(0, Event::Elect);
         world.at(3000, Event::Weather);
@@ -161,6 +223,7 @@ impl World {
                 world.at(0, event);
             }
             world.at(0, Event::Subscribe { node });
+            world.at(0, Event::Ask { node });
         }
         world
     }
@@ -233,6 +296,14 @@ impl World {
                     self.acknowledged
                 ));
             }
+            if serving && node.relied > node.parted {
+                return Err(format!(
+                    "at {}: node {} serves clients of before {}, when others relied on its being fenced",
+                    self.now,
+                    i + 1,
+                    node.relied
+                ));
+            }
             // An older leader's table may say anything: it decides nothing with it any more.
             let newest = self.leaders.last().filter(|l| l.term as usize + 1 == self.elections.len());
             if serving
@@ -288,6 +359,17 @@ impl World {
                 let next = 20 + self.rng.below(300);
                 self.at(next, Event::Subscribe { node });
             }
+            Event::Ask { node } => {
+                let boot = self.nodes[node].boot;
+                let known = self.leaders.len() as u64;
+                if known > 0 {
+                    let at = if self.rng.chance(70) { known - 1 } else { self.rng.below(known) };
+                    let term = self.leaders[at as usize].term;
+                    self.send(Message::Ask { term, node, boot, asked: self.now });
+                }
+                let next = 20 + self.rng.below(600);
+                self.at(next, Event::Ask { node });
+            }
             Event::Kill { node } => {
                 if !std::mem::take(&mut self.nodes[node].alive) {
                     return;
@@ -298,7 +380,9 @@ impl World {
             }
             Event::Restart { node } => {
                 let keep = self.rng.below(self.nodes[node].applied + 1);
+                let parted = self.now;
                 let n = &mut self.nodes[node];
+                n.parted = parted;
                 n.boot += 1;
                 n.alive = true;
                 n.stalled |= keep.is_multiple_of(2);
@@ -356,6 +440,11 @@ impl World {
         }
     }
 
+    fn rely(&mut self, node: usize, asked: u64) {
+        self.nodes[node].relied = self.nodes[node].relied.max(asked);
+        self.fences += 1;
+    }
+
     fn drive(&mut self, i: usize) {
         let now = self.clock(self.leaders[i].host);
         let term = self.leaders[i].term;
@@ -394,12 +483,20 @@ impl World {
                 self.drive(i);
             }
             Message::Answer { node, boot, result } => {
+                let (now, parted) = (self.clock(node), self.now);
                 let n = &mut self.nodes[node];
                 if !n.alive || n.boot != boot {
                     return;
                 }
                 match result {
+                    Ok(grant) if n.lease.lapses(now, &grant) => {
+                        n.parted = parted;
+                        self.lapses += 1;
+                    }
                     Ok(grant) => {
+                        if n.lease.phase(now) == Phase::Closed {
+                            n.parted = parted;
+                        }
                         n.lease.on_grant(&grant);
                     }
                     Err(denial) => {
@@ -434,6 +531,44 @@ impl World {
                 if let Some(i) = self.leader(term) {
                     self.leaders[i].table.on_applied(node as u64 + 1, boot, applied);
                     self.drive(i);
+                }
+            }
+            Message::Ask { term, node, boot, asked } => {
+                let Some(i) = self.leader(term) else { return };
+                let (delay, began) = (self.rng.delay(), self.now);
+                match self.leaders[i].table.fence(node as u64 + 1, boot) {
+                    Fence::Open => {}
+                    Fence::Over => self.send_in(delay, Message::FenceCommit { term, node, asked }),
+                    Fence::Noted => self.send_in(delay, Message::FenceRound { term, node, boot, asked, began }),
+                }
+            }
+            Message::FenceCommit { term, node, asked } => {
+                let deposed = self.elections.len() as u64 > term + 1;
+                if deposed && self.rng.chance(50) {
+                    return;
+                }
+                // Of a leader that was deposed the next one commits it, and it is told nothing.
+                let response = self.state.apply(MetaCommand::Fenced { id: node as u64 + 1 });
+                let crate::MetaResponse::Fenced { count } = response else { unreachable!("{response:?}") };
+                if !deposed {
+                    let delay = self.rng.delay();
+                    self.send_in(delay, Message::FenceNote { term, node, asked, count });
+                }
+            }
+            Message::FenceNote { term, node, asked, count } => {
+                if let Some(i) = self.leader(term)
+                    && self.leaders[i].table.note_fence(node as u64 + 1, count)
+                {
+                    self.rely(node, asked);
+                }
+            }
+            Message::FenceRound { term, node, boot, asked, began } => {
+                let deposed = self.elections.get(term as usize + 1).is_some_and(|next| *next <= began);
+                if let Some(i) = self.leader(term)
+                    && !deposed
+                    && self.leaders[i].table.fence(node as u64 + 1, boot) == Fence::Noted
+                {
+                    self.rely(node, asked);
                 }
             }
             Message::Watermark { node, boot, term, index } => {

@@ -18,6 +18,17 @@ pub struct Answer {
     pub result: Result<Grant, Denial>,
 }
 
+/// What others may rely on of a node that they do not reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// Nothing: it may be serving.
+    Open,
+    /// It serves nobody. If it did again, it would not know that others relied on that ([`crate::MetaCommand::Fenced`]).
+    Over,
+    /// It serves none of the clients that it had, until they connect again.
+    Noted,
+}
+
 /// A member's lease as the leader counts it, for people and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberLease {
@@ -46,6 +57,10 @@ struct Entry {
     released: bool,
     /// Where its stream of routes was closed: it must know that before it gets a lease.
     closed_at: u64,
+    /// How often others relied on it that it is fenced.
+    fences: u64,
+    /// They do, since its last lease.
+    fenced: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +127,8 @@ impl LeaseTable {
                     going_down: false,
                     released: false,
                     closed_at: 0,
+                    fences: state.fences.get(&m.id).copied().unwrap_or(0),
+                    fenced: false,
                 };
                 (m.id, entry)
             })
@@ -152,6 +169,28 @@ impl LeaseTable {
         self.entries.get(&node).is_some_and(Entry::is_holder)
     }
 
+    /// What others may rely on of a boot of a node. That this leader still is one has to be found out after this call.
+    pub fn fence(&self, node: u64, boot: u64) -> Fence {
+        match self.entries.get(&node) {
+            Some(entry) if boot < entry.boot => Fence::Noted,
+            Some(entry) if entry.is_holder() => Fence::Open,
+            Some(entry) if entry.fenced => Fence::Noted,
+            Some(_) => Fence::Over,
+            // Whoever is no member any more is declared down.
+            None => Fence::Open,
+        }
+    }
+
+    /// It is committed that others rely on it that the node is fenced, `count` times by now. Says whether they may: had it got a lease meanwhile it would not know of that.
+    pub fn note_fence(&mut self, node: u64, count: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(&node) else {
+            return false;
+        };
+        entry.fences = entry.fences.max(count);
+        entry.fenced = !entry.is_holder();
+        entry.fenced
+    }
+
     /// Every member's lease.
     pub fn members(&self) -> impl Iterator<Item = (u64, MemberLease)> {
         self.entries.iter().map(|(id, e)| (*id, MemberLease { holder: e.is_holder(), applied: e.applied }))
@@ -178,7 +217,10 @@ impl LeaseTable {
                 going_down: false,
                 released: false,
                 closed_at: 0,
+                fences: 0,
+                fenced: false,
             });
+            entry.fences = entry.fences.max(state.fences.get(&m.id).copied().unwrap_or(0));
             entry.member = true;
             entry.active = m.is_active();
             entry.up = m.up;
@@ -315,9 +357,11 @@ impl LeaseTable {
             }
         }
         entry.state = EntryState::Granted;
+        entry.fenced = false;
         entry.counted_until = now.saturating_add(self.params.counted());
         entry.down_at = now.saturating_add(self.params.down_after());
-        Ok(Grant { node: request.node, boot: request.boot, seq: request.seq, term: self.term, watermark })
+        let (&LeaseRequest { node, boot, seq, .. }, fences) = (request, entry.fences);
+        Ok(Grant { node, boot, seq, term: self.term, watermark, fences })
     }
 
     /// Whether the leader shall read the commit index of routes now; if so the caller begins a linearizable

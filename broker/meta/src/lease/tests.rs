@@ -43,7 +43,7 @@ fn ask(table: &mut LeaseTable, lease: &mut Lease, now: Nanos, applied: u64) -> R
 
 #[test]
 fn schedules() {
-    let (mut subacks, mut grants) = (0, 0);
+    let (mut subacks, mut grants, mut fences, mut lapses) = (0, 0, 0, 0);
     for seed in 1..=RUNS {
         let mut world = World::new(seed);
         if let Err(error) = world.run() {
@@ -51,10 +51,14 @@ fn schedules() {
         }
         subacks += world.subacks;
         grants += world.grants;
+        fences += world.fences;
+        lapses += world.lapses;
     }
     // The promise is empty where nobody is ever served.
     assert!(subacks > RUNS * 20, "{subacks} subscriptions acknowledged");
     assert!(grants > RUNS * 50, "{grants} leases granted");
+    assert!(fences > RUNS * 20, "{fences} times others relied on a node's being fenced");
+    assert!(lapses > RUNS / 4, "{lapses} times a node parted from its clients because of that");
 }
 
 #[test]
@@ -63,7 +67,7 @@ fn counted_from_the_sending() {
     assert_eq!(lease.phase(0), Phase::Closed);
     let first = lease.request(1000, 0);
     let second = lease.request(1500, 0);
-    let grant = |r: &LeaseRequest, term| Grant { node: 1, boot: 1, seq: r.seq, term, watermark: None };
+    let grant = |r: &LeaseRequest, term| Grant { node: 1, boot: 1, seq: r.seq, term, watermark: None, fences: 0 };
     assert!(lease.on_grant(&grant(&second, 3)));
     // The earlier one comes late and shortens nothing.
     assert!(!lease.on_grant(&grant(&first, 3)));
@@ -230,4 +234,28 @@ fn who_leaves_counts_until_its_lease_is_over() {
     let round = table.begin_round(over).unwrap();
     table.end_round(over, round, true);
     assert_eq!(table.members().map(|m| m.0).collect::<Vec<_>>(), vec![1]);
+}
+
+/// A short time without a lease costs nothing, unless others relied on it; and that costs it once.
+#[test]
+fn clients_are_parted_from_where_others_relied_on_it() {
+    let mut lease = Lease::new(PARAMS, 1, 1);
+    let mut grant = |lease: &mut Lease, at, fences| {
+        let seq = lease.request(at, 0).seq;
+        let grant = Grant { node: 1, boot: 1, seq, term: 1, watermark: None, fences };
+        let lapses = lease.lapses(at, &grant);
+        if !lapses {
+            lease.on_grant(&grant);
+        }
+        (lapses, lease.phase(at))
+    };
+    // Of an earlier boot.
+    assert_eq!(grant(&mut lease, 1_000, 3), (false, Phase::Serving));
+    // While it served nobody could.
+    assert_eq!(grant(&mut lease, 2_000, 4), (false, Phase::Serving));
+    // Fenced for a moment.
+    assert_eq!(grant(&mut lease, 4_500, 4), (false, Phase::Serving));
+    assert_eq!(grant(&mut lease, 7_000, 5), (true, Phase::Closed));
+    assert_eq!(grant(&mut lease, 7_100, 5), (false, Phase::Serving));
+    assert_eq!(grant(&mut lease, 9_500, 5), (false, Phase::Serving));
 }

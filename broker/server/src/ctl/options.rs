@@ -138,7 +138,7 @@ pub(crate) enum Command {
     /// Hand the leadership of a group to another member
     #[command(after_help = "Example:\n  raftmq ctl transfer meta raftmq-1")]
     Transfer {
-        /// The group: meta or routes
+        /// The group: meta, routes, or a shard, as `shard 3`
         group: String,
         /// Name of a voter
         node: String,

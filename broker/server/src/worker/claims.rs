@@ -1,5 +1,5 @@
-//! Who is connected where, in a cluster: a CONNECT is a claim in the client's shard, and CONNACK waits for it, and until every older connection of the client is closed,
-//! on whichever node it is [MQTT-3.1.4-3].
+//! Who is connected where, in a cluster: a CONNECT is a claim in the client's shard, and CONNACK waits for it, and until every older connection of the client is closed [MQTT-3.1.4-3],
+//! on whichever node it is, or that node is fenced.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -27,6 +27,8 @@ use raftmq_features::events::DisconnectReason;
 pub(super) const CLAIM: Duration = Duration::from_secs(8);
 /// Between two looks at whether older connections are closed.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Between two questions to the shard whether it still knows of older connections: each is an entry of its log.
+const OLDER: Duration = Duration::from_secs(1);
 /// Between two looks at whether the connection that waits for a claim is still there.
 const GONE: Duration = Duration::from_millis(500);
 
@@ -407,7 +409,7 @@ async fn take_back(worker: &Rc<RefCell<Worker>>, asked: Asked) {
     }
 }
 
-/// Waits until every older connection is closed, or its node was declared down.
+/// Waits until every older connection is closed, or its node fenced or declared down.
 pub(super) async fn close_older(
     worker: &Rc<RefCell<Worker>>,
     shards: &Shards,
@@ -416,6 +418,7 @@ pub(super) async fn close_older(
     epoch: u64,
     older: &mut Vec<Older>,
 ) -> Result<(), Failed> {
+    let mut ask_at = Instant::now();
     loop {
         let kicks = older.iter().map(|one| async move { (*one, shards.kick(one, client).await) });
         let closed = futures::future::join_all(kicks).await;
@@ -424,6 +427,10 @@ pub(super) async fn close_older(
             return Ok(());
         }
         sleep(AGAIN).await;
+        if Instant::now() < ask_at {
+            continue;
+        }
+        ask_at = Instant::now() + OLDER;
         let asked = {
             let mut worker = worker.borrow_mut();
             let desk = worker.desk.as_mut().ok_or(Failed::Gone)?;

@@ -196,12 +196,15 @@ async fn run(
             Ok(()) = phase.changed() => {
                 let now = *phase.borrow_and_update();
                 let mut worker = worker.borrow_mut();
-                if now == Phase::Closed && worker.node.lease.goes_on() {
-                    worker.part_from_quorum();
-                } else if now == Phase::Closed {
-                    let open = worker.clients_open();
-                    worker.node.healings.closed(open);
-                    worker.close_all(ReasonCode::UseAnotherServer, false);
+                if now == Phase::Closed {
+                    if worker.node.lease.goes_on() {
+                        worker.part_from_quorum();
+                    } else {
+                        let open = worker.clients_open();
+                        worker.node.healings.closed(open);
+                        worker.close_all(ReasonCode::UseAnotherServer, false);
+                    }
+                    worker.node.lease.has_closed();
                 }
                 worker.wake_all();
             }
