@@ -6,7 +6,7 @@
 
 use std::num::NonZeroU16;
 
-use raftmq_cluster::RemoteQueue;
+use raftmq_cluster::{RemoteQueue, Shards};
 use raftmq_mqtt::{Message, ReasonCode};
 use raftmq_planted::{Bug, planted};
 use raftmq_routing::SubscriptionIndex;
@@ -14,6 +14,7 @@ use raftmq_session::{Action, CloseReason, Granted, GrantedDelivery, PublishToken
 use raftmq_shard::{Op, OpAnswer, Sent, SeqRange, packet_id};
 
 use super::connection::count_as;
+use super::given::GivenAll;
 use super::messages::EXCLUSIVE;
 use super::publish::Reach;
 use super::shards::{NAMESPACE, Outcome, Waiting, name};
@@ -65,11 +66,14 @@ impl Durable {
         self.after.saturating_sub(back)
     }
 
-    fn ack(&mut self, seq: u64) {
+    /// A number is done with. Whether it is the first one that the shard is to be told of.
+    fn ack(&mut self, seq: u64) -> bool {
+        let first = self.acks.is_empty();
         match self.acks.last_mut() {
             Some(range) if range.last + 1 == seq => range.last = seq,
             _ => self.acks.push(SeqRange { first: seq, last: seq }),
         }
+        first
     }
 }
 
@@ -181,8 +185,7 @@ impl Worker {
                 self.push_to_shard(shard, op, Waiting::Recorded(key, id));
             }
             Settlement::Acked | Settlement::Completed | Settlement::Refused => {
-                let first = durable.acks.is_empty();
-                durable.ack(seq);
+                let first = durable.ack(seq);
                 if durable.acks.len() >= ACKS {
                     self.flush_acks(client);
                 } else if first && let Some(desk) = &mut self.desk {
@@ -320,19 +323,9 @@ impl Worker {
                 match delivery.sent {
                     Sent::Release => conn.session.on_granted_release(id, out, &mut actions),
                     Sent::Publish { message, qos, retain, apart, dup, identifiers, lifetime_ms } => {
-                        if message.retain() && !apart {
-                            let matched = || matching(&self.index, client.slot, message.topic());
-                            if let Some(number) = message.change()
-                                && let Some(of_topic) = desk.shards.shard_of(NAMESPACE, message.topic())
-                                && self.given.covers(client.slot, message.topic(), of_topic, number, matched)
-                            {
-                                if durable.acks.is_empty() {
-                                    desk.unsaid.push(client);
-                                }
-                                durable.ack(delivery.seq);
-                                durable.after = delivery.seq;
-                                continue;
-                            }
+                        let live = message.retain() && !apart;
+                        let left_out = live && is_given(&self.given, &self.index, &desk.shards, client.slot, &message);
+                        if live && !left_out {
                             self.shard_replays.note_queued(&message, client);
                         }
                         let granted = Granted {
@@ -345,7 +338,12 @@ impl Worker {
                             lifetime_ms,
                         };
                         let before = out.len();
-                        match conn.session.on_granted(now, &granted, out) {
+                        let given = if left_out {
+                            GrantedDelivery::Skipped
+                        } else {
+                            conn.session.on_granted(now, &granted, out)
+                        };
+                        match given {
                             GrantedDelivery::Sent => {
                                 let written = out.len() - before;
                                 self.counters.messages_out(count_as(qos), 1, written);
@@ -359,10 +357,9 @@ impl Worker {
                             }
                             GrantedDelivery::UnderWay => {}
                             GrantedDelivery::TooLarge | GrantedDelivery::Skipped => {
-                                if durable.acks.is_empty() {
+                                if durable.ack(delivery.seq) {
                                     desk.unsaid.push(client);
                                 }
-                                durable.ack(delivery.seq);
                             }
                         }
                     }
@@ -400,6 +397,21 @@ impl Worker {
             self.deliver_granted(client);
         }
     }
+}
+
+/// Whether a change of what is retained comes, or came, to a client as what is retained: it, or a later one of its topic.
+fn is_given(
+    given: &GivenAll,
+    index: &SubscriptionIndex<SubscriptionInfo>,
+    shards: &Shards,
+    slot: u32,
+    message: &Message,
+) -> bool {
+    let Some(number) = message.change().filter(|_| !given.is_empty()) else { return false };
+    let topic = message.topic();
+    shards
+        .shard_of(NAMESPACE, topic)
+        .is_some_and(|shard| given.covers(slot, topic, shard, number, || matching(index, slot, topic)))
 }
 
 /// How many subscriptions of a client match a topic.
