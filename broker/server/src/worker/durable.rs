@@ -101,9 +101,7 @@ impl Worker {
         if self.behind_retained(key, &message, Some(token), Some(id)) {
             return;
         }
-        let mut destinations: Vec<u32> =
-            self.cache.lookup(message.topic()).shards().iter().copied().map(u32::from).collect();
-        destinations.dedup();
+        let destinations = self.cache.lookup(message.topic()).shards().iter().copied().map(u32::from).collect();
         let op = Op::Receive2 { client, epoch, packet_id: id.get(), message: message.clone(), destinations };
         self.push_to_shard(shard, op, Waiting::Received(Box::new((key, token, message))));
     }
