@@ -102,10 +102,7 @@ impl Remote {
             queue.leave();
         }
         let queue = queue.0.get_or_insert_with(|| self.place(id).register(client));
-        let (read, due) = queue.known().ask(Wanted { after, max, max_bytes });
-        if queue.held.load(Ordering::Acquire) > 0 {
-            queue.hold(0);
-        }
+        let (read, due) = queue.ask(Wanted { after, max, max_bytes });
         if due {
             queue.place.add_due([Arc::clone(queue)]);
         }

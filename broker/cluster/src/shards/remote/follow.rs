@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use raftmq_links::Class;
-use raftmq_shard::{Effect, Sent};
+use raftmq_shard::Effect;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -145,10 +145,7 @@ fn arrived(node: &Node, place: &Place, asked: Vec<(Arc<Queue>, Wanted)>, parts: 
         };
         match part.read() {
             Ok((read, more)) => {
-                let bytes = read.sent.iter().map(|delivery| size(&delivery.sent)).sum();
-                // Before the worker can take it.
-                queue.hold(bytes);
-                let (news, due) = queue.known().read(wanted.after, read, more);
+                let (news, due) = queue.read(wanted.after, read, more);
                 if news {
                     told.push(Effect::Deliver { client: queue.client.clone() });
                 }
@@ -168,13 +165,6 @@ fn arrived(node: &Node, place: &Place, asked: Vec<(Arc<Queue>, Wanted)>, parts: 
         listener(place.id.number, Some(&told));
     }
     place.add_due(again);
-}
-
-fn size(sent: &Sent) -> usize {
-    match sent {
-        Sent::Publish { message, .. } => message.wire_len(),
-        Sent::Release => 0,
-    }
 }
 
 /// Asks a node to be followed, or whether it is.

@@ -12,7 +12,7 @@ pub(super) struct Wanted {
 
 /// A part that its worker has not taken.
 #[derive(Debug)]
-struct Ready {
+pub(super) struct Ready {
     after: u64,
     read: Deliveries,
     more: bool,
@@ -27,7 +27,7 @@ pub(super) struct Known {
     under_way: bool,
     /// The worker has asked and got nothing.
     wanted: Option<Wanted>,
-    ready: Option<Ready>,
+    pub(super) ready: Option<Ready>,
     /// The last number that was given to the worker.
     read_to: u64,
     granted: u64,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raftmq_shard::Name;
+use raftmq_shard::{Deliveries, Name, Sent};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ pub(super) struct Queue {
     pub(super) place: Arc<Place>,
     known: Mutex<Known>,
     /// Bytes of the part that the worker has not taken.
-    pub(super) held: AtomicUsize,
+    held: AtomicUsize,
 }
 
 impl Queue {
@@ -30,7 +30,26 @@ impl Queue {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn hold(&self, bytes: usize) {
+    /// The worker asks: what is there, and whether something is to be read. Nothing is kept for it after that.
+    pub(super) fn ask(&self, wanted: Wanted) -> (Deliveries, bool) {
+        let mut known = self.known();
+        let asked = known.ask(wanted);
+        // Under the lock, so that a part that comes now counts.
+        if self.held.load(Ordering::Acquire) > 0 {
+            self.hold(0);
+        }
+        asked
+    }
+
+    /// A part was read. Whether the worker is to look, and whether it is to be read again.
+    pub(super) fn read(&self, after: u64, read: Deliveries, more: bool) -> (bool, bool) {
+        let bytes = read.sent.iter().map(|delivery| size(&delivery.sent)).sum();
+        let mut known = self.known();
+        self.hold(bytes);
+        known.read(after, read, more)
+    }
+
+    fn hold(&self, bytes: usize) {
         let before = self.held.swap(bytes, Ordering::AcqRel);
         self.place.held.fetch_add(bytes, Ordering::AcqRel);
         let left = self.place.held.fetch_sub(before, Ordering::AcqRel).saturating_sub(before);
@@ -43,6 +62,13 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.hold(0);
+    }
+}
+
+fn size(sent: &Sent) -> usize {
+    match sent {
+        Sent::Publish { message, .. } => message.wire_len(),
+        Sent::Release => 0,
     }
 }
 
@@ -206,7 +232,8 @@ mod tests {
     use super::super::{Remote, RemoteQueue};
     use super::*;
     use crate::shards::followers::Turn;
-    use raftmq_shard::Deliveries;
+    use raftmq_mqtt::{Message, Origin, Properties, Publish, QoS};
+    use raftmq_shard::Delivery;
 
     const WANTED: Wanted = Wanted { after: 0, max: 10, max_bytes: 1_000 };
 
@@ -261,5 +288,40 @@ mod tests {
         let after = place.register(&Name::new(0, "c"));
         drop(before);
         assert!(Arc::ptr_eq(&place.lock().queues[&after.client], &after));
+    }
+
+    /// A part of one message.
+    fn part() -> Deliveries {
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic: "a",
+            packet_id: std::num::NonZeroU16::new(1),
+            properties: Properties::EMPTY,
+            payload: b"x",
+        };
+        let message = Message::new(&publish, Origin { node: 1, sequence: 1 }, "publisher", 1_000, None).unwrap();
+        let (qos, identifiers) = (QoS::AtLeastOnce, Vec::new());
+        let sent =
+            Sent::Publish { message, qos, retain: false, apart: false, dup: false, identifiers, lifetime_ms: None };
+        Deliveries { sent: vec![Delivery { seq: 1, sent }], ..nothing() }
+    }
+
+    /// Whenever the worker asks, and parts come: what is counted is what is there.
+    #[test]
+    fn what_is_counted_is_what_is_there() {
+        let remote = Remote::default();
+        let queue = remote.place(ShardId { number: 2, generation: 1 }).register(&Name::new(0, "a"));
+        let part = part();
+        std::thread::scope(|scope| {
+            let reads =
+                scope.spawn(|| (0..300_000).map(|_| queue.read(0, part.clone(), false)).filter(|read| read.0).count());
+            scope.spawn(|| (0..300_000).for_each(|_| drop(queue.ask(WANTED))));
+            while !reads.is_finished() {
+                let known = queue.known();
+                assert_eq!(known.ready.is_some(), remote.held.load(Ordering::Relaxed) > 0);
+            }
+        });
     }
 }
