@@ -13,9 +13,9 @@ use raftmq_shard::Name;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::node::{CALL, Node, Running};
+use crate::node::{Node, Running};
 
-use super::read::{committed, when_there};
+use super::read::{caught_up, when_there};
 use super::{Replica, ShardId};
 
 /// How long news are waited for. Then the other node hears that this one is there.
@@ -259,8 +259,7 @@ pub(crate) async fn follow(node: &Arc<Node>, running: &Running, from: u64, reque
 
 /// The last entry applied, once that is all that was committed when this was called.
 async fn current(node: &Arc<Node>, running: &Running, replica: &Replica) -> Option<u64> {
-    let index = committed(node, running, replica.id).await?;
-    replica.group.wait_applied(index, CALL).await.ok()?;
+    let index = caught_up(node, running, replica).await.ok()?;
     // The last ones may be entries of the group itself, of which the machine knows nothing.
     when_there(&replica.machine, |machine| machine.applied()).await.map(|applied| applied.max(index))
 }

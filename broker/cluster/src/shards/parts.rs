@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::{CALL, Running};
 
-use super::read::when_there_blocking;
+use super::read::{bounded, when_there_blocking};
 use super::{ShardId, ShardReadError};
 
 /// Parts that are asked for at once.
@@ -142,7 +142,6 @@ fn read<S: Store>(machine: &mut ShardMachine<S>, asked: &[Asked]) -> Result<Part
     let mut parts = Vec::with_capacity(asked.len().min(AT_ONCE));
     let mut filled = 0;
     for one in asked.iter().take(AT_ONCE) {
-        let bounded = |wanted: u64, most: usize| usize::try_from(wanted).unwrap_or(most).min(most);
         let (max, max_bytes) = (bounded(one.max, MOST), bounded(one.bytes, BYTES));
         let read = machine.deliveries(&Name::new(one.namespace, &one.id), one.after, max, max_bytes)?;
         match Part::of(read.unwrap_or_default(), max, max_bytes, &mut filled) {

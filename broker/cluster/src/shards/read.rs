@@ -38,9 +38,16 @@ pub enum ShardReadError {
 }
 
 /// How far the shard's log was committed at some moment after this call.
-pub(super) async fn committed(node: &Arc<Node>, running: &Running, shard: ShardId) -> Option<u64> {
+async fn committed(node: &Arc<Node>, running: &Running, shard: ShardId) -> Option<u64> {
     let asking = Arc::clone(node);
     running.shard_rounds.join(shard, async move { ask_leader(&asking, shard).await }).await
+}
+
+/// Waits until a replica of this node has applied all that was committed when this was called: up to the entry that it gives.
+pub(super) async fn caught_up(node: &Arc<Node>, running: &Running, replica: &Replica) -> Result<u64, ShardReadError> {
+    let index = committed(node, running, replica.id).await.ok_or(ShardReadError::Unavailable)?;
+    replica.group.wait_applied(index, CALL).await.map_err(|_| ShardReadError::Unavailable)?;
+    Ok(index)
 }
 
 async fn ask_leader(node: &Node, shard: ShardId) -> Option<u64> {
@@ -133,8 +140,7 @@ async fn retained_here(
 ) -> Result<RetainedPage, ShardReadError> {
     let running = node.running().ok_or(ShardReadError::Unavailable)?;
     let replica = running.shards.replica(shard).ok_or(ShardReadError::Unavailable)?;
-    let index = committed(node, running, shard).await.ok_or(ShardReadError::Unavailable)?;
-    replica.group.wait_applied(index, CALL).await.map_err(|_| ShardReadError::Unavailable)?;
+    caught_up(node, running, &replica).await?;
     let Replica { machine, .. } = replica;
     let filter = filter.to_owned();
     let read = move |machine: &mut ShardMachine<KeysStore>| {
@@ -182,8 +188,7 @@ pub(super) async fn last_retained(node: &Arc<Node>, shard: ShardId) -> Result<u6
         let nothing = PageLimits { messages: 0, bytes: 0, steps: 0 };
         return retained(node, shard, 0, "", None, nothing).await.map(|page| page.last);
     };
-    let index = committed(node, running, shard).await.ok_or(ShardReadError::Unavailable)?;
-    replica.group.wait_applied(index, CALL).await.map_err(|_| ShardReadError::Unavailable)?;
+    caught_up(node, running, &replica).await?;
     when_there(&replica.machine, |machine| machine.last_retained()).await.ok_or(ShardReadError::Unavailable)
 }
 
@@ -285,10 +290,14 @@ impl RetainedAnswer {
     }
 }
 
+/// What another node wants, of which there is no more than this.
+pub(super) fn bounded(wanted: u64, most: usize) -> usize {
+    usize::try_from(wanted).unwrap_or(most).min(most)
+}
+
 /// Answers another node.
 pub(crate) async fn retained_for(node: &Arc<Node>, request: RetainedRequest) -> Result<RetainedAnswer, ShardReadError> {
     let RetainedRequest { shard, generation, namespace, filter, cursor, limits: (messages, bytes, steps) } = request;
-    let bounded = |wanted: u64, most: usize| usize::try_from(wanted).unwrap_or(most).min(most);
     let limits = PageLimits {
         messages: bounded(messages, MOST.messages),
         bytes: bounded(bytes, MOST.bytes),

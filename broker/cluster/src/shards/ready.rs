@@ -18,6 +18,8 @@ pub(super) async fn run(node: Arc<Node>, replica: Replica) {
     let Some(running) = node.running() else { return };
     let Replica { id, group, machine } = replica;
     let (mut meta, mut status) = (node.meta.subscribe(), group.status());
+    // One that is being written has applied no less than its log says.
+    let applied = || machine.with(|machine| machine.applied()).max(group.status().borrow().applied);
     loop {
         let counted = {
             let state = meta.borrow_and_update();
@@ -26,9 +28,8 @@ pub(super) async fn run(node: Arc<Node>, replica: Replica) {
         };
         if machine.is_ready() {
             if !counted {
-                // Before anybody asks elsewhere. One that is being written has applied no less than its log says.
-                let applied = machine.with(|machine| machine.applied()).max(group.status().borrow().applied);
-                running.remote.raise(id, applied.unwrap_or(0));
+                // Before anybody asks elsewhere.
+                running.remote.raise(id, applied().unwrap_or(0));
                 machine.set_ready(false);
                 // Nor do those who follow it here.
                 node.followers.end(id);
@@ -41,7 +42,7 @@ pub(super) async fn run(node: Arc<Node>, replica: Replica) {
             continue;
         }
         let votes = |status: &GroupStatus| status.voters.contains(&running.id);
-        let applied = machine.with(|machine| machine.applied()).max(group.status().borrow().applied);
+        let applied = applied();
         if counted && votes(&status.borrow_and_update()) && applied >= Some(running.remote.floor(id)) {
             machine.set_ready(true);
             continue;

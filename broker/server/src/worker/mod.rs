@@ -15,6 +15,7 @@ mod claims;
 #[allow(dead_code, clippy::unwrap_used)]
 mod client;
 mod clients;
+mod commits;
 mod connection;
 mod durable;
 mod given;
@@ -35,6 +36,7 @@ mod replay;
 mod retained;
 mod run;
 mod shard_replay;
+mod shard_subscribe;
 mod shards;
 mod shared;
 mod sharing;
@@ -302,7 +304,7 @@ pub(crate) struct Worker {
     /// What was given of that a short time ago.
     given: given::GivenAll,
     /// Messages that are not committed in all shards, with their deadlines.
-    committing: VecDeque<(u64, Rc<durable::Publishing>)>,
+    committing: VecDeque<(u64, Rc<commits::Publishing>)>,
 }
 
 /// What the clients of a listener may use.

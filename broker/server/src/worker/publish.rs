@@ -15,7 +15,7 @@ use raftmq_session::{Action, Now, Origins, PublishToken};
 use raftmq_shard::group_mark;
 
 use super::Worker;
-use super::durable::Publishing;
+use super::commits::Publishing;
 use super::inbox::Item;
 use super::mount;
 use super::retained::{Retaining, topic_hash};

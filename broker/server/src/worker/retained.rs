@@ -15,7 +15,7 @@ use raftmq_session::{CloseReason, PublishToken};
 use raftmq_shard::{Bounds, Op, OpAnswer};
 
 use super::Worker;
-use super::durable::Publishing;
+use super::commits::Publishing;
 use super::publish::{Reach, Routed};
 use super::shards::{NAMESPACE, Outcome, Waiting};
 use super::wheel::Key;

@@ -102,9 +102,12 @@ impl ShardReplay {
         }
         let number = message.change().unwrap_or(u64::MAX);
         self.expected.remove(message.topic());
-        if self.live.len() <= NOTED {
-            let known = self.live.entry(message.topic().into()).or_insert(number);
-            *known = number.max(*known);
+        if self.live.len() > NOTED {
+            return;
+        }
+        match self.live.get_mut(message.topic()) {
+            Some(known) => *known = number.max(*known),
+            None => drop(self.live.insert(message.topic().into(), number)),
         }
     }
 }

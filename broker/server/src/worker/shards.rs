@@ -127,7 +127,7 @@ pub(super) enum Waiting {
     /// A task.
     Asked(oneshot::Sender<Outcome>),
     /// The publisher of a message.
-    Published(Rc<super::durable::Publishing>),
+    Published(Rc<super::commits::Publishing>),
     /// The publisher of a message that is to be retained.
     Retained(Rc<super::retained::Retaining>),
     /// The publisher of a message with QoS 2 whose session is durable.

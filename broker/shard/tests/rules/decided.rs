@@ -1,0 +1,121 @@
+//! Wills and delayed messages: when they are published, and where they go.
+
+use raftmq_shard::{Bounds, Claim, Op, OpAnswer, WillEnd};
+
+use crate::common::{NODE, OTHER, Table, claim, message};
+use crate::{disconnect, will};
+
+fn delay(topic: &str, delay_ms: u64, messages: u64) -> Op {
+    Op::Delay { namespace: 0, message: message(topic, "x"), delay_ms, bounds: Bounds { messages, bytes: 9_999 } }
+}
+
+/// [MQTT5 3.1.2.5, 3.1.3.2.2, 3.14.4]: what becomes of a will, and when.
+#[test]
+fn wills_when_a_connection_ends() {
+    // Delay, expiry, end → milliseconds until it is published, if it is.
+    let table = [
+        (0, 3_600, WillEnd::Keep, Some(0)),
+        (5, 3_600, WillEnd::Keep, Some(5_000)),
+        (5, 3_600, WillEnd::Publish, Some(0)),
+        (5, 3_600, WillEnd::Drop, None),
+        (0, 3_600, WillEnd::Drop, None),
+        // The end of the session comes before that of the delay.
+        (5, 2, WillEnd::Keep, Some(2_000)),
+        (5, 0, WillEnd::Keep, Some(0)),
+        (5, u32::MAX, WillEnd::Keep, Some(5_000)),
+    ];
+    for (delay_s, expiry_s, end, published) in table {
+        let case = format!("delay {delay_s}, expiry {expiry_s}, {end:?}");
+        let mut table = Table::new();
+        let (epoch, ..) = table.claim(NODE, Claim { will: will("w", delay_s), expiry_s, ..claim("c") });
+        table.op(NODE, disconnect("c", epoch, end));
+        let Some(published) = published else {
+            table.tick(10_000);
+            assert!(table.decided().is_empty(), "{case}");
+            continue;
+        };
+        if published > 0 {
+            assert!(table.decided().is_empty(), "{case}");
+            table.tick(published - 1);
+            assert!(table.decided().is_empty(), "{case}: early");
+            table.tick(1);
+        }
+        assert_eq!(table.decided(), ["w"], "{case}");
+        table.tick(10_000);
+        assert_eq!(table.decided(), ["w"], "{case}: twice");
+    }
+}
+
+/// [MQTT5 3.1.3.2.2, 3.1.4-3]: a takeover, and a return before and after the delay.
+#[test]
+fn wills_when_a_client_comes_back() {
+    // Delay, durable, clean start, connected → published.
+    let table = [
+        (0, true, false, true, true),
+        (5, true, false, true, false),
+        (5, true, true, true, true),
+        (5, false, false, true, true),
+        (5, true, false, false, false),
+        (5, true, true, false, true),
+    ];
+    for (delay_s, durable, clean_start, connected, published) in table {
+        let mut table = Table::new();
+        let expiry_s = if durable { 3_600 } else { 0 };
+        let first = Claim { will: will("w", delay_s), durable, expiry_s, ..claim("c") };
+        let (epoch, ..) = table.claim(NODE, first);
+        if !connected {
+            table.op(NODE, disconnect("c", epoch, WillEnd::Keep));
+        }
+        table.claim(OTHER, Claim { clean_start, ..claim("c") });
+        table.tick(10_000);
+        let case = format!("{delay_s} {durable} {clean_start} {connected}");
+        assert_eq!(table.decided().len(), usize::from(published), "{case}");
+    }
+}
+
+/// A will goes where the leader of that time says, once.
+#[test]
+fn wills_are_routed_once() {
+    let mut table = Table::new();
+    let (epoch, ..) = table.claim(NODE, Claim { will: will("w", 0), ..claim("c") });
+    table.op(NODE, disconnect("c", epoch, WillEnd::Keep));
+    let route = |destinations| Op::Route { entry: 1, destinations };
+    assert_eq!(table.op(OTHER, route(vec![2, 3])), OpAnswer::Done);
+    assert_eq!(table.op(OTHER, route(vec![5])), OpAnswer::UnknownEntry);
+    assert!(table.replica.machine.outbox(5, 0, 9).unwrap().is_empty());
+    assert_eq!(table.replica.machine.outbox(2, 0, 9).unwrap()[0].message.topic(), "w");
+    table.op(NODE, Op::HandedOff { destination: 2, up_to: 1 });
+    table.op(NODE, Op::HandedOff { destination: 3, up_to: 9 });
+    assert_eq!(table.replica.machine.numbers().messages, 0);
+    // One that nobody wants.
+    let (epoch, ..) = table.claim(NODE, Claim { will: will("w", 0), ..claim("c") });
+    table.op(NODE, disconnect("c", epoch, WillEnd::Keep));
+    assert_eq!(table.op(OTHER, Op::Route { entry: 2, destinations: vec![] }), OpAnswer::Done);
+    assert_eq!(table.replica.machine.numbers().messages, 0);
+}
+
+#[test]
+fn delayed_messages_wait_for_their_time() {
+    let mut table = Table::new();
+    for (topic, delay_ms) in [("late", 3_000), ("soon", 1_000)] {
+        table.op(NODE, delay(topic, delay_ms, 9));
+    }
+    table.tick(999);
+    assert!(table.decided().is_empty());
+    table.tick(1);
+    assert_eq!(table.decided(), ["soon"]);
+    table.tick(2_000);
+    assert_eq!(table.decided(), ["soon", "late"]);
+}
+
+/// What waits for its time is bounded, and makes room when that has come.
+#[test]
+fn delayed_messages_are_bounded() {
+    let mut table = Table::new();
+    assert_eq!(table.op(NODE, delay("a", 1_000, 2)), OpAnswer::Done);
+    assert_eq!(table.op(NODE, delay("b", 2_000, 2)), OpAnswer::Done);
+    assert_eq!(table.op(NODE, delay("c", 2_000, 2)), OpAnswer::NoRoom);
+    table.tick(1_000);
+    assert_eq!((table.decided(), table.replica.machine.numbers().delayed), (vec!["a".to_owned()], 1));
+    assert_eq!(table.op(NODE, delay("c", 2_000, 2)), OpAnswer::Done);
+}
