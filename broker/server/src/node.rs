@@ -244,7 +244,7 @@ impl Node {
         // A standalone node serves from the start, and nobody changes that.
         let phase = cluster.as_ref().map_or_else(|| watch::channel(Phase::Serving).1, Cluster::phase);
         let mut handles = Vec::new();
-        shared.lease.set_closers(workers.into());
+        shared.lease.set_closers(workers);
         for id in 0..workers {
             let own = listeners.iter_mut().map(|(opened, state)| (opened.tcp.pop(), state.clone())).collect();
             let id = u8::try_from(id).expect("at most 64 workers");
