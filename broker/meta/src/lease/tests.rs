@@ -240,7 +240,7 @@ fn who_leaves_counts_until_its_lease_is_over() {
 #[test]
 fn clients_are_parted_from_where_others_relied_on_it() {
     let mut lease = Lease::new(PARAMS, 1, 1);
-    let mut grant = |lease: &mut Lease, at, fences| {
+    let grant = |lease: &mut Lease, at, fences| {
         let seq = lease.request(at, 0).seq;
         let grant = Grant { node: 1, boot: 1, seq, term: 1, watermark: None, fences };
         let lapses = lease.lapses(at, &grant);
