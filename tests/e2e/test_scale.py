@@ -7,6 +7,10 @@ def roles(cluster):
     return sorted(member["role"] for member in cluster.members().values())
 
 
+def replicas(cluster, node):
+    return cluster.ctl("groups", "--node", node.name)["groups"]
+
+
 def test_three_nodes_become_five_and_three_again():
     with LocalCluster(3) as cluster:
         cluster.start()
@@ -21,6 +25,16 @@ def test_three_nodes_become_five_and_three_again():
             subscriber.subscribe("five")
             publisher.publish("five", "x")
             wait_until("across five", lambda: subscriber.messages, 10)
+        # In all shards, on whatever nodes those are.
+        kept = [f"kept-{number}" for number in range(60)]
+        for client_id in kept:
+            with Client(first.mqtt, client_id=client_id, clean=False) as client:
+                client.subscribe(f"{client_id}/#")
+        with Client(last.mqtt) as publisher:
+            for client_id in kept:
+                publisher.publish(f"{client_id}/1", "x")
+        # Those that leave have replicas.
+        wait_until("shards are on all nodes", lambda: len(replicas(cluster, last)) > 2, 60)
 
         assert cluster.interrupt() == 0
         cluster.write(3)
@@ -31,8 +45,13 @@ def test_three_nodes_become_five_and_three_again():
         assert len(list((cluster.data / "nodes").glob("*.left-1"))) == 2
         wait_until("three voters", lambda: roles(cluster) == ["leader", "voter", "voter"], 40)
         assert [node.name for node in cluster.nodes] == ["test-0", "test-1", "test-2"]
-        for group in cluster.ctl("groups")["groups"]:
-            assert len(group["voters"]) == 3 and not group["learners"], group
+        ids = sorted(member["id"] for member in cluster.members().values())
+        for node in cluster.nodes:
+            groups = replicas(cluster, node)
+            assert len(groups) == 18 and all(group["voters"] == ids and not group["learners"] for group in groups), groups
+        for number, client_id in enumerate(kept):
+            with Client(cluster.nodes[number % 3].mqtt, client_id=client_id, clean=False) as client:
+                wait_until("what was kept", lambda client=client, topic=f"{client_id}/1": client.received(topic, "x"), 15)
         with Client(cluster.nodes[0].mqtt) as subscriber, Client(cluster.nodes[2].mqtt) as publisher:
             subscriber.subscribe("three")
             publisher.publish("three", "x")

@@ -23,9 +23,6 @@ use crate::protocol;
 use crate::shared::{Phase, Schedule, Shared};
 use crate::wire::{self, PublishForm};
 
-/// Connections that come up at the same time, of one thread. More than a listener's backlog (100 of many brokers) would lose SYNs, and each
-/// waits a second until it is sent again.
-const MAX_CONNECTING: usize = 64;
 /// Events of one wait.
 const EVENTS: usize = 1_024;
 /// What may wait for a server that reads nothing.
@@ -58,6 +55,7 @@ struct Engine<'a> {
     /// Clients before this one have begun to connect.
     next: usize,
     connecting: usize,
+    most_connecting: usize,
     /// Clients whose socket takes no more for now.
     blocked: u64,
     /// When connections are begun; `None`: as fast as they come up.
@@ -89,6 +87,7 @@ impl<'a> Engine<'a> {
             scratch: Vec::new(),
             next: 0,
             connecting: 0,
+            most_connecting: plan.options.connecting as usize,
             blocked: 0,
             connect_pace: (rate > 0.0).then(|| Pace::new(begin, rate, SECOND / 1_000)),
             next_round: begin + ROUND,
@@ -148,7 +147,7 @@ impl<'a> Engine<'a> {
         {
             until = until.min(pace.time(self.context.due));
         }
-        if self.next < self.clients.len() && self.connecting < MAX_CONNECTING && self.may_connect() {
+        if self.next < self.clients.len() && self.connecting < self.most_connecting && self.may_connect() {
             until = until.min(self.connect_pace.map_or(0, |pace| pace.time(self.next as u64)));
         }
         if let Some(schedule) = self.context.shared.schedule.get() {
@@ -312,7 +311,7 @@ impl<'a> Engine<'a> {
 
     /// Begins as many connections as may be.
     fn connect_some(&mut self, now: u64) {
-        while self.next < self.clients.len() && self.connecting < MAX_CONNECTING && self.may_connect() {
+        while self.next < self.clients.len() && self.connecting < self.most_connecting && self.may_connect() {
             if self.connect_pace.is_some_and(|pace| pace.due(now) <= self.next as u64) {
                 break;
             }

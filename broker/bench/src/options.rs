@@ -226,6 +226,10 @@ pub(crate) struct CommonOptions {
     /// Connections begun a second; 0: as fast as they come up
     #[arg(long, default_value_t = 0.0, value_name = "RATE", help_heading = "Connections")]
     pub(crate) connect_rate: f64,
+    /// Connections that come up at the same time, of each thread. More in all than a listener's backlog (100 of many brokers) lose SYNs, and each waits a second
+    /// until it is sent again
+    #[arg(long, default_value_t = 64, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Connections")]
+    pub(crate) connecting: u32,
     /// What client identifiers begin with; `p` or `s` and a number follow [default: bench-RUN-]
     #[arg(long, value_name = "TEXT", help_heading = "Connections")]
     pub(crate) client_id: Option<String>,

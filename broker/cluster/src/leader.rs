@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use raftmq_meta::{
-    Denial, Fence, Grant, GroupMembership, LeaseRequest, LeaseTable, LossReport, MetaCommand, MetaResponse, MetaState,
-    Nanos, RoundId, would_lose,
+    Denial, Fence, Grant, GroupMembership, LeaseRequest, LeaseTable, LossReport, MemberStatus, MetaCommand,
+    MetaResponse, MetaState, Nanos, RoundId, would_lose,
 };
 use raftmq_routing::{RoutesCommand, RoutesResponse};
 use tokio::sync::{Notify, oneshot, watch};
@@ -246,7 +246,9 @@ impl Presidency {
             }
         }
         for member in state.members.values().filter(|m| !m.is_active()) {
-            if desk.is_holder(member.id) == Some(false) && self.begin(member.id) {
+            // Its replicas of shards come to others first. The disk of one that was replaced is gone: nothing of it is waited for.
+            let empty = member.status == MemberStatus::Replaced || !state.shards.holds(member.id);
+            if empty && desk.is_holder(member.id) == Some(false) && self.begin(member.id) {
                 self.jobs.spawn(remove(Arc::clone(&self.node), term, member.id, Arc::clone(&self.busy)));
             }
         }

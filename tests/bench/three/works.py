@@ -151,7 +151,7 @@ def waves(cluster, count, wave):
     took = made = refused = 0
     for number in range(0, count, wave):
         report = bench(
-            cluster, "conn", "-c", min(wave, count - number), "--threads", 4, "--subscriptions", 1, "--keep-alive", "300s", "--client-id", f"kept-{number}-",
+            cluster, "conn", "-c", min(wave, count - number), "--threads", 4, "--connecting", 1_000, "--subscriptions", 1, "--keep-alive", "300s", "--client-id", f"kept-{number}-",
             "--topic", f"kept/{number}/%i", "--hold", "0s", publish=cluster.nodes, timeout=600,
         )
         failed = report["connections"]["wanted"] - report["connections"]["connected"]
