@@ -13,6 +13,7 @@ use tracing::{debug, info};
 use crate::leader::{leads, propose_as};
 use crate::member::propose;
 use crate::node::{CALL, Node, Running};
+use crate::shards::boot_of;
 use crate::wire::{Request, Response};
 
 /// Between two questions about a node that may be serving.
@@ -58,12 +59,13 @@ async fn ask(node: &Node, at: NodeBoot) -> bool {
 
 /// The meta leader's answer; false: not now, or not here.
 pub(crate) async fn may_rely(node: &Node, running: &Running, at: NodeBoot) -> bool {
-    let Some((term, fence)) = running.desk.fence(at.node, at.boot) else { return false };
+    let look = || running.desk.fence(at.node, boot_of(at));
+    let Some((term, fence)) = look() else { return false };
     match fence {
         Fence::Open => false,
         Fence::Noted => {
             let confirmed = running.meta.read_index().await.is_ok() && leads(running, term);
-            confirmed && running.desk.fence(at.node, at.boot) == Some((term, Fence::Noted))
+            confirmed && look() == Some((term, Fence::Noted))
         }
         Fence::Over => {
             if node.meta_state().feature_level < FENCES_LEVEL {

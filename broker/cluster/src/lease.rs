@@ -158,10 +158,10 @@ fn may_ask(node: &Node, running: &Running) -> bool {
         }
         lease.close_at()
     };
+    // Also a node that slept through all of D closes its clients before it serves again: their routes are gone, or will be.
+    update_phase(node, running);
     let usable = now < held_until.max(node.routes.opened_at().saturating_add(node.config.lease.close));
     if !usable && node.routes.is_ready() {
-        // Also a node that slept through all of D closes its clients before it serves again: their routes are gone.
-        update_phase(node, running);
         node.routes.invalidate();
     }
     // As this replica has it, which is how far the request will say it has applied: see `LeaseTable::end_down`.
@@ -252,18 +252,16 @@ pub(crate) fn on_watermark(node: &Node, running: &Running, term: u64, index: u64
 }
 
 fn update_phase(node: &Node, running: &Running) -> Nanos {
+    // Held until it is told: an older phase does not come after a newer one.
+    let lease = running.own_lease();
     let now = boottime();
-    let (phase, ended, next) = {
-        let lease = running.own_lease();
-        let phase = lease.phase(now);
-        // One that was given back has no end: it ends now.
-        let ended = Some(lease.deadline()).filter(|deadline| *deadline > 0).unwrap_or(now);
-        let next = match phase {
-            Phase::Serving => lease.deadline(),
-            Phase::Fenced => lease.close_at(),
-            Phase::Closed => 0,
-        };
-        (phase, ended, next)
+    let phase = lease.phase(now);
+    // One that was given back has no end: it ends now.
+    let ended = Some(lease.deadline()).filter(|deadline| *deadline > 0).unwrap_or(now);
+    let next = match phase {
+        Phase::Serving => lease.deadline(),
+        Phase::Fenced => lease.close_at(),
+        Phase::Closed => 0,
     };
     if node.has_failed() {
         return 0;

@@ -1,7 +1,7 @@
 //! The node itself: what all parts share, and its way from an empty directory to a member.
 
 use std::future::Future;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ pub(crate) struct Node {
     /// The nodes that follow shards here without a replica.
     pub(crate) followers: Arc<shards::Followers>,
     pub(crate) on_live: OnceLock<shards::LiveHandler>,
+    /// Those who publish to live subscribers are about to end.
+    pub(crate) live_ends: AtomicBool,
     fatal: watch::Sender<Option<Fatal>>,
     running: OnceLock<Running>,
     /// A bootstrap wrote that this node is a member.
@@ -170,6 +172,7 @@ impl Node {
             on_kick: OnceLock::new(),
             followers: Arc::default(),
             on_live: OnceLock::new(),
+            live_ends: AtomicBool::new(false),
             fatal: watch::Sender::new(None),
             running: OnceLock::new(),
             begun: Notify::new(),

@@ -347,6 +347,11 @@ impl Node {
 
     /// Clients are told and closed, then the node leaves its part in the groups to others.
     async fn stop(self) {
+        if let Some(shards) = &self.shared.shards {
+            shards.end_live();
+        }
+        // They close all their clients on their way out, and look at no phase any more.
+        self.shared.lease.set_closers(0);
         self.shared.chosen.store(self.cluster.is_some(), Ordering::Release);
         self.shared.closing.store(true, Ordering::Release);
         self.closing.send_replace(true);

@@ -234,6 +234,12 @@ impl Shards {
         let _ = self.node.on_live.set(live);
     }
 
+    /// The node is about to end, and those who publish to live subscribers are with it: what its shards have for them is left to those who lead these next. To be called while
+    /// they still send what they were handed.
+    pub fn end_live(&self) {
+        self.node.live_ends.store(true, Ordering::Release);
+    }
+
     /// Whether this node leads a shard.
     #[must_use]
     pub fn leads(&self, shard: u16) -> bool {

@@ -52,6 +52,11 @@ pub(crate) fn life(node: u64, boot: u64, stream: u64) -> NodeBoot {
     NodeBoot { node, boot: (boot << STREAM_BITS) | stream.min((1 << STREAM_BITS) - 1) }
 }
 
+/// The boot of the node in a life of it.
+pub(crate) fn boot_of(life: NodeBoot) -> u64 {
+    life.boot >> STREAM_BITS
+}
+
 /// One worker's lane to one shard.
 struct Cell {
     worker: u16,

@@ -50,7 +50,7 @@ pub(crate) use host::initialise;
 pub(crate) use kick::close;
 pub use kick::{Kick, KickHandler};
 pub use lanes::{AnswerSink, LaneError, Port, PushError};
-pub(crate) use lanes::{Lanes, life};
+pub(crate) use lanes::{Lanes, boot_of, life};
 pub use machine::ShardListener;
 pub(crate) use machine::{ListenerPlace, SharedShard};
 pub use outbox::LiveHandler;

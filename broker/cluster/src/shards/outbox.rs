@@ -1,6 +1,7 @@
 //! What a shard has for other shards and for the live subscribers of all nodes: messages with QoS 2, wills, delayed messages.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use raftmq_mqtt::Message;
@@ -142,6 +143,10 @@ impl Term<'_> {
                 return false;
             };
             let Some(last) = waiting.last().map(|message| message.number) else { return true };
+            if self.node.live_ends.load(Ordering::Acquire) {
+                // Nobody would send it from here: it is for the leader that comes next.
+                return false;
+            }
             let op = Op::HandedOff { destination: LIVE, up_to: last };
             if self.propose(&Command::Lead { ops: vec![op] }).await.is_none() {
                 return false;
