@@ -170,7 +170,7 @@ impl Cluster {
         self.node.net.any_unreachable()
     }
 
-    /// Whether frames for a node wait because the connection to it broke.
+    /// Whether a node is held to be down, or frames for it wait because the connection to it broke.
     pub fn is_unreachable(&self, node: u64) -> bool {
         self.node.net.is_unreachable(node)
     }

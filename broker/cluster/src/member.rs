@@ -131,6 +131,10 @@ async fn watch_members(node: Arc<Node>) {
             }
             let dead: BTreeSet<u64> =
                 now.members.values().filter(|m| m.id != running.id && !m.up).map(|m| m.id).collect();
+            if dead != down {
+                // Before anything is chosen for its groups again.
+                node.net.set_down(dead.clone());
+            }
             for member in dead.difference(&down).filter_map(|id| now.members.get(id)) {
                 // Its clients are gone: others of their groups get what waits for it.
                 let taken = node.net.take_back(&member.addresses.link);

@@ -39,6 +39,8 @@ pub(crate) struct Net {
     confirmed: ArcSwap<BTreeSet<u64>>,
     /// The newest feature level that a peer knows, as it said when it connected.
     levels: ArcSwap<BTreeMap<u64, u32>>,
+    /// Members that are held to be down: their routes may still be there.
+    down: ArcSwap<BTreeSet<u64>>,
     /// A peer is there that may not have said so yet.
     pub(crate) showed_itself: Notify,
     /// See [`Net::confirmed_one_by_one`].
@@ -56,6 +58,7 @@ impl Net {
             moved: ArcSwap::default(),
             confirmed: ArcSwap::default(),
             levels: ArcSwap::default(),
+            down: ArcSwap::default(),
             showed_itself: Notify::new(),
             one_by_one: AtomicBool::new(false),
             lives: Lives::default(),
@@ -89,6 +92,10 @@ impl Net {
 
     pub(crate) fn set_addresses(&self, addresses: BTreeMap<u64, String>) {
         self.addresses.store(Arc::new(addresses));
+    }
+
+    pub(crate) fn set_down(&self, down: BTreeSet<u64>) {
+        self.down.store(Arc::new(down));
     }
 
     pub(crate) fn address_of(&self, node: u64) -> Option<String> {
@@ -203,13 +210,16 @@ impl Net {
         self.call_by(&address, request, class, deadline).await
     }
 
-    /// Whether forwarded publishes wait for any peer, because the connection to it broke.
+    /// Whether any member is one of [`Net::is_unreachable`].
     pub(crate) fn any_unreachable(&self) -> bool {
-        self.links.get().is_some_and(Links::any_lost)
+        !self.down.load().is_empty() || self.links.get().is_some_and(Links::any_lost)
     }
 
-    /// Whether forwarded publishes wait for this peer.
+    /// Whether a member is held to be down, or forwarded publishes wait for it, because the connection to it broke.
     pub(crate) fn is_unreachable(&self, node: u64) -> bool {
+        if self.down.load().contains(&node) {
+            return true;
+        }
         let Some(links) = self.links.get() else { return false };
         self.addresses.load().get(&node).is_some_and(|address| links.is_lost(address))
     }
