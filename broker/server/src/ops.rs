@@ -160,7 +160,7 @@ impl ControlOps for NodeOps {
         async move {
             let cluster = self.cluster()?;
             let shards = cluster.shards().replicas();
-            let shards = shards.into_iter().map(|replica| group(&format!("shard {}", replica.shard), &replica.group));
+            let shards = shards.into_iter().map(|replica| group(&replica.name(), &replica.group));
             Ok(Groups { groups: Self::groups_now(cluster).into_iter().chain(shards).collect() })
         }
         .boxed()

@@ -45,6 +45,14 @@ pub struct ShardStatus {
     pub numbers: Option<Numbers>,
 }
 
+impl ShardStatus {
+    /// The name of its group, as people use it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        super::group_name(self.shard)
+    }
+}
+
 impl Shards {
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Self { node }
