@@ -54,6 +54,9 @@ cluster:
     electionTimeoutMin: 400ms
     electionTimeoutMax: 600ms
     snapshotBytes: 16MiB
+  shards:
+    count: 16
+    replication: 3
 listeners:
 - name: mqtt
   type: tcp
