@@ -12,7 +12,9 @@ PARTED = "it parts from those that it has left"
 
 @pytest.fixture
 def cluster():
-    with LocalCluster(config={"shards": {"count": 4}}) as cluster:
+    # A node that hangs twice in a row is held to be overloaded, and accepts nobody for a while.
+    never = {"loopDelayRefuse": "0s", "loopDelayShed": "0s"}
+    with LocalCluster(config={"shards": {"count": 4}, "overload": never}) as cluster:
         yield cluster.start()
 
 

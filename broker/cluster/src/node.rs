@@ -363,7 +363,7 @@ impl Node {
             raft_id: identity.member.map(|m| m.raft_id),
             incarnation: identity.incarnation,
             boot: self.data.boot,
-            phase: *self.phase.borrow(),
+            phase: self.phase_now(),
             lease_left: clock::until(self.lease.deadline()),
             watermark: self.barriers.watermark(),
             meta: self.meta_state(),
@@ -371,6 +371,14 @@ impl Node {
             peers: self.net.try_links().map(Links::peers).unwrap_or_default(),
             rpc: running.map(|r| r.groups.counters()).unwrap_or_default(),
             own_routes: self.routes.len(),
+        }
+    }
+
+    /// By the clock: a node that hung is asked before it has told itself that its lease is over.
+    fn phase_now(&self) -> Phase {
+        match *self.phase.borrow() {
+            Phase::Serving if !self.lease.is_serving() => Phase::Fenced,
+            phase => phase,
         }
     }
 
