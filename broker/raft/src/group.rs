@@ -189,19 +189,22 @@ impl Group {
         let mut hint = None;
         let mut repeated = false;
         loop {
-            let leader = {
+            let (term, leader) = {
                 let status = status.borrow_and_update();
                 match status.role {
                     Role::Stopped => {
                         return Err(status.failure.clone().map_or(ProposeError::Shutdown, ProposeError::Failed));
                     }
-                    _ => hint.take().or(status.leader),
+                    _ => (status.term, hint.take().or(status.leader)),
                 }
             };
             let result = match leader {
                 None => Err(ProposeError::NotLeader { leader: None }),
                 Some(leader) if leader == self.inner.sender.node => self.propose(command.clone()).await,
-                Some(leader) => self.propose_at(leader, command, end).await,
+                Some(leader) => tokio::select! {
+                    result = self.propose_at(leader, command, end) => result,
+                    () = self.succeeded(leader, term) => Err(ProposeError::NotLeader { leader: None }),
+                },
             };
             match result {
                 Err(ProposeError::NotLeader { leader: other }) if other != leader => hint = other,
@@ -269,6 +272,16 @@ impl Group {
             }
             group.inner.handing_over.store(false, Ordering::Relaxed);
         });
+    }
+
+    /// Resolves when this node knows of another leader than that one, in a later term than that: a call to who died, or hangs, is not waited for any more. Never, when
+    /// the group stops.
+    pub async fn succeeded(&self, leader: NodeId, term: u64) {
+        let mut status = self.status();
+        let other = status.wait_for(|status| status.term > term && status.leader.is_some_and(|now| now != leader));
+        if other.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// A linearizable read (ReadIndex, no lease): what is applied up to the returned index, see [`Group::wait_applied`],

@@ -172,6 +172,17 @@ async fn a_proposal_waits_for_a_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proposal_does_not_wait_for_a_leader_that_hangs() {
+    let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
+    let leader = cluster.leader().await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.net.silence(leader, 1..=3);
+    // It goes to the one that hangs, which could answer until the deadline; there is another leader long before that.
+    cluster.group(follower).propose_anywhere(Bytes::from_static(b"elsewhere"), SOON).await.unwrap();
+    cluster.same((1..=3).filter(|id| *id != leader), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_on() {
     let cluster = Cluster::of(3, Persistence::Memory, RaftOptions::default()).await;
     for _ in 0..3 {

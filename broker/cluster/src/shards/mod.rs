@@ -41,7 +41,7 @@ use raftmq_meta::shards::{Shard, group_of};
 use raftmq_raft::{Group, GroupId};
 use raftmq_shard::SlotSet;
 
-use crate::node::Node;
+use crate::node::{Node, Running};
 
 pub(crate) use compare::{Mark, marks};
 pub(crate) use followers::{Follow, Followed, Followers, News, NewsRequest, follow, news};
@@ -164,6 +164,15 @@ fn replicas_of(state: &MetaState, id: ShardId) -> Vec<u64> {
         }
     }
     replicas
+}
+
+/// The other nodes that can be asked for a shard: those that no connection leads to come last.
+fn askable(node: &Node, running: &Running, id: ShardId) -> Vec<u64> {
+    let state = node.meta_state();
+    let up = |id: &u64| *id != running.id && state.members.get(id).is_some_and(|member| member.up);
+    let mut nodes: Vec<u64> = replicas_of(&state, id).into_iter().filter(up).collect();
+    nodes.sort_by_cached_key(|id| node.net.is_unreachable(*id));
+    nodes
 }
 
 /// Whether a node has a replica of a shard, or is to have one.

@@ -41,7 +41,7 @@ pub(crate) async fn propose(
                     None
                 }
             },
-            None => ask_replicas(node, running, shard, &command, left).await,
+            None => ask_replicas(node, running, shard, &command, end).await,
         };
         match answer {
             Some(answer) => break answer,
@@ -51,20 +51,16 @@ pub(crate) async fn propose(
     Answer::decode(&bytes).inspect_err(|error| debug!(shard = shard.number, %error, "a shard's answer")).ok()
 }
 
-/// Through each replica in turn until one has an answer.
-async fn ask_replicas(
-    node: &Node,
-    running: &Running,
-    shard: ShardId,
-    command: &Bytes,
-    left: Duration,
-) -> Option<Bytes> {
-    let state = node.meta_state();
-    let up = |id: &u64| state.members.get(id).is_some_and(|member| member.up);
-    let replicas = super::replicas_of(&state, shard);
-    for id in replicas.into_iter().filter(up).filter(|id| *id != running.id) {
+/// Through each replica in turn until one has an answer. None of them, which may hang, takes all of the time from the others.
+async fn ask_replicas(node: &Node, running: &Running, shard: ShardId, command: &Bytes, end: Instant) -> Option<Bytes> {
+    let nodes = super::askable(node, running, shard);
+    let mut others = nodes.len();
+    for id in nodes {
+        others -= 1;
+        let left = end.saturating_duration_since(Instant::now());
+        let time = if others > 0 { left / 2 } else { left };
         let request = Request::Shard { shard: shard.number, generation: shard.generation, command: command.to_vec() };
-        match node.net.call_node(id, &request, left).await {
+        match node.net.call_node(id, &request, time).await {
             Ok(Response::Shard(Ok(answer))) => return Some(answer.into()),
             Ok(Response::Shard(Err(error))) => debug!(shard = shard.number, node = id, %error, "not taken there"),
             Ok(_) => debug!(shard = shard.number, node = id, "an answer to something else"),

@@ -53,12 +53,20 @@ pub(super) async fn caught_up(node: &Arc<Node>, running: &Running, replica: &Rep
 async fn ask_leader(node: &Node, shard: ShardId) -> Option<u64> {
     let running = node.running()?;
     let group = running.shards.replica(shard)?.group;
-    let leader = group.status().borrow().leader?;
+    let (term, leader) = {
+        let status = group.status();
+        let status = status.borrow();
+        (status.term, status.leader?)
+    };
     if leader == running.id {
         return group.read_index().await.ok();
     }
     let request = Request::ReadShardIndex { shard: shard.number, generation: shard.generation };
-    match node.net.call_node(leader, &request, CALL).await {
+    let answer = tokio::select! {
+        answer = node.net.call_node(leader, &request, CALL) => answer,
+        () = group.succeeded(leader, term) => return None,
+    };
+    match answer {
         Ok(Response::ReadIndex(index)) => index,
         Ok(_) => None,
         Err(error) => {
@@ -114,9 +122,7 @@ async fn ask_replicas<T>(
     time: Duration,
     read: impl Fn(Response) -> Option<T>,
 ) -> Option<T> {
-    let state = node.meta_state();
-    let up = |id: &u64| *id != running.id && state.members.get(id).is_some_and(|member| member.up);
-    for id in super::replicas_of(&state, shard).into_iter().filter(up) {
+    for id in super::askable(node, running, shard) {
         match node.net.call_node(id, request, time).await {
             Ok(response) => {
                 if let Some(found) = read(response) {

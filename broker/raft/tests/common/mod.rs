@@ -89,6 +89,8 @@ struct NetState {
     nodes: HashMap<NodeId, Groups>,
     /// Directed: nothing goes from the first to the second.
     cut: HashSet<(NodeId, NodeId)>,
+    /// Calls to these are not answered, and nobody says that they will not be.
+    silent: HashSet<NodeId>,
     /// The last frame of each class on each way, also if it was cut off.
     last: HashMap<(NodeId, NodeId, Class), Bytes>,
     chunks: u64,
@@ -118,6 +120,13 @@ impl Net {
     /// Nothing goes from the first to the second any more; the other way is open.
     pub(crate) fn cut_way(&self, from: NodeId, to: NodeId) {
         self.state.lock().unwrap().cut.insert((from, to));
+    }
+
+    /// The node hangs: it says nothing, and who calls it learns so by the deadline alone.
+    pub(crate) fn silence(&self, node: NodeId, others: impl IntoIterator<Item = NodeId>) {
+        let mut state = self.state.lock().unwrap();
+        state.silent.insert(node);
+        state.cut.extend(others.into_iter().map(|other| (node, other)));
     }
 
     /// Cuts the node off from everybody else.
@@ -174,6 +183,10 @@ impl Transport for Port {
         let (from, net) = (self.node, self.net.clone());
         async move {
             let unreachable = || TransportError::Unreachable { to, reason: "cut off or down".into() };
+            if net.state.lock().unwrap().silent.contains(&to) {
+                tokio::time::sleep(deadline).await;
+                return Err(TransportError::Timeout { to });
+            }
             let target = {
                 let mut state = net.state.lock().unwrap();
                 state.last.insert((from, to, class), frame.clone());
