@@ -6,7 +6,8 @@ knew of the subscription; what is missing later is `loss` alone.
 
 **Rule**, for sessions that end with their connection. A message that such a connection has to get, of QoS 1 acknowledged or of QoS 2 completed, is received
 through it if it and the publisher's connection were there long enough to say so:
-- a later message of the same stream, sent on the same connection of the publisher, was received: then it was passed over;
+- a later message of the same stream, sent on the same connection of the publisher and on no other, was received: then it was passed over (what was sent
+  again elsewhere may have come from there);
 - or the connection answered an operation that was invoked in the drain, was open to the end, and so did some connection to the publisher's
   node that was open before the message was sent.
 An UNSUBSCRIBE may overtake what is forwarded: in the first case none may have been invoked before the later message came, in the second none at all.
@@ -80,9 +81,11 @@ def _home(session, episode):
 def _clean(history, session, verdict):
     messages, connection = history.messages, session.connections[-1]
     alive = history.quiet and connection.alive_at_end(history)
-    # The last message of each stream and connection of its publisher that was received.
+    # The last message of each stream and connection of its publisher that was received, and can have come by that alone.
     later = {}
     for message in session.received:
+        if messages.attempts[message] > 1:
+            continue
         stream = (*stream_of(messages, message), messages.connection[message])
         later[stream] = max(later.get(stream, -1), message)
     for topic_filter, episodes in session.subscriptions.items():
