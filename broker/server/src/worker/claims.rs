@@ -68,10 +68,12 @@ pub(super) enum Failed {
 impl Worker {
     /// Asks the client's shard; the answer to CONNECT follows. The node's own registry has the client on this worker already.
     pub(super) fn begin_claim(&mut self, key: Key, request: Box<OpenRequest>, will: Option<Box<OwnedWill>>) {
+        let mut partings = 0;
         if let Some(desk) = &mut self.desk {
             *desk.claiming.entry(Arc::clone(&request.client_id)).or_default() += 1;
+            partings = desk.partings;
         }
-        self.do_later(Box::new(move |worker| Box::pin(claim(worker, key, request, will))));
+        self.do_later(Box::new(move |worker| Box::pin(claim(worker, key, request, will, partings))));
     }
 
     /// What a session may keep whose client came in by a listener.
@@ -227,12 +229,19 @@ impl Worker {
         mut request: Box<OpenRequest>,
         will: Option<Box<OwnedWill>>,
         result: Result<Claimed, Failed>,
+        partings: u64,
     ) {
         let mut actions = std::mem::take(&mut self.actions);
         let id = Arc::clone(&request.client_id);
+        let may_come = |claimed: &Claimed| self.may_admit(key, &id, claimed.epoch, partings);
+        let admitted = result.as_ref().is_ok_and(may_come);
+        if admitted {
+            // While the claim keeps the client's place on this worker.
+            self.end_local(&id);
+        }
         let alone = self.claim_over(&id);
         match result {
-            Ok(claimed) if self.may_admit(key, &id, claimed.epoch) => {
+            Ok(claimed) if admitted => {
                 let Claimed { epoch, shard, session_present, durable } = claimed;
                 // The will is in the shard.
                 drop(will);
@@ -292,9 +301,15 @@ impl Worker {
     }
 
     /// Whether the connection is still there, and still the client's newest as far as this node knows.
-    fn may_admit(&mut self, key: Key, id: &Arc<str>, epoch: u64) -> bool {
-        let superseded = self.desk.as_mut().is_some_and(|desk| desk.superseded.remove(&(Arc::clone(id), epoch)));
+    fn may_admit(&mut self, key: Key, id: &Arc<str>, epoch: u64, partings: u64) -> bool {
+        let superseded = self.is_superseded(id, epoch, partings);
         self.is_waiting(key) && !superseded && self.node.is_serving()
+    }
+
+    /// Whether what was claimed when the node had parted from a quorum so often may have been taken elsewhere.
+    pub(super) fn is_superseded(&mut self, id: &Arc<str>, epoch: u64, partings: u64) -> bool {
+        let Some(desk) = &mut self.desk else { return false };
+        desk.superseded.remove(&(Arc::clone(id), epoch)) || desk.partings != partings
     }
 
     /// Whether a connection is still there.
@@ -310,18 +325,24 @@ impl Worker {
 }
 
 /// A claim that was asked for, until its connection is there.
-struct Asked {
-    shards: Shards,
-    shard: u16,
-    client: Name,
-    token: u64,
-    answer: oneshot::Receiver<Outcome>,
+pub(super) struct Asked {
+    pub(super) shards: Shards,
+    pub(super) shard: u16,
+    pub(super) client: Name,
+    pub(super) token: u64,
+    pub(super) answer: oneshot::Receiver<Outcome>,
     /// What the shard has granted, and the older connections that are not closed yet.
-    granted: Option<(u64, Vec<Older>)>,
+    pub(super) granted: Option<(u64, Vec<Older>)>,
 }
 
 /// From a CONNECT to its answer.
-async fn claim(worker: Rc<RefCell<Worker>>, key: Key, request: Box<OpenRequest>, will: Option<Box<OwnedWill>>) {
+async fn claim(
+    worker: Rc<RefCell<Worker>>,
+    key: Key,
+    request: Box<OpenRequest>,
+    will: Option<Box<OwnedWill>>,
+    partings: u64,
+) {
     let end = Instant::now() + CLAIM;
     let unavailable = Failed::Refused(ReasonCode::ServerUnavailable);
     let mut asked = None;
@@ -330,7 +351,7 @@ async fn claim(worker: Rc<RefCell<Worker>>, key: Key, request: Box<OpenRequest>,
         Err(_) => Err(unavailable),
     };
     let failed = result.is_err();
-    worker.borrow_mut().finish_claim(key, request, will, result);
+    worker.borrow_mut().finish_claim(key, request, will, result, partings);
     if failed && let Some(asked) = asked {
         take_back(&worker, asked).await;
     }
@@ -388,7 +409,7 @@ async fn claimed(
 
 /// A claim whose connection did not come to be. If the shard has granted it, or will yet, it has taken the client from where it was, which is carried through; then the
 /// client is nowhere. Else it would be held for connected here for as long as this node lives.
-async fn take_back(worker: &Rc<RefCell<Worker>>, asked: Asked) {
+pub(super) async fn take_back(worker: &Rc<RefCell<Worker>>, asked: Asked) {
     let Asked { shards, shard, client, token, answer, granted } = asked;
     let (epoch, mut older) = match granted {
         Some(granted) => granted,

@@ -232,7 +232,6 @@ impl Worker {
         result: OpenResult,
         actions: &mut Vec<Action>,
     ) {
-        self.end_local(&request.client_id);
         let listener = self.conns.get_mut(key).map_or(0, |conn| conn.listener);
         let id = Arc::clone(&request.client_id);
         let durable = owner.durable.is_some();

@@ -18,7 +18,7 @@ use raftmq_session::{CloseReason, OpenRequest};
 use raftmq_shard::{Claim, Op, OpAnswer, WillEnd};
 use tokio::time::{sleep, timeout};
 
-use super::claims::{CLAIM, Failed, Owner, close_older};
+use super::claims::{Asked, CLAIM, Failed, Owner, close_older, take_back};
 use super::shards::{Waiting, name};
 use super::wheel::Key;
 use super::{ClientState, NodeShared, Worker};
@@ -29,6 +29,15 @@ const AT_ONCE: usize = 64;
 const AGAIN: Duration = Duration::from_millis(250);
 /// Between two looks at whether the node serves alone.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// A claim of a connected client.
+struct Asking {
+    shards: Shards,
+    shard: u16,
+    claim: Claim,
+    /// See [`super::shards::ShardDesk::partings`].
+    partings: u64,
+}
 
 /// What a claim of a connected client came to.
 enum Again {
@@ -66,6 +75,9 @@ impl Worker {
 
     /// The lease has been over for long: clients of durable sessions are closed, and whoever stays has lost its place in the registry.
     pub(super) fn part_from_quorum(&mut self) {
+        if let Some(desk) = &mut self.desk {
+            desk.partings += 1;
+        }
         let mut closed = 0;
         for key in self.conns.keys() {
             if !self.needs_quorum(key) {
@@ -133,7 +145,7 @@ impl Worker {
     }
 
     /// What is asked of the shard of a client that is connected here; `None`: it is no more, or it has its place.
-    fn claim_of(&mut self, client: Key) -> Option<(Shards, u16, Claim)> {
+    fn claim_of(&mut self, client: Key) -> Option<Asking> {
         if !self.is_local_client(client) {
             return None;
         }
@@ -156,22 +168,24 @@ impl Worker {
         // Who has connected, or has a session, elsewhere stays there.
         let claim =
             Claim { client, clean_start: false, expiry_s: 0, will: for_shard, limits, durable: false, yields: true };
-        Some((desk.shards.clone(), shard, claim))
+        Some(Asking { shards: desk.shards.clone(), shard, claim, partings: desk.partings })
     }
 
     /// What follows from a claim's answer.
-    fn claimed_again(&mut self, client: Key, id: &Arc<str>, again: &Again) {
+    fn claimed_again(&mut self, client: Key, id: &Arc<str>, again: &Again, partings: u64) {
         let alone = self.claim_over(id);
         let epoch = if let Again::Here { epoch, .. } = again { Some(*epoch) } else { None };
         let superseded = epoch.is_some_and(|epoch| {
             self.desk.as_mut().is_some_and(|desk| desk.superseded.remove(&(Arc::clone(id), epoch)))
         });
+        // The node has parted again meanwhile: that place may be another's by now.
+        let over = self.desk.as_ref().is_some_and(|desk| desk.partings != partings);
         if alone && let Some(desk) = &mut self.desk {
             desk.superseded.retain(|(other, _)| other != id);
         }
         let still = self.is_local_client(client);
         match again {
-            Again::Here { epoch, shard } if still && !superseded && self.node.is_serving() => {
+            Again::Here { epoch, shard } if still && !superseded && !over && self.node.is_serving() => {
                 if let Some(entry) = self.clients.get_mut(client) {
                     entry.owner = Some(Box::new(Owner { epoch: *epoch, shard: *shard, durable: None }));
                     // The shard has it.
@@ -208,27 +222,47 @@ pub(super) async fn until_alone(node: &NodeShared) {
 }
 
 async fn claim_again(worker: &Rc<RefCell<Worker>>, client: Key) {
-    let Some((shards, shard, claim)) = worker.borrow_mut().claim_of(client) else { return };
+    let Some(Asking { shards, shard, claim, partings }) = worker.borrow_mut().claim_of(client) else { return };
     let id = Arc::clone(&claim.client.id);
-    let again = timeout(CLAIM, claimed(worker, &shards, shard, claim)).await.unwrap_or(Again::Unknown);
-    worker.borrow_mut().claimed_again(client, &id, &again);
+    let mut asked = None;
+    let again = timeout(CLAIM, claimed(worker, &shards, shard, claim, &mut asked)).await.unwrap_or(Again::Unknown);
+    let mut worker = worker.borrow_mut();
+    worker.claimed_again(client, &id, &again, partings);
+    if matches!(again, Again::Unknown)
+        && let Some(asked) = asked
+    {
+        // It may be granted yet, when the client is gone. The others do not wait for that.
+        worker.do_later(Box::new(move |worker| Box::pin(async move { take_back(&worker, asked).await })));
+    }
 }
 
-async fn claimed(worker: &Rc<RefCell<Worker>>, shards: &Shards, shard: u16, claim: Claim) -> Again {
+async fn claimed(
+    worker: &Rc<RefCell<Worker>>,
+    shards: &Shards,
+    shard: u16,
+    claim: Claim,
+    pending: &mut Option<Asked>,
+) -> Again {
     let client = claim.client.clone();
     let asked = match &mut worker.borrow_mut().desk {
-        Some(desk) => desk.ask(shard, Op::Claim(Box::new(claim))),
+        Some(desk) => {
+            let (token, answer) = desk.ask_revocably(shard, Op::Claim(Box::new(claim)));
+            let (shards, client) = (shards.clone(), client.clone());
+            pending.insert(Asked { shards, shard, client, token, answer, granted: None })
+        }
         None => return Again::Unknown,
     };
-    match asked.await {
-        Ok(Ok(OpAnswer::Stale)) => Again::Elsewhere,
-        Ok(Ok(OpAnswer::Claimed { epoch, mut older, .. })) => {
-            match close_older(worker, shards, shard, &client, epoch, &mut older).await {
-                Ok(()) => Again::Here { epoch, shard },
-                Err(Failed::Gone) => Again::Elsewhere,
-                Err(Failed::Refused(_)) => Again::Unknown,
-            }
+    let (epoch, older) = match (&mut asked.answer).await {
+        Ok(Ok(OpAnswer::Claimed { epoch, older, .. })) => (epoch, older),
+        other => {
+            *pending = None;
+            return if matches!(other, Ok(Ok(OpAnswer::Stale))) { Again::Elsewhere } else { Again::Unknown };
         }
-        _ => Again::Unknown,
+    };
+    let (_, older) = asked.granted.insert((epoch, older));
+    match close_older(worker, shards, shard, &client, epoch, older).await {
+        Ok(()) => Again::Here { epoch, shard },
+        Err(Failed::Gone) => Again::Elsewhere,
+        Err(Failed::Refused(_)) => Again::Unknown,
     }
 }

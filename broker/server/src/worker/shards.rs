@@ -154,6 +154,8 @@ pub(super) struct ShardDesk {
     full_bytes: usize,
     /// Claims that are on their way, by client: how many.
     pub(super) claiming: HashMap<Arc<str>, u32, ahash::RandomState>,
+    /// How often this node has parted from a quorum: who is claimed meanwhile may have been taken elsewhere since.
+    pub(super) partings: u64,
     /// Claims that were taken over before they were answered.
     pub(super) superseded: HashSet<(Arc<str>, u64), ahash::RandomState>,
     /// Clients with acknowledgements that were not handed over.
@@ -178,6 +180,7 @@ impl ShardDesk {
             full_count: 0,
             full_bytes: 0,
             claiming: HashMap::default(),
+            partings: 0,
             superseded: HashSet::default(),
             unsaid: Vec::new(),
         }
