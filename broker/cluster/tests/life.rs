@@ -509,6 +509,26 @@ async fn messages_of_groups_come_back_from_a_node_that_dies() {
     }
 }
 
+/// Its connections stand, and its routes are there for a while yet: nobody of its groups is to be chosen by them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_is_held_to_be_down_is_one_that_cannot_be_reached() {
+    let lab = Lab::new();
+    let all = lab.form(&NAMES).await;
+    let (cut, others) = (&all[2], &all[..2]);
+    let to = cut.id();
+    others[0].cluster.forward(&[to], &Bytes::from_static(b"first"));
+    eventually("a connection for messages is there", || !cut.received.lock().unwrap().is_empty()).await;
+    cut.cluster.isolate(true);
+    let is_up = |of: &Process| of.cluster.control().members().iter().any(|member| member.id == to && member.up);
+    eventually("it is declared down", || others.iter().all(|other| !is_up(other))).await;
+    eventually("it is not chosen", || others.iter().all(|other| other.cluster.is_unreachable(to))).await;
+    cut.cluster.isolate(false);
+    eventually("it is back", || others.iter().all(|other| is_up(other) && !other.cluster.any_unreachable())).await;
+    for p in all {
+        p.kill().await;
+    }
+}
+
 fn message(topic: &str, payload: &[u8]) -> Message {
     let publish = Publish {
         dup: false,

@@ -15,7 +15,7 @@ pub struct WalOptions {
     pub cache_bytes: usize,
     /// How long a sync may wait for more company under load. Never waited when the log is idle.
     pub max_linger: Duration,
-    /// Above this many segments, what still lives in the oldest is copied forward so that its file can go.
+    /// Above this many segments, what still lives in the oldest is copied forward so that its file can go; above two, while the disk is short of room.
     pub max_segments: u64,
     /// Size of the file that is given up when the disk is full, in bytes. 0 for none.
     pub ballast_bytes: u64,

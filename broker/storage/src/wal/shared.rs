@@ -43,6 +43,25 @@ pub(crate) struct State {
     pub(crate) failure: Option<WalError>,
     /// Free bytes while entries are refused.
     pub(crate) disk_full: Option<u64>,
+    /// Little is left until they are.
+    pub(crate) short: bool,
+}
+
+/// The segments that a log has at least where the disk is short of room: the one that is written, and one to go to.
+const FEWEST: u64 = 2;
+
+impl State {
+    /// The oldest segment, if it is to go, and what lives in it to be copied forward: there are more than `max_segments`, or more than are needed on a disk that is short of room.
+    pub(crate) fn to_copy(&self, current: u32, max_segments: u64) -> Option<u32> {
+        let (oldest, usage) = self.usages.oldest()?;
+        let most = if self.short { FEWEST.min(max_segments) } else { max_segments };
+        let goes = oldest < current
+            && usage.records > 0
+            && self.usages.segments() > most
+            // Copying from a log that is mostly alive would only move it: that is for snapshots to solve.
+            && self.usages.live_bytes().saturating_mul(2) <= self.usages.capacity();
+        goes.then_some(oldest)
+    }
 }
 
 /// What waits to be written.
@@ -75,6 +94,7 @@ impl Shared {
                 closing: false,
                 failure: None,
                 disk_full: None,
+                short: false,
             }),
             wake: Condvar::new(),
             room: Arc::new(Semaphore::new(units)),

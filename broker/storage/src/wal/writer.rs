@@ -29,6 +29,9 @@ const MARK_AFTER: Duration = Duration::from_millis(100);
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 
+/// With room left for fewer segments than this, until entries are refused, the log gives up what it can.
+const SHORT_SEGMENTS: u64 = 2;
+
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) lock: Option<DirLock>,
@@ -133,13 +136,7 @@ impl Writer {
         }
         let current = self.end.tail.segment;
         let mut copies = Vec::new();
-        if let Some((oldest, usage)) = state.usages.oldest()
-            && oldest < current
-            && usage.records > 0
-            && state.usages.segments() > self.shared.options.max_segments
-            // Copying from a log that is mostly alive would only move it: that is for snapshots to solve.
-            && state.usages.live_bytes().saturating_mul(2) <= state.usages.capacity()
-        {
+        if let Some(oldest) = state.to_copy(current, self.shared.options.max_segments) {
             copies = take_copies(state, oldest, &mut batch);
             self.again = !copies.is_empty();
         }
@@ -261,6 +258,9 @@ impl Writer {
         self.sync_mark()?;
         if self.space_seen.elapsed() >= SPACE_EVERY {
             self.look_at_space();
+            // Nobody writes to a log that takes nothing.
+            let state = self.shared.lock();
+            self.again |= state.to_copy(self.end.tail.segment, self.shared.options.max_segments).is_some();
         }
         Ok(())
     }
@@ -269,6 +269,7 @@ impl Writer {
     pub(crate) fn look_at_space(&mut self) {
         self.space_seen = Instant::now();
         let needed = self.shared.options.min_free_bytes;
+        let short = needed.saturating_add(self.shared.options.segment_bytes.saturating_mul(SHORT_SEGMENTS));
         let free = match self.end.disk.free_bytes() {
             Ok(free) => free,
             Err(error) => {
@@ -281,6 +282,7 @@ impl Writer {
         // Some more must be free to go on than to stop, so that it does not flap.
         let limit = if was { needed.saturating_add(needed / 8) } else { needed };
         state.disk_full = (free < limit).then_some(free);
+        state.short = free < short;
         let is = state.disk_full.is_some();
         drop(state);
         if is != was {

@@ -81,6 +81,41 @@ fn entries_are_refused_before_the_disk_is_full_and_votes_are_not() {
 }
 
 #[test]
+fn a_log_that_is_refused_room_gives_up_what_it_can() {
+    let disk = SimDisk::default();
+    let options = WalOptions { min_free_bytes: 800, max_segments: 100, ..small() };
+    let (wal, _) = Wal::on(&disk, options.clone()).unwrap();
+    wal.append_now(G2, vec![entry(1, "old"), entry(2, "and quiet")]).unwrap();
+    wal.vote_now(G2, "an old vote").unwrap();
+    for index in 1..200 {
+        wal.append_now(G1, vec![entry(index, vec![1; 3900])]).unwrap();
+        wal.purge_to(G1, index.saturating_sub(2), "m".into()).unwrap();
+    }
+    assert!(wal.metrics().segments > 20 && wal.metrics().copied == 0);
+    // Nobody writes any more.
+    disk.faults(|faults| faults.free = Some(700));
+    eventually("few segments are left", || wal.metrics().segments <= 3);
+    assert!(!wal.accepting() && wal.metrics().copied >= 2);
+    let check = |wal: &Wal| {
+        assert_eq!(wal.all(G2), [entry(1, "old"), entry(2, "and quiet")]);
+        assert_eq!(wal.group_state(G2).unwrap().vote.unwrap(), "an old vote");
+        assert_eq!(wal.all(G1).len(), 2);
+    };
+    check(&wal);
+    // It writes nothing for its own sake from there on.
+    let (fsyncs, since) = (wal.metrics().fsyncs, Instant::now());
+    eventually("two looks at the room", || since.elapsed() > Duration::from_millis(2_500));
+    assert!(wal.metrics().fsyncs <= fsyncs + 1);
+    disk.faults(|faults| faults.free = None);
+    eventually("it goes on", || wal.accepting());
+    wal.append_now(G1, vec![entry(200, "fits again")]).unwrap();
+    drop(wal);
+    let (wal, _) = Wal::on(&disk, options).unwrap();
+    assert_eq!(wal.all(G1).len(), 3);
+    assert_eq!(wal.all(G2).len(), 2);
+}
+
+#[test]
 fn a_full_disk_costs_the_ballast_before_it_costs_the_log() {
     let disk = SimDisk::default();
     let options = WalOptions { ballast_bytes: 8 * PAGE, ..small() };
