@@ -179,7 +179,7 @@ impl<S: Store> ShardMachine<S> {
             known.owner = None;
         }
         let mut older = Vec::new();
-        for candidate in known.older {
+        for candidate in known.older.iter().map(|former| former.at) {
             if !is_down(candidate.node)? {
                 older.push(candidate);
             }

@@ -17,7 +17,7 @@ use crate::codec::{CodecError, Reader};
 use crate::store::StoreError;
 
 pub(crate) use block::{BLOCK, Block, Entry};
-pub(crate) use client::{Client, MAX_OLDER};
+pub(crate) use client::{Client, Former, MAX_OLDER};
 pub(crate) use group::{Group, Held, Letter, Member, Membership, Named};
 pub(crate) use meta::{FORMAT as META_FORMAT, Meta, Sweep};
 pub(crate) use session::{GROUP, Session, WINDOW};

@@ -374,7 +374,7 @@ impl Cluster {
                     owned.extend(more);
                 }
                 let mentions = |client: &&reference::Client| {
-                    client.owner == Some(boot) || client.older.iter().any(|older| older.node == boot)
+                    client.owner == Some(boot) || client.older.iter().any(|(older, _)| older.node == boot)
                 };
                 assert_eq!(owned.len(), reference.clients.values().filter(mentions).count());
             }
@@ -541,7 +541,7 @@ impl Generator<'_> {
                 let count = waited.clone().count() as u64;
                 match waited.nth(self.random.below(count) as usize) {
                     Some((key, known)) => {
-                        let older = self.random.pick(&known.older).unwrap();
+                        let (older, _) = self.random.pick(&known.older).unwrap();
                         Op::Closed { client: Name::new(key.1, &key.2), epoch: older.epoch }
                     }
                     None => Op::Closed { client: client(0), epoch: 1 },

@@ -40,7 +40,12 @@ impl<S: Store> ShardMachine<S> {
             },
             Op::Disconnect { client, epoch, expiry_s, will } => match self.connected(from, &client, epoch)? {
                 Ok(connected) => self.disconnect(&connected.name, expiry_s, will),
-                Err(refused) => Ok(refused),
+                Err(refused) => {
+                    if refused == OpAnswer::Stale {
+                        self.former_ended(from, &client, epoch, will)?;
+                    }
+                    Ok(refused)
+                }
             },
             Op::Subscribe { client, epoch, filters } => {
                 let session = session_of!(self, from, &client, epoch);

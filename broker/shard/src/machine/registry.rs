@@ -8,7 +8,7 @@ use crate::answer::{Older, OpAnswer};
 use crate::command::{Claim, WillEnd};
 use crate::effect::Effect;
 use crate::key::{self, Key, timer};
-use crate::record::{Client, MAX_OLDER, Owned, Session, Timer};
+use crate::record::{Client, Former, MAX_OLDER, Owned, Session, Timer};
 use crate::store::{Store, StoreError};
 use crate::{Name, NodeBoot};
 
@@ -44,13 +44,12 @@ impl<S: Store> ShardMachine<S> {
         let ends = claim.clean_start || (client.owner.is_some() && client.expiry_s == 0);
         let session = client.session.filter(|_| !ends);
         if let Some(owner) = client.owner.take() {
-            client.older.push(Older { node: owner, epoch: client.epoch });
-            // The will of the older connection is sent, unless the session goes on and its delay is not over ([MQTT5 3.1.3.2.2], `[MQTT-3.1.4-3]`).
-            if let Some(will) = client.will.take()
-                && (will.delay_s == 0 || session.is_none() || planted(Bug::WillWhileUp))
-            {
-                self.publish_will(claim.client.namespace, will)?;
-            }
+            let at = Older { node: owner, epoch: client.epoch };
+            // The will of the older connection is sent, unless the session goes on and its delay is not over ([MQTT5 3.1.3.2.2], `[MQTT-3.1.4-3]`). Not before its node has said how it
+            // ended: a DISCONNECT may be on its way from there.
+            let will =
+                client.will.take().filter(|will| will.delay_s == 0 || session.is_none() || planted(Bug::WillWhileUp));
+            client.older.push(Former { at, will });
         }
         if session.is_some() {
             // A new connection before the will delay is over (`[MQTT-3.1.3-9]`).
@@ -95,7 +94,7 @@ impl<S: Store> ShardMachine<S> {
         client.session = session;
         client.will_at = None;
         client.ends_at = None;
-        let older = client.older.to_vec();
+        let older = client.older.iter().map(|former| former.at).collect();
         self.close_client(open);
         Ok(OpAnswer::Claimed { epoch, session_present, older })
     }
@@ -105,10 +104,29 @@ impl<S: Store> ShardMachine<S> {
         if let Some(refused) = self.elsewhere(client) {
             return Ok(refused);
         }
-        let mut open = self.open_client(key::client_name(client.namespace, &client.id))?;
-        self.no_longer_older(&mut open, |older| older.node == from && older.epoch == epoch);
-        self.close_client(open);
+        self.former_ended(from, client, epoch, WillEnd::Keep)?;
         Ok(OpAnswer::Done)
+    }
+
+    /// A connection of a client that is connected elsewhere by now had ended before its node heard of that.
+    pub(super) fn former_ended(
+        &mut self,
+        from: NodeBoot,
+        client: &Name,
+        epoch: u64,
+        end: WillEnd,
+    ) -> Result<(), StoreError> {
+        let mut open = self.open_client(key::client_name(client.namespace, &client.id))?;
+        let ended = |older: &Older| older.node == from && older.epoch == epoch;
+        if let Some(former) = open.client.older.iter_mut().find(|former| ended(&former.at))
+            && end == WillEnd::Drop
+        {
+            // `[MQTT-3.14.4-3]`
+            former.will = None;
+        }
+        self.no_longer_older(&mut open, ended)?;
+        self.close_client(open);
+        Ok(())
     }
 
     /// What a claim still waits for.
@@ -116,7 +134,8 @@ impl<S: Store> ShardMachine<S> {
         let mut open = self.open_client(name)?;
         self.settle(&mut open)?;
         let client = &open.client;
-        let (epoch, session_present, older) = (client.epoch, client.session.is_some(), client.older.to_vec());
+        let (epoch, session_present, older) =
+            (client.epoch, client.session.is_some(), client.older.iter().map(|former| former.at).collect());
         self.close_client(open);
         Ok(OpAnswer::Claimed { epoch, session_present, older })
     }
@@ -146,8 +165,7 @@ impl<S: Store> ShardMachine<S> {
                 }
             }
         }
-        self.no_longer_older(open, |older| down.contains(&older.node));
-        Ok(())
+        self.no_longer_older(open, |older| down.contains(&older.node))
     }
 
     /// Takes the record of a client, which may be a new one, to change it.
@@ -222,16 +240,18 @@ impl<S: Store> ShardMachine<S> {
         Ok(())
     }
 
-    fn no_longer_older(&mut self, open: &mut Open, closed: impl Fn(&Older) -> bool) {
+    /// Some older connections are certainly over, and their wills are sent.
+    fn no_longer_older(&mut self, open: &mut Open, closed: impl Fn(&Older) -> bool) -> Result<(), StoreError> {
         let waited = !open.client.older.is_empty();
-        open.client.older.retain(|older| !closed(older));
-        if waited
-            && open.client.older.is_empty()
-            && open.client.owner.is_some()
-            && let Some((namespace, id)) = key::read_client_name(&open.name)
-        {
+        let over: SmallVec<[Former; 1]> = open.client.older.extract_if(.., |former| closed(&former.at)).collect();
+        let Some((namespace, id)) = key::read_client_name(&open.name) else { return Ok(()) };
+        for will in over.into_iter().filter_map(|former| former.will) {
+            self.publish_will(namespace, will)?;
+        }
+        if waited && open.client.older.is_empty() && open.client.owner.is_some() {
             let (client, epoch) = (Name::new(namespace, id), open.client.epoch);
             self.effects.push(Effect::WaitOver { client, epoch });
         }
+        Ok(())
     }
 }

@@ -39,7 +39,8 @@ pub struct Client {
     pub expiry_s: u32,
     pub will: Option<Will>,
     pub session: Option<u64>,
-    pub older: Vec<Older>,
+    /// Each with its will, if that is to be sent.
+    pub older: Vec<(Older, Option<Will>)>,
     pub will_at: Option<u64>,
     pub ends_at: Option<u64>,
 }
@@ -255,7 +256,12 @@ impl Reference {
             if let Some(epoch) = epoch {
                 match self.clients.get(&key) {
                     Some(known) if known.owner == Some(from) && known.epoch == epoch => session = known.session,
-                    _ => return OpAnswer::Stale,
+                    _ => {
+                        if let Op::Disconnect { will, .. } = op {
+                            self.former_ended(&key, |older| older.node == from && older.epoch == epoch, will);
+                        }
+                        return OpAnswer::Stale;
+                    }
                 }
                 if session.is_none() && !matches!(op, Op::Disconnect { .. } | Op::Older { .. }) {
                     return OpAnswer::NoSession;
@@ -269,14 +275,13 @@ impl Reference {
             Op::Older { client, epoch } => {
                 self.settle(&key(&client));
                 let known = &self.clients[&key(&client)];
-                let (session_present, older) = (known.session.is_some(), known.older.clone());
+                let (session_present, older) =
+                    (known.session.is_some(), known.older.iter().map(|(older, _)| *older).collect());
                 OpAnswer::Claimed { epoch, session_present, older }
             }
             Op::Closed { client, epoch } => {
-                if let Some(known) = self.clients.get_mut(&key(&client)) {
-                    known.older.retain(|older| older.node != from || older.epoch != epoch);
-                }
-                self.forget_if_over(&key(&client));
+                let closed = |older: &Older| older.node == from && older.epoch == epoch;
+                self.former_ended(&key(&client), closed, WillEnd::Keep);
                 OpAnswer::Done
             }
             Op::Disconnect { client, expiry_s, will, .. } => {
@@ -393,14 +398,11 @@ impl Reference {
         }
         let goes_on = known.session.is_some() && !claim.clean_start && (known.owner.is_none() || known.expiry_s != 0);
         let mut older = known.older;
+        let will = known.will.filter(|will| !goes_on || (known.owner.is_some() && will.delay_s == 0));
         if let Some(node) = known.owner {
-            older.push(Older { node, epoch: known.epoch });
-        }
-        if let Some(will) = known.will {
-            let was_connected = known.owner.is_some();
-            if !goes_on || (was_connected && will.delay_s == 0) {
-                self.publish_will(key.1, will);
-            }
+            older.push((Older { node, epoch: known.epoch }, will));
+        } else if let Some(will) = will {
+            self.publish_will(key.1, will);
         }
         if !goes_on && let Some(session) = known.session {
             self.end(session);
@@ -443,7 +445,19 @@ impl Reference {
             ends_at: None,
         };
         self.clients.insert(key, client);
+        let older = older.into_iter().map(|(older, _)| older).collect();
         OpAnswer::Claimed { epoch, session_present: goes_on, older }
+    }
+
+    fn former_ended(&mut self, key: &ClientKey, ended: impl Fn(&Older) -> bool, end: WillEnd) {
+        let Some(known) = self.clients.get_mut(key) else { return };
+        let (over, left) = std::mem::take(&mut known.older).into_iter().partition(|(older, _)| ended(older));
+        known.older = left;
+        let over: Vec<(Older, Option<Will>)> = over;
+        for will in over.into_iter().filter_map(|(_, will)| will.filter(|_| end != WillEnd::Drop)) {
+            self.publish_will(key.1, will);
+        }
+        self.forget_if_over(key);
     }
 
     fn connection_ended(&mut self, key: &ClientKey, at: u64, end: WillEnd) {
@@ -497,9 +511,12 @@ impl Reference {
             let at = sweep.unwrap().1;
             self.connection_ended(key, at, WillEnd::Keep);
         }
-        let down: Vec<Older> =
-            self.clients[key].older.iter().filter(|older| self.is_down(older.node)).copied().collect();
+        let is_down = |(older, _): &&(Older, Option<Will>)| self.is_down(older.node);
+        let down: Vec<_> = self.clients[key].older.iter().filter(is_down).cloned().collect();
         self.clients.get_mut(key).unwrap().older.retain(|older| !down.contains(older));
+        for will in down.into_iter().filter_map(|(_, will)| will) {
+            self.publish_will(key.1, will);
+        }
     }
 
     fn forget_if_over(&mut self, key: &ClientKey) {
@@ -520,7 +537,7 @@ impl Reference {
             // By boot, then by client.
             let mut concerned = BTreeSet::new();
             for (key, client) in &self.clients {
-                let nodes = client.owner.into_iter().chain(client.older.iter().map(|older| older.node));
+                let nodes = client.owner.into_iter().chain(client.older.iter().map(|(older, _)| older.node));
                 concerned.extend(nodes.filter(|node| concerns(*node)).map(|node| (node.boot, key.clone())));
             }
             let count = concerned.len();
@@ -836,7 +853,8 @@ impl Reference {
     /// A client's owner and older connections as if what nodes that are down leave were done.
     pub fn seen(&self, client: &Client) -> (Option<NodeBoot>, Vec<Older>) {
         let owner = client.owner.filter(|node| !self.is_down(*node));
-        (owner, client.older.iter().filter(|older| !self.is_down(older.node)).copied().collect())
+        let older = client.older.iter().map(|(older, _)| *older);
+        (owner, older.filter(|older| !self.is_down(older.node)).collect())
     }
 
     pub fn sent(&self, name: &Name) -> Option<Vec<(u64, Sent)>> {

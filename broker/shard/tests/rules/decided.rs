@@ -1,8 +1,8 @@
 //! Wills and delayed messages: when they are published, and where they go.
 
-use raftmq_shard::{Bounds, Claim, Op, OpAnswer, WillEnd};
+use raftmq_shard::{Answer, Bounds, Claim, Command, Op, OpAnswer, WillEnd};
 
-use crate::common::{NODE, OTHER, Table, claim, message};
+use crate::common::{NODE, OTHER, Replica, Table, claim, message, name};
 use crate::{disconnect, will};
 
 fn delay(topic: &str, delay_ms: u64, messages: u64) -> Op {
@@ -67,9 +67,39 @@ fn wills_when_a_client_comes_back() {
             table.op(NODE, disconnect("c", epoch, WillEnd::Keep));
         }
         table.claim(OTHER, Claim { clean_start, ..claim("c") });
+        table.op(NODE, Op::Closed { client: name("c"), epoch });
         table.tick(10_000);
         let case = format!("{delay_s} {durable} {clean_start} {connected}");
         assert_eq!(table.decided().len(), usize::from(published), "{case}");
+    }
+}
+
+/// Its node may have a DISCONNECT on its way, of a client that is connected elsewhere by now.
+#[test]
+fn a_will_waits_for_how_an_older_connection_ended() {
+    for (end, published) in [("closed", 1), ("disconnect", 0), ("lost", 1), ("down", 1)] {
+        let mut table = Table::new();
+        let (epoch, ..) = table.claim(NODE, Claim { will: will("w", 0), ..claim("c") });
+        table.claim(OTHER, Claim { will: will("later", 0), ..claim("c") });
+        table.tick(10_000);
+        // Nobody else can say it.
+        assert_eq!(table.op(OTHER, disconnect("c", epoch, WillEnd::Keep)), OpAnswer::Stale);
+        assert!(table.decided().is_empty(), "{end}");
+        table.replica.flush();
+        table.replica = Replica::new(table.replica.store.snapshot(), 1 << 20);
+        match end {
+            "closed" => assert_eq!(table.op(NODE, Op::Closed { client: name("c"), epoch }), OpAnswer::Done),
+            "disconnect" => assert_eq!(table.op(NODE, disconnect("c", epoch, WillEnd::Drop)), OpAnswer::Stale),
+            "lost" => assert_eq!(table.op(NODE, disconnect("c", epoch, WillEnd::Keep)), OpAnswer::Stale),
+            _ => assert_eq!(table.apply(&Command::NodeDown { node: NODE }), Answer::Done),
+        }
+        table.tick(10_000);
+        assert_eq!(table.decided(), vec!["w"; published], "{end}");
+        assert!(table.replica.machine.client(&name("c")).unwrap().unwrap().older.is_empty(), "{end}");
+        if end != "down" {
+            table.op(NODE, Op::Closed { client: name("c"), epoch });
+            assert_eq!(table.decided().len(), published, "{end}, twice");
+        }
     }
 }
 
