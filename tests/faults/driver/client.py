@@ -263,12 +263,15 @@ class Client:
         size = struct.unpack(">H", body[:2])[0]
         pid = _pid_of(body[2 + size:])
         kind = PUBACK if qos == 1 else PUBREC
-        # Some are slow, so that connections end with deliveries that are not acknowledged.
-        delay = self.random.choice([0, 0, 0, 0.05, 0.5]) if self.about.restless else 0
+        self._slowly([0, 0, 0, 0.05, 0.5], wire, packets.acknowledge(kind, pid))
+
+    def _slowly(self, delays, wire, packet):
+        """Some are slow, so that connections end, and nodes are cut off, with what is not acknowledged or released."""
+        delay = self.random.choice(delays) if self.about.restless else 0
         if delay:
-            asyncio.get_running_loop().call_later(delay, wire.send, packets.acknowledge(kind, pid))
+            asyncio.get_running_loop().call_later(delay, wire.send, packet)
         else:
-            wire.send(packets.acknowledge(kind, pid))
+            wire.send(packet)
 
     def _acknowledged(self, wire, kind, body):
         pid = _pid_of(body)
@@ -277,7 +280,7 @@ class Client:
             return
         if kind == PUBREC and not failed:
             self.out[pid][0] = PUBREL
-            wire.send(packets.acknowledge(PUBREL, pid))
+            self._slowly([0, 0, 0, 0.2, 1.0], wire, packets.acknowledge(PUBREL, pid))
         else:
             del self.out[pid]
 
