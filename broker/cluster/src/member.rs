@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use raftmq_meta::{Lease, MetaCommand, MetaResponse, Refusal};
-use raftmq_raft::{Group, GroupStatus, Groups, Persistence, Role};
+use raftmq_raft::{Applied, Group, GroupStatus, Groups, Persistence, Role, WaitError};
 use raftmq_routing::RoutesMachine;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use crate::identity::{KnownMembers, Membership};
 use crate::leader::Desk;
 use crate::machine::{MetaAdapter, RoutesAdapter, SharedMachine};
 use crate::net::LinkTransport;
-use crate::node::{GROUPS, Node, RETRY, Running};
+use crate::node::{CALL, GROUPS, Node, RETRY, Running};
 use crate::shards::{self, Replicas};
 use crate::status::Stage;
 use crate::wire::Fate;
@@ -188,10 +188,10 @@ async fn announce_boot(node: Arc<Node>) {
         version: node.config.version.clone(),
         feature_level: node.config.feature_level(),
     };
-    loop {
-        let refusal = match propose(&running.meta, &command).await {
-            Ok(MetaResponse::Refused(refusal)) => refusal,
-            Ok(_) => break,
+    let index = loop {
+        let refusal = match proposed(&running.meta, &command).await {
+            Ok((MetaResponse::Refused(refusal), _)) => refusal,
+            Ok((_, applied)) => break applied.index,
             // It is out, and its groups are stopped.
             Err(_) if *node.stage.borrow() == Stage::Left => return node.set_detail(""),
             Err(reason) => {
@@ -212,6 +212,13 @@ async fn announce_boot(node: Arc<Node>) {
             }
             other => return node.fail(Fatal::Refused(other.to_string())),
         }
+    };
+    // What the cluster has decided until now holds for whoever this node serves: whether sessions are in shards, who is banned.
+    while let Err(error) = running.meta.wait_applied(index, CALL).await {
+        if matches!(error, WaitError::Shutdown) {
+            return;
+        }
+        node.set_detail("waiting for this node's replica of the meta group");
     }
     node.set_detail("");
     // Before it serves, so that no replica comes to it only to go elsewhere; whatever becomes of that.
@@ -227,10 +234,14 @@ pub(crate) async fn propose(meta: &Group, command: &MetaCommand) -> Result<MetaR
 /// As [`propose`], for what can be done once only: also says whether the command may have been applied before, and the answer be that to a
 /// repetition.
 pub(crate) async fn propose_once(meta: &Group, command: &MetaCommand) -> Result<(MetaResponse, bool), String> {
+    proposed(meta, command).await.map(|(answer, applied)| (answer, applied.repeated))
+}
+
+async fn proposed(meta: &Group, command: &MetaCommand) -> Result<(MetaResponse, Applied), String> {
     let applied =
         meta.propose_anywhere(command.encode().into(), Duration::from_secs(3)).await.map_err(|e| e.to_string())?;
     let answer = MetaResponse::decode(&applied.response).map_err(|e| e.to_string())?;
-    Ok((answer, applied.repeated))
+    Ok((answer, applied))
 }
 
 pub(crate) fn group_infos(node: &Node) -> Vec<GroupInfo> {

@@ -120,7 +120,18 @@ impl Worker {
         });
         let shard = self.desk.as_ref().and_then(|desk| desk.shards.shard_of(client.namespace, &id));
         match here {
-            Some(key) => self.take_over(key),
+            Some(key) => {
+                let op = if self.said_disconnect(key) {
+                    Op::Disconnect { client, epoch, expiry_s: None, will: WillEnd::Drop }
+                } else {
+                    Op::Closed { client, epoch }
+                };
+                self.take_over(key);
+                if let Some(shard) = shard {
+                    self.push_to_shard(shard, op, Waiting::Nobody);
+                }
+            }
+            // One that was here has ended: how, is on its way to the shard, and nothing may overtake it.
             None => {
                 if let Some(desk) = &mut self.desk
                     && desk.claiming.contains_key(&id)
@@ -130,11 +141,20 @@ impl Worker {
                 }
             }
         }
-        if let Some(shard) = shard {
-            self.push_to_shard(shard, Op::Closed { client, epoch }, Waiting::Nobody);
-        }
         // Who asked may have given up.
         let _ = closed.send(());
+    }
+
+    /// Whether a client has ended its connection by DISCONNECT, which may wait behind what is not read or written yet.
+    fn said_disconnect(&mut self, client: Key) -> bool {
+        let Some(ClientState::Online(key)) = self.clients.get_mut(client).map(|entry| &entry.state) else {
+            return false;
+        };
+        let key = *key;
+        self.read_unlimited(key);
+        self.read_last(key);
+        let ended = self.conns.get_mut(key).filter(|conn| conn.closing.is_some()).and_then(|conn| conn.reason);
+        ended.is_some_and(|reason| !reason.publishes_will())
     }
 
     /// The connection of a client ends because of a newer one elsewhere.
@@ -423,11 +443,10 @@ pub(super) async fn take_back(worker: &Rc<RefCell<Worker>>, asked: Asked) {
             }
         }
     };
-    // Somebody else who has claimed it meanwhile carries it through.
-    if close_older(worker, &shards, shard, &client, epoch, &mut older).await.is_ok() {
-        let op = Op::Disconnect { client, epoch, expiry_s: None, will: WillEnd::Drop };
-        worker.borrow_mut().push_to_shard(shard, op, Waiting::Nobody);
-    }
+    // Somebody else who has claimed it meanwhile carries it through. The will is that of a connection which was never there.
+    let _ = close_older(worker, &shards, shard, &client, epoch, &mut older).await;
+    let op = Op::Disconnect { client, epoch, expiry_s: None, will: WillEnd::Drop };
+    worker.borrow_mut().push_to_shard(shard, op, Waiting::Nobody);
 }
 
 /// Waits until every older connection is closed, or its node fenced or declared down.

@@ -6,6 +6,7 @@
 //! what this node alone does.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +78,7 @@ impl Worker {
     pub(super) fn part_from_quorum(&mut self) {
         if let Some(desk) = &mut self.desk {
             desk.partings += 1;
+            desk.parted = HashMap::default();
         }
         let mut closed = 0;
         for key in self.conns.keys() {
@@ -95,10 +97,12 @@ impl Worker {
         self.node.healings.closed(closed);
         for client in self.clients.keys() {
             if let Some(entry) = self.clients.get_mut(client)
-                && entry.owner.as_ref().is_some_and(|owner| owner.durable.is_none())
+                && let Some(owner) = entry.owner.take_if(|owner| owner.durable.is_none())
             {
-                entry.owner = None;
                 self.unclaimed = true;
+                if let Some(desk) = &mut self.desk {
+                    desk.parted.insert(Arc::clone(&entry.id), owner.epoch);
+                }
             }
         }
     }
@@ -191,6 +195,11 @@ impl Worker {
                     // The shard has it.
                     entry.will = None;
                 }
+                // The place before was that of the same connection: nothing is sent because of its end.
+                if let Some(epoch) = self.desk.as_mut().and_then(|desk| desk.parted.remove(id)) {
+                    let op = Op::Disconnect { client: name(id), epoch, expiry_s: None, will: WillEnd::Drop };
+                    self.push_to_shard(*shard, op, Waiting::Nobody);
+                }
             }
             Again::Here { epoch, shard } => {
                 let op = Op::Disconnect { client: name(id), epoch: *epoch, expiry_s: None, will: WillEnd::Drop };
@@ -228,10 +237,10 @@ async fn claim_again(worker: &Rc<RefCell<Worker>>, client: Key) {
     let again = timeout(CLAIM, claimed(worker, &shards, shard, claim, &mut asked)).await.unwrap_or(Again::Unknown);
     let mut worker = worker.borrow_mut();
     worker.claimed_again(client, &id, &again, partings);
-    if matches!(again, Again::Unknown)
+    if !matches!(again, Again::Here { .. })
         && let Some(asked) = asked
     {
-        // It may be granted yet, when the client is gone. The others do not wait for that.
+        // It may be granted yet, when the client is gone, or was and is another's by now. The others do not wait for that.
         worker.do_later(Box::new(move |worker| Box::pin(async move { take_back(&worker, asked).await })));
     }
 }

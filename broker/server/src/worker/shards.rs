@@ -156,6 +156,8 @@ pub(super) struct ShardDesk {
     pub(super) claiming: HashMap<Arc<str>, u32, ahash::RandomState>,
     /// How often this node has parted from a quorum: who is claimed meanwhile may have been taken elsewhere since.
     pub(super) partings: u64,
+    /// Clients without a place in the registry since the last of those, each with the epoch of the place that it had.
+    pub(super) parted: HashMap<Arc<str>, u64, ahash::RandomState>,
     /// Claims that were taken over before they were answered.
     pub(super) superseded: HashSet<(Arc<str>, u64), ahash::RandomState>,
     /// Clients with acknowledgements that were not handed over.
@@ -181,6 +183,7 @@ impl ShardDesk {
             full_bytes: 0,
             claiming: HashMap::default(),
             partings: 0,
+            parted: HashMap::default(),
             superseded: HashSet::default(),
             unsaid: Vec::new(),
         }

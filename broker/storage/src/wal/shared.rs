@@ -43,18 +43,23 @@ pub(crate) struct State {
     pub(crate) failure: Option<WalError>,
     /// Free bytes while entries are refused.
     pub(crate) disk_full: Option<u64>,
-    /// Little is left until they are.
-    pub(crate) short: bool,
+    /// Little is left until they are: how much is free.
+    pub(crate) short: Option<u64>,
 }
 
 /// The segments that a log has at least where the disk is short of room: the one that is written, and one to go to.
 const FEWEST: u64 = 2;
 
 impl State {
-    /// The oldest segment, if it is to go, and what lives in it to be copied forward: there are more than `max_segments`, or more than are needed on a disk that is short of room.
-    pub(crate) fn to_copy(&self, current: u32, max_segments: u64) -> Option<u32> {
+    /// The oldest segment, if it is to go, and what lives in it to be copied forward: there are more than allowed, or more than are needed on a disk that is short of room,
+    /// and has enough for the segment to which the copies may have to go.
+    pub(crate) fn to_copy(&self, current: u32, options: &WalOptions) -> Option<u32> {
         let (oldest, usage) = self.usages.oldest()?;
-        let most = if self.short { FEWEST.min(max_segments) } else { max_segments };
+        let most = match self.short {
+            Some(free) if free < options.segment_bytes.saturating_add(options.segment_bytes / 8) => return None,
+            Some(_) => FEWEST.min(options.max_segments),
+            None => options.max_segments,
+        };
         let goes = oldest < current
             && usage.records > 0
             && self.usages.segments() > most
@@ -94,7 +99,7 @@ impl Shared {
                 closing: false,
                 failure: None,
                 disk_full: None,
-                short: false,
+                short: None,
             }),
             wake: Condvar::new(),
             room: Arc::new(Semaphore::new(units)),

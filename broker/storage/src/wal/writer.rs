@@ -136,7 +136,7 @@ impl Writer {
         }
         let current = self.end.tail.segment;
         let mut copies = Vec::new();
-        if let Some(oldest) = state.to_copy(current, self.shared.options.max_segments) {
+        if let Some(oldest) = state.to_copy(current, &self.shared.options) {
             copies = take_copies(state, oldest, &mut batch);
             self.again = !copies.is_empty();
         }
@@ -165,8 +165,8 @@ impl Writer {
         self.settle(&batch.items, &placed);
         // Room for the next callers before they are told.
         drop(batch);
-        self.remove_below(first_needed)?;
-        if self.space_seen.elapsed() > SPACE_EVERY || before != self.end.tail.segment {
+        let removed = self.remove_below(first_needed)?;
+        if self.space_seen.elapsed() > SPACE_EVERY || before != self.end.tail.segment || removed {
             self.look_at_space();
         }
         let state = self.shared.lock();
@@ -221,17 +221,19 @@ impl Writer {
         self.shared.counters.entries.fetch_add(entries, Relaxed);
     }
 
-    /// Removes the segments that the blocks on the disk call needless, the oldest first.
-    fn remove_below(&mut self, first_needed: u32) -> Result<(), WalError> {
+    /// Removes the segments that the blocks on the disk call needless, the oldest first. Whether there were some.
+    fn remove_below(&mut self, first_needed: u32) -> Result<bool, WalError> {
+        let mut removed = false;
         loop {
             let mut state = self.shared.lock();
             let Some((oldest, _)) = state.usages.oldest().filter(|(oldest, _)| *oldest < first_needed) else {
-                return Ok(());
+                return Ok(removed);
             };
             state.usages.remove_segment(oldest);
             state.files.remove(&oldest);
             drop(state);
             self.end.disk.remove(&segment_name(oldest)).map_err(failed("removing a segment"))?;
+            removed = true;
         }
     }
 
@@ -260,7 +262,7 @@ impl Writer {
             self.look_at_space();
             // Nobody writes to a log that takes nothing.
             let state = self.shared.lock();
-            self.again |= state.to_copy(self.end.tail.segment, self.shared.options.max_segments).is_some();
+            self.again |= state.to_copy(self.end.tail.segment, &self.shared.options).is_some();
         }
         Ok(())
     }
@@ -282,7 +284,7 @@ impl Writer {
         // Some more must be free to go on than to stop, so that it does not flap.
         let limit = if was { needed.saturating_add(needed / 8) } else { needed };
         state.disk_full = (free < limit).then_some(free);
-        state.short = free < short;
+        state.short = (free < short).then_some(free);
         let is = state.disk_full.is_some();
         drop(state);
         if is != was {

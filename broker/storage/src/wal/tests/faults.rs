@@ -83,7 +83,8 @@ fn entries_are_refused_before_the_disk_is_full_and_votes_are_not() {
 #[test]
 fn a_log_that_is_refused_room_gives_up_what_it_can() {
     let disk = SimDisk::default();
-    let options = WalOptions { min_free_bytes: 800, max_segments: 100, ..small() };
+    let segment = small().segment_bytes;
+    let options = WalOptions { min_free_bytes: 3 * segment, max_segments: 100, ..small() };
     let (wal, _) = Wal::on(&disk, options.clone()).unwrap();
     wal.append_now(G2, vec![entry(1, "old"), entry(2, "and quiet")]).unwrap();
     wal.vote_now(G2, "an old vote").unwrap();
@@ -92,8 +93,13 @@ fn a_log_that_is_refused_room_gives_up_what_it_can() {
         wal.purge_to(G1, index.saturating_sub(2), "m".into()).unwrap();
     }
     assert!(wal.metrics().segments > 20 && wal.metrics().copied == 0);
-    // Nobody writes any more.
-    disk.faults(|faults| faults.free = Some(700));
+    // Nobody writes any more. Where there is no room for another segment, nothing is copied: that would take what votes need.
+    disk.faults(|faults| faults.free = Some(segment));
+    eventually("it takes nothing", || !wal.accepting());
+    let since = Instant::now();
+    eventually("two looks at the room", || since.elapsed() > Duration::from_millis(2_500));
+    assert!(wal.metrics().segments > 20 && wal.metrics().copied == 0);
+    disk.faults(|faults| faults.free = Some(2 * segment));
     eventually("few segments are left", || wal.metrics().segments <= 3);
     assert!(!wal.accepting() && wal.metrics().copied >= 2);
     let check = |wal: &Wal| {
