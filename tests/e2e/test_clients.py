@@ -92,3 +92,21 @@ def test_a_thousand_subscribers_on_a_node_cost_one_frame_a_publish(shared_cluste
     assert sent() - sent_before == 100
     for wire in [publisher, *subscribers]:
         wire.close()
+
+
+def test_who_says_disconnect_and_is_elsewhere_at_once_leaves_no_will(shared_cluster):
+    """Whichever of the two the client's shard hears of first."""
+    with Client(shared_cluster.nodes[0].mqtt) as observer:
+        observer.subscribe("wills/#")
+        for turn in range(150):
+            at = shared_cluster.nodes[turn % 3]
+            client = Wire(at.mqtt, f"moves-{turn % 5}", clean=turn % 2 == 0, will=(f"wills/{turn}", "was here"))
+            if turn < 145:
+                client.close()
+        # The last five are taken over, and lost: these wills come.
+        others = [Wire(shared_cluster.nodes[turn % 3].mqtt, f"moves-{turn % 5}", will=(f"wills/{turn}", "was here")) for turn in range(150, 155)]
+        for client in others:
+            client.socket.close()
+        due = {f"wills/{turn}" for turn in range(145, 155)}
+        wait_until("the wills of those who did not", lambda: {topic for topic, *_ in observer.messages} >= due, 15)
+        assert {topic for topic, *_ in observer.messages} == due and len(observer.messages) == len(due)

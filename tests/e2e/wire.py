@@ -23,14 +23,19 @@ def packet(first, body):
 class Wire:
     """One connection. Every call waits for its answer, at most `timeout` seconds."""
 
-    def __init__(self, port, client_id, timeout=15, clean=True, keep_alive=60):
+    def __init__(self, port, client_id, timeout=15, clean=True, keep_alive=60, will=None):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
         self.next_id = 0
         self.waiting = []
         flags = 2 if clean else 0
-        self._send(0x10, text("MQTT") + bytes([4, flags]) + struct.pack(">H", keep_alive) + text(client_id))
+        last = b""
+        if will:
+            # With QoS 1.
+            flags |= 0x0C
+            last = text(will[0]) + text(will[1])
+        self._send(0x10, text("MQTT") + bytes([4, flags]) + struct.pack(">H", keep_alive) + text(client_id) + last)
         first, body = self._read()
         assert first == 0x20 and body[1] == 0, f"CONNACK {first:#x} {body!r}"
         self.session_present = bool(body[0])
