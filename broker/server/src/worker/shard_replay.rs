@@ -171,6 +171,17 @@ impl ShardReplays {
     }
 }
 
+/// The number of the last change of what a shard retains. Asked again as long as the shard has no leader, or not the one that was asked.
+async fn floor(shards: &Shards, shard: u16) -> Option<u64> {
+    loop {
+        match shards.last_retained(shard).await {
+            Ok(last) => return Some(last),
+            Err(ShardReadError::Unavailable) => sleep(AGAIN).await,
+            Err(_) => return None,
+        }
+    }
+}
+
 impl Worker {
     /// Lookups for new subscriptions, given by their own filters, what topics are matched against and whether they are new: their numbers, and what is to be read before SUBACK;
     /// `None` if there is nothing. What comes live is noted from now on.
@@ -221,7 +232,7 @@ impl Worker {
             let read = (0..count).zip(wanted).map(|(shard, wanted)| {
                 let shards = &shards;
                 async move {
-                    let read = async { if wanted { shards.last_retained(shard).await.ok() } else { None } };
+                    let read = async { if wanted { floor(shards, shard).await } else { None } };
                     timeout(FLOOR_TIME, read).await.unwrap_or_default()
                 }
             });
