@@ -327,7 +327,7 @@ impl Worker {
     }
 
     /// Whether what was claimed when the node had parted from a quorum so often may have been taken elsewhere.
-    pub(super) fn is_superseded(&mut self, id: &Arc<str>, epoch: u64, partings: u64) -> bool {
+    fn is_superseded(&mut self, id: &Arc<str>, epoch: u64, partings: u64) -> bool {
         let Some(desk) = &mut self.desk else { return false };
         desk.superseded.remove(&(Arc::clone(id), epoch)) || desk.partings != partings
     }

@@ -242,13 +242,15 @@ impl<S: Store> ShardMachine<S> {
 
     /// Some older connections are certainly over, and their wills are sent.
     fn no_longer_older(&mut self, open: &mut Open, closed: impl Fn(&Older) -> bool) -> Result<(), StoreError> {
-        let waited = !open.client.older.is_empty();
+        if open.client.older.is_empty() {
+            return Ok(());
+        }
         let over: SmallVec<[Former; 1]> = open.client.older.extract_if(.., |former| closed(&former.at)).collect();
         let Some((namespace, id)) = key::read_client_name(&open.name) else { return Ok(()) };
         for will in over.into_iter().filter_map(|former| former.will) {
             self.publish_will(namespace, will)?;
         }
-        if waited && open.client.older.is_empty() && open.client.owner.is_some() {
+        if open.client.older.is_empty() && open.client.owner.is_some() {
             let (client, epoch) = (Name::new(namespace, id), open.client.epoch);
             self.effects.push(Effect::WaitOver { client, epoch });
         }
