@@ -36,7 +36,8 @@ impl Group {
         if self.inner.status.borrow().is_member(node) && self.inner.status.borrow().is_leader() {
             return Ok(());
         }
-        self.inner.raft.add_learner(node, (), false).await.map(drop).map_err(membership_error)
+        let answer = self.inner.raft.add_learner(node, (), false).await.map_err(membership_error)?;
+        self.seen(answer.log_id.index).await
     }
 
     /// Replaces the voters; all of them must be members already. Goes over both sets together (joint consensus) and
@@ -48,7 +49,7 @@ impl Group {
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>, keep_removed: bool) -> Result<(), MembershipError> {
         let stays = voters.contains(&self.inner.sender.node);
         let change = ChangeMembers::ReplaceAllVoters(voters);
-        self.inner.raft.change_membership(change, keep_removed).await.map_err(membership_error)?;
+        self.change(change, keep_removed).await?;
         if !stays && keep_removed {
             // openraft takes care of a leader that has left, not of one that leads without a vote.
             self.hand_over();
@@ -64,7 +65,7 @@ impl Group {
     /// See [`MembershipError`].
     pub async fn finish_change(&self) -> Result<(), MembershipError> {
         let change = ChangeMembers::AddVoterIds(BTreeSet::new());
-        self.inner.raft.change_membership(change, true).await.map_err(membership_error)?;
+        self.change(change, true).await?;
         let deadline = self.inner.sender.options.transfer_deadline;
         match self.wait(deadline, |s| !s.change_unfinished).await {
             Ok(status) if status.is_leader() && !status.voters.contains(&status.node) => self.hand_over(),
@@ -86,11 +87,11 @@ impl Group {
         };
         if voter || !settled {
             let change = ChangeMembers::RemoveVoters(BTreeSet::from([node]));
-            self.inner.raft.change_membership(change, false).await.map_err(membership_error)?;
+            self.change(change, false).await?;
         }
         if learner && !voter {
             let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
-            self.inner.raft.change_membership(change, false).await.map_err(membership_error)?;
+            self.change(change, false).await?;
         }
         Ok(())
     }
@@ -116,6 +117,21 @@ impl Group {
         match self.wait(self.inner.sender.options.transfer_deadline, |status| status.leader == Some(to)).await {
             Ok(_) => Ok(()),
             Err(WaitError::Timeout) => Err(MembershipError::Timeout),
+            Err(WaitError::Shutdown) => Err(MembershipError::Shutdown),
+        }
+    }
+
+    /// Changes who belongs to the group, and waits until the status shows it.
+    async fn change(&self, change: ChangeMembers<NodeId, ()>, keep_removed: bool) -> Result<(), MembershipError> {
+        let answer = self.inner.raft.change_membership(change, keep_removed).await.map_err(membership_error)?;
+        self.seen(answer.log_id.index).await
+    }
+
+    /// The status follows a little behind what openraft answers: whoever asks it after a change sees that.
+    async fn seen(&self, index: u64) -> Result<(), MembershipError> {
+        match self.wait_applied(index, self.inner.sender.options.transfer_deadline).await {
+            // It is done all the same.
+            Ok(()) | Err(WaitError::Timeout) => Ok(()),
             Err(WaitError::Shutdown) => Err(MembershipError::Shutdown),
         }
     }
