@@ -175,6 +175,14 @@ impl Cluster {
         self.node.net.is_unreachable(node)
     }
 
+    /// Whether there may be publishes on their way from a member that is held to be up, and from which nothing is heard: they come when the connection goes on, or
+    /// when it is made again, if both live.
+    pub fn any_silent(&self) -> bool {
+        let silent = self.node.net.links().silent();
+        let meta = self.node.meta.borrow();
+        !silent.is_empty() && meta.members.values().any(|m| m.is_active() && m.up && silent.contains(&m.incarnation))
+    }
+
     /// The operations of the control API.
     pub fn control(&self) -> Control {
         Control { node: Arc::clone(&self.node) }

@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::frame::{FLAG_BUSY, FLAG_ERROR, Frame, FrameType};
 use crate::handshake::{self, HandshakeError, Known};
+use crate::heard::Ear;
 use crate::hello::PeerHello;
 use crate::inbox::Claim;
 use crate::io::{Batch, FrameBuffer, write_frame, write_loop};
@@ -225,6 +226,7 @@ impl Inbound<'_> {
         let metrics = self.shared.metrics.class(self.class);
         // The dialling side pings: silence of several times its patience means that it is gone.
         let patience = (self.shared.options.dead_after * 3).max(Duration::from_secs(15));
+        let ear = self.claim.as_ref().map(|_| self.shared.heard.open(self.peer.hello.incarnation));
         loop {
             let mut handled = None;
             loop {
@@ -254,6 +256,7 @@ impl Inbound<'_> {
             }
             match tokio::time::timeout(patience, buffer.fill(&mut io)).await {
                 Ok(Ok(read)) => {
+                    ear.iter().for_each(Ear::heard);
                     metrics.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
                 }
                 Ok(Err(error)) => return error.to_string(),

@@ -27,6 +27,7 @@ mod error;
 mod frame;
 mod handler;
 mod handshake;
+mod heard;
 mod hello;
 mod inbox;
 mod io;

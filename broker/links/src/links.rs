@@ -19,6 +19,9 @@ use crate::peer::Peer;
 use crate::pki::{PkiError, TlsMaterial};
 use crate::shared::{Shared, TlsConfigs, lock};
 
+/// How much later than it is due a ping may come.
+const PING_LATE: Duration = Duration::from_millis(500);
+
 /// A node's links to all its peers. Cheap to clone; when the last clone is dropped, everything is closed.
 #[derive(Clone)]
 pub struct Links {
@@ -89,6 +92,13 @@ impl Links {
     /// Whether one-way frames to this peer wait for a connection that broke or could not be made. False for one that was never used.
     pub fn is_lost(&self, address: &str) -> bool {
         self.any_lost() && self.known(address).is_some_and(|peer| peer.is_lost())
+    }
+
+    /// The data directories of peers whose one-way frames came once and from which nothing is heard now, by the connection of these: there may be some on
+    /// their way. A connection that is idle is heard by its pings.
+    pub fn silent(&self) -> Vec<u128> {
+        let shared = &self.inner.shared;
+        shared.heard.silent(shared.options.ping_interval + PING_LATE)
     }
 
     /// Shows each one-way frame to a peer that was not acknowledged, in order, with its kind and whether the peer may have handled it, and

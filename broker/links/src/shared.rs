@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::handler::Handler;
+use crate::heard::Heard;
 use crate::hello::Hello;
 use crate::inbox::Inbox;
 use crate::metrics::LinkMetrics;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     /// Peers for which one-way frames wait.
     pub(crate) lost: AtomicUsize,
     pub(crate) inbox: Mutex<Inbox>,
+    /// When something was heard by the connections of one-way frames.
+    pub(crate) heard: Heard,
     pub(crate) gates: [Gate; 4],
     pub(crate) closed: AtomicBool,
     pub(crate) runtime: Handle,
@@ -95,6 +98,7 @@ impl Shared {
             peers: RwLock::default(),
             lost: AtomicUsize::new(0),
             inbox: Mutex::default(),
+            heard: Heard::new(),
             closed: AtomicBool::new(false),
             runtime: Handle::current(),
             started: Instant::now(),

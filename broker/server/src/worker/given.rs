@@ -1,10 +1,11 @@
 //! What new subscriptions of this worker's clients got as retained, and what is left out of what comes live for that.
 //!
 //! Before SUBACK each shard says the number of its last change, the *floor*: what was changed up to there comes as what is retained, and not live, however late it
-//! arrives; what is changed later was published when every node knew the subscription, and comes live. So nobody gets an older one after a newer one.
+//! arrives; what is changed later was published when every node knew the subscription, and comes live. So nobody gets an older one after a newer one. What does
+//! not come live is read after a while, and noted by its topic: what is older and comes after all is left out, too.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use super::wheel::Key;
 
 /// Messages that are kept back for a subscription before its SUBACK. Of more the topics are noted: what is retained of those is read later.
 const HELD: usize = 64;
-/// The most topics that are noted so.
-const MISSED: usize = 4_096;
+/// The most topics that are noted.
+pub(super) const NOTED: usize = 4_096;
 /// How often it is looked at what is older than that.
 const FORGET_MS: u64 = 10_000;
 
@@ -27,16 +28,27 @@ const FORGET_MS: u64 = 10_000;
 pub(super) struct Progress {
     /// Before SUBACK: what came live meanwhile. Of it that which is not newer than the floors comes as what is retained.
     pub(super) held: Option<Vec<Message>>,
-    /// Topics for which there was no room among those.
-    pub(super) missed: HashSet<Box<str>>,
+    /// Topics for which there was no room among those, with the numbers of their last changes.
+    pub(super) missed: Topics,
     pub(super) first: u16,
     /// Of the shards that may retain something for it, from that one on: what was changed up to here does not come live.
     pub(super) floors: Vec<Option<u64>>,
+    /// Topics of which something later came as retained, since it did not come live, with the numbers of those changes.
+    late: Topics,
 }
+
+/// Changes by topics.
+pub(super) type Topics = HashMap<Box<str>, u64, ahash::RandomState>;
 
 impl Progress {
     pub(super) fn new(shards: Range<u16>) -> Self {
-        Self { held: Some(Vec::new()), missed: HashSet::new(), first: shards.start, floors: vec![None; shards.len()] }
+        Self {
+            held: Some(Vec::new()),
+            missed: Topics::default(),
+            first: shards.start,
+            floors: vec![None; shards.len()],
+            late: Topics::default(),
+        }
     }
 
     /// What was changed up to here, in a shard, does not come live; `None`: that is not known.
@@ -49,8 +61,8 @@ impl Progress {
         let Some(held) = &mut self.held else { return };
         if held.len() < HELD {
             held.push(message.clone());
-        } else if message.change().is_some() && self.missed.len() < MISSED {
-            self.missed.insert(message.topic().into());
+        } else if let Some(number) = message.change() {
+            note(&mut self.missed, message.topic(), number);
         }
     }
 
@@ -59,9 +71,28 @@ impl Progress {
         self.held.as_ref().is_some_and(|held| held.iter().any(|held| held.topic() == topic))
     }
 
-    /// Whether a change comes as what is retained, or a later one of its topic does.
+    /// Something later than the floor came as retained.
+    pub(super) fn gave_late(&mut self, topic: &str, number: u64) {
+        note(&mut self.late, topic, number);
+    }
+
+    /// Whether a change comes as what is retained, or a later one of its topic does, which was retained when SUBACK was sent.
     pub(super) fn covers(&self, shard: u16, number: u64) -> bool {
         self.floor(shard).is_some_and(|floor| number <= floor)
+    }
+
+    /// The same, or a later one of its topic came as retained since.
+    fn covers_or_late(&self, shard: u16, topic: &str, number: u64) -> bool {
+        self.covers(shard, number) || self.late.get(topic).is_some_and(|given| number <= *given)
+    }
+}
+
+/// Notes the last change of a topic, as far as there is room.
+fn note(topics: &mut Topics, topic: &str, number: u64) {
+    if let Some(known) = topics.get_mut(topic) {
+        *known = number.max(*known);
+    } else if topics.len() < NOTED {
+        topics.insert(topic.into(), number);
     }
 }
 
@@ -107,7 +138,7 @@ impl GivenAll {
         matched.sort_unstable_by_key(|(slot, _)| *slot);
         for of_client in matched.chunk_by(|one, other| one.0 == other.0) {
             let Some((slot, _)) = of_client.first() else { continue };
-            let (count, waits) = self.count(*slot, message.topic(), change);
+            let (count, waits) = self.count(*slot, message.topic(), change, Progress::covers_or_late);
             if count < of_client.len() {
                 continue;
             }
@@ -125,7 +156,13 @@ impl GivenAll {
     }
 
     /// Of how many subscriptions of a client a message is left out, and one of them whose SUBACK is still to come.
-    fn count(&self, slot: u32, topic: &str, change: Option<(u16, u64)>) -> (usize, Option<&Given>) {
+    fn count(
+        &self,
+        slot: u32,
+        topic: &str,
+        change: Option<(u16, u64)>,
+        covers: impl Fn(&Progress, u16, &str, u64) -> bool,
+    ) -> (usize, Option<&Given>) {
         let (mut count, mut waits) = (0, None);
         for given in self.of.get(&slot).into_iter().flatten() {
             let progress = given.progress.borrow();
@@ -133,7 +170,7 @@ impl GivenAll {
                 continue;
             }
             if progress.held.is_none() {
-                count += usize::from(change.is_some_and(|(shard, number)| progress.covers(shard, number)));
+                count += usize::from(change.is_some_and(|(shard, number)| covers(&progress, shard, topic, number)));
             } else if change.is_some() || progress.holds(topic) {
                 waits = Some(given);
                 count += 1;
@@ -142,7 +179,8 @@ impl GivenAll {
         (count, waits)
     }
 
-    /// Whether the queue of a client has a change of a topic that comes, or came, as retained by all of so many subscriptions that it matches.
+    /// Whether the queue of a client has a change of a topic that comes, or came, as retained by all of so many subscriptions that it matches. What came so later than SUBACK does not
+    /// count: nothing that was published since is left out of a queue.
     pub(super) fn covers(
         &self,
         slot: u32,
@@ -154,7 +192,8 @@ impl GivenAll {
         if !self.of.contains_key(&slot) {
             return false;
         }
-        let (count, waits) = self.count(slot, topic, Some((shard, number)));
+        let (count, waits) =
+            self.count(slot, topic, Some((shard, number)), |progress, shard, _, number| progress.covers(shard, number));
         count > 0 && waits.is_none() && (1..=count).contains(&matched())
     }
 
@@ -214,7 +253,7 @@ mod tests {
     }
 
     fn through<const N: usize>(floors: [Option<u64>; N]) -> Progress {
-        Progress { held: None, missed: HashSet::new(), first: 0, floors: floors.to_vec() }
+        Progress { held: None, floors: floors.to_vec(), ..Progress::new(0..0) }
     }
 
     fn message(topic: &str) -> Message {
@@ -264,7 +303,9 @@ mod tests {
         assert_eq!(count(&[one.slot]), 0);
         assert_eq!(count_of(&message("a"), None, &[one.slot]), 0);
         assert_eq!(progress.borrow().held.as_ref().map(Vec::len), Some(HELD));
-        assert!(progress.borrow().missed.iter().eq([&Box::from("a")]));
+        let later = message("a").with_change(8);
+        assert_eq!(count_of(&later, Some((0, 8)), &[one.slot]), 0);
+        assert!(progress.borrow().missed.iter().eq([(&Box::from("a"), &8)]));
         assert!(!all.borrow().covers(one.slot, "a", 0, 5, || 1), "a queue does not keep it back");
         let of_other = [2];
         all.borrow_mut().answered(one, &of_other);
@@ -303,6 +344,13 @@ mod tests {
             all.covers(0, "a/x", 0, 7, || 1) && !all.covers(0, "a/x", 0, 7, || 2) && !all.covers(0, "a/x", 0, 8, || 1)
         );
         assert!(!all.covers(0, "a/x", 0, 7, || 0) && !all.covers(3, "a/x", 0, 1, || 0));
+        // What came late as retained counts by its topic, and for what comes live only.
+        let of_two =
+            all.of.get(&1).and_then(|given| given.first()).map(|given| Rc::clone(&given.progress)).expect("given");
+        of_two.borrow_mut().gave_late("a/x", 20);
+        of_two.borrow_mut().gave_late("a/x", 12);
+        assert_eq!((left("a/x", 1, 20, &[1]), left("a/x", 1, 21, &[1])), (vec![], vec![1]));
+        assert_eq!((left("a/y", 1, 20, &[1]), all.covers(1, "a/x", 1, 20, || 1)), (vec![1], false));
         all.remove(one, &["b".into()]);
         assert!(all.covers(0, "a/x", 0, 7, || 1) && !all.covers(0, "b", 0, 9, || 1));
         // What is not retained has no such number.

@@ -18,10 +18,10 @@ use raftmq_mqtt::{Message, QoS};
 use raftmq_routing::FilterKind;
 use raftmq_session::{Forms, Matched, SubscriptionInfo};
 use raftmq_shard::{Op, OpAnswer, PageLimits, QueueMessage, RetainedCursor, RetainedMessage, RetainedPage};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Worker;
-use super::given::{Given, Progress};
+use super::given::{Given, NOTED, Progress, Topics};
 use super::publish::is_reserved;
 use super::replay::Room;
 use super::shards::{NAMESPACE, name};
@@ -32,16 +32,19 @@ const PAGE: usize = 256;
 const STEPS: usize = 4_096;
 /// Bytes of a page at most, whatever the client takes.
 const PAGE_BYTES: usize = 256 << 10;
-/// Topics noted of what comes live while a page is read; with more the page is read again. And of what is expected live.
-const NOTED: usize = 4_096;
 /// Topics of a SUBSCRIBE whose retained messages are read before its SUBACK: those of the others come behind it.
 const TOPICS: usize = 16;
 /// How long the last shard without an answer holds a SUBACK up.
 const FLOOR_TIME: Duration = Duration::from_secs(2);
 /// How long a message may take from its shard, by way of its publisher's node, to a subscriber, and be known to be older than what that got.
 const OLDER_MS: u64 = 60_000;
-/// How long something that changed during the lookup is expected live, before it is read again: the link that should have brought it may have broken.
-const EXPECTED: Duration = Duration::from_secs(2);
+/// How long something that changed during the lookup is expected live, before it is read again: the node that should have sent it may have died. A living one has sent it by then, or has
+/// closed its publisher: that is how long it waits for a commit.
+const EXPECTED: Duration = Duration::from_secs(10);
+/// How long it is expected at most, where a node sends nothing or the topic changes again and again.
+const LATEST: Duration = Duration::from_secs(30);
+/// Before it is looked again whether nodes are silent.
+const LISTEN: Duration = Duration::from_millis(500);
 /// Before a client that takes nothing, or a shard that cannot be read, is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
 /// The same of a queue that has no room, at most.
@@ -65,6 +68,14 @@ impl Floors {
     }
 }
 
+/// A change that is not given as retained, since it comes live, or came when there was no room for it.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    shard: u16,
+    number: u64,
+    came: bool,
+}
+
 /// A subscription on its way through the shards.
 pub(super) struct ShardReplay {
     client: Key,
@@ -80,9 +91,9 @@ pub(super) struct ShardReplay {
     /// Of shards that said no floor before SUBACK: the last change of the first page.
     begun: HashMap<u16, u64, ahash::RandomState>,
     /// Topics of what came live, with the numbers of the changes.
-    live: HashMap<Box<str>, u64, ahash::RandomState>,
-    /// Topics that changed since SUBACK and have not come live, with their shards.
-    expected: HashMap<Box<str>, u16, ahash::RandomState>,
+    live: Topics,
+    /// Topics that changed since SUBACK and have not come live.
+    expected: HashMap<Box<str>, Expected, ahash::RandomState>,
     /// Of a durable session: the number in its queue up to which it was given to the client when the page was asked for.
     after: u64,
     /// Topics of the page that are in its queue already.
@@ -217,7 +228,7 @@ impl Worker {
                 matched: None,
                 progress: Rc::clone(&progress),
                 begun: HashMap::default(),
-                live: HashMap::default(),
+                live: Topics::default(),
                 expected: HashMap::default(),
                 after: 0,
                 queued: Vec::new(),
@@ -294,9 +305,9 @@ impl Worker {
                 }
             }
             // For which there was no room, as if they had not come.
-            for topic in std::mem::take(&mut progress.missed) {
+            for (topic, number) in std::mem::take(&mut progress.missed) {
                 if let Some(shard) = shards.shard_of(NAMESPACE, &topic) {
-                    replay.expected.insert(topic, shard);
+                    replay.expected.insert(topic, Expected { shard, number, came: true });
                 }
             }
         }
@@ -305,7 +316,7 @@ impl Worker {
         if let Some(page) = of_topic
             && let Some(shard) = shards.shard_of(NAMESPACE, &filter)
         {
-            self.deliver_page(number, shard, page, true);
+            self.deliver_page(number, shard, page, None);
         }
         let now = self.node.clock.now();
         for message in newer {
@@ -316,8 +327,7 @@ impl Worker {
                 self.counters.dropped(reason, 1);
             }
         }
-        let expects = self.shard_replays.of.get(&number).is_some_and(|replay| !replay.expected.is_empty());
-        if known && !expects {
+        if known && !self.expects(number, false) {
             self.shard_replays.of.remove(&number);
             return;
         }
@@ -354,14 +364,14 @@ impl Worker {
         replay.after = owner.and_then(|owner| owner.durable.as_ref()).map_or(0, |durable| durable.given());
     }
 
-    /// Gives a page to the client; what is for the queue of its session, if anything is. `None`: the page is to be read again. What changed since SUBACK is not given,
-    /// unless it is not expected any more.
+    /// Gives a page to the client; what is for the queue of its session, if anything is. `None`: the page is to be read again. What changed later than `up_to` is not given, but
+    /// expected live; without that, what changed since SUBACK.
     fn deliver_page(
         &mut self,
         number: u64,
         shard: u16,
         page: RetainedPage,
-        expecting: bool,
+        up_to: Option<u64>,
     ) -> Option<Vec<QueueMessage>> {
         let replay = self.shard_replays.of.get_mut(&number)?;
         if replay.live.len() > NOTED {
@@ -380,10 +390,13 @@ impl Worker {
             if queued || replay.live.get(topic).is_some_and(|live| *live >= found.number) {
                 continue;
             }
-            if !expecting || found.number <= floor {
+            if found.number <= up_to.unwrap_or(floor) {
+                if found.number > floor {
+                    replay.progress.borrow_mut().gave_late(topic, found.number);
+                }
                 give.push(found);
             } else if replay.expected.len() < NOTED {
-                replay.expected.insert(topic.into(), shard);
+                replay.expected.insert(topic.into(), Expected { shard, number: found.number, came: false });
             }
         }
         let client = replay.client;
@@ -406,10 +419,17 @@ impl Worker {
         Some(queue)
     }
 
-    /// Topics that changed since SUBACK and did not come live, with their shards.
-    fn take_expected(&mut self, number: u64) -> Vec<(Box<str>, u16)> {
+    /// Whether anything is expected that is still to come, or anything at all.
+    fn expects(&self, number: u64, to_come: bool) -> bool {
+        let expected = self.shard_replays.of.get(&number).map(|replay| &replay.expected);
+        expected.is_some_and(|expected| expected.values().any(|expected| !to_come || !expected.came))
+    }
+
+    /// What is not expected to come any more.
+    fn take_expected(&mut self, number: u64, all: bool) -> Vec<(Box<str>, Expected)> {
         let replay = self.shard_replays.of.get_mut(&number);
-        replay.map(|replay| replay.expected.drain().collect()).unwrap_or_default()
+        let taken = replay.map(|replay| replay.expected.extract_if(|_, expected| all || expected.came).collect());
+        taken.unwrap_or_default()
     }
 }
 
@@ -424,7 +444,7 @@ async fn replay_all(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64, 
     let mut left: VecDeque<_> = shards_of(shards, filter).map(|shard| (shard, None)).collect();
     let mut unread = 0;
     while let Some((shard, cursor)) = left.pop_front() {
-        match replay(worker, shards, number, shard, filter, cursor, true).await {
+        match replay(worker, shards, number, shard, filter, cursor, None).await {
             Replayed::Over => return false,
             Replayed::All => unread = 0,
             Replayed::Unavailable(cursor) => {
@@ -440,24 +460,40 @@ async fn replay_all(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64, 
     true
 }
 
-/// What its subscription should have brought live may have been lost on its way, with the connection between two nodes: it is read after a while.
+/// What its subscription should have brought live may have been lost on its way, with the node that was to send it: it is read after a while. What came, and found no room, is
+/// read at once.
 async fn replay_late(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64) {
-    let late = worker.borrow().shard_replays.of.get(&number).is_some_and(|replay| !replay.expected.is_empty());
-    if !late {
-        return;
-    }
-    sleep(EXPECTED).await;
-    let mut late: VecDeque<_> = worker.borrow_mut().take_expected(number).into();
-    while let Some((topic, shard)) = late.pop_front() {
-        match replay(worker, shards, number, shard, &topic, None, false).await {
-            Replayed::Over => return,
-            Replayed::All => {}
-            Replayed::Unavailable(_) => {
-                late.push_back((topic, shard));
-                sleep(AGAIN).await;
+    let latest = Instant::now() + LATEST;
+    let mut waited = false;
+    while worker.borrow().expects(number, false) {
+        let over = Instant::now() >= latest;
+        let mut late: VecDeque<_> = worker.borrow_mut().take_expected(number, waited).into();
+        while let Some((topic, expected)) = late.pop_front() {
+            // What is later still is expected live.
+            let up_to = if over { u64::MAX } else { expected.number };
+            match replay(worker, shards, number, expected.shard, &topic, None, Some(up_to)).await {
+                Replayed::Over => return,
+                Replayed::All => {}
+                Replayed::Unavailable(_) => {
+                    late.push_back((topic, expected));
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+        waited = worker.borrow().expects(number, true);
+        if waited {
+            sleep(EXPECTED).await;
+            while Instant::now() < latest && is_silent(worker, number) {
+                sleep(LISTEN).await;
             }
         }
     }
+}
+
+/// Whether what a subscription expects may be on its way for longer than usual.
+fn is_silent(worker: &Rc<RefCell<Worker>>, number: u64) -> bool {
+    let worker = worker.borrow();
+    worker.expects(number, true) && worker.node.router.any_silent()
 }
 
 /// What became of reading a shard.
@@ -478,7 +514,7 @@ async fn replay(
     shard: u16,
     filter: &str,
     mut cursor: Option<RetainedCursor>,
-    expecting: bool,
+    up_to: Option<u64>,
 ) -> Replayed {
     let mut pause = AGAIN;
     loop {
@@ -498,7 +534,7 @@ async fn replay(
             }
         };
         let next = page.next.clone();
-        let Some(queue) = worker.borrow_mut().deliver_page(number, shard, page, expecting) else { continue };
+        let Some(queue) = worker.borrow_mut().deliver_page(number, shard, page, up_to) else { continue };
         match queue_up(worker, number, queue).await {
             None => return Replayed::Over,
             // What is left may be older than what came meanwhile.

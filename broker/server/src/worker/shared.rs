@@ -184,6 +184,11 @@ impl Router {
         (reachable.len() < nodes.len()).then_some(reachable)
     }
 
+    /// Whether messages from a node that is up may be on their way for longer than usual.
+    pub(crate) fn any_silent(&self) -> bool {
+        matches!(self, Self::Cluster(cluster) if cluster.any_silent())
+    }
+
     /// One frame for each node; returns how many took it.
     pub(crate) fn forward(&self, nodes: &[u64], frame: &Bytes) -> usize {
         match self {
