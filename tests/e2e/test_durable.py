@@ -13,7 +13,7 @@ from paho.mqtt.properties import Properties
 class Client:
     """An MQTT 5 client that notes what happens to it."""
 
-    def __init__(self, node, client_id, expiry=0, clean=None):
+    def __init__(self, node, client_id, expiry=0, clean=None, receive_maximum=None):
         self.received, self.events, self.published = [], [], set()
         self.changed = threading.Condition()
         self.paho = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
@@ -25,6 +25,8 @@ class Client:
         self.paho.on_message = lambda _c, _u, message: self.note_in(self.received.append, message)
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = expiry
+        if receive_maximum:
+            properties.ReceiveMaximum = receive_maximum
         self.paho.connect("127.0.0.1", node.mqtt, clean_start=not expiry if clean is None else clean, properties=properties)
         self.paho.loop_start()
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from harness import LocalCluster
+from harness import LocalCluster, metric_sum
 from test_durable import Client
 
 
@@ -161,4 +161,53 @@ def test_what_a_dead_node_had_goes_to_others():
         print(f"{len(dies.received)} on the node that died, {twice} of them twice")
         assert len(payloads(stays)) == len(set(payloads(stays))) and twice <= 32
         for client in (stays, publisher):
+            client.close()
+
+
+def acknowledge(client):
+    def take(paho, _, message):
+        client.note_in(client.received.append, message)
+        paho.ack(message.mid, message.qos)
+
+    return take
+
+
+def test_what_a_member_does_not_acknowledge_in_time_goes_to_others():
+    """A member is connected and acknowledges nothing; another one has room for a single message. A third one gets all in the end, and both take part again once they acknowledge."""
+    config = {"shards": {"count": 4}, "mqtt": {"sharedSubscription": {"acknowledgeTimeout": "3s"}}}
+    with LocalCluster(config=config) as cluster:
+        cluster.start()
+        a, b, c = cluster.nodes
+        works, hangs = connect(a, "works"), connect(b, "hangs")
+        narrow = Client(c, "narrow", 600, receive_maximum=1)
+        narrow.connected()
+        for client in (hangs, narrow):
+            client.paho.manual_ack_set(True)
+        for client in (works, hangs, narrow):
+            client.subscribe("$share/slow/slow", 1)
+        publisher = connect(c, "slow-publisher", expiry=0)
+        publisher.publish("slow", named("first", 120))
+        works.wait("what others do not acknowledge", lambda: set(payloads(works)) == set(named("first", 120)), 30)
+        assert len(hangs.received) > 10 and len(narrow.received) >= 1
+        # From now on they get one at a time, and another one gets that as well.
+        forget(works)
+        before = len(hangs.received), len(narrow.received)
+        publisher.publish("slow", named("second", 60))
+        works.wait("nearly all at once", lambda: len(works.received) >= 58, 10)
+        works.wait("the others", lambda: set(payloads(works)) == set(named("second", 60)), 20)
+        assert len(hangs.received) <= before[0] + 1 and len(narrow.received) == before[1] == 1, (before, payloads(hangs), payloads(narrow))
+        redispatched = sum(metric_sum(node.metrics(), "raftmq_shared_redispatches_total") for node in cluster.nodes)
+        assert redispatched >= 60, redispatched
+        # They begin to acknowledge: `narrow` what it has had since the beginning.
+        had = [(client, [message.mid for message in client.received]) for client in (hangs, narrow)]
+        forget(works, hangs, narrow)
+        for client, mids in had:
+            client.paho.on_message = acknowledge(client)
+            for mid in mids:
+                client.paho.ack(mid, 1)
+        deadline = time.monotonic() + 30
+        while not (len(hangs.received) > 20 and len(narrow.received) > 20) and time.monotonic() < deadline:
+            publisher.publish("slow", ["x"] * 10)
+        assert len(hangs.received) > 20 and len(narrow.received) > 20, (len(works.received), len(hangs.received), len(narrow.received))
+        for client in (works, hangs, narrow, publisher):
             client.close()

@@ -86,6 +86,8 @@ pub(crate) struct Features {
     pub(crate) groups: NodeGroups<Member>,
     /// How a member is chosen.
     pub(crate) strategy: GroupStrategy,
+    /// How long a member of a durable group may take to acknowledge, in milliseconds; `None`: for ever.
+    pub(crate) acknowledge_within_ms: Option<u64>,
     /// Whether overlapping subscriptions bring one copy.
     pub(crate) merge: bool,
     /// Makes events of clients.
@@ -142,6 +144,7 @@ impl Features {
             exclusive_settings,
             groups: NodeGroups::new(),
             strategy: strategy(mqtt.shared_subscription.strategy),
+            acknowledge_within_ms: Some(mqtt.shared_subscription.acknowledge_timeout.as_millis()).filter(|ms| *ms > 0),
             merge: mqtt.overlapping == Overlapping::Merge,
             events: Events::new(event_settings.clone(), node),
             event_settings,

@@ -238,6 +238,16 @@ pub enum Op {
         /// The shard of the group, by [`crate::group_slot`].
         shard: u32,
     },
+    /// The client does not acknowledge what shared groups have given it in time: others of the groups get it. What may have been sent with QoS 2 stays
+    /// with the client.
+    Return {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// Which messages of its queue; those that are of no group stay.
+        seqs: Vec<SeqRange>,
+    },
     /// What another shard, or this one, has to say of a shared group: each number once.
     Note {
         /// The shard that it comes from.
@@ -300,7 +310,7 @@ impl Op {
             Self::Subscribe { filters, .. } => filters.iter().map(|filter| filter.filter.len() + 16).sum(),
             Self::Unsubscribe { filters, .. } => filters.iter().map(|filter| filter.len() + 16).sum(),
             Self::Queue { messages, .. } => messages.iter().map(|queued| queued.message.wire_len() + 24).sum(),
-            Self::Ack { seqs, .. } | Self::Rec { seqs, .. } => seqs.len() * 16,
+            Self::Ack { seqs, .. } | Self::Rec { seqs, .. } | Self::Return { seqs, .. } => seqs.len() * 16,
             Self::Join { client, subscription, .. } => client.id.len() + subscription.filter.len() + 16,
             Self::Note { note, message, .. } => {
                 note.size() + message.as_ref().map_or(0, |(message, _)| message.wire_len())

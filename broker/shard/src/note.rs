@@ -95,6 +95,13 @@ pub enum Note {
         /// The message's number in the group's queue.
         seq: u64,
     },
+    /// As [`Note::Back`], since the member did not acknowledge it in time, or others before it.
+    Late {
+        /// The number of the group.
+        number: u64,
+        /// The message's number in the group's queue.
+        seq: u64,
+    },
 }
 
 impl Note {
@@ -105,7 +112,7 @@ impl Note {
                 group.id.len() + member.id.len() + 32
             }
             Self::Leave { group, .. } | Self::Here { group, .. } => group.id.len() + 16,
-            Self::Done { .. } | Self::Back { .. } => 16,
+            Self::Done { .. } | Self::Back { .. } | Self::Late { .. } => 16,
         }
     }
 
@@ -147,6 +154,11 @@ impl Note {
                 out.number(*number);
                 out.number(*seq);
             }
+            Self::Late { number, seq } => {
+                out.push(7);
+                out.number(*number);
+                out.number(*seq);
+            }
         }
     }
 
@@ -173,6 +185,7 @@ impl Note {
             },
             5 => Self::Done { number: reader.number("group")?, seq: reader.number("sequence number")? },
             6 => Self::Back { number: reader.number("group")?, seq: reader.number("sequence number")? },
+            7 => Self::Late { number: reader.number("group")?, seq: reader.number("sequence number")? },
             _ => return Err(CodecError::Invalid("note")),
         })
     }

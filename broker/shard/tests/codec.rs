@@ -63,6 +63,7 @@ fn notes() -> impl Strategy<Value = Note> {
             .prop_map(|(group, number, seq, member, session)| Note::Give { group, number, seq, member, session }),
         (any::<u64>(), any::<u64>()).prop_map(|(number, seq)| Note::Done { number, seq }),
         (any::<u64>(), any::<u64>()).prop_map(|(number, seq)| Note::Back { number, seq }),
+        (any::<u64>(), any::<u64>()).prop_map(|(number, seq)| Note::Late { number, seq }),
     ]
 }
 
@@ -182,6 +183,7 @@ fn ops() -> impl Strategy<Value = Op> {
             .prop_map(|(source, number, note, message)| Op::Note { source, number, note: Box::new(note), message }),
         (any::<u32>(), any::<u64>()).prop_map(|(destination, up_to)| Op::Noted { destination, up_to }),
         client().prop_map(|(client, epoch)| Op::Older { client, epoch }),
+        (client(), seqs()).prop_map(|((client, epoch), seqs)| Op::Return { client, epoch, seqs }),
     ]
 }
 

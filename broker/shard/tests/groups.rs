@@ -225,6 +225,16 @@ impl World {
         assert_eq!(self.shard(client).op(op), OpAnswer::Acked { count: 1 });
     }
 
+    /// A client has not acknowledged these numbers in time: how many others shall have.
+    fn late(&mut self, client: usize, first: u64, last: u64) -> u32 {
+        let epoch = self.clients[client].epoch.unwrap();
+        let op = Op::Return { client: name(&id(client)), epoch, seqs: seqs(first, last) };
+        match self.shard(client).op(op) {
+            OpAnswer::Acked { count } => count,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// What a client is sent is acknowledged.
     fn consume(&mut self, client: usize) -> Vec<String> {
         let sent = self.sent(client);
@@ -340,6 +350,102 @@ fn what_is_not_acknowledged_goes_to_another_member() {
         let completed = vec![(None, true), (Some("1".to_owned()), true), (Some("2".to_owned()), true)];
         assert_eq!(again, if stays { completed } else { Vec::new() });
     }
+}
+
+/// A member that is connected and acknowledges nothing: others get what it has, and it gets one message at a time until it acknowledges one.
+#[test]
+fn what_is_not_acknowledged_in_time_goes_to_others() {
+    let mut world = World::new(2, 3);
+    for client in 0..2 {
+        world.connect(client);
+        world.join(client, QoS::AtLeastOnce);
+    }
+    world.settle();
+    let all = numbered(0..40);
+    all.iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    world.settle();
+    let mut got = world.consume(0);
+    let hangs = world.sent(1);
+    assert_eq!((got.len(), hangs.len()), (20, 20));
+    // The first one alone, then all, also those that it was not sent yet.
+    assert_eq!((world.late(1, hangs[0].0, hangs[0].0), world.late(1, hangs[0].0, hangs[0].0)), (1, 0));
+    world.settle();
+    assert_eq!(world.payloads(0), [hangs[0].1.clone().unwrap()]);
+    assert_eq!(world.late(1, 1, u64::MAX), 19);
+    world.settle();
+    got.extend(world.consume(0));
+    assert_eq!(got.iter().collect::<BTreeSet<_>>(), all.iter().collect());
+    assert!(world.sent(1).is_empty());
+    world.settle();
+    let slow = |world: &mut World| world.group().unwrap().members.iter().map(|member| member.slow).collect::<Vec<_>>();
+    assert_eq!(slow(&mut world), [false, true]);
+    // Late it is known to nobody; the others get what comes, but for one at a time.
+    let epoch = world.clients[1].epoch.unwrap();
+    let op = Op::Ack { client: name("c1"), epoch, seqs: seqs(hangs[0].0, hangs[0].0) };
+    assert_eq!(world.shard(1).op(op), OpAnswer::Acked { count: 0 });
+    numbered(40..50).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    world.settle();
+    assert_eq!((world.consume(0).len(), world.payloads(1).len()), (9, 1));
+    let probe = world.sent(1);
+    // It goes to another one, who has no room at first.
+    numbered(50..82).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    world.settle();
+    assert_eq!(world.payloads(0).len(), 32);
+    assert_eq!(world.late(1, probe[0].0, probe[0].0), 1);
+    world.settle();
+    assert_eq!((world.group().unwrap().back, world.sent(1).len()), (1, 0));
+    assert_eq!(world.consume(0).len(), 32);
+    world.settle();
+    assert_eq!(world.consume(0), [probe[0].1.clone().unwrap()]);
+    world.settle();
+    // One message acknowledged, and it takes its turn again.
+    assert!(world.publish("82", QoS::AtLeastOnce) && world.publish("83", QoS::AtLeastOnce));
+    world.settle();
+    assert_eq!((world.consume(0).len(), world.consume(1).len()), (1, 1));
+    world.settle();
+    assert_eq!(slow(&mut world), [false, false]);
+    // Where all are slow each has one message; a new connection begins anew.
+    numbered(84..88).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    world.settle();
+    for client in 0..2 {
+        world.sent(client);
+        assert_eq!(world.late(client, 1, u64::MAX), 2);
+    }
+    world.settle();
+    assert_eq!(slow(&mut world), [true, true]);
+    // The second one was given what the first one had, before it was slow itself.
+    assert_eq!((world.payloads(0).len(), world.payloads(1).len()), (1, 2));
+    world.connect(1);
+    world.disconnect(1, None);
+    world.connect(1);
+    world.settle();
+    assert_eq!(slow(&mut world), [true, false]);
+    assert_eq!(world.consume(1).len(), 3);
+    world.shards.iter_mut().for_each(Shard::restart);
+    world.shards.iter_mut().for_each(Shard::compare);
+}
+
+/// What may have been sent with QoS 2 stays with its member; what was not goes.
+#[test]
+fn what_was_begun_with_qos_2_is_waited_for() {
+    let mut world = World::new(2, 2);
+    world.connect(1);
+    world.join(1, QoS::ExactlyOnce);
+    world.settle();
+    world.publish("0", QoS::ExactlyOnce);
+    world.settle();
+    let sent = world.sent(1);
+    world.publish("1", QoS::ExactlyOnce);
+    world.settle();
+    world.connect(0);
+    world.join(0, QoS::ExactlyOnce);
+    world.settle();
+    assert_eq!(world.late(1, 1, u64::MAX), 1);
+    world.settle();
+    assert_eq!((world.consume(0), world.payloads(1)), (vec!["1".to_owned()], vec!["0".to_owned()]));
+    world.rec(1, sent[0].0);
+    world.settle();
+    assert_eq!(world.group().unwrap().messages, 0);
 }
 
 /// `[MQTT-4.8.2-5]`: what was begun with QoS 2 ends with the session; what was not sent does not.
@@ -536,7 +642,11 @@ fn random(seed: u64) {
                 world.connect_as(client, Claim { clean_start, ..claim(&id(client)) });
             }
             88..92 if connected => drop(world.join(client, QoS::AtLeastOnce)),
-            92..94 if connected && client > 0 => drop(world.unsubscribe(client)),
+            92..93 if connected && client > 0 => drop(world.unsubscribe(client)),
+            93..94 if connected => {
+                let first = random.below(40);
+                world.late(client, first, if random.chance(50) { u64::MAX } else { first + 3 });
+            }
             94..96 => world.tick(random.below(1_000)),
             96..98 => world.shard(client).flushed.flush(),
             98.. => world.shard(client).restart(),

@@ -103,7 +103,7 @@ catalog! {
         SHARED_GROUPS = Gauge "raftmq_shared_groups" [] "Groups of shared subscriptions with members on this node.";
         SHARED_MEMBERS = Gauge "raftmq_shared_members" [] "Members of groups on this node.";
         SHARED_DISPATCHES = Counter "raftmq_shared_dispatches_total" [] "Messages that a member of this node was chosen for.";
-        SHARED_REDISPATCHES = Counter "raftmq_shared_redispatches_total" [] "Messages that another member was looked for, because the one before did not take them or has left.";
+        SHARED_REDISPATCHES = Counter "raftmq_shared_redispatches_total" [] "Messages that another member was looked for, because the one before did not take them, did not acknowledge in time, or has left.";
         EXCLUSIVE = Gauge "raftmq_exclusive_subscriptions" [] "Exclusive subscriptions of this node.";
     }
     "Cluster" {

@@ -7,7 +7,7 @@
 use std::num::NonZeroU16;
 
 use raftmq_cluster::{RemoteQueue, Shards};
-use raftmq_mqtt::{Message, ReasonCode};
+use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_planted::{Bug, planted};
 use raftmq_routing::SubscriptionIndex;
 use raftmq_session::{Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscriptionInfo};
@@ -15,6 +15,7 @@ use raftmq_shard::{Op, OpAnswer, Sent, SeqRange, packet_id};
 
 use super::connection::count_as;
 use super::given::GivenAll;
+use super::late::Unacknowledged;
 use super::messages::EXCLUSIVE;
 use super::publish::Reach;
 use super::shards::{NAMESPACE, Outcome, Waiting, name};
@@ -44,6 +45,8 @@ pub(super) struct Durable {
     blocked: bool,
     /// Numbers that are done with, and that the shard does not know of.
     acks: Vec<SeqRange>,
+    /// What may be late.
+    pub(super) unacknowledged: Unacknowledged,
     /// Where its queue is read while its shard has no replica here.
     remote: RemoteQueue,
 }
@@ -52,6 +55,11 @@ impl Durable {
     /// The last number that was given to the connection.
     pub(super) fn given(&self) -> u64 {
         self.after
+    }
+
+    /// What others of shared groups are to have, since the client has not acknowledged it within so many milliseconds.
+    pub(super) fn late(&mut self, now_ms: u64, within_ms: u64) -> Vec<SeqRange> {
+        self.unacknowledged.late(now_ms, within_ms, self.after)
     }
 
     /// The queue was seen to have nothing that was not given.
@@ -176,6 +184,7 @@ impl Worker {
         };
         let seq = durable.seq(id, epoch);
         durable.blocked = false;
+        durable.unacknowledged.settled(seq);
         match what {
             Settlement::Received => {
                 let seqs = vec![SeqRange { first: seq, last: seq }];
@@ -348,9 +357,15 @@ impl Worker {
                                 if conn.outlet.is_counted(written) {
                                     self.counters.packet_out(raftmq_mqtt::PacketType::Publish);
                                 }
+                                if apart && qos == QoS::AtLeastOnce {
+                                    durable.unacknowledged.sent(delivery.seq, now.ms);
+                                    desk.late.watch(client);
+                                }
                             }
                             GrantedDelivery::NoCredit => {
                                 durable.blocked = true;
+                                durable.unacknowledged.blocked(now.ms);
+                                desk.late.watch(client);
                                 break;
                             }
                             GrantedDelivery::UnderWay => {}

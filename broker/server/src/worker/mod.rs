@@ -20,6 +20,7 @@ mod connection;
 mod durable;
 mod given;
 mod inbox;
+mod late;
 mod listener;
 mod local;
 mod messages;

@@ -15,6 +15,7 @@ use raftmq_session::PublishToken;
 use raftmq_shard::{Effect, Name, Op, OpAnswer};
 use tokio::sync::oneshot;
 
+use super::late::Late;
 use super::wheel::Key;
 use super::{NodeShared, Worker};
 
@@ -136,6 +137,8 @@ pub(super) enum Waiting {
     Recorded(Key, std::num::NonZeroU16),
     /// A client that may be sent more now.
     Granted(Key),
+    /// Whoever counts what others of groups get, since a member did not acknowledge it in time.
+    Returned,
     /// A connection whose client has sent PUBREL.
     Released(Key, std::num::NonZeroU16),
 }
@@ -162,6 +165,8 @@ pub(super) struct ShardDesk {
     pub(super) superseded: HashSet<(Arc<str>, u64), ahash::RandomState>,
     /// Clients with acknowledgements that were not handed over.
     pub(super) unsaid: Vec<Key>,
+    /// Clients that may be late with acknowledgements.
+    pub(super) late: Late,
 }
 
 impl ShardDesk {
@@ -186,6 +191,7 @@ impl ShardDesk {
             parted: HashMap::default(),
             superseded: HashSet::default(),
             unsaid: Vec::new(),
+            late: Late::default(),
         }
     }
 
@@ -392,6 +398,11 @@ impl Worker {
             }
             Waiting::Recorded(key, packet_id) => self.recorded(key, packet_id, &outcome),
             Waiting::Granted(client) => self.granted(client, &outcome),
+            Waiting::Returned => {
+                if let Ok(OpAnswer::Acked { count }) = outcome {
+                    self.returned(count);
+                }
+            }
             Waiting::Released(key, packet_id) => self.released(key, packet_id, &outcome),
         }
     }

@@ -531,7 +531,7 @@ impl Worker {
 }
 
 /// The session of a client.
-fn session_in<'a>(state: &'a ClientState, conns: &'a mut Slab<Conn>) -> Option<&'a SessionState> {
+pub(super) fn session_in<'a>(state: &'a ClientState, conns: &'a mut Slab<Conn>) -> Option<&'a SessionState> {
     match state {
         ClientState::Offline { state, .. } => Some(state),
         ClientState::Online(conn) => conns.get_mut(*conn).map(|conn| conn.session.session()),

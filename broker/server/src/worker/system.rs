@@ -46,6 +46,7 @@ impl Worker {
             self.in_shards();
             self.claim_again();
             self.say_acks();
+            self.return_late(now_ms);
         } else if !self.node.is_local() {
             return;
         }

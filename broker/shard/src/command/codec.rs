@@ -275,6 +275,10 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
                 out.option(*lifetime_ms);
             }
         }
+        Op::Return { client, epoch, seqs } => {
+            put_client(out, 37, client, *epoch);
+            put_seqs(out, seqs);
+        }
         Op::Noted { destination, up_to } => {
             out.push(34);
             out.number((*destination).into());
@@ -374,6 +378,7 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
                 Ok(QueueMessage { message, qos, identifier, lifetime_ms })
             })?,
         },
+        37 => Op::Return { client: name(reader)?, epoch: epoch(reader)?, seqs: seqs(reader)? },
         34 => Op::Noted { destination: reader.small("destination")?, up_to: reader.number("number")? },
         17 => Op::Older { client: name(reader)?, epoch: epoch(reader)? },
         _ => return Err(CodecError::Invalid("operation")),

@@ -45,9 +45,14 @@ impl<S: Store> ShardMachine<S> {
         let key = key::group(id);
         let mut record = self.cache.take::<Group>(&key)?.unwrap_or_default();
         match record.place(at) {
-            Ok(place) => (record.members[place].left, record.members[place].connected) = (false, true),
+            Ok(place) => {
+                let member = &mut record.members[place];
+                (member.left, member.slow, member.connected) = (false, false, true);
+            }
             Err(place) if record.members.len() < MAX_MEMBERS => {
-                record.members.insert(place, Member { at, client, connected: true, left: false, in_flight: 0 });
+                record
+                    .members
+                    .insert(place, Member { at, client, connected: true, left: false, slow: false, in_flight: 0 });
             }
             Err(_) => {}
         }
@@ -89,7 +94,8 @@ impl<S: Store> ShardMachine<S> {
         let key = key::group(id);
         let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(()) };
         if let Ok(place) = record.place(at) {
-            record.members[place].connected = connected;
+            let member = &mut record.members[place];
+            (member.connected, member.slow) = (connected, false);
         }
         self.cache.put(&key, record);
         self.dispatch(id)
@@ -97,23 +103,23 @@ impl<S: Store> ShardMachine<S> {
 
     /// A member is done with a message.
     pub(super) fn given_done(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
-        if self.answered(source, id, seq, false)? {
+        if self.answered(source, id, seq, Answered::Done)? {
             self.acknowledge(id, &[SeqRange { first: seq, last: seq }])?;
             self.dispatch(id)?;
         }
         Ok(())
     }
 
-    /// Another member shall have a message.
-    pub(super) fn given_back(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
-        if self.answered(source, id, seq, true)? {
+    /// Another member shall have a message; `late`: since this one has not acknowledged in time.
+    pub(super) fn given_back(&mut self, source: u32, id: u64, seq: u64, late: bool) -> Result<(), StoreError> {
+        if self.answered(source, id, seq, if late { Answered::Late } else { Answered::Back })? {
             self.dispatch(id)?;
         }
         Ok(())
     }
 
-    /// A member answered for a message, which is to be given again where it comes `back`. Whether it was the one that had it.
-    fn answered(&mut self, source: u32, id: u64, seq: u64, back: bool) -> Result<bool, StoreError> {
+    /// A member answered for a message. Whether it was the one that had it.
+    fn answered(&mut self, source: u32, id: u64, seq: u64, what: Answered) -> Result<bool, StoreError> {
         let key = key::group(id);
         let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(false) };
         let Some(at) = record.given.get(&seq).copied().filter(|at| at.0 == source) else {
@@ -121,12 +127,17 @@ impl<S: Store> ShardMachine<S> {
             return Ok(false);
         };
         record.given.remove(&seq);
-        if back {
+        if what != Answered::Done {
             record.back.insert(seq);
         }
         if let Ok(place) = record.place(at) {
             let member = &mut record.members[place];
             member.in_flight -= 1;
+            match what {
+                Answered::Done => member.slow = false,
+                Answered::Back => {}
+                Answered::Late => member.slow = true,
+            }
             if member.left && member.in_flight == 0 {
                 record.members.remove(place);
             }
@@ -165,7 +176,8 @@ impl<S: Store> ShardMachine<S> {
         let group = Name::new(client.namespace, client.id.trim_start_matches(GROUP));
         let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(()) };
         for step in 0.. {
-            let Some(place) = next_member(&record) else { break };
+            let returned = record.back.first().copied();
+            let Some(place) = next_member(&record, returned.is_some()) else { break };
             if step == DISPATCH_STEP {
                 // The rest with the next tick.
                 let timer = key::timer(self.meta.now_ms, timer::GROUP, &id.to_be_bytes());
@@ -174,7 +186,6 @@ impl<S: Store> ShardMachine<S> {
                 }
                 break;
             }
-            let returned = record.back.first().copied();
             let seq = match returned {
                 Some(seq) => seq,
                 None => match self.next_to_give(id)? {
@@ -221,9 +232,25 @@ impl<S: Store> ShardMachine<S> {
     }
 }
 
-/// The member after the one that was given the last message, of those that are connected and have room.
-fn next_member(group: &Group) -> Option<usize> {
-    let free = |member: &Member| member.connected && !member.left && member.in_flight < ROOM;
+/// What became of a message that a member was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    /// It is done with it.
+    Done,
+    /// Another one shall have it.
+    Back,
+    /// The same, since it did not acknowledge in time.
+    Late,
+}
+
+/// The member after the one that was given the last message, of those that are connected and have room. One that is slow is given one message at a time, and what came
+/// back only if there are no others.
+fn next_member(group: &Group, returned: bool) -> Option<usize> {
+    let there = |member: &Member| member.connected && !member.left;
+    let others = returned && group.members.iter().any(|member| there(member) && !member.slow);
+    let free = |member: &Member| {
+        there(member) && member.in_flight < if member.slow { 1 } else { ROOM } && !(others && member.slow)
+    };
     let after = group.members.partition_point(|member| member.at <= group.turn);
     let places = (after..group.members.len()).chain(0..after);
     places.into_iter().find(|place| free(&group.members[*place]))

@@ -88,6 +88,10 @@ impl<S: Store> ShardMachine<S> {
                 let session = session_of!(self, from, &client, epoch);
                 self.join(session, &subscription, shard)
             }
+            Op::Return { client, epoch, seqs } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.give_back_late(session, &seqs)
+            }
             Op::Note { source, number, note, message } => self.note(source, number, *note, message),
             Op::Noted { destination, up_to } => self.noted(destination, up_to),
             Op::Delay { namespace, message, delay_ms, bounds } => self.delay(namespace, message, delay_ms, bounds),

@@ -41,6 +41,8 @@ pub struct GroupMember {
     pub connected: bool,
     /// It unsubscribed, or its session ended, and it has not answered for all that it was given.
     pub left: bool,
+    /// It did not acknowledge something in time, and nothing since.
+    pub slow: bool,
     /// Messages that it was given and has not answered for.
     pub in_flight: u32,
 }
@@ -99,6 +101,7 @@ impl<S: Store> ShardMachine<S> {
             session: member.at.1,
             connected: member.connected,
             left: member.left,
+            slow: member.slow,
             in_flight: member.in_flight,
         };
         let back = record.back.len() as u32;
