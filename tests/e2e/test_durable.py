@@ -196,6 +196,28 @@ def test_a_session_is_resumed_on_another_node_with_what_it_missed(cluster):
     publisher.close()
 
 
+def test_a_session_is_resumed_on_a_connection_that_it_ends_with(cluster):
+    """MQTT 5: without Clean Start it goes on, and its expiry interval of 0 counts when this connection ends."""
+    one, two, three = cluster.nodes
+    publisher = Client(one, "publisher")
+    publisher.connected()
+    subscriber = Client(two, "ends", expiry=3600)
+    subscriber.connected()
+    subscriber.subscribe("ends", 2)
+    subscriber.close()
+    publisher.publish("ends", numbers(0, 50), qos=2)
+    subscriber = Client(three, "ends", expiry=0, clean=False)
+    assert subscriber.connected()
+    assert subscriber.payloads(50) == numbers(0, 50)
+    publisher.publish("ends", numbers(50, 60))
+    assert subscriber.payloads(60) == numbers(0, 60)
+    subscriber.close()
+    again = Client(one, "ends", expiry=3600)
+    assert not again.connected()
+    again.close()
+    publisher.close()
+
+
 def test_nothing_acknowledged_is_lost_when_a_node_dies(cluster):
     one, two, three = cluster.nodes
     publisher = Client(one, "publisher-2")

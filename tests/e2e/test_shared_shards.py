@@ -116,29 +116,69 @@ def test_the_only_member_begins_anew(cluster):
         publisher.close()
 
 
-def test_members_of_clean_sessions_wait_while_a_durable_one_has_the_queue(cluster):
-    a, b, c = cluster.nodes
-    publisher = connect(b, "mixed-publisher", expiry=0)
-    clean, durable = connect(a, "clean", expiry=0), connect(c, "durable")
-    clean.subscribe("$share/mixed/m", 1)
-    publisher.publish("m", named("clean", 20))
-    wait_for(named("clean", 20), clean)
-    durable.subscribe("$share/mixed/m", 1)
-    forget(clean)
-    publisher.publish("m", named("durable", 20))
-    wait_for(named("durable", 20), clean, durable)
-    assert not clean.received
-    durable.close()
-    forget(durable)
-    publisher.publish("m", named("kept", 20))
+def both_get(topic, *members, publisher):
+    """Waits until all members take part, as far as that can be seen."""
+    deadline = time.monotonic() + 20
+    forget(*members)
+    while not all(member.received for member in members) and time.monotonic() < deadline:
+        publisher.publish(topic, ["probe"] * len(members))
+        time.sleep(0.2)
+    assert all(member.received for member in members), [len(member.received) for member in members]
     time.sleep(0.5)
-    assert not clean.received
+    forget(*members)
+
+
+def test_members_of_clean_sessions_take_part_in_the_queue(cluster):
+    a, b, c = cluster.nodes
+    shared = "$share/mixed/m"
+    publisher = connect(b, "mixed-publisher", expiry=0)
+    clean, exact, durable = connect(a, "clean", expiry=0), connect(b, "exact", expiry=0), connect(c, "durable")
+    clean.subscribe(shared, 1)
+    exact.subscribe(shared, 2)
+    publisher.publish("m", named("clean", 20))
+    wait_for(named("clean", 20), clean, exact)
+    # The group gets a queue: all three are members of it, each message goes to one of them.
+    durable.subscribe(shared, 2)
+    both_get("m", clean, exact, durable, publisher=publisher)
+    for qos in (1, 2):
+        publisher.publish("m", named(f"all-{qos}", 210), qos)
+        wait_for(named(f"all-{qos}", 210), clean, exact, durable)
+        assert min(len(member.received) for member in (clean, exact, durable)) > 30
+        assert {message.qos for message in exact.received} == {qos}
+        forget(clean, exact, durable)
+    # The durable one is away: nothing waits for it as long as others are there.
+    durable.close()
+    publisher.publish("m", named("two", 50))
+    wait_for(named("two", 50), clean, exact)
+    # One has unsubscribed, and subscribes again; the other one leaves without having acknowledged.
+    exact.unsubscribe(shared)
+    forget(clean, exact)
+    clean.paho.manual_ack_set(True)
+    publisher.publish("m", named("left", 20), 1)
+    clean.wait("what it does not acknowledge", lambda: len(clean.received) == 20)
+    assert not exact.received
+    exact.subscribe(shared, 2)
+    clean.close()
+    wait_for(named("left", 20), exact)
+    # Nobody is there: it waits for whoever comes, of whatever session.
+    exact.close()
+    forget(exact)
+    publisher.publish("m", named("kept", 40))
+    late = connect(a, "late-clean", expiry=0)
+    late.subscribe(shared, 1)
+    wait_for(named("kept", 40), late)
+    # The last member of a durable session leaves, and the group with the last one of all; the next one needs no queue.
     durable = connect(b, "durable")
-    wait_for(named("kept", 20), durable)
-    durable.unsubscribe("$share/mixed/m")
+    durable.unsubscribe(shared)
+    forget(late)
+    publisher.publish("m", named("rest", 20))
+    wait_for(named("rest", 20), late)
+    late.unsubscribe(shared)
+    late.subscribe(shared, 1)
+    forget(late)
     publisher.publish("m", named("again", 20))
-    wait_for(named("again", 20), clean)
-    for client in (clean, durable, publisher):
+    wait_for(named("again", 20), late)
+    for client in (late, durable, publisher):
         client.close()
 
 

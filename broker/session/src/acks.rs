@@ -11,7 +11,13 @@ impl Connection {
             return;
         };
         let progress = match self.granted_answer(packet) {
-            None => self.own_answer(packet),
+            None => {
+                let progress = self.own_answer(packet);
+                if matches!(progress, Progress::Done | Progress::Release) {
+                    self.end_ticket(packet, actions);
+                }
+                progress
+            }
             Some(Answer::Unknown) => Progress::Unknown,
             Some(Answer::Wrong) => Progress::Wrong,
             Some(Answer::Release) => Progress::Release,

@@ -69,6 +69,11 @@ pub enum Action {
         /// What it has answered.
         what: Settlement,
     },
+    /// The client has answered a message of [`crate::Connection::deliver_ticket`], with PUBACK or PUBREC, whatever it says.
+    Answered {
+        /// What was given with the message.
+        ticket: u64,
+    },
 }
 
 /// Names a PUBLISH above QoS 0 that waits for its acknowledgement. It stays valid when the connection ends: the server

@@ -87,6 +87,7 @@ impl Connection {
         self.aliases = None;
         self.aliases_out = None;
         self.auth = None;
+        self.tickets = None;
         if let Some(durable) = &mut self.durable {
             **durable = Durable::default();
         }

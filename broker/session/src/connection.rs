@@ -13,6 +13,7 @@ use crate::{
     durable::Durable,
     inbound::Inbound,
     subscribe::Pending,
+    tickets::Tickets,
 };
 
 /// The time, on two clocks.
@@ -70,6 +71,8 @@ pub struct Connection {
     pub(crate) auth: Option<Box<Exchange>>,
     /// There if the session's queue is in a shard.
     pub(crate) durable: Option<Box<Durable>>,
+    /// There once it was given anything by [`Connection::deliver_ticket`].
+    pub(crate) tickets: Option<Box<Tickets>>,
     pub(crate) pending: Vec<Pending>,
     pub(crate) state: SessionState,
 }
@@ -111,6 +114,7 @@ impl Connection {
             aliases_out: None,
             auth: None,
             durable: None,
+            tickets: None,
             pending: Vec::new(),
             state: SessionState::default(),
         }

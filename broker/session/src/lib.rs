@@ -55,6 +55,7 @@ mod received;
 mod request;
 mod state;
 mod subscribe;
+mod tickets;
 mod unsettled;
 
 pub use action::{Action, Flushed, PublishToken, SubscribeItem};
@@ -68,3 +69,4 @@ pub use outbound::{Delivery, DropReason};
 pub use rate::{Bucket, Rate};
 pub use request::{AuthKind, AuthRequest, AuthStep, OpenRequest, OpenResult, OwnedWill, SERVING_LOCAL, Secret};
 pub use state::{SessionState, SubscriptionEntry, SubscriptionInfo};
+pub use tickets::TicketDelivery;

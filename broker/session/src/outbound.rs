@@ -146,6 +146,11 @@ impl Outbound {
             && self.has_room(window)
     }
 
+    /// How many more may be in flight.
+    pub(crate) fn room(&self, window: u16) -> usize {
+        usize::from(window.saturating_sub(self.counted)).min(MAX_FLIGHT.saturating_sub(self.flight.len()))
+    }
+
     /// Whether one more may be in flight `[MQTT-3.3.4-9]` `[MQTT-4.9.0-2]`.
     fn has_room(&self, window: u16) -> bool {
         self.counted < window && self.flight.len() < MAX_FLIGHT

@@ -238,6 +238,19 @@ pub enum Op {
         /// The shard of the group, by [`crate::group_slot`].
         shard: u32,
     },
+    /// [`Op::Join`] of a client whose session ends with its connection: until then the shard has a queue for what groups give it, and nothing else of its session.
+    JoinClean {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
+        /// What to subscribe to: `$share/group/filter`.
+        subscription: Subscription,
+        /// The shard of the group, by [`crate::group_slot`].
+        shard: u32,
+        /// Bounds of the session.
+        limits: QueueLimits,
+    },
     /// The client does not acknowledge what shared groups have given it in time: others of the groups get it. What may have been sent with QoS 2 stays
     /// with the client.
     Return {
@@ -311,7 +324,9 @@ impl Op {
             Self::Unsubscribe { filters, .. } => filters.iter().map(|filter| filter.len() + 16).sum(),
             Self::Queue { messages, .. } => messages.iter().map(|queued| queued.message.wire_len() + 24).sum(),
             Self::Ack { seqs, .. } | Self::Rec { seqs, .. } | Self::Return { seqs, .. } => seqs.len() * 16,
-            Self::Join { client, subscription, .. } => client.id.len() + subscription.filter.len() + 16,
+            Self::Join { client, subscription, .. } | Self::JoinClean { client, subscription, .. } => {
+                client.id.len() + subscription.filter.len() + 16
+            }
             Self::Note { note, message, .. } => {
                 note.size() + message.as_ref().map_or(0, |(message, _)| message.wire_len())
             }

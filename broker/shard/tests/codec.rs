@@ -184,6 +184,15 @@ fn ops() -> impl Strategy<Value = Op> {
         (any::<u32>(), any::<u64>()).prop_map(|(destination, up_to)| Op::Noted { destination, up_to }),
         client().prop_map(|(client, epoch)| Op::Older { client, epoch }),
         (client(), seqs()).prop_map(|((client, epoch), seqs)| Op::Return { client, epoch, seqs }),
+        (client(), subscriptions(), any::<u32>(), limits()).prop_map(
+            |((client, epoch), subscription, shard, limits)| Op::JoinClean {
+                client,
+                epoch,
+                subscription,
+                shard,
+                limits
+            }
+        ),
     ]
 }
 

@@ -134,6 +134,21 @@ impl World {
         })
     }
 
+    fn connect_clean(&mut self, client: usize) {
+        assert!(!self.connect_as(client, Claim { durable: false, expiry_s: 0, ..claim(&id(client)) }));
+    }
+
+    fn join_clean(&mut self, client: usize, qos: QoS) -> OpAnswer {
+        let epoch = self.clients[client].epoch.unwrap();
+        self.shard(client).op(Op::JoinClean {
+            client: name(&id(client)),
+            epoch,
+            subscription: subscription(FILTER, qos),
+            shard: 0,
+            limits: LIMITS,
+        })
+    }
+
     fn unsubscribe(&mut self, client: usize) -> OpAnswer {
         let epoch = self.clients[client].epoch.unwrap();
         self.shard(client).op(Op::Unsubscribe { client: name(&id(client)), epoch, filters: vec![FILTER.into()] })
@@ -231,6 +246,7 @@ impl World {
         let op = Op::Return { client: name(&id(client)), epoch, seqs: seqs(first, last) };
         match self.shard(client).op(op) {
             OpAnswer::Acked { count } => count,
+            OpAnswer::NoSession => 0,
             other => panic!("{other:?}"),
         }
     }
@@ -448,6 +464,64 @@ fn what_was_begun_with_qos_2_is_waited_for() {
     assert_eq!(world.group().unwrap().messages, 0);
 }
 
+/// Members whose sessions end with their connection: what they have not acknowledged then goes to others, and they have nothing when they come back.
+#[test]
+fn members_of_clean_sessions() {
+    let mut world = World::new(2, 3);
+    world.connect(0);
+    world.join(0, QoS::AtLeastOnce);
+    world.connect_clean(1);
+    assert!(matches!(world.join(1, QoS::AtLeastOnce), OpAnswer::NoSession));
+    let joined = world.join_clean(1, QoS::AtLeastOnce);
+    assert!(matches!(&joined, OpAnswer::Subscribed(of) if matches!(of[..], [Subscribed::Joined { .. }])), "{joined:?}");
+    world.settle();
+    numbered(0..10).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    world.settle();
+    let (durable, clean) = (world.consume(0), world.sent(1));
+    assert_eq!((durable.len(), clean.len()), (5, 5));
+    world.ack(1, clean[0].0, clean[0].1.clone().unwrap());
+    // Its connection ends.
+    world.disconnect(1, None);
+    world.settle();
+    assert_eq!(world.consume(0).len(), 4);
+    world.settle();
+    let group = world.group().unwrap();
+    assert_eq!((group.messages, group.members.len()), (0, 1));
+    world.connect_clean(1);
+    assert!(world.sent(1).is_empty());
+    // It is taken over, by a durable session even.
+    world.join_clean(1, QoS::AtLeastOnce);
+    world.settle();
+    numbered(10..14).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    world.settle();
+    assert_eq!((world.consume(0).len(), world.sent(1).len()), (2, 2));
+    world.settle();
+    assert!(!world.connect_as(1, Claim { clean_start: false, ..claim("c1") }));
+    world.settle();
+    assert_eq!((world.consume(0).len(), world.sent(1).len()), (2, 0));
+    world.settle();
+    // The group ends with the last of them, whose session is clean.
+    world.connect_clean(2);
+    world.join_clean(2, QoS::ExactlyOnce);
+    world.settle();
+    world.unsubscribe(0);
+    world.settle();
+    assert!(world.publish("14", QoS::AtLeastOnce));
+    world.settle();
+    assert_eq!(world.payloads(2), ["14"]);
+    world.disconnect(2, None);
+    world.settle();
+    assert_eq!(world.group(), None);
+    world.disconnect(0, Some(0));
+    world.disconnect(1, Some(0));
+    for shard in &mut world.shards {
+        let numbers = shard.plain.machine.numbers();
+        assert_eq!((numbers.sessions, numbers.clients, numbers.messages), (0, 0, 0));
+        shard.restart();
+        shard.compare();
+    }
+}
+
 /// `[MQTT-4.8.2-5]`: what was begun with QoS 2 ends with the session; what was not sent does not.
 #[test]
 fn the_end_of_a_session() {
@@ -600,6 +674,11 @@ impl Drop for Seed {
     }
 }
 
+/// The session of every third client ends with its connection.
+fn is_clean(client: usize) -> bool {
+    client % 3 == 2
+}
+
 fn random(seed: u64) {
     let mut random = Random(seed);
     let shards = 1 + random.below(3) as usize;
@@ -636,11 +715,13 @@ fn random(seed: u64) {
                 let ends = client > 0 && random.chance(30);
                 world.disconnect(client, ends.then_some(0));
             }
+            78..88 if is_clean(client) => world.connect_clean(client),
             78..88 => {
                 // A takeover if it is connected; the session ends with a clean start.
                 let clean_start = client > 0 && random.chance(20);
                 world.connect_as(client, Claim { clean_start, ..claim(&id(client)) });
             }
+            88..92 if connected && is_clean(client) => drop(world.join_clean(client, QoS::AtLeastOnce)),
             88..92 if connected => drop(world.join(client, QoS::AtLeastOnce)),
             92..93 if connected && client > 0 => drop(world.unsubscribe(client)),
             93..94 if connected => {

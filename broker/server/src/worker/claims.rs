@@ -40,6 +40,15 @@ pub(super) struct Owner {
     pub(super) shard: u16,
     /// Its session, where that outlives the connection.
     pub(super) durable: Option<Box<Durable>>,
+    /// What shared groups give to it, where its session does not.
+    pub(super) guest: Option<Box<Durable>>,
+}
+
+impl Owner {
+    /// What the shard has for the client.
+    pub(super) fn queue(&mut self) -> Option<&mut Durable> {
+        self.durable.as_deref_mut().or(self.guest.as_deref_mut())
+    }
 }
 
 /// What a claim came to.
@@ -274,7 +283,7 @@ impl Worker {
                         received,
                     },
                 };
-                let owner = Owner { epoch, shard, durable: durable_here.then(Box::default) };
+                let owner = Owner { epoch, shard, durable: durable_here.then(Box::default), guest: None };
                 request.clean_start &= !session_present;
                 self.admit_claimed(key, &request, owner, result, &mut actions);
             }
@@ -418,7 +427,8 @@ async fn claimed(
     let (_, older) = asked.granted.insert((epoch, older));
     let (shards, shard, client) = (&asked.shards, asked.shard, &asked.client);
     close_older(worker, shards, shard, client, epoch, older).await?;
-    let durable = if request.session_expiry_s > 0 {
+    // One that was to outlive its connection goes on, `[MQTT-3.1.2-5]`, also on a connection that it ends with.
+    let durable = if request.session_expiry_s > 0 || session_present {
         // Also a new one: the replica that is read may still have the one before.
         Some(resume(shards, client, epoch, session_present).await)
     } else {

@@ -298,6 +298,7 @@ impl Worker {
                 }
                 Action::Released { packet_id } => self.release_durable(key, packet_id),
                 Action::Settled { packet_id, what } => self.settled(key, packet_id, what),
+                Action::Answered { ticket } => self.guest_answered(key, ticket),
             }
         }
         actions.clear();

@@ -10,7 +10,10 @@ use raftmq_cluster::{RemoteQueue, Shards};
 use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_planted::{Bug, planted};
 use raftmq_routing::SubscriptionIndex;
-use raftmq_session::{Action, CloseReason, Granted, GrantedDelivery, PublishToken, Settlement, SubscriptionInfo};
+use raftmq_session::{
+    Action, CloseReason, Connection, Forms, Granted, GrantedDelivery, Matched, Now, PublishToken, Settlement,
+    SubscriptionInfo, TicketDelivery,
+};
 use raftmq_shard::{Op, OpAnswer, Sent, SeqRange, packet_id};
 
 use super::connection::count_as;
@@ -191,16 +194,38 @@ impl Worker {
                 let op = Op::Rec { client: client_name, epoch, seqs };
                 self.push_to_shard(shard, op, Waiting::Recorded(key, id));
             }
-            Settlement::Acked | Settlement::Completed | Settlement::Refused => {
-                let first = durable.ack(seq);
-                if durable.acks.len() >= ACKS {
-                    self.flush_acks(client);
-                } else if first && let Some(desk) = &mut self.desk {
-                    desk.unsaid.push(client);
-                }
-            }
+            Settlement::Acked | Settlement::Completed | Settlement::Refused => self.done_with(client, seq),
         }
         self.deliver_granted(client);
+    }
+
+    /// A client of a clean session has answered what a group gave to it.
+    pub(super) fn guest_answered(&mut self, key: Key, seq: u64) {
+        let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
+            return;
+        };
+        let guest = self.clients.get_mut(client).and_then(|entry| entry.owner.as_mut()?.guest.as_mut());
+        let Some(guest) = guest else {
+            return;
+        };
+        guest.blocked = false;
+        guest.unacknowledged.settled(seq);
+        self.done_with(client, seq);
+        self.deliver_granted(client);
+    }
+
+    /// A client needs a message of its queue no more.
+    fn done_with(&mut self, client: Key, seq: u64) {
+        let queue = self.clients.get_mut(client).and_then(|entry| entry.owner.as_mut()?.queue());
+        let Some(queue) = queue else {
+            return;
+        };
+        let first = queue.ack(seq);
+        if queue.acks.len() >= ACKS {
+            self.flush_acks(client);
+        } else if first && let Some(desk) = &mut self.desk {
+            desk.unsaid.push(client);
+        }
     }
 
     /// Tells the shard what a client has acknowledged.
@@ -213,10 +238,10 @@ impl Worker {
             return;
         };
         let (epoch, shard) = (owner.epoch, owner.shard);
-        let Some(durable) = owner.durable.as_mut().filter(|durable| !durable.acks.is_empty()) else {
+        let Some(queue) = owner.queue().filter(|queue| !queue.acks.is_empty()) else {
             return;
         };
-        let seqs = std::mem::take(&mut durable.acks);
+        let seqs = std::mem::take(&mut queue.acks);
         self.push_to_shard(shard, Op::Ack { client: client_name, epoch, seqs }, Waiting::Nobody);
     }
 
@@ -249,7 +274,8 @@ impl Worker {
         let Some(owner) = self.clients.get_mut(client).and_then(|client| client.owner.as_mut()) else {
             return;
         };
-        let Some(durable) = owner.durable.as_mut() else {
+        let (epoch, shard) = (owner.epoch, owner.shard);
+        let Some(durable) = owner.queue() else {
             return;
         };
         durable.granting = false;
@@ -261,7 +287,6 @@ impl Worker {
             // More waits than may be under way at once: as much as may be.
             Ok(OpAnswer::TooFar { limit }) if *limit > durable.granted => {
                 durable.granting = true;
-                let (epoch, shard) = (owner.epoch, owner.shard);
                 self.grant(client, shard, epoch, *limit);
             }
             // Nothing more may be: asked again when something was acknowledged.
@@ -293,8 +318,8 @@ impl Worker {
         let Some(owner) = entry.owner.as_mut() else {
             return;
         };
-        let (epoch, shard) = (owner.epoch, owner.shard);
-        let (Some(durable), Some(desk)) = (owner.durable.as_mut(), self.desk.as_mut()) else {
+        let (epoch, shard, guest) = (owner.epoch, owner.shard, owner.durable.is_none());
+        let (Some(durable), Some(desk)) = (owner.queue(), self.desk.as_mut()) else {
             return;
         };
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.closing.is_none()) else {
@@ -303,7 +328,8 @@ impl Worker {
         let mut actions = std::mem::take(&mut self.actions);
         let mut last = durable.after;
         while !durable.blocked {
-            let max = conn.session.credits().clamp(1, PORTION);
+            let room = if guest { conn.session.ticket_room() } else { conn.session.credits() };
+            let max = room.clamp(1, PORTION);
             let part =
                 match desk.shards.deliveries(&client_name, &mut durable.remote, durable.after, max, PORTION_BYTES) {
                     Some(Ok(Some(part))) => part,
@@ -347,6 +373,8 @@ impl Worker {
                         let before = out.len();
                         let given = if left_out {
                             GrantedDelivery::Skipped
+                        } else if guest {
+                            give_to_guest(&mut conn.session, now, &granted, delivery.seq, out)
                         } else {
                             conn.session.on_granted(now, &granted, out)
                         };
@@ -380,10 +408,17 @@ impl Worker {
                 durable.after = delivery.seq;
             }
         }
-        let wants = durable.granted < last.max(durable.after) + AHEAD / 2 && !durable.granting;
+        // To a guest no more is granted than can be sent at once: what is granted with QoS 2 is lost to the group if the connection ends.
+        let up_to = if guest {
+            durable.last.min(durable.after.max(durable.granted) + conn.session.ticket_room() as u64)
+        } else {
+            last.max(durable.after) + AHEAD
+        };
+        let ahead = if guest { 0 } else { AHEAD / 2 };
+        let wants = durable.granted + ahead < up_to && !durable.granting;
         let grant = wants.then(|| {
             durable.granting = true;
-            last.max(durable.after) + AHEAD
+            up_to
         });
         self.act(key, &[], &mut actions);
         self.actions = actions;
@@ -405,10 +440,33 @@ impl Worker {
         let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
             return;
         };
-        let durable = self.clients.get_mut(client).and_then(|entry| entry.owner.as_mut()?.durable.as_mut());
+        let durable = self.clients.get_mut(client).and_then(|entry| entry.owner.as_mut()?.queue());
         if durable.is_some_and(|durable| std::mem::replace(&mut durable.blocked, false)) {
             self.deliver_granted(client);
         }
+    }
+}
+
+/// Sends a client of a clean session what a group gave to it.
+fn give_to_guest(
+    session: &mut Connection,
+    now: Now,
+    granted: &Granted<'_>,
+    seq: u64,
+    out: &mut Vec<u8>,
+) -> GrantedDelivery {
+    // It matches as it is to be sent: what its subscription says was applied by its shard.
+    let matched = Matched {
+        qos: granted.qos,
+        retain_as_published: granted.retain,
+        sub_ids: granted.identifiers.into(),
+        ..Matched::default()
+    };
+    let mut forms = Forms::new(granted.message.clone(), now);
+    match session.deliver_ticket(&mut forms, &matched, seq, out) {
+        TicketDelivery::Sent(_) => GrantedDelivery::Sent,
+        TicketDelivery::NoCredit => GrantedDelivery::NoCredit,
+        TicketDelivery::Skipped => GrantedDelivery::Skipped,
     }
 }
 

@@ -106,14 +106,15 @@ impl Worker {
     fn return_late_of(&mut self, client: Key, now_ms: u64, within: u64) -> bool {
         let Some(entry) = self.clients.get_mut(client) else { return false };
         let Some(owner) = entry.owner.as_mut() else { return false };
-        let Some(durable) = owner.durable.as_mut().filter(|durable| !durable.unacknowledged.is_over()) else {
+        let (epoch, shard) = (owner.epoch, owner.shard);
+        let Some(durable) = owner.queue().filter(|durable| !durable.unacknowledged.is_over()) else {
             return false;
         };
         let seqs = durable.late(now_ms, within);
         if seqs.is_empty() {
             return true;
         }
-        let (epoch, shard, id) = (owner.epoch, owner.shard, name(&entry.id));
+        let id = name(&entry.id);
         let Some(session) = session_in(&entry.state, &mut self.conns) else { return false };
         if shared_filters(session).is_empty() {
             return true;

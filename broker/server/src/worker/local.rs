@@ -191,7 +191,7 @@ impl Worker {
         match again {
             Again::Here { epoch, shard } if still && !superseded && !over && self.node.is_serving() => {
                 if let Some(entry) = self.clients.get_mut(client) {
-                    entry.owner = Some(Box::new(Owner { epoch: *epoch, shard: *shard, durable: None }));
+                    entry.owner = Some(Box::new(Owner { epoch: *epoch, shard: *shard, durable: None, guest: None }));
                     // The shard has it.
                     entry.will = None;
                 }

@@ -19,6 +19,7 @@ mod commits;
 mod connection;
 mod durable;
 mod given;
+mod guests;
 mod inbox;
 mod late;
 mod listener;

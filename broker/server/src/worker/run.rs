@@ -473,7 +473,7 @@ async fn barriers(worker: Shared) {
             let worker = Rc::clone(&worker);
             spawn_local(async move {
                 let (result, floors) = barrier.reached.await;
-                worker.borrow_mut().barrier_done(barrier.key, barrier.request, result, &floors);
+                worker.borrow_mut().barrier_done(barrier.key, barrier.request, result, floors);
             });
         }
     }

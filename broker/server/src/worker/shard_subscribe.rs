@@ -129,7 +129,7 @@ impl Worker {
     }
 }
 
-fn subscription(filter: Arc<str>, info: &SubscriptionInfo) -> Subscription {
+pub(super) fn subscription(filter: Arc<str>, info: &SubscriptionInfo) -> Subscription {
     Subscription {
         filter,
         qos: info.options.qos,
@@ -140,7 +140,7 @@ fn subscription(filter: Arc<str>, info: &SubscriptionInfo) -> Subscription {
 }
 
 /// Whether a filter is of a group that may have a queue in a shard.
-fn is_group(filter: &str) -> bool {
+pub(super) fn is_group(filter: &str) -> bool {
     matches!(FilterKind::of(filter), FilterKind::Shared { queue: false, .. })
 }
 
@@ -160,13 +160,18 @@ pub(super) struct ShardBarrier {
 }
 
 /// A subscription to a group.
-struct Join {
-    at: usize,
-    group: raftmq_shard::Name,
-    asked: oneshot::Receiver<Outcome>,
+pub(super) struct Join {
+    pub(super) at: usize,
+    pub(super) group: raftmq_shard::Name,
+    pub(super) asked: oneshot::Receiver<Outcome>,
 }
 
 impl ShardBarrier {
+    /// Of subscriptions to groups alone.
+    pub(super) fn of_groups(shards: Shards, member: raftmq_shard::Name, joins: Vec<Join>) -> Self {
+        Self { shards, asked: None, places: Vec::new(), joins, member }
+    }
+
     /// Waits until the shards have the subscriptions and every serving node knows that. Those that are refused, by their places.
     pub(super) async fn reached(self) -> Result<Vec<(usize, ReasonCode)>, BarrierError> {
         let Self { shards, asked, places, joins, member } = self;

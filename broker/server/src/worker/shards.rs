@@ -15,6 +15,7 @@ use raftmq_session::PublishToken;
 use raftmq_shard::{Effect, Name, Op, OpAnswer};
 use tokio::sync::oneshot;
 
+use super::guests::Unqueued;
 use super::late::Late;
 use super::wheel::Key;
 use super::{NodeShared, Worker};
@@ -165,6 +166,8 @@ pub(super) struct ShardDesk {
     pub(super) superseded: HashSet<(Arc<str>, u64), ahash::RandomState>,
     /// Clients with acknowledgements that were not handed over.
     pub(super) unsaid: Vec<Key>,
+    /// Members of groups that have no queue.
+    pub(super) unqueued: Unqueued,
     /// Clients that may be late with acknowledgements.
     pub(super) late: Late,
 }
@@ -191,6 +194,7 @@ impl ShardDesk {
             parted: HashMap::default(),
             superseded: HashSet::default(),
             unsaid: Vec::new(),
+            unqueued: Unqueued::default(),
             late: Late::default(),
         }
     }

@@ -188,6 +188,7 @@ impl Worker {
                 self.counters.subscriber_added();
             }
         }
+        self.joined_group(client, filter, info);
         Ok(new)
     }
 
@@ -370,7 +371,23 @@ impl Worker {
     }
 
     /// A barrier was reached, or not in time.
-    pub(super) fn barrier_done(&mut self, key: Key, mut request: Request, result: Reached, floors: &Floors) {
+    pub(super) fn barrier_done(&mut self, key: Key, mut request: Request, result: Reached, floors: Floors) {
+        let client = request.client;
+        if let Ok(refused) = &result
+            && let Some(joining) = self.join_queues(client, &request.items, &[&request.refused[..], refused].concat())
+        {
+            request.refused.extend(refused);
+            return self.do_later(Box::new(move |worker| {
+                Box::pin(async move {
+                    let refused = joining.reached(&worker, client).await;
+                    worker.borrow_mut().answer_subscribe(key, request, Ok(refused), &floors);
+                })
+            }));
+        }
+        self.answer_subscribe(key, request, result, &floors);
+    }
+
+    fn answer_subscribe(&mut self, key: Key, mut request: Request, result: Reached, floors: &Floors) {
         // What did not reach every serving node in time is not promised: the client is told, and nothing is left behind.
         let error = match result {
             Ok(refused) => {
@@ -505,6 +522,7 @@ impl Worker {
         };
         let features = &self.node.features;
         let mut removed: Vec<Arc<str>> = Vec::with_capacity(filters.len());
+        let mut groups = false;
         for filter in filters {
             let found = match FilterKind::of(filter) {
                 FilterKind::Shared { .. } => features.groups.leave(filter, member_id(self.id, client)).is_some(),
@@ -515,9 +533,16 @@ impl Worker {
                 FilterKind::Plain(plain) => self.index.remove(plain, client.slot).is_some(),
             };
             if found {
+                groups |= is_shared(filter);
                 removed.push(Arc::clone(filter));
             }
         }
+        if groups {
+            removed.iter().for_each(|filter| self.left_group(client, filter));
+        }
+        let Some(entry) = self.clients.get_mut(client) else {
+            return;
+        };
         if !removed.is_empty() {
             let before = entry.subscriptions;
             entry.subscriptions = before.saturating_sub(u32::try_from(removed.len()).unwrap_or(u32::MAX));

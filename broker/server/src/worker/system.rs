@@ -47,6 +47,7 @@ impl Worker {
             self.claim_again();
             self.say_acks();
             self.return_late(now_ms);
+            self.look_for_queues(now_ms);
         } else if !self.node.is_local() {
             return;
         }

@@ -13,6 +13,7 @@ mod options;
 mod publish;
 mod shared;
 mod subscribe;
+mod tickets;
 mod unasked;
 
 use std::{num::NonZeroU16, sync::Arc};

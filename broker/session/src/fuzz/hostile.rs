@@ -16,7 +16,7 @@ use raftmq_mqtt::{
 use super::{CLIENT, connect, each_packet, kind, message, properties, publish, qos};
 use crate::{
     Action, AuthStep, CloseReason, Connection, Forms, Granted, GrantedDelivery, Matched, Now, OpenResult, Origins,
-    PublishToken, Secret, SessionLimits, SessionState,
+    PublishToken, Secret, SessionLimits, SessionState, TicketDelivery,
 };
 
 const FILTERS: [&str; 7] = ["a", "b/+", "#", "$share/g/a", "$queue/a", "$exclusive/b", "$share/g/$queue/x"];
@@ -50,6 +50,9 @@ struct World {
     owed: VecDeque<(QoS, u16)>,
     /// Messages to the client that it has not answered to the end on this connection.
     unanswered: BTreeSet<u16>,
+    /// Tickets of messages that the client has not answered.
+    tickets: BTreeSet<u64>,
+    last_ticket: u64,
     /// The client's messages with QoS 2 that were taken and not released.
     unreleased: BTreeSet<u16>,
     /// Of a durable session: identifiers whose PUBREL was asked for, those that were handed on with the client's PUBREL, and those whose
@@ -99,6 +102,8 @@ impl World {
             tokens: Vec::new(),
             owed: VecDeque::new(),
             unanswered: BTreeSet::new(),
+            tickets: BTreeSet::new(),
+            last_ticket: 0,
             unreleased: BTreeSet::new(),
             to_release: BTreeSet::new(),
             releasing: BTreeSet::new(),
@@ -127,6 +132,7 @@ impl World {
         self.max_packet_size = if v5 { size as usize } else { usize::MAX };
         self.connection = Connection::new(Arc::new(self.limits.clone()), self.now, [1; 16]);
         self.owed.clear();
+        self.tickets.clear();
         for ids in [&mut self.unanswered, &mut self.to_release, &mut self.releasing, &mut self.to_complete] {
             ids.clear();
         }
@@ -270,7 +276,22 @@ impl World {
             share: (choice & 16 != 0).then(|| "$share/g/a".into()),
         };
         let mut forms = Forms::new(message, self.now);
-        self.connection.deliver(&mut forms, self.now, &matched, &mut self.out);
+        if choice & 128 == 0 {
+            self.connection.deliver(&mut forms, self.now, &matched, &mut self.out);
+            return;
+        }
+        let (room, length) = (self.connection.ticket_room(), self.out.len());
+        let ticket = self.last_ticket + 1;
+        let delivery = self.connection.deliver_ticket(&mut forms, &matched, ticket, &mut self.out);
+        match delivery {
+            TicketDelivery::Sent(_) => {
+                self.last_ticket = ticket;
+                assert!(self.tickets.insert(ticket) && room > 0 && !self.durable);
+                assert_eq!((room - self.connection.ticket_room(), self.out.len() > length), (1, true));
+            }
+            TicketDelivery::NoCredit => assert_eq!((room, self.out.len()), (0, length)),
+            TicketDelivery::Skipped => assert_eq!(self.out.len(), length),
+        }
     }
 
     fn grant(&mut self, source: &mut Source<'_>, packet_id: NonZeroU16, choice: u8) {
@@ -406,6 +427,7 @@ impl World {
                 Action::Received { token, .. } => self.tokens.push(token),
                 Action::Released { packet_id } => assert!(self.releasing.insert(packet_id.get()), "handed on twice"),
                 Action::Settled { .. } => assert!(self.durable),
+                Action::Answered { ticket } => assert!(self.tickets.remove(&ticket), "answered twice"),
                 Action::Close { .. } => {
                     assert!(self.connection.is_closed());
                     self.over = true;

@@ -275,6 +275,12 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
                 out.option(*lifetime_ms);
             }
         }
+        Op::JoinClean { client, epoch, subscription, shard, limits } => {
+            put_client(out, 38, client, *epoch);
+            put_subscription(out, subscription);
+            out.number((*shard).into());
+            put_limits(out, limits);
+        }
         Op::Return { client, epoch, seqs } => {
             put_client(out, 37, client, *epoch);
             put_seqs(out, seqs);
@@ -377,6 +383,13 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
                 let (identifier, lifetime_ms) = (reader.small("identifier")?, reader.option("lifetime")?);
                 Ok(QueueMessage { message, qos, identifier, lifetime_ms })
             })?,
+        },
+        38 => Op::JoinClean {
+            client: name(reader)?,
+            epoch: epoch(reader)?,
+            subscription: subscription(reader)?,
+            shard: reader.small("shard")?,
+            limits: limits(reader)?,
         },
         37 => Op::Return { client: name(reader)?, epoch: epoch(reader)?, seqs: seqs(reader)? },
         34 => Op::Noted { destination: reader.small("destination")?, up_to: reader.number("number")? },

@@ -8,9 +8,9 @@ use super::ShardMachine;
 use super::groups::ROOM;
 use super::queue::Offer;
 use crate::answer::{OpAnswer, Subscribed};
-use crate::command::{SeqRange, Subscription};
+use crate::command::{QueueLimits, SeqRange, Subscription};
 use crate::effect::{Dropped, Effect};
-use crate::key;
+use crate::key::{self, Key};
 use crate::record::{BLOCK, Block, Client, Held, Membership, OPTIONS_RETAIN, Session};
 use crate::store::{Store, StoreError};
 use crate::{Name, Note};
@@ -52,6 +52,20 @@ impl<S: Store> ShardMachine<S> {
         };
         self.cache.put(&key, session);
         Ok(OpAnswer::Subscribed(vec![outcome]))
+    }
+
+    /// A connected client without a session here gets one for what groups give it. It ends with the connection, as the client's own does.
+    pub(super) fn begin_clean(&mut self, name: Key, client: Name, limits: QueueLimits) -> Result<u64, StoreError> {
+        // No other session has the number.
+        self.meta.last_epoch += 1;
+        let id = self.meta.last_epoch;
+        self.meta.sessions += 1;
+        self.cache.put(&key::session(id), Session::new(client, limits));
+        let mut open = self.open_client(name)?;
+        open.client.session = Some(id);
+        open.client.expiry_s = 0;
+        self.close_client(open);
+        Ok(id)
     }
 
     /// UNSUBSCRIBE of a shared filter. What may have been sent stays with the client, which is still there. The number of the note that says it to the group's shard; `None`: it

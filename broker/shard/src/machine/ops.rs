@@ -88,6 +88,14 @@ impl<S: Store> ShardMachine<S> {
                 let session = session_of!(self, from, &client, epoch);
                 self.join(session, &subscription, shard)
             }
+            Op::JoinClean { client, epoch, subscription, shard, limits } => {
+                let session = match self.connected(from, &client, epoch)? {
+                    Ok(Connected { session: Some(session), .. }) => session,
+                    Ok(Connected { name, session: None }) => self.begin_clean(name, client, limits)?,
+                    Err(refused) => return Ok(refused),
+                };
+                self.join(session, &subscription, shard)
+            }
             Op::Return { client, epoch, seqs } => {
                 let session = session_of!(self, from, &client, epoch);
                 self.give_back_late(session, &seqs)

@@ -32,7 +32,8 @@ impl<S: Store> ShardMachine<S> {
         let mut open = self.open_client(key::client_name(claim.client.namespace, &claim.client.id))?;
         self.settle(&mut open)?;
         let client = &mut open.client;
-        if claim.yields && (client.session.is_some() || client.owner.is_some_and(|owner| owner.node != from.node)) {
+        let kept = client.session.is_some() && client.expiry_s > 0;
+        if claim.yields && (kept || client.owner.is_some_and(|owner| owner.node != from.node)) {
             self.close_client(open);
             return Ok(OpAnswer::Stale);
         }

@@ -381,7 +381,12 @@ impl Reference {
                 self.routes = self.routes.split_off(&(self.announced + 1));
                 OpAnswer::Announced { up_to: self.announced }
             }
-            Op::Queue { .. } | Op::Join { .. } | Op::Return { .. } | Op::Note { .. } | Op::Noted { .. } => {
+            Op::Queue { .. }
+            | Op::Join { .. }
+            | Op::JoinClean { .. }
+            | Op::Return { .. }
+            | Op::Note { .. }
+            | Op::Noted { .. } => {
                 unreachable!("tests of their own")
             }
         }

@@ -498,7 +498,7 @@ fn the_message_of_a_will() {
 
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(size_of::<Connection>() <= 328, "{}", size_of::<Connection>());
+    assert!(size_of::<Connection>() <= 336, "{}", size_of::<Connection>());
     assert!(size_of::<SessionState>() <= 152, "{}", size_of::<SessionState>());
     // What few clients use is not there before they use it.
     let idle = Peer::simple(V5).connection;
