@@ -82,7 +82,8 @@ def test_retained_messages_and_groups_come_on_every_node(cluster):
     members = []
     for at, node in enumerate(cluster.nodes):
         for n in range(2):
-            member = Client(node, f"kept-{at}-{n}", expiry=600)
+            # On each node one of a durable session, and one of a clean one.
+            member = Client(node, f"kept-{at}-{n}", expiry=600 if n == 0 else 0)
             assert not member.connected()
             member.subscribe("kept/#", 1)
             assert sorted(member.payloads(len(topics))) == sorted(topics)

@@ -182,13 +182,14 @@ def test_members_of_clean_sessions_take_part_in_the_queue(cluster):
         client.close()
 
 
-def test_what_a_dead_node_had_goes_to_others():
+@pytest.mark.parametrize("expiry", [600, 0])
+def test_what_a_dead_node_had_goes_to_others(expiry):
     """What its member had not acknowledged comes to another one; nothing is lost, and only what was under way comes twice."""
     with LocalCluster(config={"shards": {"count": 4}}) as cluster:
         cluster.start()
         a, b, c = cluster.nodes
         publisher = connect(a, "publisher", expiry=0)
-        stays, dies = connect(c, "stays"), connect(b, "dies")
+        stays, dies = connect(c, "stays"), connect(b, "dies", expiry)
         for member in (stays, dies):
             member.subscribe("$share/crew/d", 1)
         publisher.publish("d", named("before", 100))

@@ -18,7 +18,8 @@ use raftmq_mqtt::{Message, QoS};
 use raftmq_routing::FilterKind;
 use raftmq_session::{Forms, Matched, SubscriptionInfo};
 use raftmq_shard::{Op, OpAnswer, PageLimits, QueueMessage, RetainedCursor, RetainedMessage, RetainedPage};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Worker;
 use super::given::{Given, NOTED, Progress, Topics};
@@ -73,7 +74,14 @@ impl Floors {
 struct Expected {
     shard: u16,
     number: u64,
-    came: bool,
+    /// Until then it may still come. `None`: it came, and found no room.
+    until: Option<Instant>,
+}
+
+impl Expected {
+    fn is_due(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
 }
 
 /// A subscription on its way through the shards.
@@ -88,8 +96,6 @@ pub(super) struct ShardReplay {
     /// How it matches; `None` before SUBACK.
     matched: Option<Matched>,
     progress: Rc<RefCell<Progress>>,
-    /// Of shards that said no floor before SUBACK: the last change of the first page.
-    begun: HashMap<u16, u64, ahash::RandomState>,
     /// Topics of what came live, with the numbers of the changes.
     live: Topics,
     /// Topics that changed since SUBACK and have not come live.
@@ -98,6 +104,8 @@ pub(super) struct ShardReplay {
     after: u64,
     /// Topics of the page that are in its queue already.
     queued: Vec<Box<str>>,
+    /// Whose turn it is to read: a page is given before another one is asked for.
+    turn: Rc<Mutex<()>>,
 }
 
 impl ShardReplay {
@@ -227,11 +235,11 @@ impl Worker {
                 durable,
                 matched: None,
                 progress: Rc::clone(&progress),
-                begun: HashMap::default(),
                 live: Topics::default(),
                 expected: HashMap::default(),
                 after: 0,
                 queued: Vec::new(),
+                turn: Rc::default(),
             });
             if *new {
                 let (own, filter) = (Arc::clone(own), filter.into());
@@ -307,7 +315,7 @@ impl Worker {
             // For which there was no room, as if they had not come.
             for (topic, number) in std::mem::take(&mut progress.missed) {
                 if let Some(shard) = shards.shard_of(NAMESPACE, &topic) {
-                    replay.expected.insert(topic, Expected { shard, number, came: true });
+                    replay.expected.insert(topic, Expected { shard, number, until: None });
                 }
             }
         }
@@ -327,14 +335,16 @@ impl Worker {
                 self.counters.dropped(reason, 1);
             }
         }
-        if known && !self.expects(number, false) {
+        if known && self.next_due(number).is_none() {
             self.shard_replays.of.remove(&number);
             return;
         }
         self.do_later(Box::new(move |worker| {
             Box::pin(async move {
-                if known || replay_all(&worker, &shards, number, &filter).await {
+                if known {
                     replay_late(&worker, &shards, number).await;
+                } else {
+                    replay_all(&worker, &shards, number, &filter).await;
                 }
                 worker.borrow_mut().shard_replays.of.remove(&number);
             })
@@ -378,11 +388,7 @@ impl Worker {
             return None;
         }
         let matched = replay.matched.clone()?;
-        // Without a floor all that changed since SUBACK comes live as well: it may be what nobody else has.
-        let floor = match replay.progress.borrow().floor(shard) {
-            Some(floor) => floor,
-            None => *replay.begun.entry(shard).or_insert(page.last),
-        };
+        let floor = replay.progress.borrow().floor(shard).unwrap_or_default();
         let mut give = Vec::with_capacity(page.messages.len());
         for found in page.messages {
             let topic = found.message.topic();
@@ -396,7 +402,8 @@ impl Worker {
                 }
                 give.push(found);
             } else if replay.expected.len() < NOTED {
-                replay.expected.insert(topic.into(), Expected { shard, number: found.number, came: false });
+                let until = Some(Instant::now() + EXPECTED);
+                replay.expected.insert(topic.into(), Expected { shard, number: found.number, until });
             }
         }
         let client = replay.client;
@@ -419,17 +426,19 @@ impl Worker {
         Some(queue)
     }
 
-    /// Whether anything is expected that is still to come, or anything at all.
-    fn expects(&self, number: u64, to_come: bool) -> bool {
-        let expected = self.shard_replays.of.get(&number).map(|replay| &replay.expected);
-        expected.is_some_and(|expected| expected.values().any(|expected| !to_come || !expected.came))
+    /// When the first of what is expected is waited for no more; `None`: nothing is expected.
+    fn next_due(&self, number: u64) -> Option<Instant> {
+        let expected = &self.shard_replays.of.get(&number)?.expected;
+        let now = Instant::now();
+        expected.values().map(|expected| expected.until.unwrap_or(now)).min()
     }
 
-    /// What is not expected to come any more.
-    fn take_expected(&mut self, number: u64, all: bool) -> Vec<(Box<str>, Expected)> {
+    /// What is waited for no more, or everything; where `came`, only what came and found no room.
+    fn take_due(&mut self, number: u64, all: bool, came: bool) -> Vec<(Box<str>, Expected)> {
+        let now = Instant::now();
+        let due = |expected: &Expected| all || (expected.is_due(now) && (!came || expected.until.is_none()));
         let replay = self.shard_replays.of.get_mut(&number);
-        let taken = replay.map(|replay| replay.expected.extract_if(|_, expected| all || expected.came).collect());
-        taken.unwrap_or_default()
+        replay.map(|replay| replay.expected.extract_if(|_, expected| due(expected)).collect()).unwrap_or_default()
     }
 }
 
@@ -439,16 +448,43 @@ fn shards_of(shards: &Shards, filter: &str) -> Range<u16> {
     of_topic.map_or(0..shards.count(), |shard| shard..shard + 1)
 }
 
-/// Reads all shards that may have something, and gives it to the client as that takes it. One that cannot be read holds up no other. False: there is no such subscription any more.
-async fn replay_all(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64, filter: &str) -> bool {
-    let mut left: VecDeque<_> = shards_of(shards, filter).map(|shard| (shard, None)).collect();
+/// Reads all shards that may have something, and gives it to the client as that takes it. One that cannot be read holds up no other.
+async fn replay_all(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64, filter: &str) {
+    let of_filter = shards_of(shards, filter);
+    let Some(progress) = worker.borrow().shard_replays.of.get(&number).map(|replay| Rc::clone(&replay.progress)) else {
+        return;
+    };
+    let (told, untold): (Vec<u16>, _) = of_filter.partition(|shard| progress.borrow().floor(*shard).is_some());
+    let told = async {
+        let told = told.into_iter().map(|shard| (shard, None)).collect();
+        if replay_each(worker, shards, number, filter, told).await {
+            replay_late(worker, shards, number).await;
+        }
+    };
+    let untold = async {
+        if !untold.is_empty() && replay_untold(worker, shards, number, filter, untold).await {
+            replay_late(worker, shards, number).await;
+        }
+    };
+    tokio::join!(told, untold);
+}
+
+/// Reads shards, each up to a change or, without one, to what it said before SUBACK.
+async fn replay_each(
+    worker: &Rc<RefCell<Worker>>,
+    shards: &Shards,
+    number: u64,
+    filter: &str,
+    of: Vec<(u16, Option<u64>)>,
+) -> bool {
+    let mut left: VecDeque<_> = of.into_iter().map(|(shard, up_to)| (shard, up_to, None)).collect();
     let mut unread = 0;
-    while let Some((shard, cursor)) = left.pop_front() {
-        match replay(worker, shards, number, shard, filter, cursor, None).await {
+    while let Some((shard, up_to, cursor)) = left.pop_front() {
+        match replay(worker, shards, number, shard, filter, cursor, up_to).await {
             Replayed::Over => return false,
             Replayed::All => unread = 0,
             Replayed::Unavailable(cursor) => {
-                left.push_back((shard, cursor));
+                left.push_back((shard, up_to, cursor));
                 unread += 1;
                 if unread >= left.len() {
                     sleep(AGAIN * 4).await;
@@ -460,14 +496,52 @@ async fn replay_all(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64, 
     true
 }
 
+/// Reads shards that said nothing before SUBACK. Of what they have when they can be read it is not known what was published since, and comes live: that is waited for, and
+/// what did not come is given.
+async fn replay_untold(
+    worker: &Rc<RefCell<Worker>>,
+    shards: &Shards,
+    number: u64,
+    filter: &str,
+    mut untold: Vec<u16>,
+) -> bool {
+    while !untold.is_empty() {
+        if !worker.borrow().shard_replays.of.contains_key(&number) {
+            return false;
+        }
+        let mut told = Vec::new();
+        for shard in std::mem::take(&mut untold) {
+            match shards.last_retained(shard).await {
+                Ok(last) => told.push((shard, Some(last))),
+                Err(ShardReadError::Unknown) => {}
+                Err(_) => untold.push(shard),
+            }
+        }
+        if told.is_empty() {
+            sleep(AGAIN * 4).await;
+            continue;
+        }
+        sleep(EXPECTED).await;
+        if !replay_each(worker, shards, number, filter, told).await {
+            return false;
+        }
+    }
+    true
+}
+
 /// What its subscription should have brought live may have been lost on its way, with the node that was to send it: it is read after a while. What came, and found no room, is
 /// read at once.
 async fn replay_late(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64) {
     let latest = Instant::now() + LATEST;
-    let mut waited = false;
-    while worker.borrow().expects(number, false) {
+    loop {
+        let Some(due) = worker.borrow().next_due(number) else { return };
+        sleep_until(due.min(latest)).await;
         let over = Instant::now() >= latest;
-        let mut late: VecDeque<_> = worker.borrow_mut().take_expected(number, waited).into();
+        let silent = !over && worker.borrow().node.router.any_silent();
+        let mut late: VecDeque<_> = worker.borrow_mut().take_due(number, over, silent).into();
+        if late.is_empty() {
+            sleep(LISTEN).await;
+        }
         while let Some((topic, expected)) = late.pop_front() {
             // What is later still is expected live.
             let up_to = if over { u64::MAX } else { expected.number };
@@ -480,20 +554,7 @@ async fn replay_late(worker: &Rc<RefCell<Worker>>, shards: &Shards, number: u64)
                 }
             }
         }
-        waited = worker.borrow().expects(number, true);
-        if waited {
-            sleep(EXPECTED).await;
-            while Instant::now() < latest && is_silent(worker, number) {
-                sleep(LISTEN).await;
-            }
-        }
     }
-}
-
-/// Whether what a subscription expects may be on its way for longer than usual.
-fn is_silent(worker: &Rc<RefCell<Worker>>, number: u64) -> bool {
-    let worker = worker.borrow();
-    worker.expects(number, true) && worker.node.router.any_silent()
 }
 
 /// What became of reading a shard.
@@ -516,6 +577,10 @@ async fn replay(
     mut cursor: Option<RetainedCursor>,
     up_to: Option<u64>,
 ) -> Replayed {
+    let Some(turn) = worker.borrow().shard_replays.of.get(&number).map(|replay| Rc::clone(&replay.turn)) else {
+        return Replayed::Over;
+    };
+    let _turn = turn.lock().await;
     let mut pause = AGAIN;
     loop {
         let Some(room) = worker.borrow_mut().shard_replay_room(number) else { return Replayed::Over };
