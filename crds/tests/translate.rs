@@ -112,6 +112,7 @@ mqtt:
   sharedSubscription:
     enabled: true
     strategy: roundRobin
+    acknowledgeTimeout: 30s
   delayed:
     enabled: true
     maxDelay: 49d17h2m47s

@@ -230,15 +230,15 @@ def test_what_a_member_does_not_acknowledge_in_time_goes_to_others():
         publisher.publish("slow", named("first", 120))
         works.wait("what others do not acknowledge", lambda: set(payloads(works)) == set(named("first", 120)), 30)
         assert len(hangs.received) > 10 and len(narrow.received) >= 1
-        # From now on they get one at a time, and another one gets that as well.
+        # From now on they get one at a time, each three seconds another one, and others get that as well.
         forget(works)
         before = len(hangs.received), len(narrow.received)
         publisher.publish("slow", named("second", 60))
         works.wait("nearly all at once", lambda: len(works.received) >= 58, 10)
         works.wait("the others", lambda: set(payloads(works)) == set(named("second", 60)), 20)
-        assert len(hangs.received) <= before[0] + 1 and len(narrow.received) == before[1] == 1, (before, payloads(hangs), payloads(narrow))
+        assert len(hangs.received) <= before[0] + 8 and len(narrow.received) == before[1] == 1, (before, payloads(hangs), payloads(narrow))
         redispatched = sum(metric_sum(node.metrics(), "raftmq_shared_redispatches_total") for node in cluster.nodes)
-        assert redispatched >= 60, redispatched
+        assert redispatched >= 20, redispatched
         # They begin to acknowledge: `narrow` what it has had since the beginning.
         had = [(client, [message.mid for message in client.received]) for client in (hangs, narrow)]
         forget(works, hangs, narrow)

@@ -42,8 +42,8 @@ pub struct SharedSubscription {
     pub enabled: bool,
     /// Which member of a group gets a message.
     pub strategy: SharedStrategy,
-    /// How long a member of a group with durable sessions, in a cluster with shards, may take to acknowledge a message of QoS 1 before another member gets it, too. `0s`: as long as it
-    /// is connected.
+    /// How long a member of a group with durable sessions, in a cluster with shards, may take to acknowledge a message of QoS 1, and to acknowledge nothing before it, until another member gets
+    /// it, too. `0s`: as long as it is connected.
     #[schemars(extend("x-raftmq-min" = "0s", "x-raftmq-max" = "30d"))]
     pub acknowledge_timeout: HumanDuration,
 }

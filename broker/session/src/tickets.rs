@@ -79,6 +79,11 @@ impl Connection {
         }
     }
 
+    /// Nobody wants to know any more when what was sent is answered.
+    pub fn forget_tickets(&mut self) {
+        self.tickets = None;
+    }
+
     /// PUBACK or PUBREC of a message ends its ticket: with QoS 2 nobody else may get it from PUBREC on.
     pub(crate) fn end_ticket(&mut self, packet: &Packet<'_>, actions: &mut Vec<Action>) {
         let (Some(tickets), Packet::PubAck(ack) | Packet::PubRec(ack)) = (&mut self.tickets, packet) else { return };

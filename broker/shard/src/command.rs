@@ -251,8 +251,8 @@ pub enum Op {
         /// Bounds of the session.
         limits: QueueLimits,
     },
-    /// The client does not acknowledge what shared groups have given it in time: others of the groups get it. What may have been sent with QoS 2 stays
-    /// with the client.
+    /// The client does not acknowledge in time what shared groups have given it: if there are others in a group they get that, too. What may have been sent with QoS 2 stays
+    /// with the client alone.
     Return {
         /// The client.
         client: Name,

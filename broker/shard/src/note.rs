@@ -95,7 +95,7 @@ pub enum Note {
         /// The message's number in the group's queue.
         seq: u64,
     },
-    /// As [`Note::Back`], since the member did not acknowledge it in time, or others before it.
+    /// A member has not acknowledged a message in time: another one, if there is any, shall have it too.
     Late {
         /// The number of the group.
         number: u64,

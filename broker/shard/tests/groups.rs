@@ -373,73 +373,132 @@ fn what_is_not_acknowledged_goes_to_another_member() {
 #[test]
 fn what_is_not_acknowledged_in_time_goes_to_others() {
     let mut world = World::new(2, 3);
-    for client in 0..2 {
-        world.connect(client);
-        world.join(client, QoS::AtLeastOnce);
-    }
+    let q1 = QoS::AtLeastOnce;
+    let slow = |world: &mut World| world.group().unwrap().members.iter().map(|member| member.slow).collect::<Vec<_>>();
+    world.connect(1);
+    world.join(1, q1);
+    world.settle();
+    assert!(world.publish("alone", q1));
+    world.settle();
+    let alone = world.sent(1);
+    // There is nobody else: it has as long as it takes.
+    assert_eq!(world.late(1, alone[0].0, alone[0].0), 1);
+    world.settle();
+    assert_eq!((slow(&mut world), world.group().unwrap().back), (vec![false], 0));
+    world.ack(1, alone[0].0, "alone".into());
+    world.connect(0);
+    world.join(0, q1);
     world.settle();
     let all = numbered(0..40);
-    all.iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    all.iter().for_each(|payload| assert!(world.publish(payload, q1)));
     world.settle();
     let mut got = world.consume(0);
     let hangs = world.sent(1);
     assert_eq!((got.len(), hangs.len()), (20, 20));
-    // The first one alone, then all, also those that it was not sent yet.
-    assert_eq!((world.late(1, hangs[0].0, hangs[0].0), world.late(1, hangs[0].0, hangs[0].0)), (1, 0));
-    world.settle();
-    assert_eq!(world.payloads(0), [hangs[0].1.clone().unwrap()]);
-    assert_eq!(world.late(1, 1, u64::MAX), 19);
+    // The first one alone, and once however often it is said; then all.
+    let first = hangs[0].0;
+    for _ in 0..2 {
+        assert_eq!(world.late(1, first, first), 1);
+        world.settle();
+        assert_eq!(world.payloads(0), [hangs[0].1.clone().unwrap()]);
+    }
+    assert_eq!(world.late(1, 1, u64::MAX), 20);
     world.settle();
     got.extend(world.consume(0));
-    assert_eq!(got.iter().collect::<BTreeSet<_>>(), all.iter().collect());
-    assert!(world.sent(1).is_empty());
+    got.sort();
+    let mut sorted = all.clone();
+    sorted.sort();
+    assert_eq!(got, sorted);
     world.settle();
-    let slow = |world: &mut World| world.group().unwrap().members.iter().map(|member| member.slow).collect::<Vec<_>>();
-    assert_eq!(slow(&mut world), [false, true]);
-    // Late it is known to nobody; the others get what comes, but for one at a time.
-    let epoch = world.clients[1].epoch.unwrap();
-    let op = Op::Ack { client: name("c1"), epoch, seqs: seqs(hangs[0].0, hangs[0].0) };
-    assert_eq!(world.shard(1).op(op), OpAnswer::Acked { count: 0 });
-    numbered(40..50).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    assert_eq!((slow(&mut world), world.group().unwrap().messages), (vec![false, true], 0));
+    // It has them still, and when it acknowledges them nobody needs that.
+    assert_eq!(world.sent(1).len(), 20);
+    assert_eq!(world.consume(1).len(), 20);
+    world.settle();
+    // The others get what comes, but for one at a time.
+    numbered(40..50).iter().for_each(|payload| assert!(world.publish(payload, q1)));
     world.settle();
     assert_eq!((world.consume(0).len(), world.payloads(1).len()), (9, 1));
+    // That goes to another one, who has no room at first; it is not given to whom it came from.
     let probe = world.sent(1);
-    // It goes to another one, who has no room at first.
-    numbered(50..82).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    world.settle();
+    numbered(50..82).iter().for_each(|payload| assert!(world.publish(payload, q1)));
     world.settle();
     assert_eq!(world.payloads(0).len(), 32);
     assert_eq!(world.late(1, probe[0].0, probe[0].0), 1);
     world.settle();
-    assert_eq!((world.group().unwrap().back, world.sent(1).len()), (1, 0));
-    assert_eq!(world.consume(0).len(), 32);
+    assert_eq!((world.group().unwrap().back, world.sent(1).len()), (1, 1));
+    // What is new does not wait for that.
+    assert!(world.publish("82", q1));
     world.settle();
-    assert_eq!(world.consume(0), [probe[0].1.clone().unwrap()]);
+    assert_eq!(world.payloads(1).len(), 2);
+    // It is acknowledged late, but before another one has it.
+    world.ack(1, probe[0].0, probe[0].1.clone().unwrap());
     world.settle();
-    // One message acknowledged, and it takes its turn again.
-    assert!(world.publish("82", QoS::AtLeastOnce) && world.publish("83", QoS::AtLeastOnce));
+    assert_eq!((world.group().unwrap().back, slow(&mut world)), (0, vec![false, false]));
+    assert_eq!((world.consume(0).len(), world.consume(1).len()), (32, 1));
     world.settle();
-    assert_eq!((world.consume(0).len(), world.consume(1).len()), (1, 1));
+    // Where both hang one has what the other one had, and each waits for the other.
+    numbered(84..88).iter().for_each(|payload| assert!(world.publish(payload, q1)));
     world.settle();
-    assert_eq!(slow(&mut world), [false, false]);
-    // Where all are slow each has one message; a new connection begins anew.
-    numbered(84..88).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
-    world.settle();
-    for client in 0..2 {
+    for client in [1, 0, 1, 0] {
         world.sent(client);
-        assert_eq!(world.late(client, 1, u64::MAX), 2);
+        world.late(client, 1, u64::MAX);
+        world.settle();
     }
+    assert_eq!(slow(&mut world), [false, true]);
+    assert_eq!((world.payloads(0).len(), world.payloads(1).len()), (4, 2));
+    // A new connection begins anew, and may have what it had before.
+    world.disconnect(0, None);
     world.settle();
-    assert_eq!(slow(&mut world), [true, true]);
-    // The second one was given what the first one had, before it was slow itself.
-    assert_eq!((world.payloads(0).len(), world.payloads(1).len()), (1, 2));
-    world.connect(1);
     world.disconnect(1, None);
     world.connect(1);
     world.settle();
-    assert_eq!(slow(&mut world), [true, false]);
-    assert_eq!(world.consume(1).len(), 3);
+    assert_eq!((slow(&mut world), world.consume(1).len()), (vec![false, false], 4));
+    world.settle();
+    assert_eq!(world.group().unwrap().messages, 0);
     world.shards.iter_mut().for_each(Shard::restart);
     world.shards.iter_mut().for_each(Shard::compare);
+}
+
+/// What one had is to go to another one, who goes before he has it: the first one gets it again when it has lost it.
+#[test]
+fn what_is_late_is_not_forgotten() {
+    let mut world = World::new(2, 3);
+    let q1 = QoS::AtLeastOnce;
+    for client in [0, 1] {
+        world.connect(client);
+        world.join(client, q1);
+    }
+    world.settle();
+    numbered(0..64).iter().for_each(|payload| assert!(world.publish(payload, q1)));
+    world.settle();
+    let (one, _) = (world.sent(1), world.sent(0));
+    assert_eq!(world.late(1, one[0].0, one[3].0), 4);
+    world.settle();
+    assert_eq!(world.group().unwrap().back, 4);
+    world.unsubscribe(0);
+    world.disconnect(0, Some(0));
+    world.settle();
+    // Two of them it acknowledges, the others it loses with its connection.
+    for (seq, payload, _) in &one[..2] {
+        world.ack(1, *seq, payload.clone().unwrap());
+    }
+    world.settle();
+    world.disconnect(1, None);
+    world.settle();
+    world.connect(1);
+    world.settle();
+    let mut got = BTreeSet::new();
+    loop {
+        let some = world.consume(1);
+        if some.is_empty() {
+            break;
+        }
+        got.extend(some);
+        world.settle();
+    }
+    assert_eq!((got.len(), world.group().unwrap().messages), (62, 0));
 }
 
 /// What may have been sent with QoS 2 stays with its member; what was not goes.
@@ -690,6 +749,7 @@ fn random(seed: u64) {
     world.join(0, QoS::AtLeastOnce);
     world.settle();
     let mut published = BTreeSet::new();
+    let mut late = 0;
     for step in 0..600 {
         let client = random.below(clients as u64) as usize;
         let connected = world.clients[client].epoch.is_some();
@@ -727,7 +787,7 @@ fn random(seed: u64) {
             92..93 if connected && client > 0 => drop(world.unsubscribe(client)),
             93..94 if connected => {
                 let first = random.below(40);
-                world.late(client, first, if random.chance(50) { u64::MAX } else { first + 3 });
+                late += world.late(client, first, if random.chance(50) { u64::MAX } else { first + 3 });
             }
             94..96 => world.tick(random.below(1_000)),
             96..98 => world.shard(client).flushed.flush(),
@@ -757,9 +817,9 @@ fn random(seed: u64) {
         *times.entry(payload.clone()).or_default() += 1;
     }
     assert_eq!(times.keys().cloned().collect::<BTreeSet<_>>(), published);
-    for (payload, count) in times {
-        assert_eq!(count, 1, "{payload}");
-    }
+    // Twice only where somebody was late.
+    let twice = times.values().filter(|count| **count > 1).count() as u32;
+    assert!(twice <= late, "{twice} {late}");
     for shard in &mut world.shards {
         let numbers = shard.plain.machine.numbers();
         assert_eq!((numbers.queued, numbers.queued_bytes, numbers.messages), (0, 0, 0));

@@ -42,6 +42,8 @@ pub(super) struct Owner {
     pub(super) durable: Option<Box<Durable>>,
     /// What shared groups give to it, where its session does not.
     pub(super) guest: Option<Box<Durable>>,
+    /// The state that is read has come to this connection: what an earlier one was given is not there any more.
+    pub(super) guest_reads: bool,
 }
 
 impl Owner {
@@ -283,7 +285,8 @@ impl Worker {
                         received,
                     },
                 };
-                let owner = Owner { epoch, shard, durable: durable_here.then(Box::default), guest: None };
+                let owner =
+                    Owner { epoch, shard, durable: durable_here.then(Box::default), guest: None, guest_reads: false };
                 request.clean_start &= !session_present;
                 self.admit_claimed(key, &request, owner, result, &mut actions);
             }

@@ -18,7 +18,7 @@ use raftmq_shard::{Op, OpAnswer, Sent, SeqRange, packet_id};
 
 use super::connection::count_as;
 use super::given::GivenAll;
-use super::late::Unacknowledged;
+use super::late::{Overdue, Unacknowledged};
 use super::messages::EXCLUSIVE;
 use super::publish::Reach;
 use super::shards::{NAMESPACE, Outcome, Waiting, name};
@@ -61,7 +61,7 @@ impl Durable {
     }
 
     /// What others of shared groups are to have, since the client has not acknowledged it within so many milliseconds.
-    pub(super) fn late(&mut self, now_ms: u64, within_ms: u64) -> Vec<SeqRange> {
+    pub(super) fn late(&mut self, now_ms: u64, within_ms: u64) -> Overdue {
         self.unacknowledged.late(now_ms, within_ms, self.after)
     }
 
@@ -187,7 +187,7 @@ impl Worker {
         };
         let seq = durable.seq(id, epoch);
         durable.blocked = false;
-        durable.unacknowledged.settled(seq);
+        durable.unacknowledged.settled(seq, self.read_at.ms);
         match what {
             Settlement::Received => {
                 let seqs = vec![SeqRange { first: seq, last: seq }];
@@ -208,10 +208,17 @@ impl Worker {
         let Some(guest) = guest else {
             return;
         };
-        guest.blocked = false;
-        guest.unacknowledged.settled(seq);
+        guest.unacknowledged.settled(seq, self.read_at.ms);
         self.done_with(client, seq);
-        self.deliver_granted(client);
+    }
+
+    /// The client of a connection may take more by now: whatever it has answered, and not only what a group gave to it.
+    pub(super) fn resume_guest(&mut self, client: Key) {
+        let owner = self.clients.get_mut(client).and_then(|entry| entry.owner.as_mut());
+        if let Some(guest) = owner.and_then(|owner| owner.guest.as_mut()) {
+            guest.blocked = false;
+            self.deliver_granted(client);
+        }
     }
 
     /// A client needs a message of its queue no more.
@@ -319,6 +326,9 @@ impl Worker {
             return;
         };
         let (epoch, shard, guest) = (owner.epoch, owner.shard, owner.durable.is_none());
+        if guest && !owner.guest_reads {
+            return;
+        }
         let (Some(durable), Some(desk)) = (owner.queue(), self.desk.as_mut()) else {
             return;
         };
@@ -327,6 +337,9 @@ impl Worker {
         };
         let mut actions = std::mem::take(&mut self.actions);
         let mut last = durable.after;
+        // Numbers up to here are granted, and all of them were given that there are.
+        let mut exhausted = None;
+        let watched = self.node.features.acknowledge_within_ms.is_some();
         while !durable.blocked {
             let room = if guest { conn.session.ticket_room() } else { conn.session.credits() };
             let max = room.clamp(1, PORTION);
@@ -348,6 +361,7 @@ impl Worker {
             durable.granted = durable.granted.max(part.granted);
             durable.last = durable.last.max(part.last);
             if part.sent.is_empty() {
+                exhausted = Some(part.granted);
                 break;
             }
             for delivery in part.sent {
@@ -385,15 +399,17 @@ impl Worker {
                                 if conn.outlet.is_counted(written) {
                                     self.counters.packet_out(raftmq_mqtt::PacketType::Publish);
                                 }
-                                if apart && qos == QoS::AtLeastOnce {
+                                if watched && apart && qos == QoS::AtLeastOnce {
                                     durable.unacknowledged.sent(delivery.seq, now.ms);
                                     desk.late.watch(client);
                                 }
                             }
                             GrantedDelivery::NoCredit => {
                                 durable.blocked = true;
-                                durable.unacknowledged.blocked(now.ms);
-                                desk.late.watch(client);
+                                if watched {
+                                    durable.unacknowledged.blocked(now.ms);
+                                    desk.late.watch(client);
+                                }
                                 break;
                             }
                             GrantedDelivery::UnderWay => {}
@@ -408,14 +424,16 @@ impl Worker {
                 durable.after = delivery.seq;
             }
         }
-        // To a guest no more is granted than can be sent at once: what is granted with QoS 2 is lost to the group if the connection ends.
-        let up_to = if guest {
-            durable.last.min(durable.after.max(durable.granted) + conn.session.ticket_room() as u64)
+        // To a guest no more is granted than can be sent at once, and nothing before all that was granted was seen: what is granted with QoS 2 is lost to the group if the connection ends.
+        let (up_to, wants) = if guest {
+            let seen = exhausted.filter(|seen| *seen >= durable.granted);
+            let up_to = durable.last.min(durable.after.max(durable.granted) + conn.session.ticket_room() as u64);
+            (up_to, seen.is_some() && durable.granted < up_to)
         } else {
-            last.max(durable.after) + AHEAD
+            let up_to = last.max(durable.after) + AHEAD;
+            (up_to, durable.granted + AHEAD / 2 < up_to)
         };
-        let ahead = if guest { 0 } else { AHEAD / 2 };
-        let wants = durable.granted + ahead < up_to && !durable.granting;
+        let wants = wants && !durable.granting;
         let grant = wants.then(|| {
             durable.granting = true;
             up_to
@@ -440,7 +458,8 @@ impl Worker {
         let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else {
             return;
         };
-        let durable = self.clients.get_mut(client).and_then(|entry| entry.owner.as_mut()?.queue());
+        self.resume_guest(client);
+        let durable = self.clients.get_mut(client).and_then(|entry| entry.owner.as_mut()?.durable.as_mut());
         if durable.is_some_and(|durable| std::mem::replace(&mut durable.blocked, false)) {
             self.deliver_granted(client);
         }

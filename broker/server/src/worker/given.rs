@@ -221,14 +221,22 @@ impl GivenAll {
         self.of.remove(&client.slot);
     }
 
-    /// Forgets what is long ago, of clients whose queues have nothing from then.
-    pub(super) fn forget(&mut self, now: u64, mut caught_up: impl FnMut(Key) -> bool) {
+    /// What a lookup gives is remembered for longer.
+    pub(super) fn keep(&mut self, client: Key, number: u64, until: u64) {
+        let of_client = self.of.get_mut(&client.slot).into_iter().flatten();
+        for given in of_client.filter(|given| given.client == client && given.number == number) {
+            given.until = given.until.max(until);
+        }
+    }
+
+    /// Forgets what is long ago, of lookups that have ended and clients whose queues have nothing from then.
+    pub(super) fn forget(&mut self, now: u64, mut caught_up: impl FnMut(Key) -> bool, goes_on: impl Fn(u64) -> bool) {
         if now < self.forget_at {
             return;
         }
         self.forget_at = now + FORGET_MS;
         self.of.retain(|_, given| {
-            given.retain(|given| given.until > now || !caught_up(given.client));
+            given.retain(|given| given.until > now || goes_on(given.number) || !caught_up(given.client));
             !given.is_empty()
         });
     }
@@ -356,7 +364,8 @@ mod tests {
         // What is not retained has no such number.
         let mut plain = matched(&[0, 1]);
         assert!(all.leave_out(&message("a/x"), None, &mut plain).is_empty());
-        all.forget(60, |_| true);
+        all.keep(one, 7, 99);
+        all.forget(60, |_| true, |_| false);
         let mut of_one = matched(&[0, 1]);
         all.leave_out(&message("a/x"), Some((0, 5)), &mut of_one);
         assert_eq!(of_one.len(), 1);

@@ -8,21 +8,28 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use raftmq_mqtt::{QoS, ReasonCode};
 use raftmq_routing::Targets;
 use raftmq_session::{SubscribeItem, SubscriptionInfo};
 use raftmq_shard::{Op, OpAnswer, Subscribed, group_mark, group_name};
+use tokio::time::timeout;
 
-use super::Worker;
+use super::clients::shared_filters;
 use super::shard_subscribe::{Join, ShardBarrier, is_group, subscription};
 use super::shards::{NAMESPACE, name};
 use super::sharing::is_shared;
+use super::subscribe::session_in;
 use super::wheel::Key;
+use super::{ClientState, Worker};
 
 /// Between two looks at all groups, in milliseconds.
 const LOOK_MS: u64 = 1_000;
+/// Before it is looked whether a client is still there that waits for its shard to be read.
+const READ: Duration = Duration::from_secs(5);
 
 /// The members of clean sessions of a worker that get their messages as long as their group has no queue.
 #[derive(Default)]
@@ -61,14 +68,20 @@ impl Unqueued {
 
 /// A client of a clean session on its way into the queues of groups.
 pub(super) struct Joining {
+    epoch: u64,
     groups: Vec<(usize, Arc<str>)>,
     barrier: ShardBarrier,
 }
 
 impl Joining {
+    /// The groups, by the places of their subscriptions.
+    pub(super) fn groups(&self) -> Vec<(usize, Arc<str>)> {
+        self.groups.clone()
+    }
+
     /// Waits until the shards have it, and every serving node knows that the groups have queues. Those that are refused, by their places.
-    pub(super) async fn reached(self, worker: &RefCell<Worker>, client: Key) -> Vec<(usize, ReasonCode)> {
-        let Self { groups, barrier } = self;
+    pub(super) async fn reached(self, worker: &Rc<RefCell<Worker>>, client: Key) -> Vec<(usize, ReasonCode)> {
+        let Self { epoch, groups, barrier } = self;
         let refused = match barrier.reached().await {
             Ok(refused) => refused,
             Err(error) => {
@@ -76,26 +89,51 @@ impl Joining {
                 groups.iter().map(|(at, _)| (*at, ReasonCode::UnspecifiedError)).collect()
             }
         };
-        let mut worker = worker.borrow_mut();
-        for (_, group) in groups.iter().filter(|(at, _)| refused.iter().any(|(refused, _)| refused == at)) {
-            worker.left_group(client, group);
+        if refused.len() < groups.len() {
+            worker.borrow_mut().read_as_guest(client, epoch);
         }
-        worker.deliver_granted(client);
         refused
     }
 }
 
 impl Worker {
-    /// A client has a subscription to a group.
+    /// A client has a subscription to a group. One that it had before by the same filter is not left: with the last member the queue would go.
     pub(super) fn joined_group(&mut self, client: Key, filter: &Arc<str>, info: SubscriptionInfo) {
         if !is_group(filter) || self.has_durable(client) {
             return;
         }
-        self.left_group(client, filter);
-        if info.options.qos > QoS::AtMostOnce
-            && let Some(desk) = &mut self.desk
-        {
+        if info.options.qos == QoS::AtMostOnce {
+            self.left_group(client, filter);
+        } else if let Some(desk) = &mut self.desk {
             desk.unqueued.add(filter, client);
+        }
+    }
+
+    /// What becomes of subscriptions to groups that were refused, and that the client may have as it had them before.
+    pub(super) fn refused_groups(&mut self, client: Key, groups: &[Arc<str>]) {
+        for group in groups {
+            match self.stands_for(client, group) {
+                Some(info) => self.joined_group(client, group, info),
+                None => self.left_group(client, group),
+            }
+        }
+    }
+
+    /// A client has no place in the registry for a while: it joins again once it has.
+    pub(super) fn no_guest(&mut self, client: Key) {
+        let Some(entry) = self.clients.get_mut(client) else { return };
+        if let ClientState::Online(key) = entry.state
+            && let Some(conn) = self.conns.get_mut(key)
+        {
+            conn.session.forget_tickets();
+        }
+        let Some(entry) = self.clients.get_mut(client) else { return };
+        let Some(session) = session_in(&entry.state, &mut self.conns) else { return };
+        for filter in shared_filters(session) {
+            let group = self.effective_filter(client, &filter);
+            if let Some(info) = self.stands_for(client, &group) {
+                self.joined_group(client, &group, info);
+            }
         }
     }
 
@@ -141,13 +179,13 @@ impl Worker {
             }
         }
         let entry = self.clients.get_mut(client).filter(|_| !joins.is_empty())?;
-        let member = name(&entry.id);
+        let (epoch, member) = (entry.owner.as_ref()?.epoch, name(&entry.id));
         let desk = self.desk.as_mut()?;
         for join in &joins {
             desk.unqueued.remove(&join.group.id, client);
         }
         let groups = joins.iter().map(|join| (join.at, Arc::clone(&join.group.id))).collect();
-        Some(Joining { groups, barrier: ShardBarrier::of_groups(desk.shards.clone(), member, joins) })
+        Some(Joining { epoch, groups, barrier: ShardBarrier::of_groups(desk.shards.clone(), member, joins) })
     }
 
     fn ask_to_join(&mut self, client: Key, group: &Arc<str>, info: &SubscriptionInfo, at: usize) -> Option<Join> {
@@ -190,23 +228,50 @@ impl Worker {
     fn join_late(&mut self, client: Key, group: &Arc<str>) -> bool {
         let Some(info) = self.stands_for(client, group) else { return true };
         let Some(entry) = self.clients.get_mut(client) else { return true };
-        if entry.owner.is_none() {
-            return false;
-        }
+        let Some(epoch) = entry.owner.as_ref().map(|owner| owner.epoch) else { return false };
         let Some(join) = self.ask_to_join(client, group, &info, 0) else { return true };
         self.do_later(Box::new(move |worker| {
             Box::pin(async move {
-                let Ok(Ok(OpAnswer::Subscribed(of))) = join.asked.await else { return };
-                if matches!(of[..], [Subscribed::Joined { .. }]) {
-                    worker.borrow_mut().deliver_granted(client);
-                } else {
-                    tracing::debug!(
-                        group = &*join.group.id,
-                        "a member of too many groups gets nothing by this one's queue"
-                    );
+                let answer = join.asked.await;
+                let mut worker = worker.borrow_mut();
+                match answer {
+                    Ok(Ok(OpAnswer::Subscribed(of))) if matches!(of[..], [Subscribed::Joined { .. }]) => {
+                        worker.read_as_guest(client, epoch);
+                    }
+                    Ok(Ok(OpAnswer::Subscribed(_))) => {
+                        let group = &*join.group.id;
+                        tracing::debug!(group, "a member of too many groups gets nothing by this one's queue");
+                    }
+                    // Its node does not serve now, or it is connected elsewhere.
+                    _ => worker.refused_groups(client, &[join.group.id]),
                 }
             })
         }));
         true
+    }
+
+    /// The shard has a queue for a client: it is read as soon as the state that is read has come to this connection.
+    fn read_as_guest(&mut self, client: Key, epoch: u64) {
+        let Some(entry) = self.clients.get_mut(client) else { return };
+        let Some(owner) = entry.owner.as_ref().filter(|owner| owner.epoch == epoch) else { return };
+        let (id, reads) = (name(&entry.id), owner.guest_reads);
+        let Some(shards) = self.desk.as_ref().map(|desk| desk.shards.clone()) else { return };
+        if reads {
+            return self.deliver_granted(client);
+        }
+        self.do_later(Box::new(move |worker| {
+            Box::pin(async move {
+                loop {
+                    let read = timeout(READ, shards.session(&id, epoch, true)).await.is_ok();
+                    let mut worker = worker.borrow_mut();
+                    let owner = worker.clients.get_mut(client).and_then(|entry| entry.owner.as_mut());
+                    let Some(owner) = owner.filter(|owner| owner.epoch == epoch) else { return };
+                    if read {
+                        owner.guest_reads = true;
+                        return worker.deliver_granted(client);
+                    }
+                }
+            })
+        }));
     }
 }

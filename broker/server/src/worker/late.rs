@@ -1,7 +1,8 @@
-//! Members of durable shared groups that do not acknowledge in time: what they have of these goes to others (MQTT 5, 4.8.2).
+//! Members of durable shared groups that do not acknowledge in time: others get what they have, too (MQTT 5, 4.8.2).
 //!
-//! A member may be connected and hang. What it was sent with QoS 1 and has not acknowledged after `mqtt.sharedSubscription.acknowledgeTimeout` goes back to its group, and so does, while
-//! it takes nothing for as long, what it was not sent. The shard gives it one message at a time from then on, until it acknowledges one.
+//! A member may be connected and hang. What it was sent with QoS 1 is late when it was not acknowledged within `mqtt.sharedSubscription.acknowledgeTimeout`, and nothing before it within that
+//! time either: who works through what it was sent is not late. The group's shard is told, again and again; if there are others it gives them the message, and the member one message at a time
+//! until it acknowledges one. What a member that takes nothing for as long was certainly not sent goes back.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -21,16 +22,37 @@ const PORTION: usize = 256;
 /// What a connected client was sent and has not acknowledged, so far as it may be of a group.
 #[derive(Default)]
 pub(super) struct Unacknowledged {
-    /// The numbers of messages with QoS 1, in their order, and when they were sent.
-    sent: VecDeque<(u64, u64)>,
+    /// In the order of their numbers.
+    sent: VecDeque<Message>,
+    /// The last number that was acknowledged, and when.
+    progress: (u64, u64),
     /// Since when it takes nothing.
     blocked_since: Option<u64>,
+}
+
+/// A message with QoS 1.
+struct Message {
+    seq: u64,
+    /// When it was sent, or said to be late.
+    since: u64,
+    said: bool,
+}
+
+/// What is late.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Overdue {
+    /// Numbers of messages that were sent.
+    seqs: Vec<SeqRange>,
+    /// How many of them are late for the first time.
+    new: u64,
+    /// It takes nothing: that, after this number, was not sent at all.
+    unsent_after: Option<u64>,
 }
 
 impl Unacknowledged {
     /// A message was sent.
     pub(super) fn sent(&mut self, seq: u64, now_ms: u64) {
-        self.sent.push_back((seq, now_ms));
+        self.sent.push_back(Message { seq, since: now_ms, said: false });
         self.blocked_since = None;
     }
 
@@ -40,9 +62,10 @@ impl Unacknowledged {
     }
 
     /// The client has answered a message.
-    pub(super) fn settled(&mut self, seq: u64) {
+    pub(super) fn settled(&mut self, seq: u64, now_ms: u64) {
         self.blocked_since = None;
-        if let Ok(at) = self.sent.binary_search_by_key(&seq, |(seq, _)| *seq) {
+        self.progress = (seq, now_ms);
+        if let Ok(at) = self.sent.binary_search_by_key(&seq, |message| message.seq) {
             self.sent.remove(at);
         }
     }
@@ -51,22 +74,27 @@ impl Unacknowledged {
         self.sent.is_empty() && self.blocked_since.is_none()
     }
 
-    /// The numbers that were sent too long ago, and, where the client takes nothing for as long, all after the last one `given` to the connection. Each once.
-    pub(super) fn late(&mut self, now_ms: u64, within_ms: u64, given: u64) -> Vec<SeqRange> {
-        let over = |since: u64| since + within_ms <= now_ms;
-        let mut late: Vec<SeqRange> = Vec::new();
-        while let Some((seq, _)) = self.sent.pop_front_if(|(_, since)| over(*since)) {
-            match late.last_mut() {
-                Some(range) if range.last + 1 == seq => range.last = seq,
-                _ => late.push(SeqRange { first: seq, last: seq }),
+    /// What is late, where the last number that was given to the connection is this one.
+    pub(super) fn late(&mut self, now_ms: u64, within_ms: u64, given: u64) -> Overdue {
+        let over = |since: u64| since.saturating_add(within_ms) <= now_ms;
+        let mut late = Overdue::default();
+        for message in &mut self.sent {
+            let worked_on = if self.progress.0 < message.seq { self.progress.1 } else { 0 };
+            if !over(message.since.max(worked_on)) {
+                continue;
             }
-            if late.len() >= PORTION {
-                return late;
+            let full = late.seqs.len() >= PORTION;
+            match late.seqs.last_mut() {
+                Some(range) if range.last + 1 == message.seq => range.last = message.seq,
+                _ if full => break,
+                _ => late.seqs.push(SeqRange { first: message.seq, last: message.seq }),
             }
+            late.new += u64::from(!message.said);
+            (message.since, message.said) = (now_ms, true);
         }
         if self.blocked_since.is_some_and(over) {
             self.blocked_since = Some(now_ms);
-            late.push(SeqRange { first: given + 1, last: u64::MAX });
+            late.unsent_after = Some(given);
         }
         late
     }
@@ -110,23 +138,19 @@ impl Worker {
         let Some(durable) = owner.queue().filter(|durable| !durable.unacknowledged.is_over()) else {
             return false;
         };
-        let seqs = durable.late(now_ms, within);
+        let Overdue { mut seqs, new, unsent_after } = durable.late(now_ms, within);
+        let id = name(&entry.id);
+        let Some(session) = session_in(&entry.state, &mut self.conns) else { return false };
+        if let Some(after) = unsent_after.filter(|_| !shared_filters(session).is_empty()) {
+            seqs.push(SeqRange { first: after + 1, last: u64::MAX });
+        }
         if seqs.is_empty() {
             return true;
         }
-        let id = name(&entry.id);
-        let Some(session) = session_in(&entry.state, &mut self.conns) else { return false };
-        if shared_filters(session).is_empty() {
-            return true;
-        }
         tracing::debug!(client = %id.id, ?seqs, "not acknowledged in time: others of its shared subscriptions get it");
-        self.push_to_shard(shard, Op::Return { client: id, epoch, seqs }, Waiting::Returned);
+        self.push_to_shard(shard, Op::Return { client: id, epoch, seqs }, Waiting::Nobody);
+        (0..new).for_each(|_| self.counters.shared_redispatched());
         true
-    }
-
-    /// The shard has given so many messages to others.
-    pub(super) fn returned(&self, count: u32) {
-        (0..count).for_each(|_| self.counters.shared_redispatched());
     }
 }
 
@@ -134,33 +158,42 @@ impl Worker {
 mod tests {
     use super::*;
 
+    fn ranges(late: &Overdue) -> Vec<(u64, u64)> {
+        late.seqs.iter().map(|range| (range.first, range.last)).collect()
+    }
+
     #[test]
     fn what_is_late() {
         let mut of = Unacknowledged::default();
-        let ranges = |late: Vec<SeqRange>| late.into_iter().map(|range| (range.first, range.last)).collect::<Vec<_>>();
         for (seq, at) in [(3, 0), (4, 0), (6, 10), (7, 20), (8, 30)] {
             of.sent(seq, at);
         }
-        of.settled(7);
-        of.settled(5);
-        assert_eq!(of.late(99, 100, 8), []);
-        assert_eq!(ranges(of.late(110, 100, 8)), [(3, 4), (6, 6)]);
-        // Once.
-        assert_eq!(of.late(120, 100, 8), []);
-        of.blocked(50);
-        of.blocked(149);
-        assert_eq!(ranges(of.late(150, 100, 8)), [(8, 8), (9, u64::MAX)]);
-        assert_eq!(of.late(200, 100, 8), []);
-        assert!(!of.is_over());
-        // It is asked again while it takes nothing, and not once it does.
-        assert_eq!(ranges(of.late(250, 100, 8)), [(9, u64::MAX)]);
-        of.settled(4);
-        assert_eq!(of.late(900, 100, 8), []);
+        of.settled(7, 21);
+        of.settled(5, 22);
+        assert_eq!(of.late(99, 100, 8), Overdue::default());
+        // What comes after what was acknowledged last was worked on meanwhile.
+        let late = of.late(110, 100, 8);
+        assert_eq!((ranges(&late), late.new, late.unsent_after), (vec![(3, 4)], 2, None));
+        let late = of.late(122, 100, 8);
+        assert_eq!((ranges(&late), late.new), (vec![(6, 6)], 1));
+        // Said again, and counted once.
+        let late = of.late(222, 100, 8);
+        assert_eq!((ranges(&late), late.new), (vec![(3, 4), (6, 6), (8, 8)], 1));
+        [3, 4, 6, 8].into_iter().for_each(|seq| of.settled(seq, 230));
         assert!(of.is_over());
+        of.blocked(250);
+        of.blocked(349);
+        assert_eq!(of.late(350, 100, 8).unsent_after, Some(8));
+        assert_eq!((of.late(400, 100, 8).unsent_after, of.is_over()), (None, false));
+        // It is said again while it takes nothing, and not once it does.
+        assert_eq!(of.late(450, 100, 8).unsent_after, Some(8));
+        of.settled(4, 451);
+        assert_eq!(of.late(900, 100, 8), Overdue::default());
         of.blocked(900);
         of.sent(10, 901);
-        assert_eq!(ranges(of.late(1_001, 100, 10)), [(10, 10)]);
+        assert_eq!((ranges(&of.late(1_001, 100, 10)), of.late(1_001, 100, 10)), (vec![(10, 10)], Overdue::default()));
+        of = Unacknowledged::default();
         (0..2 * PORTION as u64).for_each(|number| of.sent(20 + 2 * number, 0));
-        assert_eq!((of.late(9_999, 1, 0).len(), of.late(9_999, 1, 0).len()), (PORTION, PORTION));
+        assert_eq!((of.late(9_999, 1, 0).seqs.len(), of.late(9_999, 1, 0).seqs.len()), (PORTION, PORTION));
     }
 }

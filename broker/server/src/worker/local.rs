@@ -103,6 +103,9 @@ impl Worker {
                 if let Some(desk) = &mut self.desk {
                     desk.parted.insert(Arc::clone(&entry.id), owner.epoch);
                 }
+                if owner.guest.is_some() {
+                    self.no_guest(client);
+                }
             }
         }
     }
@@ -191,7 +194,13 @@ impl Worker {
         match again {
             Again::Here { epoch, shard } if still && !superseded && !over && self.node.is_serving() => {
                 if let Some(entry) = self.clients.get_mut(client) {
-                    entry.owner = Some(Box::new(Owner { epoch: *epoch, shard: *shard, durable: None, guest: None }));
+                    entry.owner = Some(Box::new(Owner {
+                        epoch: *epoch,
+                        shard: *shard,
+                        durable: None,
+                        guest: None,
+                        guest_reads: false,
+                    }));
                     // The shard has it.
                     entry.will = None;
                 }

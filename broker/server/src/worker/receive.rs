@@ -249,6 +249,9 @@ impl Worker {
         self.mark_dirty(key);
         self.note_load(key);
         let client = self.conns.get_mut(key).and_then(|conn| conn.client);
+        if let Some(client) = client {
+            self.resume_guest(client);
+        }
         self.resume_replays(client);
         at
     }

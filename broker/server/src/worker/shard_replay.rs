@@ -120,7 +120,9 @@ impl ShardReplay {
             return;
         }
         let number = message.change().unwrap_or(u64::MAX);
-        self.expected.remove(message.topic());
+        if self.expected.get(message.topic()).is_some_and(|expected| expected.number <= number) {
+            self.expected.remove(message.topic());
+        }
         if self.live.len() > NOTED {
             return;
         }
@@ -182,6 +184,11 @@ impl ShardReplays {
     /// A client has ended.
     pub(super) fn end(&mut self, client: Key) {
         self.of.retain(|_, replay| replay.client != client);
+    }
+
+    /// Whether there is one of this number.
+    pub(super) fn has(&self, number: u64) -> bool {
+        self.of.contains_key(&number)
     }
 
     /// There is none.
@@ -389,6 +396,7 @@ impl Worker {
         }
         let matched = replay.matched.clone()?;
         let floor = replay.progress.borrow().floor(shard).unwrap_or_default();
+        let until = self.node.clock.ms() + OLDER_MS;
         let mut give = Vec::with_capacity(page.messages.len());
         for found in page.messages {
             let topic = found.message.topic();
@@ -399,6 +407,7 @@ impl Worker {
             if found.number <= up_to.unwrap_or(floor) {
                 if found.number > floor {
                     replay.progress.borrow_mut().gave_late(topic, found.number);
+                    self.given.keep(replay.client, number, until);
                 }
                 give.push(found);
             } else if replay.expected.len() < NOTED {

@@ -138,8 +138,6 @@ pub(super) enum Waiting {
     Recorded(Key, std::num::NonZeroU16),
     /// A client that may be sent more now.
     Granted(Key),
-    /// Whoever counts what others of groups get, since a member did not acknowledge it in time.
-    Returned,
     /// A connection whose client has sent PUBREL.
     Released(Key, std::num::NonZeroU16),
 }
@@ -402,11 +400,6 @@ impl Worker {
             }
             Waiting::Recorded(key, packet_id) => self.recorded(key, packet_id, &outcome),
             Waiting::Granted(client) => self.granted(client, &outcome),
-            Waiting::Returned => {
-                if let Ok(OpAnswer::Acked { count }) = outcome {
-                    self.returned(count);
-                }
-            }
             Waiting::Released(key, packet_id) => self.released(key, packet_id, &outcome),
         }
     }

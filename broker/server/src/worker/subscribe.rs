@@ -379,8 +379,13 @@ impl Worker {
             request.refused.extend(refused);
             return self.do_later(Box::new(move |worker| {
                 Box::pin(async move {
+                    let groups = joining.groups();
                     let refused = joining.reached(&worker, client).await;
-                    worker.borrow_mut().answer_subscribe(key, request, Ok(refused), &floors);
+                    let of_refused = |(at, _): &&(usize, Arc<str>)| refused.iter().any(|(refused, _)| refused == at);
+                    let again: Vec<_> = groups.iter().filter(of_refused).map(|(_, group)| Arc::clone(group)).collect();
+                    let mut worker = worker.borrow_mut();
+                    worker.answer_subscribe(key, request, Ok(refused), &floors);
+                    worker.refused_groups(client, &again);
                 })
             }));
         }

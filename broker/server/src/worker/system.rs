@@ -36,10 +36,11 @@ impl Worker {
             self.count_stored();
         }
         let clients = &mut self.clients;
-        self.given.forget(now_ms, |client| {
+        let caught_up = |client| {
             let durable = clients.get_mut(client).and_then(|entry| entry.owner.as_ref()?.durable.as_ref());
             durable.is_none_or(|durable| durable.has_caught_up())
-        });
+        };
+        self.given.forget(now_ms, caught_up, |lookup| self.shard_replays.has(lookup));
         self.retry_operations();
         self.end_late_commits();
         if self.node.is_serving() {

@@ -48,6 +48,7 @@ impl<S: Store> ShardMachine<S> {
             Ok(place) => {
                 let member = &mut record.members[place];
                 (member.left, member.slow, member.connected) = (false, false, true);
+                record.has_no_more(at);
             }
             Err(place) if record.members.len() < MAX_MEMBERS => {
                 record
@@ -73,6 +74,7 @@ impl<S: Store> ShardMachine<S> {
                 record.members.remove(place);
             }
         }
+        record.has_no_more(at);
         let over = record.members.iter().all(|member| member.left);
         self.cache.put(&key, record);
         if over {
@@ -96,6 +98,7 @@ impl<S: Store> ShardMachine<S> {
         if let Ok(place) = record.place(at) {
             let member = &mut record.members[place];
             (member.connected, member.slow) = (connected, false);
+            record.has_no_more(at);
         }
         self.cache.put(&key, record);
         self.dispatch(id)
@@ -110,25 +113,49 @@ impl<S: Store> ShardMachine<S> {
         Ok(())
     }
 
-    /// Another member shall have a message; `late`: since this one has not acknowledged in time.
-    pub(super) fn given_back(&mut self, source: u32, id: u64, seq: u64, late: bool) -> Result<(), StoreError> {
-        if self.answered(source, id, seq, if late { Answered::Late } else { Answered::Back })? {
+    /// Another member shall have a message.
+    pub(super) fn given_back(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
+        if self.answered(source, id, seq, Answered::Back)? {
             self.dispatch(id)?;
         }
         Ok(())
     }
 
-    /// A member answered for a message. Whether it was the one that had it.
+    /// A member has not acknowledged a message in time. It has it still; another one gets it, too, if there is any that is not slow as well.
+    pub(super) fn given_late(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
+        if self.answered(source, id, seq, Answered::Late)? {
+            self.dispatch(id)?;
+        }
+        Ok(())
+    }
+
+    /// A member answered for a message. Whether it was the one that had it, and nobody has it now.
     fn answered(&mut self, source: u32, id: u64, seq: u64, what: Answered) -> Result<bool, StoreError> {
         let key = key::group(id);
         let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(false) };
-        let Some(at) = record.given.get(&seq).copied().filter(|at| at.0 == source) else {
+        if what == Answered::Done
+            && let Some(at) = record.back.get(&seq).copied().flatten().filter(|at| at.0 == source)
+        {
+            // Late, but nobody else has it yet.
+            record.back.remove(&seq);
+            if let Ok(place) = record.place(at) {
+                record.members[place].slow = false;
+            }
+            self.cache.put(&key, record);
+            return Ok(true);
+        }
+        let at = record.given.get(&seq).copied().filter(|at| at.0 == source);
+        let others =
+            |at: (u32, u64)| record.members.iter().any(|other| other.at != at && other.is_there() && !other.slow);
+        let Some(at) = at.filter(|at| what != Answered::Late || others(*at)) else {
             self.cache.put_unchanged(&key, record);
             return Ok(false);
         };
         record.given.remove(&seq);
-        if what != Answered::Done {
-            record.back.insert(seq);
+        match what {
+            Answered::Done => {}
+            Answered::Back => drop(record.back.insert(seq, None)),
+            Answered::Late => drop(record.back.insert(seq, Some(at))),
         }
         if let Ok(place) = record.place(at) {
             let member = &mut record.members[place];
@@ -176,9 +203,7 @@ impl<S: Store> ShardMachine<S> {
         let group = Name::new(client.namespace, client.id.trim_start_matches(GROUP));
         let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(()) };
         for step in 0.. {
-            let returned = record.back.first().copied();
-            let Some(place) = next_member(&record, returned.is_some()) else { break };
-            if step == DISPATCH_STEP {
+            if step == DISPATCH_STEP && next_member(&record, None).is_some() {
                 // The rest with the next tick.
                 let timer = key::timer(self.meta.now_ms, timer::GROUP, &id.to_be_bytes());
                 if !self.cache.has::<Timer>(&timer)? {
@@ -186,12 +211,16 @@ impl<S: Store> ShardMachine<S> {
                 }
                 break;
             }
-            let seq = match returned {
-                Some(seq) => seq,
-                None => match self.next_to_give(id)? {
-                    Some(seq) => seq,
-                    None => break,
-                },
+            let returned = record.back.iter().take(DISPATCH_STEP);
+            let returned =
+                returned.map(|(seq, has)| (*seq, *has)).find_map(|(seq, has)| Some((next_member(&record, has)?, seq)));
+            let (place, seq) = match returned {
+                Some(returned) => returned,
+                None => {
+                    let Some(place) = next_member(&record, None) else { break };
+                    let Some(seq) = self.next_to_give(id)? else { break };
+                    (place, seq)
+                }
             };
             record.back.remove(&seq);
             let Some(entry) = self.entry(id, seq)? else { continue };
@@ -243,13 +272,10 @@ enum Answered {
     Late,
 }
 
-/// The member after the one that was given the last message, of those that are connected and have room. One that is slow is given one message at a time, and what came
-/// back only if there are no others.
-fn next_member(group: &Group, returned: bool) -> Option<usize> {
-    let there = |member: &Member| member.connected && !member.left;
-    let others = returned && group.members.iter().any(|member| there(member) && !member.slow);
+/// The member after the one that was given the last message, of those that are connected and have room, but for the one that `has` the message. One that is slow is given one message at a time.
+fn next_member(group: &Group, has: Option<(u32, u64)>) -> Option<usize> {
     let free = |member: &Member| {
-        there(member) && member.in_flight < if member.slow { 1 } else { ROOM } && !(others && member.slow)
+        member.is_there() && member.in_flight < if member.slow { 1 } else { ROOM } && Some(member.at) != has
     };
     let after = group.members.partition_point(|member| member.at <= group.turn);
     let places = (after..group.members.len()).chain(0..after);

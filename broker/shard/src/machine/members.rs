@@ -78,7 +78,7 @@ impl<S: Store> ShardMachine<S> {
         let group = Name::new(session.client.namespace, filter);
         let note = self.tell_plain(membership.shard, Note::Leave { group, session: id })?;
         let granted = session.granted;
-        self.give_back(id, session, false, |held, seq, _| &*held.filter == filter && seq > granted)?;
+        self.give_back(id, session, |held, seq, _| &*held.filter == filter && seq > granted)?;
         Ok(Some(note))
     }
 
@@ -102,7 +102,7 @@ impl<S: Store> ShardMachine<S> {
         }
         // Numbers may be granted without having been used: what is there and granted may have been sent.
         let granted = session.granted;
-        self.give_back(id, session, false, |_, seq, qos| qos < 2 || seq > granted)?;
+        self.give_back(id, session, |_, seq, qos| qos < 2 || seq > granted)?;
         if ends {
             for (seq, held) in self.all_held(id)? {
                 self.tell_plain(held.shard, Note::Done { number: held.group, seq: held.seq })?;
@@ -188,14 +188,25 @@ impl<S: Store> ShardMachine<S> {
         Ok(())
     }
 
-    /// The client has not acknowledged some messages in time: those of groups go to others, but for what may have been sent with QoS 2.
+    /// The client has not acknowledged some messages in time: those of groups are to go to others, too, but for what may have been sent with QoS 2. What was certainly not sent goes to
+    /// others alone.
     pub(super) fn give_back_late(&mut self, id: u64, seqs: &[SeqRange]) -> Result<OpAnswer, StoreError> {
         let key = key::session(id);
         let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(OpAnswer::NoSession) };
-        let (granted, before) = (session.granted, session.held);
+        let granted = session.granted;
         let late = |seq: u64| seqs.iter().any(|range| range.first <= seq && seq <= range.last);
-        self.give_back(id, &mut session, true, |_, seq, qos| late(seq) && (qos < 2 || seq > granted))?;
-        let count = before - session.held;
+        let mut count = 0;
+        for (seq, held) in self.all_held(id)? {
+            let block = self.cache.get::<Block>(&key::block(id, seq / BLOCK))?;
+            let qos = block.and_then(|block| block.get(seq)).map(|entry| entry.qos);
+            if late(seq) && seq <= granted && qos == Some(1) {
+                self.tell_plain(held.shard, Note::Late { number: held.group, seq: held.seq })?;
+                count += 1;
+            }
+        }
+        let before = session.held;
+        self.give_back(id, &mut session, |_, seq, _| late(seq) && seq > granted)?;
+        count += before - session.held;
         self.cache.put(&key, session);
         Ok(OpAnswer::Acked { count })
     }
@@ -205,7 +216,6 @@ impl<S: Store> ShardMachine<S> {
         &mut self,
         id: u64,
         session: &mut Session,
-        late: bool,
         which: impl Fn(&Held, u64, u8) -> bool,
     ) -> Result<(), StoreError> {
         for (seq, held) in self.all_held(id)? {
@@ -216,9 +226,7 @@ impl<S: Store> ShardMachine<S> {
             }
             self.cache.remove_known(&key::held(id, seq));
             session.held -= 1;
-            let (number, group_seq) = (held.group, held.seq);
-            let back = if late { Note::Late { number, seq: group_seq } } else { Note::Back { number, seq: group_seq } };
-            self.tell_plain(held.shard, back)?;
+            self.tell_plain(held.shard, Note::Back { number: held.group, seq: held.seq })?;
             self.remove_entries(id, session, seq, seq)?;
             if seq <= session.granted {
                 session.done.insert(seq);

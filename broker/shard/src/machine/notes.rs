@@ -68,8 +68,8 @@ impl<S: Store> ShardMachine<S> {
                 None => drop(self.tell_plain(source, Note::Back { number, seq })?),
             },
             Note::Done { number, seq } => self.given_done(source, number, seq)?,
-            Note::Back { number, seq } => self.given_back(source, number, seq, false)?,
-            Note::Late { number, seq } => self.given_back(source, number, seq, true)?,
+            Note::Back { number, seq } => self.given_back(source, number, seq)?,
+            Note::Late { number, seq } => self.given_late(source, number, seq)?,
         }
         Ok(OpAnswer::Done)
     }

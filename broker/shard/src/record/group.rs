@@ -1,6 +1,6 @@
 //! Records of durable shared groups, on both sides: that of the group, and that of a member's session.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::codec::{CodecError, Put, Reader};
 use crate::command::{name, put_name};
@@ -13,8 +13,8 @@ pub(crate) struct Group {
     pub(crate) members: Vec<Member>,
     /// The session that was given the last message.
     pub(crate) turn: (u32, u64),
-    /// What came back, to be given again before anything else.
-    pub(crate) back: BTreeSet<u64>,
+    /// What is to be given again before anything else; and whom it is not to be given to, since that one has it still.
+    pub(crate) back: BTreeMap<u64, Option<(u32, u64)>>,
     /// Who was given what, and has not answered.
     pub(crate) given: BTreeMap<u64, (u32, u64)>,
 }
@@ -33,14 +33,26 @@ pub(crate) struct Member {
     pub(crate) in_flight: u32,
 }
 
+impl Member {
+    /// Whether it may be given something.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.connected && !self.left
+    }
+}
+
 impl Group {
     pub(crate) fn place(&self, at: (u32, u64)) -> Result<usize, usize> {
         self.members.binary_search_by_key(&at, |member| member.at)
     }
 
+    /// A member has nothing any more of what others are to have, too.
+    pub(crate) fn has_no_more(&mut self, at: (u32, u64)) {
+        self.back.values_mut().filter(|has| **has == Some(at)).for_each(|has| *has = None);
+    }
+
     pub(crate) fn heap(&self) -> usize {
         let members: usize = self.members.iter().map(|member| size_of::<Member>() + member.client.id.len()).sum();
-        members + self.back.len() * 16 + self.given.len() * 32
+        members + self.back.len() * 32 + self.given.len() * 32
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -54,7 +66,11 @@ impl Group {
         }
         put_at(out, self.turn);
         out.count(self.back.len());
-        self.back.iter().for_each(|seq| out.number(*seq));
+        for (seq, has) in &self.back {
+            out.number(*seq);
+            out.flag(has.is_some());
+            has.iter().for_each(|has| put_at(out, *has));
+        }
         out.count(self.given.len());
         for (seq, at) in &self.given {
             out.number(*seq);
@@ -73,7 +89,10 @@ impl Group {
             Ok(Member { at, client, connected, left, slow, in_flight: reader.small("messages in flight")? })
         })?;
         let turn = at(reader)?;
-        let back = reader.list("messages that came back", 1 << 20, |reader| reader.number("sequence number"))?;
+        let back = reader.list("messages that came back", 1 << 20, |reader| {
+            let seq = reader.number("sequence number")?;
+            Ok((seq, if reader.flag("has it still")? { Some(at(reader)?) } else { None }))
+        })?;
         let given =
             reader.list("messages given", 1 << 20, |reader| Ok((reader.number("sequence number")?, at(reader)?)))?;
         Ok(Self { members, turn, back: back.into_iter().collect(), given: given.into_iter().collect() })
