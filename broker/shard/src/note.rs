@@ -85,6 +85,8 @@ pub enum Note {
     Done {
         /// The number of the group.
         number: u64,
+        /// The member's session.
+        session: u64,
         /// The message's number in the group's queue.
         seq: u64,
     },
@@ -92,13 +94,19 @@ pub enum Note {
     Back {
         /// The number of the group.
         number: u64,
+        /// The member's session.
+        session: u64,
         /// The message's number in the group's queue.
         seq: u64,
     },
-    /// A member has not acknowledged a message in time: another one, if there is any, shall have it too.
+    /// A member has not acknowledged a message in time: another one, if there is any, shall have it.
     Late {
         /// The number of the group.
         number: u64,
+        /// The member's session.
+        session: u64,
+        /// Whether the member has it still; otherwise it was not sent, and is for others in any case.
+        kept: bool,
         /// The message's number in the group's queue.
         seq: u64,
     },
@@ -112,7 +120,7 @@ impl Note {
                 group.id.len() + member.id.len() + 32
             }
             Self::Leave { group, .. } | Self::Here { group, .. } => group.id.len() + 16,
-            Self::Done { .. } | Self::Back { .. } | Self::Late { .. } => 16,
+            Self::Done { .. } | Self::Back { .. } | Self::Late { .. } => 24,
         }
     }
 
@@ -144,19 +152,23 @@ impl Note {
                 put_name(out, member);
                 out.number(*session);
             }
-            Self::Done { number, seq } => {
+            Self::Done { number, session, seq } => {
                 out.push(5);
                 out.number(*number);
+                out.number(*session);
                 out.number(*seq);
             }
-            Self::Back { number, seq } => {
+            Self::Back { number, session, seq } => {
                 out.push(6);
                 out.number(*number);
+                out.number(*session);
                 out.number(*seq);
             }
-            Self::Late { number, seq } => {
+            Self::Late { number, session, kept, seq } => {
                 out.push(7);
                 out.number(*number);
+                out.number(*session);
+                out.flag(*kept);
                 out.number(*seq);
             }
         }
@@ -183,9 +195,19 @@ impl Note {
                 member: name(reader)?,
                 session: reader.number("session")?,
             },
-            5 => Self::Done { number: reader.number("group")?, seq: reader.number("sequence number")? },
-            6 => Self::Back { number: reader.number("group")?, seq: reader.number("sequence number")? },
-            7 => Self::Late { number: reader.number("group")?, seq: reader.number("sequence number")? },
+            5 => {
+                let (number, session) = (reader.number("group")?, reader.number("session")?);
+                Self::Done { number, session, seq: reader.number("sequence number")? }
+            }
+            6 => {
+                let (number, session) = (reader.number("group")?, reader.number("session")?);
+                Self::Back { number, session, seq: reader.number("sequence number")? }
+            }
+            7 => {
+                let (number, session) = (reader.number("group")?, reader.number("session")?);
+                let kept = reader.flag("kept")?;
+                Self::Late { number, session, kept, seq: reader.number("sequence number")? }
+            }
             _ => return Err(CodecError::Invalid("note")),
         })
     }

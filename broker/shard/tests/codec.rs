@@ -61,9 +61,22 @@ fn notes() -> impl Strategy<Value = Note> {
         }),
         (names(), any::<u64>(), any::<u64>(), names(), any::<u64>())
             .prop_map(|(group, number, seq, member, session)| Note::Give { group, number, seq, member, session }),
-        (any::<u64>(), any::<u64>()).prop_map(|(number, seq)| Note::Done { number, seq }),
-        (any::<u64>(), any::<u64>()).prop_map(|(number, seq)| Note::Back { number, seq }),
-        (any::<u64>(), any::<u64>()).prop_map(|(number, seq)| Note::Late { number, seq }),
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(number, session, seq)| Note::Done {
+            number,
+            session,
+            seq
+        }),
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(number, session, seq)| Note::Back {
+            number,
+            session,
+            seq
+        }),
+        (any::<u64>(), any::<u64>(), any::<bool>(), any::<u64>()).prop_map(|(number, session, kept, seq)| Note::Late {
+            number,
+            session,
+            kept,
+            seq
+        }),
     ]
 }
 

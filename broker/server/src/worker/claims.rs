@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::durable::Durable;
 use super::publish::next_origin;
+use super::shard_subscribe::is_group;
 use super::shards::{Outcome, Waiting, name};
 use super::wheel::Key;
 use super::wills::connection_end;
@@ -277,6 +278,8 @@ impl Worker {
                 // The will is in the shard.
                 drop(will);
                 let durable_here = durable.is_some();
+                let is_member = |known: &SubscriptionEntry| is_group(&known.filter);
+                let in_groups = durable.as_ref().is_some_and(|known| known.subscriptions.iter().any(is_member));
                 let result = match durable {
                     None => OpenResult::Accepted { session: None },
                     Some(Resumed { subscriptions, received }) => OpenResult::Durable {
@@ -285,8 +288,13 @@ impl Worker {
                         received,
                     },
                 };
-                let owner =
-                    Owner { epoch, shard, durable: durable_here.then(Box::default), guest: None, guest_reads: false };
+                let owner = Owner {
+                    epoch,
+                    shard,
+                    durable: durable_here.then(|| Box::new(Durable::new(in_groups))),
+                    guest: None,
+                    guest_reads: false,
+                };
                 request.clean_start &= !session_present;
                 self.admit_claimed(key, &request, owner, result, &mut actions);
             }

@@ -50,11 +50,18 @@ pub(super) struct Durable {
     acks: Vec<SeqRange>,
     /// What may be late.
     pub(super) unacknowledged: Unacknowledged,
+    /// Whether it may have something of shared groups.
+    pub(super) in_groups: bool,
     /// Where its queue is read while its shard has no replica here.
     remote: RemoteQueue,
 }
 
 impl Durable {
+    /// Of a new connection.
+    pub(super) fn new(in_groups: bool) -> Self {
+        Self { in_groups, ..Self::default() }
+    }
+
     /// The last number that was given to the connection.
     pub(super) fn given(&self) -> u64 {
         self.after
@@ -399,7 +406,7 @@ impl Worker {
                                 if conn.outlet.is_counted(written) {
                                     self.counters.packet_out(raftmq_mqtt::PacketType::Publish);
                                 }
-                                if watched && apart && qos == QoS::AtLeastOnce {
+                                if watched && apart && durable.in_groups && qos == QoS::AtLeastOnce {
                                     durable.unacknowledged.sent(delivery.seq, now.ms);
                                     desk.late.watch(client);
                                 }
@@ -427,7 +434,12 @@ impl Worker {
         // To a guest no more is granted than can be sent at once, and nothing before all that was granted was seen: what is granted with QoS 2 is lost to the group if the connection ends.
         let (up_to, wants) = if guest {
             let seen = exhausted.filter(|seen| *seen >= durable.granted);
-            let up_to = durable.last.min(durable.after.max(durable.granted) + conn.session.ticket_room() as u64);
+            let room = conn.session.ticket_room();
+            if watched && room == 0 && seen.is_some_and(|seen| seen < durable.last) {
+                durable.unacknowledged.blocked(now.ms);
+                desk.late.watch(client);
+            }
+            let up_to = durable.last.min(durable.after.max(durable.granted) + room as u64);
             (up_to, seen.is_some() && durable.granted < up_to)
         } else {
             let up_to = last.max(durable.after) + AHEAD;

@@ -192,7 +192,7 @@ impl Worker {
         let entry = self.clients.get_mut(client)?;
         let owner = entry.owner.as_mut()?;
         // From now on: what is asked for may have to be taken back.
-        owner.guest.get_or_insert_default();
+        owner.guest.get_or_insert_default().in_groups = true;
         let (id, epoch, shard, listener) = (name(&entry.id), owner.epoch, owner.shard, entry.listener);
         let limits = self.queue_limits(listener);
         let desk = self.desk.as_mut()?;

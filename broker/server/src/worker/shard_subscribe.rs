@@ -47,8 +47,10 @@ impl Worker {
     /// goes by members who are connected, as for all others.
     fn join_in_shard(&mut self, client: Key, items: &[SubscribeItem], filters: &[(usize, Arc<str>)]) -> Vec<Join> {
         let Some(entry) = self.clients.get_mut(client) else { return Vec::new() };
-        let Some(owner) = entry.owner.as_ref().filter(|owner| owner.durable.is_some()) else { return Vec::new() };
+        let Some(owner) = entry.owner.as_mut() else { return Vec::new() };
         let (epoch, shard) = (owner.epoch, owner.shard);
+        let Some(durable) = owner.durable.as_mut() else { return Vec::new() };
+        durable.in_groups |= filters.iter().any(|(_, filter)| is_group(filter));
         let client = name(&entry.id);
         let Some(desk) = self.desk.as_mut() else { return Vec::new() };
         let mut joins = Vec::new();

@@ -47,13 +47,14 @@ impl<S: Store> ShardMachine<S> {
         match record.place(at) {
             Ok(place) => {
                 let member = &mut record.members[place];
-                (member.left, member.slow, member.connected) = (false, false, true);
+                (member.left, member.slow, member.connected) = (false, 0, true);
                 record.has_no_more(at);
             }
             Err(place) if record.members.len() < MAX_MEMBERS => {
+                record.has_no_more(at);
                 record
                     .members
-                    .insert(place, Member { at, client, connected: true, left: false, slow: false, in_flight: 0 });
+                    .insert(place, Member { at, client, connected: true, left: false, slow: 0, in_flight: 0 });
             }
             Err(_) => {}
         }
@@ -97,7 +98,7 @@ impl<S: Store> ShardMachine<S> {
         let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(()) };
         if let Ok(place) = record.place(at) {
             let member = &mut record.members[place];
-            (member.connected, member.slow) = (connected, false);
+            (member.connected, member.slow) = (connected, 0);
             record.has_no_more(at);
         }
         self.cache.put(&key, record);
@@ -105,8 +106,8 @@ impl<S: Store> ShardMachine<S> {
     }
 
     /// A member is done with a message.
-    pub(super) fn given_done(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
-        if self.answered(source, id, seq, Answered::Done)? {
+    pub(super) fn given_done(&mut self, at: (u32, u64), id: u64, seq: u64) -> Result<(), StoreError> {
+        if self.answered(at, id, seq, Answered::Done)? {
             self.acknowledge(id, &[SeqRange { first: seq, last: seq }])?;
             self.dispatch(id)?;
         }
@@ -114,63 +115,62 @@ impl<S: Store> ShardMachine<S> {
     }
 
     /// Another member shall have a message.
-    pub(super) fn given_back(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
-        if self.answered(source, id, seq, Answered::Back)? {
+    pub(super) fn given_back(&mut self, at: (u32, u64), id: u64, seq: u64) -> Result<(), StoreError> {
+        if self.answered(at, id, seq, Answered::Back)? {
             self.dispatch(id)?;
         }
         Ok(())
     }
 
-    /// A member has not acknowledged a message in time. It has it still; another one gets it, too, if there is any that is not slow as well.
-    pub(super) fn given_late(&mut self, source: u32, id: u64, seq: u64) -> Result<(), StoreError> {
-        if self.answered(source, id, seq, Answered::Late)? {
+    /// A member has not acknowledged a message in time. Where it has it still, another one gets it, too, if there is any that is not slow as well.
+    pub(super) fn given_late(&mut self, at: (u32, u64), id: u64, seq: u64, kept: bool) -> Result<(), StoreError> {
+        if self.answered(at, id, seq, if kept { Answered::Late } else { Answered::Unsent })? {
             self.dispatch(id)?;
         }
         Ok(())
     }
 
-    /// A member answered for a message. Whether it was the one that had it, and nobody has it now.
-    fn answered(&mut self, source: u32, id: u64, seq: u64, what: Answered) -> Result<bool, StoreError> {
+    /// A member answered for a message. Whether that makes a difference to the group: if it was the one that had it, or is done with what nobody has.
+    fn answered(&mut self, at: (u32, u64), id: u64, seq: u64, what: Answered) -> Result<bool, StoreError> {
         let key = key::group(id);
         let Some(mut record) = self.cache.take::<Group>(&key)? else { return Ok(false) };
-        if what == Answered::Done
-            && let Some(at) = record.back.get(&seq).copied().flatten().filter(|at| at.0 == source)
-        {
-            // Late, but nobody else has it yet.
-            record.back.remove(&seq);
-            if let Ok(place) = record.place(at) {
-                record.members[place].slow = false;
-            }
-            self.cache.put(&key, record);
-            return Ok(true);
-        }
-        let at = record.given.get(&seq).copied().filter(|at| at.0 == source);
-        let others =
-            |at: (u32, u64)| record.members.iter().any(|other| other.at != at && other.is_there() && !other.slow);
-        let Some(at) = at.filter(|at| what != Answered::Late || others(*at)) else {
+        let had = record.given.get(&seq) == Some(&at);
+        // Late, but nobody else has it yet.
+        let late_done = what == Answered::Done && record.back.get(&seq) == Some(&Some(at));
+        let others = || record.members.iter().any(|other| other.at != at && other.is_there() && other.slow == 0);
+        if had && what == Answered::Late && !others() {
             self.cache.put_unchanged(&key, record);
             return Ok(false);
-        };
-        record.given.remove(&seq);
-        match what {
-            Answered::Done => {}
-            Answered::Back => drop(record.back.insert(seq, None)),
-            Answered::Late => drop(record.back.insert(seq, Some(at))),
         }
+        if had {
+            record.given.remove(&seq);
+            match what {
+                Answered::Done => {}
+                Answered::Back | Answered::Unsent => drop(record.back.insert(seq, None)),
+                Answered::Late => drop(record.back.insert(seq, Some(at))),
+            }
+        } else if late_done {
+            record.back.remove(&seq);
+        }
+        let mut quick = false;
         if let Ok(place) = record.place(at) {
             let member = &mut record.members[place];
-            member.in_flight -= 1;
+            member.in_flight -= u32::from(had);
             match what {
-                Answered::Done => member.slow = false,
+                Answered::Done => quick = std::mem::take(&mut member.slow) > 0,
                 Answered::Back => {}
-                Answered::Late => member.slow = true,
+                Answered::Late | Answered::Unsent => member.slow += u32::from(had),
             }
             if member.left && member.in_flight == 0 {
                 record.members.remove(place);
             }
         }
         self.cache.put(&key, record);
-        Ok(true)
+        if quick && !had && !late_done {
+            // Others have done that; but it may be given something again.
+            self.dispatch(id)?;
+        }
+        Ok(had || late_done)
     }
 
     fn begin_group(&mut self, group: &Name, limits: QueueLimits) -> Result<Option<u64>, StoreError> {
@@ -212,8 +212,8 @@ impl<S: Store> ShardMachine<S> {
                 break;
             }
             let returned = record.back.iter().take(DISPATCH_STEP);
-            let returned =
-                returned.map(|(seq, has)| (*seq, *has)).find_map(|(seq, has)| Some((next_member(&record, has)?, seq)));
+            let mut returned = returned.map(|(seq, has)| (*seq, Returned { has: *has }));
+            let returned = returned.find_map(|(seq, of)| Some((next_member(&record, Some(of))?, seq)));
             let (place, seq) = match returned {
                 Some(returned) => returned,
                 None => {
@@ -268,15 +268,31 @@ enum Answered {
     Done,
     /// Another one shall have it.
     Back,
-    /// The same, since it did not acknowledge in time.
+    /// It did not acknowledge in time, and has it still.
     Late,
+    /// It takes nothing, and was not sent it.
+    Unsent,
 }
 
-/// The member after the one that was given the last message, of those that are connected and have room, but for the one that `has` the message. One that is slow is given one message at a time.
-fn next_member(group: &Group, has: Option<(u32, u64)>) -> Option<usize> {
-    let free = |member: &Member| {
-        member.is_there() && member.in_flight < if member.slow { 1 } else { ROOM } && Some(member.at) != has
+/// A message that is to be given again.
+#[derive(Clone, Copy)]
+struct Returned {
+    /// Who has it still.
+    has: Option<(u32, u64)>,
+}
+
+/// The member after the one that was given the last message, of those that are connected and have room. One that is slow is given one message at a time, until it has left so many
+/// unacknowledged; what came back it is given only if there is none that is not slow, and never what it has still.
+fn next_member(group: &Group, returned: Option<Returned>) -> Option<usize> {
+    let has = returned.and_then(|returned| returned.has);
+    let may = |member: &Member| member.is_there() && Some(member.at) != has;
+    let quick = returned.is_some() && group.members.iter().any(|member| may(member) && member.slow == 0);
+    let room = |slow: u32| match slow {
+        0 => ROOM,
+        1..ROOM if !quick => 1,
+        _ => 0,
     };
+    let free = |member: &Member| may(member) && member.in_flight < room(member.slow);
     let after = group.members.partition_point(|member| member.at <= group.turn);
     let places = (after..group.members.len()).chain(0..after);
     places.into_iter().find(|place| free(&group.members[*place]))

@@ -78,7 +78,7 @@ impl<S: Store> ShardMachine<S> {
         let group = Name::new(session.client.namespace, filter);
         let note = self.tell_plain(membership.shard, Note::Leave { group, session: id })?;
         let granted = session.granted;
-        self.give_back(id, session, |held, seq, _| &*held.filter == filter && seq > granted)?;
+        self.give_back(id, session, false, |held, seq, _| &*held.filter == filter && seq > granted)?;
         Ok(Some(note))
     }
 
@@ -102,10 +102,10 @@ impl<S: Store> ShardMachine<S> {
         }
         // Numbers may be granted without having been used: what is there and granted may have been sent.
         let granted = session.granted;
-        self.give_back(id, session, |_, seq, qos| qos < 2 || seq > granted)?;
+        self.give_back(id, session, false, |_, seq, qos| qos < 2 || seq > granted)?;
         if ends {
             for (seq, held) in self.all_held(id)? {
-                self.tell_plain(held.shard, Note::Done { number: held.group, seq: held.seq })?;
+                self.tell_plain(held.shard, Note::Done { number: held.group, session: id, seq: held.seq })?;
                 self.cache.remove_known(&key::held(id, seq));
             }
             session.held = 0;
@@ -135,7 +135,7 @@ impl<S: Store> ShardMachine<S> {
         message: Message,
         lifetime: Option<u64>,
     ) -> Result<(), StoreError> {
-        let back = Note::Back { number, seq };
+        let back = Note::Back { number, session: id, seq };
         let name = key::client(&key::client_name(member.namespace, &member.id));
         let current = self.cache.get::<Client>(&name)?.is_some_and(|client| client.session == Some(id));
         let membership = self.cache.get::<Membership>(&key::membership(id, &group.id))?.cloned();
@@ -154,7 +154,7 @@ impl<S: Store> ShardMachine<S> {
         if lifetime == Some(0) {
             self.dropped(&mut session, Dropped::Expired);
             self.cache.put(&key, session);
-            return self.tell_plain(source, Note::Done { number, seq }).map(drop);
+            return self.tell_plain(source, Note::Done { number, session: id, seq }).map(drop);
         }
         // The group has room for so few at once that the bounds of the queue need not be asked: they are for what nobody limits.
         let offer = Offer {
@@ -183,7 +183,7 @@ impl<S: Store> ShardMachine<S> {
         if let Some(held) = self.cache.take::<Held>(&key)? {
             self.cache.remove(&key);
             session.held -= 1;
-            self.tell_plain(held.shard, Note::Done { number: held.group, seq: held.seq })?;
+            self.tell_plain(held.shard, Note::Done { number: held.group, session: id, seq: held.seq })?;
         }
         Ok(())
     }
@@ -200,22 +200,23 @@ impl<S: Store> ShardMachine<S> {
             let block = self.cache.get::<Block>(&key::block(id, seq / BLOCK))?;
             let qos = block.and_then(|block| block.get(seq)).map(|entry| entry.qos);
             if late(seq) && seq <= granted && qos == Some(1) {
-                self.tell_plain(held.shard, Note::Late { number: held.group, seq: held.seq })?;
+                self.tell_plain(held.shard, Note::Late { number: held.group, session: id, kept: true, seq: held.seq })?;
                 count += 1;
             }
         }
         let before = session.held;
-        self.give_back(id, &mut session, |_, seq, _| late(seq) && seq > granted)?;
+        self.give_back(id, &mut session, true, |_, seq, _| late(seq) && seq > granted)?;
         count += before - session.held;
         self.cache.put(&key, session);
         Ok(OpAnswer::Acked { count })
     }
 
-    /// Takes messages of groups out of a queue, for which `which` says so, by whose they are, their number and QoS.
+    /// Takes messages of groups out of a queue, since they are `late` or for another reason, for which `which` says so, by whose they are, their number and QoS.
     fn give_back(
         &mut self,
         id: u64,
         session: &mut Session,
+        late: bool,
         which: impl Fn(&Held, u64, u8) -> bool,
     ) -> Result<(), StoreError> {
         for (seq, held) in self.all_held(id)? {
@@ -226,7 +227,13 @@ impl<S: Store> ShardMachine<S> {
             }
             self.cache.remove_known(&key::held(id, seq));
             session.held -= 1;
-            self.tell_plain(held.shard, Note::Back { number: held.group, seq: held.seq })?;
+            let (number, group_seq) = (held.group, held.seq);
+            let back = if late {
+                Note::Late { number, session: id, kept: false, seq: group_seq }
+            } else {
+                Note::Back { number, session: id, seq: group_seq }
+            };
+            self.tell_plain(held.shard, back)?;
             self.remove_entries(id, session, seq, seq)?;
             if seq <= session.granted {
                 session.done.insert(seq);
@@ -244,7 +251,7 @@ impl<S: Store> ShardMachine<S> {
     }
 
     fn all_held(&mut self, id: u64) -> Result<Vec<(u64, Held)>, StoreError> {
-        let found = self.cache.scan::<Held>(&key::held(id, 0), &key::held(id + 1, 0), 2 * MAX_HELD as usize)?;
+        let found = self.cache.scan::<Held>(&key::held(id, 0), &key::held(id + 1, 0), usize::MAX)?;
         Ok(found.into_iter().map(|(key, held)| (key::last_number(&key).unwrap_or_default(), held)).collect())
     }
 }

@@ -65,11 +65,11 @@ impl<S: Store> ShardMachine<S> {
                     self.take_given(source, (&group, number, seq), &member, session, message, lifetime)?;
                 }
                 // No shard says that.
-                None => drop(self.tell_plain(source, Note::Back { number, seq })?),
+                None => drop(self.tell_plain(source, Note::Back { number, session, seq })?),
             },
-            Note::Done { number, seq } => self.given_done(source, number, seq)?,
-            Note::Back { number, seq } => self.given_back(source, number, seq)?,
-            Note::Late { number, seq } => self.given_late(source, number, seq)?,
+            Note::Done { number, session, seq } => self.given_done((source, session), number, seq)?,
+            Note::Back { number, session, seq } => self.given_back((source, session), number, seq)?,
+            Note::Late { number, session, kept, seq } => self.given_late((source, session), number, seq, kept)?,
         }
         Ok(OpAnswer::Done)
     }

@@ -101,7 +101,7 @@ impl<S: Store> ShardMachine<S> {
             session: member.at.1,
             connected: member.connected,
             left: member.left,
-            slow: member.slow,
+            slow: member.slow > 0,
             in_flight: member.in_flight,
         };
         let back = record.back.len() as u32;

@@ -28,8 +28,8 @@ pub(crate) struct Member {
     pub(crate) connected: bool,
     /// It is none any more, but has not answered for all that it was given.
     pub(crate) left: bool,
-    /// It did not acknowledge something in time, and nothing since.
-    pub(crate) slow: bool,
+    /// How many messages it did not acknowledge in time, since it acknowledged one last.
+    pub(crate) slow: u32,
     pub(crate) in_flight: u32,
 }
 
@@ -61,7 +61,8 @@ impl Group {
             put_at(out, member.at);
             put_name(out, &member.client);
             out.flag(member.connected);
-            out.number(u64::from(member.left) | u64::from(member.slow) << 1);
+            out.flag(member.left);
+            out.number(member.slow.into());
             out.number(member.in_flight.into());
         }
         put_at(out, self.turn);
@@ -80,13 +81,14 @@ impl Group {
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let members = reader.list("members", 1 << 20, |reader| {
-            let (at, client, connected) = (at(reader)?, name(reader)?, reader.flag("connected")?);
-            let state = reader.number("left or slow")?;
-            if state > 3 {
-                return Err(CodecError::Invalid("left or slow"));
-            }
-            let (left, slow) = (state & 1 != 0, state & 2 != 0);
-            Ok(Member { at, client, connected, left, slow, in_flight: reader.small("messages in flight")? })
+            Ok(Member {
+                at: at(reader)?,
+                client: name(reader)?,
+                connected: reader.flag("connected")?,
+                left: reader.flag("left")?,
+                slow: reader.small("late messages")?,
+                in_flight: reader.small("messages in flight")?,
+            })
         })?;
         let turn = at(reader)?;
         let back = reader.list("messages that came back", 1 << 20, |reader| {

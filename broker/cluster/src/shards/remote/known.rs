@@ -54,7 +54,9 @@ impl Known {
         self.changed |= after < self.read_to;
         self.read_to = after;
         self.wanted = Some(wanted);
-        let nothing = Deliveries { sent: Vec::new(), granted: self.granted, last: self.last, waits: false };
+        // As long as there may be more, it is not known what is granted of what there is.
+        let granted = if self.changed || self.under_way { 0 } else { self.granted };
+        let nothing = Deliveries { sent: Vec::new(), granted, last: self.last, waits: false };
         (nothing, self.is_due())
     }
 
