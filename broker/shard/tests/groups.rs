@@ -499,6 +499,28 @@ fn what_is_late_is_not_forgotten() {
     assert_eq!((got.len(), world.group().unwrap().messages), (62, 0));
 }
 
+/// Who was sent nothing for however long gets all when it takes something again.
+#[test]
+fn who_took_nothing_begins_again() {
+    let mut world = World::new(2, 3);
+    world.connect_clean(2);
+    world.join_clean(2, QoS::AtLeastOnce);
+    world.settle();
+    numbered(0..5).iter().for_each(|payload| assert!(world.publish(payload, QoS::AtLeastOnce)));
+    world.settle();
+    for turn in 0..40 {
+        assert_eq!(world.late(2, 1, u64::MAX), if turn == 0 { 5 } else { 1 });
+        world.settle();
+    }
+    let mut got = Vec::new();
+    for _ in 0..5 {
+        got.extend(world.consume(2));
+        world.settle();
+    }
+    got.sort();
+    assert_eq!((got, world.group().unwrap().messages), (numbered(0..5), 0));
+}
+
 /// What may have been sent with QoS 2 stays with its member; what was not goes.
 #[test]
 fn what_was_begun_with_qos_2_is_waited_for() {

@@ -159,7 +159,10 @@ impl<S: Store> ShardMachine<S> {
             match what {
                 Answered::Done => quick = std::mem::take(&mut member.slow) > 0,
                 Answered::Back => {}
-                Answered::Late | Answered::Unsent => member.slow += u32::from(had),
+                Answered::Late => member.slow += u32::from(had),
+                // It has nothing of it that it could acknowledge: one message at a time it gets in any case.
+                Answered::Unsent if had => member.slow = member.slow.max(1),
+                Answered::Unsent => {}
             }
             if member.left && member.in_flight == 0 {
                 record.members.remove(place);
