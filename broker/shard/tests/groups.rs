@@ -483,6 +483,9 @@ fn what_is_late_is_not_forgotten() {
         world.ack(1, *seq, payload.clone().unwrap());
     }
     world.settle();
+    // What it has it is not given once more.
+    let has = world.payloads(1);
+    assert_eq!(has.iter().collect::<BTreeSet<_>>().len(), has.len(), "{has:?}");
     world.disconnect(1, None);
     world.settle();
     world.connect(1);
@@ -497,6 +500,69 @@ fn what_is_late_is_not_forgotten() {
         world.settle();
     }
     assert_eq!((got.len(), world.group().unwrap().messages), (62, 0));
+}
+
+/// A member that hangs is given one message after the other, until it has so many of them.
+#[test]
+fn who_hangs_gets_no_more_than_it_may_keep() {
+    let mut world = World::new(2, 3);
+    let q1 = QoS::AtLeastOnce;
+    for client in [0, 1] {
+        world.connect(client);
+        world.join(client, q1);
+    }
+    world.settle();
+    for turn in 0..60 {
+        numbered(2 * turn..2 * turn + 2).iter().for_each(|payload| assert!(world.publish(payload, q1)));
+        world.settle();
+        world.consume(0);
+        world.sent(1);
+        world.late(1, 1, u64::MAX);
+        world.settle();
+        world.consume(0);
+        world.settle();
+    }
+    assert_eq!((world.sent(1).len(), world.group().unwrap().messages), (32, 0));
+    // With the first that it acknowledges it takes its turn again.
+    assert_eq!(world.consume(1).len(), 32);
+    world.settle();
+    numbered(120..122).iter().for_each(|payload| assert!(world.publish(payload, q1)));
+    world.settle();
+    assert_eq!((world.payloads(0).len(), world.payloads(1).len()), (1, 1));
+}
+
+/// What one that hangs had waits for one that does not, if there is any, and not for another one that hangs.
+#[test]
+fn what_came_back_goes_to_who_works() {
+    let mut world = World::new(2, 3);
+    let q1 = QoS::AtLeastOnce;
+    for client in 0..3 {
+        world.connect(client);
+        world.join(client, q1);
+    }
+    world.settle();
+    numbered(0..3).iter().for_each(|payload| assert!(world.publish(payload, q1)));
+    world.settle();
+    for client in [1, 2] {
+        assert_eq!(world.sent(client).len(), 1);
+        world.late(client, 1, u64::MAX);
+    }
+    world.settle();
+    assert_eq!(world.consume(0).len(), 3);
+    world.settle();
+    // The one that works has as much as it may have at once.
+    numbered(3..50).iter().for_each(|payload| assert!(world.publish(payload, q1)));
+    world.settle();
+    assert_eq!(world.sent(0).len(), 32);
+    for client in [1, 2] {
+        let probe = world.sent(client).pop().unwrap();
+        assert_eq!(world.late(client, probe.0, probe.0), 1);
+    }
+    world.settle();
+    assert_eq!(world.group().unwrap().back, 2);
+    assert_eq!(world.consume(0).len(), 32);
+    world.settle();
+    assert_eq!(world.group().unwrap().back, 0);
 }
 
 /// Who was sent nothing for however long gets all when it takes something again.
