@@ -118,13 +118,14 @@ def test_the_only_member_begins_anew(cluster):
 
 def both_get(topic, *members, publisher):
     """Waits until all members take part, as far as that can be seen."""
-    deadline = time.monotonic() + 20
+    deadline, published = time.monotonic() + 20, 0
     forget(*members)
     while not all(member.received for member in members) and time.monotonic() < deadline:
         publisher.publish(topic, ["probe"] * len(members))
+        published += len(members)
         time.sleep(0.2)
     assert all(member.received for member in members), [len(member.received) for member in members]
-    time.sleep(0.5)
+    wait_for(["probe"] * published, *members)
     forget(*members)
 
 

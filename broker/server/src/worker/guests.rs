@@ -35,15 +35,15 @@ const READ: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Unqueued {
     by_group: HashMap<Arc<str>, HashSet<Key, ahash::RandomState>, ahash::RandomState>,
-    /// Groups that have new ones.
-    fresh: Vec<Arc<str>>,
+    /// Those of the groups that have new ones.
+    fresh: HashSet<Arc<str>, ahash::RandomState>,
     look_at: u64,
 }
 
 impl Unqueued {
     fn add(&mut self, group: &Arc<str>, client: Key) {
         self.by_group.entry(Arc::clone(group)).or_default().insert(client);
-        self.fresh.push(Arc::clone(group));
+        self.fresh.insert(Arc::clone(group));
     }
 
     fn remove(&mut self, group: &str, client: Key) {
@@ -51,6 +51,7 @@ impl Unqueued {
             members.remove(&client);
             if members.is_empty() {
                 self.by_group.remove(group);
+                self.fresh.remove(group);
             }
         }
     }
@@ -59,7 +60,7 @@ impl Unqueued {
     fn due(&mut self, now_ms: u64) -> Vec<Arc<str>> {
         let fresh = std::mem::take(&mut self.fresh);
         if now_ms < self.look_at {
-            return fresh;
+            return fresh.into_iter().collect();
         }
         self.look_at = now_ms + LOOK_MS;
         self.by_group.keys().cloned().collect()
