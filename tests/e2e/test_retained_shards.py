@@ -1,11 +1,13 @@
 """Retained messages of a cluster that keeps them in shards: acknowledged on one node, there on every other one, whoever dies."""
 
+import struct
 import threading
 import time
 
 import pytest
 from harness import LocalCluster, wait_until
 from test_durable import Client
+from wire import Wire, text
 
 
 class Retaining(Client):
@@ -191,3 +193,76 @@ def test_delayed_messages_survive_a_restart_of_everything(cluster):
     durable.close()
     # They were published with RETAIN.
     assert len(read(a, "reader", "later/+", 20)) == 20
+
+
+class Twice(Wire):
+    """A publisher with a durable session and QoS 2, that goes on with it on another node when one dies."""
+
+    def __init__(self, node, name, under_way=()):
+        super().__init__(node.mqtt, name, clean=False)
+        # By identifier, in order: the topic, the payload, RETAIN, and whether PUBREC has come.
+        self.under_way = {}
+        for identifier, (topic, payload, retain, received) in dict(under_way).items():
+            self.under_way[identifier] = [topic, payload, retain, received]
+            if received:
+                self._send(0x62, struct.pack(">H", identifier))
+            else:
+                self.send(identifier, topic, payload, retain, dup=True)
+
+    def send(self, identifier, topic, payload, retain, dup=False):
+        self.under_way.setdefault(identifier, [topic, payload, retain, False])
+        self._send(0x34 | (8 if dup else 0) | int(retain), text(topic) + struct.pack(">H", identifier) + payload.encode())
+
+    def answer(self):
+        """Takes one answer."""
+        first, body = self._read()
+        identifier = struct.unpack(">H", body[:2])[0]
+        if first >> 4 == 5:
+            self.under_way[identifier][3] = True
+            self._send(0x62, body[:2])
+        else:
+            assert first >> 4 == 7, f"unexpected packet {first:#x}"
+            del self.under_way[identifier]
+
+
+@pytest.mark.parametrize("kind", ["retained", "delayed"])
+def test_qos_2_is_once_when_its_publishers_node_dies(cluster, kind):
+    """Messages that their topic's shard keeps before others get them: a node dies while some are under way, and its publisher sends them again elsewhere."""
+    a, b, c = cluster.nodes
+    reader = connect(c, "reader", expiry=600)
+    reader.subscribe("once/#", 2)
+    # The third message of a topic is not retained, and keeps its place.
+    retains = (lambda number: number // 5 % 3 < 2) if kind == "retained" else (lambda number: False)
+    before = "$delayed/2/" if kind == "delayed" else ""
+    rounds, count = 4, 60
+    writer, sent = Twice(a, "writer"), 0
+    for dying, living in [(a, b), (b, a)] * (rounds // 2):
+        for at in range(count):
+            identifier = sent % 1_000 + 1
+            writer.send(identifier, f"{before}once/{sent % 5}", str(sent), retains(sent))
+            sent += 1
+            if at >= 20 and writer.under_way:
+                writer.answer()
+        dying.kill()
+        while True:
+            try:
+                while writer.under_way:
+                    writer.answer()
+                break
+            except OSError:
+                writer = Twice(living, "writer", writer.under_way)
+        dying.start()
+        cluster.wait_ready()
+    reader.wait("all", lambda: len(reader.received) >= sent, 60)
+    time.sleep(3)
+    found = [message.payload.decode() for message in reader.received]
+    twice = {number for number in found if found.count(number) > 1}
+    assert not twice and sorted(map(int, found)) == list(range(sent)), f"twice: {sorted(twice)}"
+    if kind == "retained":
+        for topic in range(5):
+            of_topic = [int(number) for number in found if int(number) % 5 == topic]
+            assert of_topic == sorted(of_topic), of_topic
+        last = {f"once/{topic}": str(max(n for n in range(sent) if n % 5 == topic and retains(n))) for topic in range(5)}
+        assert read(a, "late", "once/+", 5) == last
+    writer.close()
+    reader.close()

@@ -1,7 +1,7 @@
 //! What the proposer of a command gets.
 
 use crate::{
-    NodeBoot,
+    Kept, NodeBoot,
     codec::{CodecError, Put, Reader},
 };
 
@@ -100,6 +100,13 @@ pub enum OpAnswer {
     },
     /// The message is in the outbox: PUBREC.
     Received,
+    /// The message is in the outbox for the shard that has to keep it: PUBREC when [`crate::Op::Outcomes`] says so.
+    Staged {
+        /// The packet identifier was not there before.
+        fresh: bool,
+    },
+    /// What became of messages in the shards that have to keep them, by packet identifier, in the order in which they came.
+    Outcomes(Vec<(u16, Kept)>),
     /// The packet identifier, or the number of a hand-off, was there before; nothing was changed.
     Duplicate,
     /// PUBCOMP.
@@ -325,6 +332,15 @@ impl OpAnswer {
             }
             Self::NoRoom => out.push(21),
             Self::Queued { taken } => put_number(out, 22, (*taken).into()),
+            Self::Staged { fresh } => put_number(out, 23, (*fresh).into()),
+            Self::Outcomes(outcomes) => {
+                out.push(24);
+                out.count(outcomes.len());
+                for (packet_id, kept) in outcomes {
+                    out.number((*packet_id).into());
+                    kept.encode(out);
+                }
+            }
             Self::Gap { expected } => put_number(out, 15, *expected),
             Self::UnknownEntry => out.push(16),
             Self::Forgotten => out.push(17),
@@ -384,6 +400,11 @@ impl OpAnswer {
                 dropped: reader.small("dropped")?,
             },
             21 => Self::NoRoom,
+            23 => Self::Staged { fresh: reader.flag("fresh")? },
+            24 => Self::Outcomes(
+                reader
+                    .list("outcomes", MAX, |reader| Ok((reader.small("packet identifier")?, Kept::decode(reader)?)))?,
+            ),
             22 => Self::Queued { taken: reader.small("taken")? },
             _ => return Err(CodecError::Invalid("answer")),
         })

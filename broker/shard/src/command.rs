@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use raftmq_mqtt::{Message, QoS};
 
-use crate::{Name, NodeBoot, Note, slot::SlotSet};
+use crate::{Keep, Keeper, Kept, Name, NodeBoot, Note, slot::SlotSet};
 
 /// The destination of messages for the live subscribers of all nodes (clean sessions, at most once). The leader says
 /// [`Op::HandedOff`] before it sends them.
@@ -176,6 +176,15 @@ pub enum Op {
         message: Message,
         /// The shards that it goes to, and [`LIVE`].
         destinations: Vec<u32>,
+        /// The shard that has to keep it before. It is none of the destinations.
+        keeper: Option<Box<Keeper>>,
+    },
+    /// What became, in the shards that have to keep them, of the client's messages with QoS 2: of those for which this was not answered before.
+    Outcomes {
+        /// The client.
+        client: Name,
+        /// The connection's epoch.
+        epoch: u64,
     },
     /// PUBREL of such a message.
     Release {
@@ -298,6 +307,8 @@ pub enum Op {
         message: Message,
         /// What is left of its expiry interval, in milliseconds.
         lifetime_ms: Option<u64>,
+        /// What this shard does with it before it is published. Answered as the operation that is named there, when it comes again too: for the last 64 of a source.
+        keep: Option<Keep>,
     },
     /// The destination has committed (or, if [`LIVE`], will be sent) what is in the outbox up to this number.
     HandedOff {
@@ -305,6 +316,8 @@ pub enum Op {
         destination: u32,
         /// The number.
         up_to: u64,
+        /// What became of those that the destination keeps, by number.
+        kept: Vec<(u64, Kept)>,
     },
     /// The routes group has the shard's changes up to this number.
     Announced {
@@ -332,6 +345,7 @@ impl Op {
             }
             Self::Receive2 { message, destinations, .. } => message.wire_len() + destinations.len() * 4,
             Self::Route { destinations, .. } => destinations.len() * 4,
+            Self::HandedOff { kept, .. } => kept.len() * 24,
             Self::Publish { message, .. }
             | Self::Retain { message, .. }
             | Self::Delay { message, .. }
@@ -341,8 +355,8 @@ impl Op {
             | Self::Older { .. }
             | Self::Disconnect { .. }
             | Self::Grant { .. }
+            | Self::Outcomes { .. }
             | Self::Release { .. }
-            | Self::HandedOff { .. }
             | Self::Noted { .. }
             | Self::Announced { .. } => 0,
         }

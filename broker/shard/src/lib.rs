@@ -35,6 +35,7 @@ mod codec;
 mod command;
 mod effect;
 mod index;
+mod keep;
 mod key;
 mod lane;
 mod machine;
@@ -52,6 +53,7 @@ pub use command::{
     WillEnd, stamped,
 };
 pub use effect::{Dropped, Effect};
+pub use keep::{Keep, Keeper, Kept, MOST_HANDED_OFF};
 pub use lane::{Lane, LaneOptions, Proposal, Ticket, Verdict};
 pub use machine::{KNOWN_LEVEL, MAX_STEP_MS, ShardMachine};
 pub use name::{Name, NodeBoot};

@@ -11,6 +11,7 @@ use raftmq_mqtt::{Message, QoS};
 use crate::answer::Older;
 use crate::command::Subscription;
 use crate::effect::Dropped;
+use crate::keep::Keep;
 use crate::key::{self, Key, OWNED_NAME};
 use crate::machine::ShardMachine;
 use crate::record::{
@@ -57,7 +58,7 @@ pub struct SessionInfo {
     pub granted: u64,
     /// Messages dropped: expired, not taken, oldest.
     pub dropped: [u64; 3],
-    /// Packet identifiers of QoS 2 messages from the client that it has not released.
+    /// Packet identifiers of QoS 2 messages from the client that it has not released; without those that a shard has to keep, whose outcome was not asked for.
     pub inbound: Vec<u16>,
 }
 
@@ -72,6 +73,8 @@ pub struct OutboxMessage {
     pub message: Message,
     /// What is left of its expiry interval, in milliseconds.
     pub lifetime_ms: Option<u64>,
+    /// What the destination does with it before it is published.
+    pub keep: Option<Keep>,
 }
 
 /// A subscription of a durable session.
@@ -193,7 +196,7 @@ impl<S: Store> ShardMachine<S> {
                 last: session.next - 1,
                 granted: session.granted,
                 dropped: session.dropped,
-                inbound: session.inbound.to_vec(),
+                inbound: session.inbound.iter().copied().filter(|id| !session.is_staged(*id)).collect(),
             }),
             None => None,
         };
@@ -413,6 +416,9 @@ impl<S: Store> ShardMachine<S> {
                     namespace: stored.namespace,
                     message: stored.message.clone(),
                     lifetime_ms: outgoing.expires_at.map(|at| at.saturating_sub(self.meta.now_ms)),
+                    keep: outgoing
+                        .staged
+                        .map(|staged| staged.keeper.keep.after(self.meta.now_ms.saturating_sub(staged.since))),
                 });
             }
         }

@@ -23,7 +23,7 @@ pub(crate) use meta::{FORMAT as META_FORMAT, Meta, Sweep};
 pub(crate) use session::{GROUP, Session, WINDOW};
 pub(crate) use small::{
     ANSWERS, Answers, EndedQueue, EndedSubscriptions, Node, OPTIONS_NO_LOCAL, OPTIONS_RETAIN, Options, Outgoing, Owned,
-    Peer, Retained, Route, RouteKey, Stored, Stream, Timer,
+    Peer, Retained, Route, RouteKey, Staged, Stored, Stream, Timer,
 };
 
 /// The format of the records (but of [`Meta`], which has its own): a newer program reads all older ones.

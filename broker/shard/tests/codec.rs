@@ -9,8 +9,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Bounds, Claim, Command, DropPolicy, Name, NodeBoot, Note, Older, Op, OpAnswer, QueueLimits,
-    QueueMessage, SeqRange, ShardMachine, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, Keep, Keeper, Kept, Name, NodeBoot, Note, Older, Op, OpAnswer,
+    QueueLimits, QueueMessage, SeqRange, ShardMachine, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd,
 };
 
 use common::{MemoryStore, message_of};
@@ -142,15 +142,17 @@ fn ops() -> impl Strategy<Value = Op> {
         (client(), seqs()).prop_map(|((client, epoch), seqs)| Op::Ack { client, epoch, seqs }),
         (client(), seqs()).prop_map(|((client, epoch), seqs)| Op::Rec { client, epoch, seqs }),
         (client(), any::<u64>()).prop_map(|((client, epoch), up_to)| Op::Grant { client, epoch, up_to }),
-        (client(), any::<u16>(), messages(), destinations()).prop_map(
-            |((client, epoch), packet_id, message, destinations)| Op::Receive2 {
+        (client(), any::<u16>(), messages(), destinations(), prop::option::of(keepers())).prop_map(
+            |((client, epoch), packet_id, message, destinations, keeper)| Op::Receive2 {
                 client,
                 epoch,
                 packet_id,
                 message,
-                destinations
+                destinations,
+                keeper: keeper.map(Box::new)
             }
         ),
+        client().prop_map(|(client, epoch)| Op::Outcomes { client, epoch }),
         (client(), any::<u16>()).prop_map(|((client, epoch), packet_id)| Op::Release { client, epoch, packet_id }),
         (any::<u32>(), messages()).prop_map(|(namespace, message)| Op::Publish { namespace, message }),
         (
@@ -175,16 +177,24 @@ fn ops() -> impl Strategy<Value = Op> {
             Op::Delay { bounds: Bounds { messages: delay_ms, bytes }, namespace, message, delay_ms }
         }),
         (any::<u64>(), destinations()).prop_map(|(entry, destinations)| Op::Route { entry, destinations }),
-        (any::<u32>(), any::<u64>(), any::<u32>(), messages(), prop::option::of(any::<u64>())).prop_map(
-            |(source, number, namespace, message, lifetime_ms)| Op::HandOff {
+        (
+            any::<u32>(),
+            any::<u64>(),
+            any::<u32>(),
+            messages(),
+            prop::option::of(any::<u64>()),
+            prop::option::of(keeps())
+        )
+            .prop_map(|(source, number, namespace, message, lifetime_ms, keep)| Op::HandOff {
                 source,
                 number,
                 namespace,
                 message,
-                lifetime_ms
-            }
-        ),
-        (any::<u32>(), any::<u64>()).prop_map(|(destination, up_to)| Op::HandedOff { destination, up_to }),
+                lifetime_ms,
+                keep
+            }),
+        (any::<u32>(), any::<u64>(), prop::collection::vec((any::<u64>(), kept()), 0..4))
+            .prop_map(|(destination, up_to, kept)| Op::HandedOff { destination, up_to, kept }),
         any::<u64>().prop_map(|up_to| Op::Announced { up_to }),
         (client(), subscriptions(), any::<u32>()).prop_map(|((client, epoch), subscription, shard)| Op::Join {
             client,
@@ -207,6 +217,22 @@ fn ops() -> impl Strategy<Value = Op> {
             }
         ),
     ]
+}
+
+fn keeps() -> impl Strategy<Value = Keep> {
+    let bounds = || (any::<u64>(), any::<u64>()).prop_map(|(messages, bytes)| Bounds { messages, bytes });
+    prop_oneof![
+        bounds().prop_map(|bounds| Keep::Retain { bounds }),
+        (any::<u64>(), bounds()).prop_map(|(delay_ms, bounds)| Keep::Delay { delay_ms, bounds }),
+    ]
+}
+
+fn keepers() -> impl Strategy<Value = Keeper> {
+    (any::<u32>(), keeps(), any::<bool>()).prop_map(|(shard, keep, tell)| Keeper { shard, keep, tell })
+}
+
+fn kept() -> impl Strategy<Value = Kept> {
+    prop_oneof![any::<u64>().prop_map(|change| Kept::Done { change }), Just(Kept::NoRoom), Just(Kept::Unkept)]
 }
 
 fn commands() -> impl Strategy<Value = Command> {
@@ -258,6 +284,8 @@ fn op_answers() -> impl Strategy<Value = OpAnswer> {
         (any::<u64>(), any::<bool>(), prop::collection::vec(older, 0..4))
             .prop_map(|(epoch, session_present, older)| OpAnswer::Claimed { epoch, session_present, older }),
         Just(OpAnswer::Busy),
+        any::<bool>().prop_map(|fresh| OpAnswer::Staged { fresh }),
+        prop::collection::vec((any::<u16>(), kept()), 0..4).prop_map(OpAnswer::Outcomes),
         prop::collection::vec(subscribed, 0..5).prop_map(OpAnswer::Subscribed),
         prop::collection::vec(unsubscribed, 0..5).prop_map(OpAnswer::Unsubscribed),
         any::<u32>().prop_map(|count| OpAnswer::Acked { count }),

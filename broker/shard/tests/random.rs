@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Bounds, Claim, Command, DropPolicy, FilterCursor, LIVE, Name, NodeBoot, Op, PageLimits, QueueLimits,
-    SeqRange, SlotSet, Subscription, Will, WillEnd, slot, stamped,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, FilterCursor, Keep, Keeper, Kept, LIVE, Name, NodeBoot, Op,
+    PageLimits, QueueLimits, SeqRange, SlotSet, Subscription, Will, WillEnd, slot, stamped,
 };
 
 use common::{MemoryStore, Random, Replica, message_of};
@@ -255,7 +255,9 @@ impl Cluster {
                 assert_eq!(session.messages as usize, kept.clone().count());
                 let bytes: usize = kept.map(|queued| queued.message.message.wire_len()).sum();
                 assert_eq!(session.bytes, bytes as u64);
-                assert_eq!(session.inbound, of.inbound.iter().copied().collect::<Vec<u16>>());
+                let staged = |id: &u16| of.staged.iter().any(|(staged, ..)| staged == id);
+                let inbound: Vec<u16> = of.inbound.iter().copied().filter(|id| !staged(id)).collect();
+                assert_eq!(session.inbound, inbound);
                 assert_eq!(sent.waits, of.first_waiting().is_some());
                 let all: Vec<_> = sent.sent.into_iter().map(|delivery| (delivery.seq, delivery.sent)).collect();
                 assert_eq!(all, reference.sent(&name).unwrap(), "{name:?}");
@@ -318,16 +320,16 @@ impl Cluster {
             for destination in [1, 2, LIVE] {
                 let outbox = machine.outbox(destination, 0, usize::MAX).unwrap();
                 let expected = reference.outbox.range((destination, 0)..=(destination, u64::MAX));
-                assert!(
-                    outbox.iter().map(|entry| (entry.number, entry.namespace, &entry.message, entry.lifetime_ms)).eq(
-                        expected.map(|((_, number), kept)| (
-                            *number,
-                            kept.namespace,
-                            &kept.message,
-                            reference.left(kept)
-                        ))
-                    )
-                );
+                let found = outbox
+                    .iter()
+                    .map(|entry| (entry.number, entry.namespace, &entry.message, entry.lifetime_ms, entry.keep));
+                assert!(found.eq(expected.map(|((_, number), kept)| (
+                    *number,
+                    kept.namespace,
+                    &kept.message,
+                    reference.left(kept),
+                    reference.keep_of(destination, *number),
+                ))));
                 assert_eq!(machine.received_from(destination).unwrap(), reference.received_from(destination));
             }
             let (mut filters, mut cursor) = (Vec::new(), FilterCursor::default());
@@ -522,13 +524,16 @@ impl Generator<'_> {
                 };
                 Op::Grant { client, epoch, up_to }
             }
-            70..74 => Op::Receive2 {
-                client,
-                epoch,
-                packet_id: self.random.below(4) as u16,
-                message: self.message(),
-                destinations: self.destinations(),
-            },
+            70..74 => {
+                let shard = self.random.below(2) as u32 + 1;
+                let keep = self.random.chance(40).then(|| self.keep());
+                let keeper = keep.map(|keep| Box::new(Keeper { shard, keep, tell: self.random.chance(50) }));
+                let mut destinations = self.destinations();
+                destinations.retain(|destination| keeper.as_ref().is_none_or(|keeper| keeper.shard != *destination));
+                let packet_id = self.random.below(4) as u16;
+                Op::Receive2 { client, epoch, packet_id, message: self.message(), destinations, keeper }
+            }
+            74..76 => Op::Outcomes { client, epoch },
             _ => Op::Release { client, epoch, packet_id: self.random.below(4) as u16 },
         }
     }
@@ -560,13 +565,22 @@ impl Generator<'_> {
                 let source = self.random.below(2) as u32 + 1;
                 let number = self.reference.received_from(source) + self.random.below(3);
                 let lifetime_ms = self.random.chance(30).then(|| self.random.below(3_000));
-                Op::HandOff { source, number, namespace: self.namespace(), message: self.message(), lifetime_ms }
+                let keep = self.random.chance(40).then(|| self.keep());
+                Op::HandOff { source, number, namespace: self.namespace(), message: self.message(), lifetime_ms, keep }
             }
             95..99 => {
                 let destination = self.destinations().first().copied().unwrap_or(1);
                 let outbox = &self.reference.outbox;
                 let first = outbox.range((destination, 0)..).next().map_or(0, |((_, number), _)| *number);
-                Op::HandedOff { destination, up_to: first + self.random.below(3) }
+                let up_to = first + self.random.below(3);
+                // Now and then one of which nothing is said.
+                let mut kept = Vec::new();
+                for number in first..=up_to {
+                    if self.random.chance(90) {
+                        kept.push((number, self.kept()));
+                    }
+                }
+                Op::HandedOff { destination, up_to, kept }
             }
             _ => Op::Skip,
         }
@@ -621,6 +635,19 @@ impl Generator<'_> {
                 SeqRange { first, last: first + self.random.below(most) }
             })
             .collect()
+    }
+
+    fn keep(&mut self) -> Keep {
+        let bounds = Bounds { messages: self.random.below(20), bytes: self.random.below(4_000) };
+        if self.random.chance(60) {
+            Keep::Retain { bounds }
+        } else {
+            Keep::Delay { delay_ms: self.random.below(4_000), bounds }
+        }
+    }
+
+    fn kept(&mut self) -> Kept {
+        if self.random.chance(30) { Kept::NoRoom } else { Kept::Done { change: self.random.below(9) } }
     }
 
     fn destinations(&mut self) -> Vec<u32> {

@@ -77,6 +77,9 @@ def _clients(nodes, random, paho, pinned):
     for number in range(2):
         home = number % nodes if pinned else None
         add(f"writer-too{number}", topics=[(topic, 1, True) for topic in retained(number)], home=home, pace=1, restless=0.3)
+        # Exactly once, to a session that gets what is retained as it is published.
+        add(f"writer-twice{number}", topics=[(topic, 2, True) for topic in retained(number)], home=home, pace=1.5, restless=2)
+    add("sub-retained", filters=[("r/+/+", 2)], home=0 if pinned else None, restless=0.3)
     return found
 
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use raftmq_mqtt::Message;
 use raftmq_routing::Targets;
-use raftmq_shard::{Answer, Command, LIVE, NoteToSend, Op, OpAnswer, OutboxMessage, slot};
+use raftmq_shard::{Answer, Command, Kept, LIVE, MOST_HANDED_OFF, NoteToSend, Op, OpAnswer, OutboxMessage, slot};
 use tracing::warn;
 
 use super::lead::Term;
 use super::{propose, shard_id};
 
 /// How many messages are handed off, or told where they go, at once.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = MOST_HANDED_OFF;
 /// For one proposal to another shard.
 const PROPOSAL: Duration = Duration::from_secs(3);
 
@@ -95,8 +95,11 @@ impl Term<'_> {
                 let note = Box::new(note);
                 Op::Note { source, number, note, message }
             });
-            let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Done | OpAnswer::Duplicate);
-            if !self.give(destination, ops.collect(), taken, Op::Noted { destination, up_to: last }).await {
+            let taken = |answers: &[OpAnswer]| {
+                let all = answers.iter().all(|answer| matches!(answer, OpAnswer::Done | OpAnswer::Duplicate));
+                all.then_some(Op::Noted { destination, up_to: last })
+            };
+            if !self.give(destination, ops.collect(), taken).await {
                 return false;
             }
             after = last;
@@ -110,29 +113,38 @@ impl Term<'_> {
             };
             let Some(last) = waiting.last().map(|message| message.number) else { return true };
             let source = u32::from(self.id.number);
-            let ops = waiting.into_iter().map(|OutboxMessage { number, namespace, message, lifetime_ms }| {
-                Op::HandOff { source, number, namespace, message, lifetime_ms }
+            let keeps: Vec<(u64, bool)> =
+                waiting.iter().map(|message| (message.number, message.keep.is_some())).collect();
+            let ops = waiting.into_iter().map(|OutboxMessage { number, namespace, message, lifetime_ms, keep }| {
+                Op::HandOff { source, number, namespace, message, lifetime_ms, keep }
             });
-            let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Published { .. } | OpAnswer::Duplicate);
-            if !self.give(destination, ops.collect(), taken, Op::HandedOff { destination, up_to: last }).await {
+            let taken = |answers: &[OpAnswer]| {
+                let kept =
+                    |(&(number, keeps), answer)| outcome(answer, keeps).map(|kept| kept.map(|kept| (number, kept)));
+                let outcomes: Option<Vec<_>> = keeps.iter().zip(answers).map(kept).collect();
+                let kept = outcomes?.into_iter().flatten().collect();
+                Some(Op::HandedOff { destination, up_to: last, kept })
+            };
+            if !self.give(destination, ops.collect(), taken).await {
                 return false;
             }
             after = last;
         }
     }
 
-    /// Gives operations to another shard, or to this one, and notes here that it has them. Whether both were done.
-    async fn give(&self, destination: u32, ops: Vec<Op>, taken: fn(&OpAnswer) -> bool, noted: Op) -> bool {
+    /// Gives operations to another shard, or to this one, and notes here what `taken` makes of its answers; that is nothing if it has not taken all of them. Whether both were done.
+    async fn give(&self, destination: u32, ops: Vec<Op>, taken: impl FnOnce(&[OpAnswer]) -> Option<Op>) -> bool {
         // No shard has a greater number.
         let Ok(number) = u16::try_from(destination) else { return true };
         let Some(shard) = shard_id(&self.node.meta_state(), number) else { return false };
         let command = Command::Lead { ops }.encode();
         let answer = propose::propose(self.node, self.running, shard, command.into(), PROPOSAL).await;
         let Some(Answer::Batch(answers)) = answer else { return false };
-        if let Some(refused) = answers.iter().find(|answer| !taken(answer)) {
-            warn!(shard = self.id.number, destination, ?refused, "a shard does not take what this one has for it");
+        let Some(noted) = taken(&answers) else {
+            let answer = answers.last();
+            warn!(shard = self.id.number, destination, ?answer, "a shard does not take what this one has for it");
             return false;
-        }
+        };
         self.propose(&Command::Lead { ops: vec![noted] }).await.is_some()
     }
 
@@ -147,7 +159,7 @@ impl Term<'_> {
                 // Nobody would send it from here: it is for the leader that comes next.
                 return false;
             }
-            let op = Op::HandedOff { destination: LIVE, up_to: last };
+            let op = Op::HandedOff { destination: LIVE, up_to: last, kept: Vec::new() };
             if self.propose(&Command::Lead { ops: vec![op] }).await.is_none() {
                 return false;
             }
@@ -159,4 +171,17 @@ impl Term<'_> {
             after = last;
         }
     }
+}
+
+/// What an answer to [`Op::HandOff`] says of a message: `None` if it was not taken, `Some(None)` if there is nothing to say.
+#[expect(clippy::option_option, reason = "two questions, and both are asked")]
+fn outcome(answer: &OpAnswer, keeps: bool) -> Option<Option<Kept>> {
+    let kept = match answer {
+        OpAnswer::Published { .. } | OpAnswer::Duplicate => Kept::Done { change: 0 },
+        OpAnswer::Retained { number, .. } if keeps => Kept::Done { change: *number },
+        OpAnswer::Done if keeps => Kept::Done { change: 0 },
+        OpAnswer::NoRoom if keeps => Kept::NoRoom,
+        _ => return None,
+    };
+    Some(keeps.then_some(kept))
 }

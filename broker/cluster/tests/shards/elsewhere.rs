@@ -220,7 +220,7 @@ async fn a_session_is_resumed_where_its_shard_has_no_replica() {
     for packet_id in [7, 9] {
         let message = publish("y", "twice");
         let Op::Publish { message, .. } = message else { panic!() };
-        let op = Op::Receive2 { client: name(&id), epoch, packet_id, message, destinations: Vec::new() };
+        let op = Op::Receive2 { client: name(&id), epoch, packet_id, message, destinations: Vec::new(), keeper: None };
         assert_eq!(worker.op(2, op).await, OpAnswer::Received);
     }
     let group = "$share/g/jobs";

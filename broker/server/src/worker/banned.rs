@@ -40,7 +40,7 @@ impl Worker {
         if missed { &self.bans.all } else { &self.bans.fresh }
     }
 
-    fn connection_of(&mut self, client: Key) -> Option<Key> {
+    pub(super) fn connection_of(&mut self, client: Key) -> Option<Key> {
         match self.clients.get_mut(client)?.state {
             ClientState::Online(key) => Some(key),
             ClientState::Offline { .. } => None,

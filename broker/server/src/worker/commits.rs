@@ -8,7 +8,7 @@ use std::rc::Rc;
 use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_planted::{Bug, planted};
 use raftmq_session::{CloseReason, PublishToken};
-use raftmq_shard::{Bounds, Op, OpAnswer};
+use raftmq_shard::{Op, OpAnswer};
 
 use super::Worker;
 use super::publish::Reach;
@@ -102,6 +102,11 @@ impl Worker {
         }
     }
 
+    /// A publisher, or a client, is closed since its shard does not answer.
+    pub(super) fn close_for_shard(&mut self, key: Key) {
+        self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+    }
+
     pub(super) fn published_to_shard(&mut self, publishing: &Rc<Publishing>, outcome: &Outcome) {
         match outcome {
             Ok(OpAnswer::Published { matched, dropped }) => {
@@ -145,14 +150,8 @@ impl Worker {
         if !self.in_shards() {
             return None;
         }
-        let settings = &self.node.features.delayed.settings;
-        let desk = self.desk.as_ref()?;
-        let count = u64::from(desk.shards.count()).max(1);
-        let shard = desk.shards.shard_of(NAMESPACE, message.topic())?;
-        let bounds = Bounds {
-            messages: (settings.max_messages as u64).div_ceil(count),
-            bytes: (settings.max_bytes as u64).div_ceil(count),
-        };
+        let shard = self.desk.as_ref()?.shards.shard_of(NAMESPACE, message.topic())?;
+        let bounds = self.delayed_bounds()?;
         let publishing = Rc::new(Publishing::default());
         publishing.left.set(1);
         let op = Op::Delay { namespace: NAMESPACE, message: message.clone(), delay_ms, bounds };

@@ -14,10 +14,11 @@ use raftmq_session::{
     Action, CloseReason, Connection, Forms, Granted, GrantedDelivery, Matched, Now, PublishToken, Settlement,
     SubscriptionInfo, TicketDelivery,
 };
-use raftmq_shard::{Op, OpAnswer, Sent, SeqRange, packet_id};
+use raftmq_shard::{Keep, Keeper, Op, OpAnswer, Sent, SeqRange, packet_id};
 
 use super::connection::count_as;
 use super::given::GivenAll;
+use super::keeping::Course;
 use super::late::{Overdue, Unacknowledged};
 use super::messages::EXCLUSIVE;
 use super::publish::Reach;
@@ -111,17 +112,38 @@ impl Worker {
         token: PublishToken,
         actions: &mut Vec<Action>,
     ) {
-        let special =
-            message.topic_bytes().first() == Some(&b'$') || message.retain() || self.rules.rewriter.publishes();
-        let Some((client, epoch, shard)) = self.owner_of(key).filter(|_| !special) else {
-            return self.publish(key, message, Some(token), actions);
+        let owner = self.owner_of(key).map(|owner| (owner, self.course(key, &message)));
+        let ((client, epoch, shard), message, keeper) = match owner {
+            Some((owner, Course::Plain)) => (owner, message, None),
+            Some((owner, Course::Kept(message, keeper))) => (owner, message, keeper),
+            Some((_, Course::Other)) | None => return self.publish(key, message, Some(token), actions),
         };
         if self.behind_retained(key, &message, Some(token), Some(id)) {
             return;
         }
-        let destinations = self.cache.lookup(message.topic()).shards().iter().copied().map(u32::from).collect();
-        let op = Op::Receive2 { client, epoch, packet_id: id.get(), message: message.clone(), destinations };
-        self.push_to_shard(shard, op, Waiting::Received(Box::new((key, token, message))));
+        let goes_to = |shard: &u32| keeper.is_none_or(|keeper| keeper.shard != *shard);
+        let destinations = match keeper {
+            Some(Keeper { keep: Keep::Delay { .. }, .. }) => Vec::new(),
+            _ => {
+                let shards = self.cache.lookup(message.topic()).shards().iter().copied();
+                shards.map(u32::from).filter(goes_to).collect()
+            }
+        };
+        let op = Op::Receive2 {
+            client,
+            epoch,
+            packet_id: id.get(),
+            message: message.clone(),
+            destinations,
+            keeper: keeper.map(Box::new),
+        };
+        match keeper {
+            None => self.push_to_shard(shard, op, Waiting::Received(Box::new((key, token, message)))),
+            Some(keeper) => {
+                self.keep_first(key, id, token, message, keeper.keep);
+                self.push_to_shard(shard, op, Waiting::Staged(key, id));
+            }
+        }
     }
 
     /// The shard has the identifier of a message with QoS 2. Live subscribers get it now, in the order of the answers; once, since a repeated one is a duplicate.
@@ -169,7 +191,7 @@ impl Worker {
     }
 
     /// The client, epoch and shard of a connection with a place in the registry.
-    fn owner_of(&mut self, key: Key) -> Option<(raftmq_shard::Name, u64, u16)> {
+    pub(super) fn owner_of(&mut self, key: Key) -> Option<(raftmq_shard::Name, u64, u16)> {
         let client = self.conns.get_mut(key)?.client?;
         let entry = self.clients.get_mut(client)?;
         let owner = entry.owner.as_ref()?;

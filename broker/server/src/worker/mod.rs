@@ -21,6 +21,7 @@ mod durable;
 mod given;
 mod guests;
 mod inbox;
+mod keeping;
 mod late;
 mod listener;
 mod local;

@@ -39,7 +39,7 @@ pub(super) struct Routed {
 
 impl Routed {
     /// Nothing more is to be done.
-    fn done() -> Self {
+    pub(super) fn done() -> Self {
         Self { matched: true, stalled: false, shards: None, retaining: None }
     }
 }
@@ -141,7 +141,7 @@ impl Worker {
     }
 
     /// The message under the topic that the rules give it.
-    fn rewritten_message(&mut self, key: Key, message: &Message) -> Result<Option<Message>, ReasonCode> {
+    pub(super) fn rewritten_message(&mut self, key: Key, message: &Message) -> Result<Option<Message>, ReasonCode> {
         if !self.rules.rewriter.publishes() {
             return Ok(None);
         }

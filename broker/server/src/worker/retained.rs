@@ -16,6 +16,7 @@ use raftmq_shard::{Bounds, Op, OpAnswer};
 
 use super::Worker;
 use super::commits::Publishing;
+use super::keeping::OfShard;
 use super::publish::{Reach, Routed};
 use super::shards::{NAMESPACE, Outcome, Waiting};
 use super::wheel::Key;
@@ -34,20 +35,22 @@ pub(super) struct Retaining {
     publisher: RefCell<Option<Publisher>>,
 }
 
-struct Publisher {
-    key: Key,
-    token: Option<PublishToken>,
-    watched: Rc<Publishing>,
-    topic: u64,
+pub(super) struct Publisher {
+    pub(super) key: Key,
+    pub(super) token: Option<PublishToken>,
+    pub(super) watched: Rc<Publishing>,
+    pub(super) topic: u64,
 }
 
 /// What a connection has under way to shards that retain it.
 #[derive(Default)]
 pub(super) struct OfPublisher {
     /// The topics, as hashes, each as often as it is under way.
-    topics: Vec<u64>,
+    pub(super) topics: Vec<u64>,
     /// A message that goes behind one of them.
     behind: Option<Behind>,
+    /// Those that go by the shard of its session.
+    pub(super) of_shard: OfShard,
 }
 
 struct Behind {
@@ -76,20 +79,17 @@ impl Worker {
         if !self.in_shards() {
             return None;
         }
-        let desk = self.desk.as_ref()?;
-        let (shard, count) = (desk.shards.shard_of(NAMESPACE, message.topic())?, u64::from(desk.shards.count()).max(1));
-        let limits = self.node.features.retained().limits();
-        // Each shard has its part of what the cluster may retain.
-        let bounds =
-            Bounds { messages: (limits.messages as u64).div_ceil(count), bytes: (limits.bytes as u64).div_ceil(count) };
+        let shard = self.desk.as_ref()?.shards.shard_of(NAMESPACE, message.topic())?;
+        let bounds = self.retained_bounds(message);
         let retaining = Rc::new(Retaining { message: message.clone(), shard, tell, publisher: RefCell::default() });
         // One that is too long is refused as one for which there is no room.
-        let known = if message.payload().len() > limits.payload {
-            Some(Ok(OpAnswer::NoRoom))
-        } else {
-            let op = Op::Retain { namespace: NAMESPACE, message: message.clone(), bounds };
-            let waiting = Waiting::Retained(Rc::clone(&retaining));
-            self.desk.as_mut().and_then(|desk| desk.push(shard, op, waiting)).map(|(_, outcome)| outcome)
+        let known = match bounds {
+            None => Some(Ok(OpAnswer::NoRoom)),
+            Some(bounds) => {
+                let op = Op::Retain { namespace: NAMESPACE, message: message.clone(), bounds };
+                let waiting = Waiting::Retained(Rc::clone(&retaining));
+                self.desk.as_mut().and_then(|desk| desk.push(shard, op, waiting)).map(|(_, outcome)| outcome)
+            }
         };
         if let Some(outcome) = known {
             // In a turn of its own: its publisher is about to wait for it.
@@ -99,6 +99,17 @@ impl Worker {
             }));
         }
         Some(retaining)
+    }
+
+    /// How much a shard may retain: each has its part of what the cluster may. `None`: not this message, it is too long, or nothing is retained.
+    pub(super) fn retained_bounds(&self, message: &Message) -> Option<Bounds> {
+        let count = u64::from(self.desk.as_ref()?.shards.count()).max(1);
+        let limits = self.node.features.retained().limits();
+        let fits = self.node.features.retain && message.payload().len() <= limits.payload;
+        fits.then(|| Bounds {
+            messages: (limits.messages as u64).div_ceil(count),
+            bytes: (limits.bytes as u64).div_ceil(count),
+        })
     }
 
     /// The publisher of a message that is to be retained waits for its shard. It is read on: what it publishes to other topics, or to be retained, need not wait.
@@ -166,7 +177,8 @@ impl Worker {
         }
     }
 
-    fn end_retaining(
+    /// The publisher of a message that was to be retained is answered, and what went behind it goes on.
+    pub(super) fn end_retaining(
         &mut self,
         publisher: &Publisher,
         token: Option<PublishToken>,

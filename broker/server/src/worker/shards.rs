@@ -134,6 +134,10 @@ pub(super) enum Waiting {
     Retained(Rc<super::retained::Retaining>),
     /// The publisher of a message with QoS 2 whose session is durable.
     Received(Box<(Key, PublishToken, Message)>),
+    /// The publisher of one that a shard has to keep first.
+    Staged(Key, std::num::NonZeroU16),
+    /// The publisher of such ones, for what became of them.
+    Outcomes(Key),
     /// A connection whose client has sent PUBREC.
     Recorded(Key, std::num::NonZeroU16),
     /// A client that may be sent more now.
@@ -168,6 +172,8 @@ pub(super) struct ShardDesk {
     pub(super) unqueued: Unqueued,
     /// Clients that may be late with acknowledgements.
     pub(super) late: Late,
+    /// Clients with messages that a shard has to keep first, each once, and when to ask for these.
+    pub(super) keeping: VecDeque<(u64, Key)>,
 }
 
 impl ShardDesk {
@@ -194,6 +200,7 @@ impl ShardDesk {
             unsaid: Vec::new(),
             unqueued: Unqueued::default(),
             late: Late::default(),
+            keeping: VecDeque::new(),
         }
     }
 
@@ -347,6 +354,7 @@ impl Worker {
         } else {
             for id in deliver {
                 if let Some(client) = self.by_id.get(&id).copied() {
+                    self.ask_outcomes(client);
                     self.deliver_granted(client);
                 }
             }
@@ -398,6 +406,8 @@ impl Worker {
                 let (key, token, message) = *received;
                 self.received_durable(key, token, &message, &outcome);
             }
+            Waiting::Staged(key, packet_id) => self.staged(key, packet_id, &outcome),
+            Waiting::Outcomes(key) => self.outcomes(key, &outcome),
             Waiting::Recorded(key, packet_id) => self.recorded(key, packet_id, &outcome),
             Waiting::Granted(client) => self.granted(client, &outcome),
             Waiting::Released(key, packet_id) => self.released(key, packet_id, &outcome),

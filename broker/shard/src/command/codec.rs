@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use raftmq_mqtt::QoS;
 
-use crate::Note;
+use crate::{Keep, Keeper, Kept, Note};
 
 use super::{
     Batch, Bounds, Claim, Command, DropPolicy, Op, QueueLimits, QueueMessage, SeqRange, Subscription, Will, WillEnd,
@@ -195,12 +195,17 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             put_client(out, 8, client, *epoch);
             out.number(*up_to);
         }
-        Op::Receive2 { client, epoch, packet_id, message, destinations } => {
+        Op::Receive2 { client, epoch, packet_id, message, destinations, keeper } => {
             put_client(out, 9, client, *epoch);
             out.number((*packet_id).into());
             out.message(message);
             put_destinations(out, destinations);
+            out.flag(keeper.is_some());
+            if let Some(keeper) = keeper {
+                keeper.encode(out);
+            }
         }
+        Op::Outcomes { client, epoch } => put_client(out, 39, client, *epoch),
         Op::Release { client, epoch, packet_id } => {
             put_client(out, 10, client, *epoch);
             out.number((*packet_id).into());
@@ -241,18 +246,27 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             out.number(*entry);
             put_destinations(out, destinations);
         }
-        Op::HandOff { source, number, namespace, message, lifetime_ms } => {
+        Op::HandOff { source, number, namespace, message, lifetime_ms, keep } => {
             out.push(14);
             out.number((*source).into());
             out.number(*number);
             out.number((*namespace).into());
             out.message(message);
             out.option(*lifetime_ms);
+            out.flag(keep.is_some());
+            if let Some(keep) = keep {
+                keep.encode(out);
+            }
         }
-        Op::HandedOff { destination, up_to } => {
+        Op::HandedOff { destination, up_to, kept } => {
             out.push(15);
             out.number((*destination).into());
             out.number(*up_to);
+            out.count(kept.len());
+            for (number, kept) in kept {
+                out.number(*number);
+                kept.encode(out);
+            }
         }
         Op::Announced { up_to } => {
             out.push(16);
@@ -331,6 +345,7 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             packet_id: reader.small("packet identifier")?,
             message: reader.message()?,
             destinations: destinations(reader)?,
+            keeper: if reader.flag("keeper")? { Some(Box::new(Keeper::decode(reader)?)) } else { None },
         },
         10 => {
             Op::Release { client: name(reader)?, epoch: epoch(reader)?, packet_id: reader.small("packet identifier")? }
@@ -349,8 +364,14 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             namespace: reader.small("namespace")?,
             message: reader.message()?,
             lifetime_ms: reader.option("lifetime")?,
+            keep: if reader.flag("keeping")? { Some(Keep::decode(reader)?) } else { None },
         },
-        15 => Op::HandedOff { destination: reader.small("destination")?, up_to: reader.number("number")? },
+        15 => Op::HandedOff {
+            destination: reader.small("destination")?,
+            up_to: reader.number("number")?,
+            kept: reader
+                .list("outcomes", MAX_DESTINATIONS, |reader| Ok((reader.number("number")?, Kept::decode(reader)?)))?,
+        },
         16 => Op::Announced { up_to: reader.number("number")? },
         32 => Op::Join {
             client: name(reader)?,
@@ -391,6 +412,7 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             shard: reader.small("shard")?,
             limits: limits(reader)?,
         },
+        39 => Op::Outcomes { client: name(reader)?, epoch: epoch(reader)? },
         37 => Op::Return { client: name(reader)?, epoch: epoch(reader)?, seqs: seqs(reader)? },
         34 => Op::Noted { destination: reader.small("destination")?, up_to: reader.number("number")? },
         17 => Op::Older { client: name(reader)?, epoch: epoch(reader)? },

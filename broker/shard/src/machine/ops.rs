@@ -67,9 +67,20 @@ impl<S: Store> ShardMachine<S> {
                 let session = session_of!(self, from, &client, epoch);
                 self.grant(session, up_to)
             }
-            Op::Receive2 { client, epoch, packet_id, message, destinations } => {
+            Op::Receive2 { client, epoch, packet_id, message, destinations, keeper } => {
                 let session = session_of!(self, from, &client, epoch);
-                self.receive_inbound(client.namespace, session, packet_id, message, destinations)
+                self.receive_inbound(
+                    client.namespace,
+                    session,
+                    packet_id,
+                    message,
+                    destinations,
+                    keeper.map(|keeper| *keeper),
+                )
+            }
+            Op::Outcomes { client, epoch } => {
+                let session = session_of!(self, from, &client, epoch);
+                self.outcomes(session)
             }
             Op::Release { client, epoch, packet_id } => {
                 let session = session_of!(self, from, &client, epoch);
@@ -79,7 +90,10 @@ impl<S: Store> ShardMachine<S> {
                 let lifetime = crate::record::lifetime(&message);
                 self.publish(namespace, message, lifetime, false)
             }
-            Op::Retain { namespace, message, bounds } => self.publish_retained(namespace, message, bounds),
+            Op::Retain { namespace, message, bounds } => {
+                let lifetime = crate::record::lifetime(&message);
+                self.publish_retained(namespace, message, lifetime, bounds)
+            }
             Op::Queue { client, epoch, after, messages } => {
                 let session = session_of!(self, from, &client, epoch);
                 self.queue_up(client.namespace, session, after, messages)
@@ -104,10 +118,10 @@ impl<S: Store> ShardMachine<S> {
             Op::Noted { destination, up_to } => self.noted(destination, up_to),
             Op::Delay { namespace, message, delay_ms, bounds } => self.delay(namespace, message, delay_ms, bounds),
             Op::Route { entry, destinations } => self.route(entry, destinations),
-            Op::HandOff { source, number, namespace, message, lifetime_ms } => {
-                self.hand_off(source, number, namespace, message, lifetime_ms)
+            Op::HandOff { source, number, namespace, message, lifetime_ms, keep } => {
+                self.hand_off(source, number, namespace, message, lifetime_ms, keep)
             }
-            Op::HandedOff { destination, up_to } => self.handed_off(destination, up_to),
+            Op::HandedOff { destination, up_to, kept } => self.handed_off(destination, up_to, &kept),
             Op::Announced { up_to } => self.announced(up_to),
         }
     }
@@ -117,12 +131,12 @@ impl<S: Store> ShardMachine<S> {
         match op {
             Op::Skip => Ok(OpAnswer::Done),
             Op::Route { entry, destinations } => self.route(entry, destinations),
-            Op::HandOff { source, number, namespace, message, lifetime_ms } => {
-                self.hand_off(source, number, namespace, message, lifetime_ms)
+            Op::HandOff { source, number, namespace, message, lifetime_ms, keep } => {
+                self.hand_off(source, number, namespace, message, lifetime_ms, keep)
             }
             Op::Note { source, number, note, message } => self.note(source, number, *note, message),
             Op::Noted { destination, up_to } => self.noted(destination, up_to),
-            Op::HandedOff { destination, up_to } => self.handed_off(destination, up_to),
+            Op::HandedOff { destination, up_to, kept } => self.handed_off(destination, up_to, &kept),
             Op::Announced { up_to } => self.announced(up_to),
             _ => Ok(OpAnswer::NoStream),
         }

@@ -7,15 +7,17 @@ use super::ShardMachine;
 use crate::answer::OpAnswer;
 use crate::command::{Bounds, Will};
 use crate::effect::Effect;
+use crate::keep::{Keep, Keeper, Kept};
 use crate::key::{self, timer};
-use crate::record::{Outgoing, Peer, Session, Timer, lifetime};
+use crate::record::{Outgoing, Peer, Session, Staged, Stored, Timer, lifetime};
 use crate::store::{Store, StoreError};
 
 /// How many entries are looked up at once.
 const PAGE: usize = 256;
 
 impl<S: Store> ShardMachine<S> {
-    /// A QoS 2 message from a client [MQTT5 4.3.3]: its identifier is remembered, and it is in the outbox, before PUBREC is sent.
+    /// A QoS 2 message from a client [MQTT5 4.3.3]: its identifier is remembered, and it is in the outbox, before PUBREC is sent; for the shard that has to keep
+    /// it first, if there is one.
     pub(super) fn receive_inbound(
         &mut self,
         namespace: u32,
@@ -23,33 +25,69 @@ impl<S: Store> ShardMachine<S> {
         packet_id: u16,
         message: Message,
         destinations: Vec<u32>,
+        keeper: Option<Keeper>,
     ) -> Result<OpAnswer, StoreError> {
         let key = key::session(session);
-        let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(OpAnswer::NoSession) };
+        let Some(mut known) = self.cache.take::<Session>(&key)? else { return Ok(OpAnswer::NoSession) };
         // `[MQTT-4.3.3-10]`: until PUBREL it is the same message.
-        let Err(at) = session.inbound.binary_search(&packet_id) else {
-            self.cache.put_unchanged(&key, session);
-            return Ok(OpAnswer::Duplicate);
+        let Err(at) = known.inbound.binary_search(&packet_id) else {
+            let staged = known.is_staged(packet_id);
+            self.cache.put_unchanged(&key, known);
+            return Ok(if staged { OpAnswer::Staged { fresh: false } } else { OpAnswer::Duplicate });
         };
-        session.inbound.insert(at, packet_id);
-        self.cache.put(&key, session);
-        let expires_at = lifetime(&message).map(|lifetime| self.meta.now_ms.saturating_add(lifetime));
+        known.inbound.insert(at, packet_id);
         let number = self.next_message();
-        let references = self.send(destinations, &Outgoing { message: number, expires_at })?;
+        if keeper.is_some() {
+            known.staged.push((packet_id, number, None));
+        }
+        self.cache.put(&key, known);
+        let (since, lifetime) = (self.meta.now_ms, lifetime(&message));
+        let Some(keeper) = keeper else {
+            let expires_at = lifetime.map(|lifetime| since.saturating_add(lifetime));
+            let references = self.send(destinations, &Outgoing { message: number, expires_at, staged: None })?;
+            self.keep_message(namespace, message, references);
+            return Ok(OpAnswer::Received);
+        };
+        // The expiry interval of a delayed message begins when it is published.
+        let lifetime = lifetime.filter(|_| matches!(keeper.keep, Keep::Retain { .. }));
+        let outgoing = Outgoing {
+            message: number,
+            expires_at: lifetime.map(|lifetime| since.saturating_add(lifetime)),
+            staged: Some(Box::new(Staged { keeper, since, session, destinations })),
+        };
+        let references = self.send(vec![keeper.shard], &outgoing)?;
         self.keep_message(namespace, message, references);
-        Ok(OpAnswer::Received)
+        Ok(OpAnswer::Staged { fresh: true })
+    }
+
+    /// What became of a client's messages that shards have to keep. Whoever asks answers the client: an identifier whose message was refused is free
+    /// then [MQTT5 4.3.3].
+    pub(super) fn outcomes(&mut self, session: u64) -> Result<OpAnswer, StoreError> {
+        let key = key::session(session);
+        let Some(mut known) = self.cache.take::<Session>(&key)? else { return Ok(OpAnswer::NoSession) };
+        let mut outcomes = Vec::new();
+        known.staged.retain(|(packet_id, _, kept)| {
+            outcomes.extend(kept.map(|kept| (*packet_id, kept)));
+            kept.is_none()
+        });
+        for (packet_id, _) in outcomes.iter().filter(|(_, kept)| *kept == Kept::NoRoom) {
+            known.release(*packet_id);
+        }
+        if outcomes.is_empty() {
+            self.cache.put_unchanged(&key, known);
+        } else {
+            self.cache.put(&key, known);
+        }
+        Ok(OpAnswer::Outcomes(outcomes))
     }
 
     /// PUBREL of such a message.
     pub(super) fn release_inbound(&mut self, session: u64, packet_id: u16) -> Result<OpAnswer, StoreError> {
         let key = key::session(session);
         let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(OpAnswer::NoSession) };
-        let at = session.inbound.binary_search(&packet_id);
-        if let Ok(at) = at {
-            session.inbound.remove(at);
-        }
+        let known = session.release(packet_id);
         self.cache.put(&key, session);
-        Ok(OpAnswer::Released { known: at.is_ok() })
+        Ok(OpAnswer::Released { known })
     }
 
     /// A will is decided: it waits for the leader's saying where it goes.
@@ -86,7 +124,7 @@ impl<S: Store> ShardMachine<S> {
     pub(super) fn add_unrouted(&mut self, message: u64, expires_at: Option<u64>) {
         self.meta.last_entry += 1;
         let entry = self.meta.last_entry;
-        self.cache.put(&key::unrouted(entry), Outgoing { message, expires_at });
+        self.cache.put(&key::unrouted(entry), Outgoing { message, expires_at, staged: None });
         self.effects.push(Effect::Unrouted { entry });
     }
 
@@ -123,22 +161,45 @@ impl<S: Store> ShardMachine<S> {
         namespace: u32,
         message: Message,
         lifetime_ms: Option<u64>,
+        keep: Option<Keep>,
     ) -> Result<OpAnswer, StoreError> {
         let key = key::peer(source);
         let mut peer = self.cache.get::<Peer>(&key)?.cloned().unwrap_or_default();
         if number <= peer.received {
-            return Ok(OpAnswer::Duplicate);
+            return Ok(match peer.outcome(number) {
+                Some(Kept::Done { change: 0 }) => OpAnswer::Done,
+                Some(Kept::Done { change }) => OpAnswer::Retained { number: change, matched: 0, dropped: 0 },
+                Some(Kept::NoRoom | Kept::Unkept) => OpAnswer::NoRoom,
+                None => OpAnswer::Duplicate,
+            });
         }
         if number > peer.received + 1 {
             return Ok(OpAnswer::Gap { expected: peer.received + 1 });
         }
         peer.received = number;
+        let Some(keep) = keep else {
+            self.cache.put(&key, peer);
+            return self.publish(namespace, message, lifetime_ms, true);
+        };
+        let answer = match keep {
+            Keep::Retain { bounds } => self.publish_retained(namespace, message, lifetime_ms, bounds)?,
+            Keep::Delay { delay_ms, bounds } => self.delay(namespace, message, delay_ms, bounds)?,
+        };
+        if matches!(answer, OpAnswer::WrongShard { .. }) {
+            return Ok(answer);
+        }
+        peer.note(number, kept(&answer));
         self.cache.put(&key, peer);
-        self.publish(namespace, message, lifetime_ms, true)
+        Ok(answer)
     }
 
-    /// A destination has committed what is numbered up to `up_to`.
-    pub(super) fn handed_off(&mut self, destination: u32, up_to: u64) -> Result<OpAnswer, StoreError> {
+    /// A destination has committed what is numbered up to `up_to`, and says what became of what it keeps.
+    pub(super) fn handed_off(
+        &mut self,
+        destination: u32,
+        up_to: u64,
+        outcomes: &[(u64, Kept)],
+    ) -> Result<OpAnswer, StoreError> {
         let key = key::peer(destination);
         let mut peer = self.cache.get::<Peer>(&key)?.cloned().unwrap_or_default();
         let up_to = up_to.min(peer.sent);
@@ -146,10 +207,19 @@ impl<S: Store> ShardMachine<S> {
             return Ok(OpAnswer::Done);
         }
         let (mut from, to) = (key::outbox(destination, peer.handed_off), key::outbox(destination, up_to + 1));
+        peer.handed_off = up_to;
+        self.cache.put(&key, peer);
         loop {
             let page = self.cache.scan::<Outgoing>(&from, &to, PAGE)?;
             for (key, outgoing) in &page {
                 self.cache.remove_known(key);
+                if let Some(staged) = &outgoing.staged {
+                    let number = key::last_number(key);
+                    let kept = outcomes.iter().find(|(known, _)| Some(*known) == number);
+                    // A leader says it of all that it hands off; without a number a message is not known to be older than another.
+                    let kept = kept.map_or(Kept::Done { change: 0 }, |(_, kept)| *kept);
+                    self.send_kept(outgoing, staged, kept)?;
+                }
                 self.release_message(outgoing.message)?;
             }
             match page.last() {
@@ -157,8 +227,45 @@ impl<S: Store> ShardMachine<S> {
                 _ => break,
             }
         }
-        peer.handed_off = up_to;
-        self.cache.put(&key, peer);
         Ok(OpAnswer::Done)
+    }
+
+    /// A shard has kept a message, or has no room for it: it goes further, and its publisher can be answered.
+    fn send_kept(&mut self, outgoing: &Outgoing, staged: &Staged, kept: Kept) -> Result<(), StoreError> {
+        let kept = if kept == Kept::NoRoom && !staged.keeper.tell { Kept::Unkept } else { kept };
+        if kept != Kept::NoRoom
+            && !staged.destinations.is_empty()
+            && let Some(stored) = self.cache.get::<Stored>(&key::message(outgoing.message))?
+        {
+            let (namespace, message) = (stored.namespace, stored.message.clone());
+            let message = match kept {
+                Kept::Done { change } if change > 0 => message.with_change(change),
+                _ => message,
+            };
+            let number = self.next_message();
+            let further = Outgoing { message: number, expires_at: outgoing.expires_at, staged: None };
+            let references = self.send(staged.destinations.clone(), &further)?;
+            self.keep_message(namespace, message, references);
+        }
+        let key = key::session(staged.session);
+        let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(()) };
+        let waiting = session.staged.iter_mut().find(|(_, message, _)| *message == outgoing.message);
+        if let Some((.., outcome)) = waiting {
+            *outcome = Some(kept);
+            if session.connected {
+                self.effects.push(Effect::Deliver { client: session.client.clone() });
+            }
+        }
+        self.cache.put(&key, session);
+        Ok(())
+    }
+}
+
+/// What an answer says of a message that was to be kept.
+fn kept(answer: &OpAnswer) -> Kept {
+    match answer {
+        OpAnswer::Retained { number, .. } => Kept::Done { change: *number },
+        OpAnswer::NoRoom => Kept::NoRoom,
+        _ => Kept::Done { change: 0 },
     }
 }

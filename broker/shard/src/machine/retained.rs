@@ -6,7 +6,7 @@ use super::ShardMachine;
 use crate::answer::OpAnswer;
 use crate::command::Bounds;
 use crate::key::{self, timer};
-use crate::record::{Retained, Timer, lifetime};
+use crate::record::{Retained, Timer};
 use crate::slot::slot;
 use crate::store::{Store, StoreError};
 
@@ -41,11 +41,12 @@ impl<S: Store> ShardMachine<S> {
         Ok(1)
     }
 
-    /// [`crate::Op::Retain`].
+    /// [`crate::Op::Retain`], of a message that lives for so long, in milliseconds.
     pub(super) fn publish_retained(
         &mut self,
         namespace: u32,
         message: Message,
+        lifetime: Option<u64>,
         bounds: Bounds,
     ) -> Result<OpAnswer, StoreError> {
         if !self.meta.slots.contains(slot(namespace, message.topic())) {
@@ -57,7 +58,6 @@ impl<S: Store> ShardMachine<S> {
         if more && !message.payload().is_empty() && self.cache.get::<Retained>(&key::retained(&name))?.is_none() {
             return Ok(OpAnswer::NoRoom);
         }
-        let lifetime = lifetime(&message);
         // Whoever gets it can tell whether it is newer than what it got.
         let message = message.with_change(self.meta.last_retained + 1);
         Ok(match self.publish(namespace, message, lifetime, true)? {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
-    Name,
+    Kept, Name,
     bits::Bits,
     codec::{CodecError, Put, Reader},
     command::{QueueLimits, limits, put_limits},
     effect::Dropped,
+    keep,
 };
 
 /// How many sequence numbers may be in use at once: far below the number of packet identifiers, so that each is used once.
@@ -56,6 +57,8 @@ pub(crate) struct Session {
     pub(crate) dropped: [u64; 3],
     /// Packet identifiers of QoS 2 messages from the client that it has not released, in order.
     pub(crate) inbound: SmallVec<[u16; 4]>,
+    /// Those of them that a shard has to keep before PUBREC, in the order in which they came: the number of the message, and what became of it.
+    pub(crate) staged: Vec<(u16, u64, Option<Kept>)>,
     /// Shared groups that it is a member of, and messages of theirs in its queue.
     pub(crate) memberships: u32,
     pub(crate) held: u32,
@@ -83,6 +86,7 @@ impl Session {
             in_tail: 0,
             dropped: [0; 3],
             inbound: SmallVec::new(),
+            staged: Vec::new(),
             memberships: 0,
             held: 0,
         }
@@ -113,6 +117,18 @@ impl Session {
         self.dup_to = self.granted;
     }
 
+    /// Whether PUBREC waits for what becomes of the message in another shard.
+    pub(crate) fn is_staged(&self, packet_id: u16) -> bool {
+        self.staged.iter().any(|(id, ..)| *id == packet_id)
+    }
+
+    /// A packet identifier of the client's is free again. Whether it was in use.
+    pub(crate) fn release(&mut self, packet_id: u16) -> bool {
+        self.staged.retain(|(id, ..)| *id != packet_id);
+        let at = self.inbound.binary_search(&packet_id);
+        at.is_ok_and(|at| self.inbound.remove(at) == packet_id)
+    }
+
     /// Moves the floor above what is done.
     pub(crate) fn move_floor(&mut self) {
         while self.floor <= self.granted && self.done.contains(self.floor) {
@@ -128,7 +144,8 @@ impl Session {
 
     pub(crate) fn heap(&self) -> usize {
         let inbound = if self.inbound.spilled() { self.inbound.capacity() * 2 } else { 0 };
-        self.client.id.len() + 16 + self.done.heap() + self.received.heap() + inbound
+        let staged = self.staged.capacity() * size_of::<(u16, u64, Option<Kept>)>();
+        self.client.id.len() + 16 + self.done.heap() + self.received.heap() + inbound + staged
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -145,6 +162,12 @@ impl Session {
         self.dropped.into_iter().for_each(|number| out.number(number));
         out.count(self.inbound.len());
         self.inbound.iter().for_each(|id| out.number((*id).into()));
+        out.count(self.staged.len());
+        for (packet_id, message, kept) in &self.staged {
+            out.number((*packet_id).into());
+            out.number(*message);
+            keep::put_option(out, kept.as_ref());
+        }
         out.number(self.memberships.into());
         out.number(self.held.into());
     }
@@ -179,6 +202,9 @@ impl Session {
         }
         session.inbound =
             reader.list("packet identifiers", 1 << 16, |reader| reader.small("packet identifier"))?.into();
+        session.staged = reader.list("messages to be kept", 1 << 16, |reader| {
+            Ok((reader.small("packet identifier")?, reader.number("message")?, keep::option(reader)?))
+        })?;
         session.memberships = reader.small("memberships")?;
         session.held = reader.small("messages of groups")?;
         Ok(session)

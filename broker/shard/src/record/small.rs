@@ -1,11 +1,17 @@
 //! The records of a few fields.
 
+use std::collections::VecDeque;
+
 use raftmq_mqtt::Message;
 
 use crate::codec::{CodecError, Put, Reader};
+use crate::keep::{Keeper, Kept, MOST_HANDED_OFF};
 
 /// How many answers are kept in one record.
 pub(crate) const ANSWERS: u64 = 64;
+
+/// How many outcomes of hand-offs are kept for each source: so many a leader hands off before it notes them, so that its successor asks for no earlier one.
+const OUTCOMES: usize = MOST_HANDED_OFF;
 
 /// What is known of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -162,34 +168,6 @@ impl Stored {
     }
 }
 
-/// A reference to a message with an expiry.
-macro_rules! reference {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq)]
-        pub(crate) struct $name {
-            pub(crate) message: u64,
-            /// In the shard's time.
-            pub(crate) expires_at: Option<u64>,
-        }
-
-        impl $name {
-            pub(crate) fn heap(&self) -> usize {
-                0
-            }
-
-            pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-                out.number(self.message);
-                out.option(self.expires_at);
-            }
-
-            pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
-                Ok(Self { message: reader.number("message")?, expires_at: reader.option("expiry")? })
-            }
-        }
-    };
-}
-
 /// The retained message of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Retained {
@@ -225,10 +203,62 @@ impl Retained {
     }
 }
 
-reference!(
-    /// A message in the outbox, or one that waits to be routed there.
-    Outgoing
-);
+/// A message in the outbox, or one that waits to be routed there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outgoing {
+    /// The number of the message.
+    pub(crate) message: u64,
+    /// In the shard's time.
+    pub(crate) expires_at: Option<u64>,
+    /// The destination keeps it before it goes further.
+    pub(crate) staged: Option<Box<Staged>>,
+}
+
+/// A message on its way to the shard that has to keep it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Staged {
+    pub(crate) keeper: Keeper,
+    /// The shard's time when it came.
+    pub(crate) since: u64,
+    /// The session of its publisher.
+    pub(crate) session: u64,
+    /// Where it goes then.
+    pub(crate) destinations: Vec<u32>,
+}
+
+impl Outgoing {
+    pub(crate) fn heap(&self) -> usize {
+        self.staged.as_ref().map_or(0, |staged| size_of::<Staged>() + staged.destinations.capacity() * 4)
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.number(self.message);
+        out.option(self.expires_at);
+        out.flag(self.staged.is_some());
+        if let Some(staged) = &self.staged {
+            staged.keeper.encode(out);
+            out.number(staged.since);
+            out.number(staged.session);
+            out.count(staged.destinations.len());
+            staged.destinations.iter().for_each(|destination| out.number((*destination).into()));
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let (message, expires_at) = (reader.number("message")?, reader.option("expiry")?);
+        let staged = if reader.flag("keeper")? {
+            Some(Box::new(Staged {
+                keeper: Keeper::decode(reader)?,
+                since: reader.number("time")?,
+                session: reader.number("session")?,
+                destinations: reader.list("destinations", usize::MAX, |reader| reader.small("destination"))?,
+            }))
+        } else {
+            None
+        };
+        Ok(Self { message, expires_at, staged })
+    }
+}
 
 /// A timer; what it is about is in the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,20 +290,43 @@ pub(crate) struct Peer {
     pub(crate) handed_off: u64,
     /// The number of the last message from it.
     pub(crate) received: u64,
+    /// What became of the last ones from it that were to be kept, by number: [`OUTCOMES`] at most.
+    pub(crate) kept: VecDeque<(u64, Kept)>,
 }
 
 impl Peer {
+    /// Notes what became of a message; of one that was to be kept.
+    pub(crate) fn note(&mut self, number: u64, kept: Kept) {
+        if self.kept.len() >= OUTCOMES {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((number, kept));
+    }
+
+    /// What became of a message, if that is known still.
+    pub(crate) fn outcome(&self, number: u64) -> Option<Kept> {
+        self.kept.iter().find(|(known, _)| *known == number).map(|(_, kept)| *kept)
+    }
+
     pub(crate) fn heap(&self) -> usize {
-        0
+        self.kept.capacity() * size_of::<(u64, Kept)>()
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         [self.sent, self.handed_off, self.received].into_iter().for_each(|number| out.number(number));
+        out.count(self.kept.len());
+        for (number, kept) in &self.kept {
+            out.number(*number);
+            kept.encode(out);
+        }
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let mut number = || reader.number("number of a hand-off");
-        Ok(Self { sent: number()?, handed_off: number()?, received: number()? })
+        let (sent, handed_off, received) = (number()?, number()?, number()?);
+        let kept = reader
+            .list("outcomes", OUTCOMES, |reader| Ok((reader.number("number of a hand-off")?, Kept::decode(reader)?)))?;
+        Ok(Self { sent, handed_off, received, kept: kept.into() })
     }
 }
 

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use raftmq_mqtt::topic::{TopicFilter, filter_matches};
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Claim, Command, DropPolicy, Name, NodeBoot, Older, Op, OpAnswer, QueueLimits, Sent, SeqRange,
-    SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd, slot,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, Keep, Keeper, Kept as Outcome, Name, NodeBoot, Older, Op,
+    OpAnswer, QueueLimits, Sent, SeqRange, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd, slot,
 };
 
 /// In a step of what follows a command.
@@ -76,6 +76,17 @@ pub struct Session {
     pub dup_to: u64,
     pub dropped: [u64; 3],
     pub inbound: BTreeSet<u16>,
+    /// Of those, what waits for what becomes of it: the number of the message, and that.
+    pub staged: Vec<(u16, u64, Option<Outcome>)>,
+}
+
+/// Where a message goes after the shard that keeps it.
+#[derive(Debug, Clone)]
+struct Stage {
+    keeper: Keeper,
+    since: u64,
+    session: u64,
+    destinations: Vec<u32>,
 }
 
 /// The state of a shard.
@@ -94,6 +105,9 @@ pub struct Reference {
     last_retained: u64,
     pub unrouted: BTreeMap<u64, Kept>,
     pub outbox: BTreeMap<(u32, u64), Kept>,
+    stages: BTreeMap<(u32, u64), Stage>,
+    /// What became of what sources handed off to be kept.
+    outcomes: BTreeMap<u32, Vec<(u64, OpAnswer)>>,
     /// Time, number.
     pub delayed: BTreeMap<(u64, u64), Kept>,
     sent: BTreeMap<u32, u64>,
@@ -132,6 +146,8 @@ impl Reference {
             last_retained: 0,
             unrouted: BTreeMap::new(),
             outbox: BTreeMap::new(),
+            stages: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
             delayed: BTreeMap::new(),
             sent: BTreeMap::new(),
             received: BTreeMap::new(),
@@ -244,6 +260,7 @@ impl Reference {
             | Op::Grant { client, epoch, .. }
             | Op::Receive2 { client, epoch, .. }
             | Op::Older { client, epoch }
+            | Op::Outcomes { client, epoch }
             | Op::Release { client, epoch, .. } => Some((client, Some(*epoch))),
             _ => None,
         };
@@ -312,48 +329,51 @@ impl Reference {
             Op::Ack { seqs, .. } => self.acknowledge(session, &seqs),
             Op::Rec { seqs, .. } => self.receive(session, &seqs),
             Op::Grant { up_to, .. } => self.grant(session, up_to),
-            Op::Receive2 { client, packet_id, message, destinations, .. } => {
-                if !self.sessions.get_mut(&session).unwrap().inbound.insert(packet_id) {
-                    return OpAnswer::Duplicate;
+            Op::Receive2 { client, packet_id, message, destinations, keeper, .. } => {
+                let known = self.sessions.get_mut(&session).unwrap();
+                if !known.inbound.insert(packet_id) {
+                    let staged = known.staged.iter().any(|(id, ..)| *id == packet_id);
+                    return if staged { OpAnswer::Staged { fresh: false } } else { OpAnswer::Duplicate };
                 }
-                let kept = self.keep(client.namespace, message.clone(), lifetime(&message));
-                self.send(&kept, destinations);
-                OpAnswer::Received
+                let Some(keeper) = keeper.map(|keeper| *keeper) else {
+                    let kept = self.keep(client.namespace, message.clone(), lifetime(&message));
+                    self.send(&kept, destinations);
+                    return OpAnswer::Received;
+                };
+                let lives = if matches!(keeper.keep, Keep::Retain { .. }) { lifetime(&message) } else { None };
+                let kept = self.keep(client.namespace, message, lives);
+                self.sessions.get_mut(&session).unwrap().staged.push((packet_id, kept.number, None));
+                self.send(&kept, vec![keeper.shard]);
+                let stage = Stage { keeper, since: self.now, session, destinations };
+                self.stages.insert((keeper.shard, self.sent[&keeper.shard]), stage);
+                OpAnswer::Staged { fresh: true }
+            }
+            Op::Outcomes { .. } => {
+                let known = self.sessions.get_mut(&session).unwrap();
+                let (over, left): (Vec<_>, Vec<_>) =
+                    known.staged.drain(..).partition(|(.., outcome)| outcome.is_some());
+                known.staged = left;
+                let over: Vec<(u16, Outcome)> =
+                    over.into_iter().map(|(id, _, outcome)| (id, outcome.unwrap())).collect();
+                for (id, _) in over.iter().filter(|(_, outcome)| *outcome == Outcome::NoRoom) {
+                    known.inbound.remove(id);
+                }
+                OpAnswer::Outcomes(over)
             }
             Op::Release { packet_id, .. } => {
-                OpAnswer::Released { known: self.sessions.get_mut(&session).unwrap().inbound.remove(&packet_id) }
+                let known = self.sessions.get_mut(&session).unwrap();
+                known.staged.retain(|(id, ..)| *id != packet_id);
+                OpAnswer::Released { known: known.inbound.remove(&packet_id) }
             }
             Op::Publish { namespace, message } => {
                 let lifetime = lifetime(&message);
                 self.publish(namespace, message, lifetime, false)
             }
             Op::Retain { namespace, message, bounds } => {
-                if !self.slots.contains(slot(namespace, message.topic())) {
-                    return OpAnswer::WrongShard { epoch: self.map_epoch };
-                }
-                let key = (namespace, message.topic().split('/').map(str::to_owned).collect());
-                let bytes: usize = self.retained.values().map(|kept| kept.message.wire_len()).sum();
-                let more =
-                    self.retained.len() as u64 >= bounds.messages || (bytes + message.wire_len()) as u64 > bounds.bytes;
-                if more && !message.payload().is_empty() && !self.retained.contains_key(&key) {
-                    return OpAnswer::NoRoom;
-                }
                 let lifetime = lifetime(&message);
-                let message = message.with_change(self.last_retained + 1);
-                let OpAnswer::Published { matched, dropped } = self.publish(namespace, message, lifetime, true) else {
-                    unreachable!()
-                };
-                OpAnswer::Retained { number: self.last_retained, matched, dropped }
+                self.retain(namespace, message, lifetime, bounds)
             }
-            Op::Delay { namespace, message, delay_ms, bounds } => {
-                let bytes: usize = self.delayed.values().map(|kept| kept.message.wire_len()).sum();
-                if self.delayed.len() as u64 >= bounds.messages || (bytes + message.wire_len()) as u64 > bounds.bytes {
-                    return OpAnswer::NoRoom;
-                }
-                let kept = self.keep(namespace, message, None);
-                self.delayed.insert((self.now.saturating_add(delay_ms), kept.number), kept);
-                OpAnswer::Done
-            }
+            Op::Delay { namespace, message, delay_ms, bounds } => self.delay(namespace, message, delay_ms, bounds),
             Op::Route { entry, destinations } => match self.unrouted.remove(&entry) {
                 None => OpAnswer::UnknownEntry,
                 Some(kept) => {
@@ -361,19 +381,55 @@ impl Reference {
                     OpAnswer::Done
                 }
             },
-            Op::HandOff { source, number, namespace, message, lifetime_ms } => {
-                let last = self.received.entry(source).or_default();
-                if number <= *last {
-                    return OpAnswer::Duplicate;
+            Op::HandOff { source, number, namespace, message, lifetime_ms, keep } => {
+                let last = self.received_from(source);
+                if number <= last {
+                    let known = self.outcomes.get(&source).into_iter().flatten().find(|(known, _)| *known == number);
+                    return known.map_or(OpAnswer::Duplicate, |(_, answer)| answer.clone());
                 }
-                if number > *last + 1 {
-                    return OpAnswer::Gap { expected: *last + 1 };
+                if number > last + 1 {
+                    return OpAnswer::Gap { expected: last + 1 };
                 }
-                *last = number;
-                self.publish(namespace, message, lifetime_ms, true)
+                let answer = match keep {
+                    None => self.publish(namespace, message, lifetime_ms, true),
+                    Some(Keep::Retain { bounds }) => self.retain(namespace, message, lifetime_ms, bounds),
+                    Some(Keep::Delay { delay_ms, bounds }) => self.delay(namespace, message, delay_ms, bounds),
+                };
+                if matches!(answer, OpAnswer::WrongShard { .. }) {
+                    return answer;
+                }
+                self.received.insert(source, number);
+                if keep.is_some() {
+                    let outcomes = self.outcomes.entry(source).or_default();
+                    outcomes.push((
+                        number,
+                        match answer.clone() {
+                            // It did not say RETAIN.
+                            OpAnswer::Retained { number: 0, .. } => OpAnswer::Done,
+                            OpAnswer::Retained { number, .. } => OpAnswer::Retained { number, matched: 0, dropped: 0 },
+                            answer => answer,
+                        },
+                    ));
+                    if outcomes.len() > 64 {
+                        outcomes.remove(0);
+                    }
+                }
+                answer
             }
-            Op::HandedOff { destination, up_to } => {
-                self.outbox.retain(|(to, number), _| *to != destination || *number > up_to);
+            Op::HandedOff { destination, up_to, kept } => {
+                let over: Vec<u64> = self
+                    .outbox
+                    .range((destination, 0)..=(destination, up_to))
+                    .map(|((_, number), _)| *number)
+                    .collect();
+                for number in over {
+                    let message = self.outbox.remove(&(destination, number)).unwrap();
+                    if let Some(stage) = self.stages.remove(&(destination, number)) {
+                        let outcome = kept.iter().find(|(known, _)| *known == number);
+                        let outcome = outcome.map_or(Outcome::Done { change: 0 }, |(_, outcome)| *outcome);
+                        self.send_kept(message, stage, outcome);
+                    }
+                }
                 OpAnswer::Done
             }
             Op::Announced { up_to } => {
@@ -433,6 +489,7 @@ impl Reference {
                 dup_to: 0,
                 dropped: [0; 3],
                 inbound: BTreeSet::new(),
+                staged: Vec::new(),
             };
             self.sessions.insert(epoch, session);
             Some(epoch)
@@ -648,6 +705,64 @@ impl Reference {
             *number += 1;
             self.outbox.insert((destination, *number), kept.clone());
         }
+    }
+
+    fn send_kept(&mut self, message: Kept, stage: Stage, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::NoRoom if !stage.keeper.tell => Outcome::Unkept,
+            outcome => outcome,
+        };
+        if outcome != Outcome::NoRoom && !stage.destinations.is_empty() {
+            let mut further = self.keep(message.namespace, message.message.clone(), None);
+            further.expires_at = message.expires_at;
+            if let Outcome::Done { change: 1.. } = outcome {
+                further.message = further.message.with_change(outcome.change());
+            }
+            self.send(&further, stage.destinations);
+        }
+        if let Some(session) = self.sessions.get_mut(&stage.session)
+            && let Some((.., waits)) = session.staged.iter_mut().find(|(_, number, _)| *number == message.number)
+        {
+            *waits = Some(outcome);
+        }
+    }
+
+    fn retain(&mut self, namespace: u32, message: Message, lifetime: Option<u64>, bounds: Bounds) -> OpAnswer {
+        if !self.slots.contains(slot(namespace, message.topic())) {
+            return OpAnswer::WrongShard { epoch: self.map_epoch };
+        }
+        let key = (namespace, message.topic().split('/').map(str::to_owned).collect());
+        let bytes: usize = self.retained.values().map(|kept| kept.message.wire_len()).sum();
+        let more = self.retained.len() as u64 >= bounds.messages || (bytes + message.wire_len()) as u64 > bounds.bytes;
+        if more && !message.payload().is_empty() && !self.retained.contains_key(&key) {
+            return OpAnswer::NoRoom;
+        }
+        let message = message.with_change(self.last_retained + 1);
+        let OpAnswer::Published { matched, dropped } = self.publish(namespace, message, lifetime, true) else {
+            unreachable!()
+        };
+        OpAnswer::Retained { number: self.last_retained, matched, dropped }
+    }
+
+    fn delay(&mut self, namespace: u32, message: Message, delay_ms: u64, bounds: Bounds) -> OpAnswer {
+        let bytes: usize = self.delayed.values().map(|kept| kept.message.wire_len()).sum();
+        if self.delayed.len() as u64 >= bounds.messages || (bytes + message.wire_len()) as u64 > bounds.bytes {
+            return OpAnswer::NoRoom;
+        }
+        let kept = self.keep(namespace, message, None);
+        self.delayed.insert((self.now.saturating_add(delay_ms), kept.number), kept);
+        OpAnswer::Done
+    }
+
+    /// What a shard that keeps the message does with it, as its publisher's shard says now.
+    pub fn keep_of(&self, destination: u32, number: u64) -> Option<Keep> {
+        let stage = self.stages.get(&(destination, number))?;
+        Some(match stage.keeper.keep {
+            Keep::Delay { delay_ms, bounds } => {
+                Keep::Delay { delay_ms: delay_ms.saturating_sub(self.now - stage.since), bounds }
+            }
+            keep => keep,
+        })
     }
 
     fn publish(&mut self, namespace: u32, message: Message, lifetime: Option<u64>, retain: bool) -> OpAnswer {

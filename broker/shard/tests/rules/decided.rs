@@ -114,8 +114,8 @@ fn wills_are_routed_once() {
     assert_eq!(table.op(OTHER, route(vec![5])), OpAnswer::UnknownEntry);
     assert!(table.replica.machine.outbox(5, 0, 9).unwrap().is_empty());
     assert_eq!(table.replica.machine.outbox(2, 0, 9).unwrap()[0].message.topic(), "w");
-    table.op(NODE, Op::HandedOff { destination: 2, up_to: 1 });
-    table.op(NODE, Op::HandedOff { destination: 3, up_to: 9 });
+    table.op(NODE, Op::HandedOff { destination: 2, up_to: 1, kept: vec![] });
+    table.op(NODE, Op::HandedOff { destination: 3, up_to: 9, kept: vec![] });
     assert_eq!(table.replica.machine.numbers().messages, 0);
     // One that nobody wants.
     let (epoch, ..) = table.claim(NODE, Claim { will: will("w", 0), ..claim("c") });

@@ -6,6 +6,7 @@
 mod common;
 mod connections;
 mod decided;
+mod keeping;
 mod queues;
 mod retained;
 mod store;

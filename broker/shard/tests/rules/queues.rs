@@ -80,6 +80,7 @@ fn qos_2_inbound() {
         packet_id: 9,
         message: message_of("a", "c", QoS::ExactlyOnce, false, b"2", None),
         destinations,
+        keeper: None,
     };
     assert_eq!(table.op(NODE, receive(epoch, vec![4, LIVE, 4])), OpAnswer::Received);
     assert_eq!(table.effects, [Effect::Outbox { destination: 4 }, Effect::Outbox { destination: LIVE }]);
@@ -99,9 +100,9 @@ fn qos_2_inbound() {
         table.replica.machine.outbox(4, 0, 9).unwrap().into_iter().map(|entry| entry.number).collect();
     assert_eq!(numbers, [1, 2]);
     // The first is kept for the live ones until they have it, too.
-    table.op(NODE, Op::HandedOff { destination: 4, up_to: 1 });
+    table.op(NODE, Op::HandedOff { destination: 4, up_to: 1, kept: vec![] });
     assert_eq!(table.replica.machine.numbers().messages, 2);
-    table.op(NODE, Op::HandedOff { destination: LIVE, up_to: 1 });
+    table.op(NODE, Op::HandedOff { destination: LIVE, up_to: 1, kept: vec![] });
     assert_eq!(table.replica.machine.numbers().messages, 1);
     assert_eq!(table.replica.machine.outbox(4, 0, 9).unwrap()[0].number, 2);
 }
@@ -117,6 +118,7 @@ fn hand_offs_are_taken_once_and_in_order() {
         namespace: 0,
         message: message("a", "x"),
         lifetime_ms,
+        keep: None,
     };
     let published = OpAnswer::Published { matched: 1, dropped: 0 };
     assert_eq!(table.op(NODE, hand_off(3, 2, None)), OpAnswer::Gap { expected: 1 });
