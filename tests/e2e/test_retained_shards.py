@@ -235,10 +235,11 @@ def test_qos_2_is_once_when_its_publishers_node_dies(cluster, kind):
     retains = (lambda number: number // 5 % 3 < 2) if kind == "retained" else (lambda number: False)
     before = "$delayed/2/" if kind == "delayed" else ""
     rounds, count = 4, 60
-    writer, sent = Twice(a, "writer"), 0
+    writer, sent, sent_at = Twice(a, "writer"), 0, []
     for dying, living in [(a, b), (b, a)] * (rounds // 2):
         for at in range(count):
             identifier = sent % 1_000 + 1
+            sent_at.append(time.monotonic())
             writer.send(identifier, f"{before}once/{sent % 5}", str(sent), retains(sent))
             sent += 1
             if at >= 20 and writer.under_way:
@@ -258,6 +259,9 @@ def test_qos_2_is_once_when_its_publishers_node_dies(cluster, kind):
     found = [message.payload.decode() for message in reader.received]
     twice = {number for number in found if found.count(number) > 1}
     assert not twice and sorted(map(int, found)) == list(range(sent)), f"twice: {sorted(twice)}"
+    if kind == "delayed":
+        early = [message.payload for message in reader.received if message.timestamp - sent_at[int(message.payload)] < 1.99]
+        assert not early, early[:5]
     if kind == "retained":
         for topic in range(5):
             of_topic = [int(number) for number in found if int(number) % 5 == topic]
@@ -266,3 +270,19 @@ def test_qos_2_is_once_when_its_publishers_node_dies(cluster, kind):
         assert read(a, "late", "once/+", 5) == last
     writer.close()
     reader.close()
+
+
+def test_a_client_that_forgot_what_it_sent_goes_on(cluster):
+    """It comes back with its session, and not with its messages: another message under an identifier that is in use counts as the one before, as MQTT says, whatever kind it is of."""
+    a, b, _ = cluster.nodes
+    for turn in range(6):
+        first = Twice(a, "forgets")
+        for identifier in range(1, 20):
+            first.send(identifier, f"forgotten/{turn}/{identifier}", "x", retain=True)
+        first.socket.close()
+        second = Twice((a, b)[turn % 2], "forgets")
+        for identifier in range(1, 20):
+            second.send(identifier, f"other/{turn}/{identifier}", "x", retain=turn % 3 == 0)
+        while second.under_way:
+            second.answer()
+        second.close()

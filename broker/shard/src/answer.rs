@@ -105,6 +105,8 @@ pub enum OpAnswer {
         /// The packet identifier was not there before.
         fresh: bool,
     },
+    /// What became of a message that this shard was to keep.
+    Kept(Kept),
     /// What became of messages in the shards that have to keep them, by packet identifier, in the order in which they came.
     Outcomes(Vec<(u16, Kept)>),
     /// The packet identifier, or the number of a hand-off, was there before; nothing was changed.
@@ -332,6 +334,10 @@ impl OpAnswer {
             }
             Self::NoRoom => out.push(21),
             Self::Queued { taken } => put_number(out, 22, (*taken).into()),
+            Self::Kept(kept) => {
+                out.push(25);
+                kept.encode(out);
+            }
             Self::Staged { fresh } => put_number(out, 23, (*fresh).into()),
             Self::Outcomes(outcomes) => {
                 out.push(24);
@@ -400,6 +406,7 @@ impl OpAnswer {
                 dropped: reader.small("dropped")?,
             },
             21 => Self::NoRoom,
+            25 => Self::Kept(Kept::decode(reader)?),
             23 => Self::Staged { fresh: reader.flag("fresh")? },
             24 => Self::Outcomes(
                 reader

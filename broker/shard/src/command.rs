@@ -174,9 +174,9 @@ pub enum Op {
         packet_id: u16,
         /// The message.
         message: Message,
-        /// The shards that it goes to, and [`LIVE`].
+        /// The shards that it goes to, and [`LIVE`]; none where a shard has to keep it first.
         destinations: Vec<u32>,
-        /// The shard that has to keep it before. It is none of the destinations.
+        /// That shard.
         keeper: Option<Box<Keeper>>,
     },
     /// What became, in the shards that have to keep them, of the client's messages with QoS 2: of those for which this was not answered before.
@@ -307,7 +307,7 @@ pub enum Op {
         message: Message,
         /// What is left of its expiry interval, in milliseconds.
         lifetime_ms: Option<u64>,
-        /// What this shard does with it before it is published. Answered as the operation that is named there, when it comes again too: for the last 64 of a source.
+        /// What this shard does with it. The answer is [`crate::OpAnswer::Kept`], also when it comes again: for the last [`crate::MOST_HANDED_OFF`] of a source.
         keep: Option<Keep>,
     },
     /// The destination has committed (or, if [`LIVE`], will be sent) what is in the outbox up to this number.
@@ -316,8 +316,8 @@ pub enum Op {
         destination: u32,
         /// The number.
         up_to: u64,
-        /// What became of those that the destination keeps, by number.
-        kept: Vec<(u64, Kept)>,
+        /// What became of those that the destination keeps.
+        kept: Vec<HandedOn>,
     },
     /// The routes group has the shard's changes up to this number.
     Announced {
@@ -345,7 +345,7 @@ impl Op {
             }
             Self::Receive2 { message, destinations, .. } => message.wire_len() + destinations.len() * 4,
             Self::Route { destinations, .. } => destinations.len() * 4,
-            Self::HandedOff { kept, .. } => kept.len() * 24,
+            Self::HandedOff { kept, .. } => kept.iter().map(|handed| 24 + handed.destinations.len() * 4).sum(),
             Self::Publish { message, .. }
             | Self::Retain { message, .. }
             | Self::Delay { message, .. }
@@ -361,6 +361,17 @@ impl Op {
             | Self::Announced { .. } => 0,
         }
     }
+}
+
+/// What became of a message that a shard has to keep, and where it goes then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandedOn {
+    /// Its number among those for that shard.
+    pub number: u64,
+    /// What became of it.
+    pub kept: Kept,
+    /// The shards that have subscribers of it, without the one that keeps it; as a node knows them that has looked after this one had it.
+    pub destinations: Vec<u32>,
 }
 
 /// A client's CONNECT.

@@ -10,6 +10,11 @@ pub enum Effect {
         /// The client.
         client: Name,
     },
+    /// It is known what became of a message of a connected client that another shard has to keep: [`crate::Op::Outcomes`].
+    Outcome {
+        /// The client.
+        client: Name,
+    },
     /// A durable session ended.
     Ended {
         /// The client.

@@ -1,7 +1,8 @@
 //! Messages with QoS 2 that a shard keeps before anybody gets them: to be retained, or for later.
 //!
-//! The publisher's shard hands such a message to that one first, and with the outcome to the shards of its subscribers: so each of them has it once, whoever dies between. The
-//! outcome waits beside the packet identifier until the publisher's node asks for it ([`crate::Op::Outcomes`]), and answers PUBLISH with it.
+//! The publisher's shard hands such a message to that one first, and then, with the number that it got there, to the shards that have subscribers of it now: so each of them has
+//! it once, whoever dies between, and whoever subscribes later finds it. What became of it waits beside the packet identifier until the publisher's node asks for it
+//! ([`crate::Op::Outcomes`]), and answers PUBLISH with it.
 
 use crate::codec::{CodecError, Put, Reader};
 use crate::command::Bounds;
@@ -9,32 +10,41 @@ use crate::command::Bounds;
 /// How many messages for another shard a leader hands off before it notes that they are there, and what became of them.
 pub const MOST_HANDED_OFF: usize = 64;
 
-/// What a shard does with a message that it gets from another one's outbox before subscribers do.
+/// What a shard does with a message of its topics that it gets from another one's outbox before others do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// As [`crate::Op::Retain`].
+pub struct Keep {
+    /// What.
+    pub how: How,
+    /// Whether the publisher can be told that there is no room: then the message goes nowhere. Else it is published, if it was to be, without being kept.
+    pub tell: bool,
+}
+
+/// What is done with a message that a shard has to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// As by [`crate::Op::Retain`].
     Retain {
         /// How much the shard may retain.
         bounds: Bounds,
     },
-    /// As [`crate::Op::Delay`].
+    /// As by [`crate::Op::Delay`].
     Delay {
         /// When it is published, in milliseconds from now on.
         delay_ms: u64,
         /// How much may wait in the shard.
         bounds: Bounds,
     },
+    /// It is too long to be retained: there is no room for it.
+    TooLong,
 }
 
-/// The shard that has to keep a message before it goes further.
+/// The shard that has to keep a message before it goes further: that of its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keeper {
-    /// The shard: that of the topic.
+    /// Its number.
     pub shard: u32,
     /// What it does with the message.
     pub keep: Keep,
-    /// Whether the publisher can be told that there is no room, and the message goes nowhere then. Else it goes to subscribers without being kept.
-    pub tell: bool,
 }
 
 /// What became of it there.
@@ -47,43 +57,50 @@ pub enum Kept {
     },
     /// There was no room for it: it went nowhere, and its publisher is to be told.
     NoRoom,
-    /// There was no room for it: it went to subscribers without being kept.
+    /// There was no room for it: it was published without being kept.
     Unkept,
 }
 
 impl Keep {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let bounds = match self {
-            Self::Retain { bounds } => {
+        out.flag(self.tell);
+        let bounds = match &self.how {
+            How::Retain { bounds } => {
                 out.push(1);
                 bounds
             }
-            Self::Delay { delay_ms, bounds } => {
+            How::Delay { delay_ms, bounds } => {
                 out.push(2);
                 out.number(*delay_ms);
                 bounds
             }
+            How::TooLong => return out.push(3),
         };
         out.number(bounds.messages);
         out.number(bounds.bytes);
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let kind = reader.byte("kind of keeping")?;
-        let delay_ms = if kind == 2 { reader.number("delay")? } else { 0 };
-        let bounds = Bounds { messages: reader.number("messages")?, bytes: reader.number("bytes")? };
-        match kind {
-            1 => Ok(Self::Retain { bounds }),
-            2 => Ok(Self::Delay { delay_ms, bounds }),
-            _ => Err(CodecError::Invalid("kind of keeping")),
+        fn bounds(reader: &mut Reader<'_>) -> Result<Bounds, CodecError> {
+            Ok(Bounds { messages: reader.number("messages")?, bytes: reader.number("bytes")? })
         }
+        let tell = reader.flag("tell")?;
+        let how = match reader.byte("kind of keeping")? {
+            1 => How::Retain { bounds: bounds(reader)? },
+            2 => How::Delay { delay_ms: reader.number("delay")?, bounds: bounds(reader)? },
+            3 => How::TooLong,
+            _ => return Err(CodecError::Invalid("kind of keeping")),
+        };
+        Ok(Self { how, tell })
     }
 
     /// What is left to be done after so many milliseconds on the way.
     pub(crate) fn after(self, elapsed_ms: u64) -> Self {
-        match self {
-            Self::Delay { delay_ms, bounds } => Self::Delay { delay_ms: delay_ms.saturating_sub(elapsed_ms), bounds },
-            Self::Retain { .. } => self,
+        match self.how {
+            How::Delay { delay_ms, bounds } => {
+                Self { how: How::Delay { delay_ms: delay_ms.saturating_sub(elapsed_ms), bounds }, ..self }
+            }
+            How::Retain { .. } | How::TooLong => self,
         }
     }
 }
@@ -92,11 +109,10 @@ impl Keeper {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.number(self.shard.into());
         self.keep.encode(out);
-        out.flag(self.tell);
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
-        Ok(Self { shard: reader.small("shard")?, keep: Keep::decode(reader)?, tell: reader.flag("tell")? })
+        Ok(Self { shard: reader.small("shard")?, keep: Keep::decode(reader)? })
     }
 }
 

@@ -49,11 +49,11 @@ mod store;
 pub use answer::{Answer, Older, OpAnswer, Subscribed, Unsubscribed};
 pub use codec::CodecError;
 pub use command::{
-    Batch, Bounds, Claim, Command, DropPolicy, LIVE, Op, QueueLimits, QueueMessage, SeqRange, Subscription, Will,
-    WillEnd, stamped,
+    Batch, Bounds, Claim, Command, DropPolicy, HandedOn, LIVE, Op, QueueLimits, QueueMessage, SeqRange, Subscription,
+    Will, WillEnd, stamped,
 };
 pub use effect::{Dropped, Effect};
-pub use keep::{Keep, Keeper, Kept, MOST_HANDED_OFF};
+pub use keep::{How, Keep, Keeper, Kept, MOST_HANDED_OFF};
 pub use lane::{Lane, LaneOptions, Proposal, Ticket, Verdict};
 pub use machine::{KNOWN_LEVEL, MAX_STEP_MS, ShardMachine};
 pub use name::{Name, NodeBoot};

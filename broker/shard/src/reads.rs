@@ -196,7 +196,7 @@ impl<S: Store> ShardMachine<S> {
                 last: session.next - 1,
                 granted: session.granted,
                 dropped: session.dropped,
-                inbound: session.inbound.iter().copied().filter(|id| !session.is_staged(*id)).collect(),
+                inbound: session.answerable(),
             }),
             None => None,
         };

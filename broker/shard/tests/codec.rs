@@ -9,8 +9,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Bounds, Claim, Command, DropPolicy, Keep, Keeper, Kept, Name, NodeBoot, Note, Older, Op, OpAnswer,
-    QueueLimits, QueueMessage, SeqRange, ShardMachine, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, HandedOn, How, Keep, Keeper, Kept, Name, NodeBoot, Note, Older,
+    Op, OpAnswer, QueueLimits, QueueMessage, SeqRange, ShardMachine, SlotSet, Subscribed, Subscription, Unsubscribed,
+    Will, WillEnd,
 };
 
 use common::{MemoryStore, message_of};
@@ -193,7 +194,7 @@ fn ops() -> impl Strategy<Value = Op> {
                 lifetime_ms,
                 keep
             }),
-        (any::<u32>(), any::<u64>(), prop::collection::vec((any::<u64>(), kept()), 0..4))
+        (any::<u32>(), any::<u64>(), prop::collection::vec(handed_on(), 0..4))
             .prop_map(|(destination, up_to, kept)| Op::HandedOff { destination, up_to, kept }),
         any::<u64>().prop_map(|up_to| Op::Announced { up_to }),
         (client(), subscriptions(), any::<u32>()).prop_map(|((client, epoch), subscription, shard)| Op::Join {
@@ -221,18 +222,28 @@ fn ops() -> impl Strategy<Value = Op> {
 
 fn keeps() -> impl Strategy<Value = Keep> {
     let bounds = || (any::<u64>(), any::<u64>()).prop_map(|(messages, bytes)| Bounds { messages, bytes });
-    prop_oneof![
-        bounds().prop_map(|bounds| Keep::Retain { bounds }),
-        (any::<u64>(), bounds()).prop_map(|(delay_ms, bounds)| Keep::Delay { delay_ms, bounds }),
-    ]
+    let how = prop_oneof![
+        bounds().prop_map(|bounds| How::Retain { bounds }),
+        (any::<u64>(), bounds()).prop_map(|(delay_ms, bounds)| How::Delay { delay_ms, bounds }),
+        Just(How::TooLong),
+    ];
+    (how, any::<bool>()).prop_map(|(how, tell)| Keep { how, tell })
 }
 
 fn keepers() -> impl Strategy<Value = Keeper> {
-    (any::<u32>(), keeps(), any::<bool>()).prop_map(|(shard, keep, tell)| Keeper { shard, keep, tell })
+    (any::<u32>(), keeps()).prop_map(|(shard, keep)| Keeper { shard, keep })
 }
 
 fn kept() -> impl Strategy<Value = Kept> {
     prop_oneof![any::<u64>().prop_map(|change| Kept::Done { change }), Just(Kept::NoRoom), Just(Kept::Unkept)]
+}
+
+fn handed_on() -> impl Strategy<Value = HandedOn> {
+    (any::<u64>(), kept(), destinations()).prop_map(|(number, kept, destinations)| HandedOn {
+        number,
+        kept,
+        destinations,
+    })
 }
 
 fn commands() -> impl Strategy<Value = Command> {
@@ -285,6 +296,7 @@ fn op_answers() -> impl Strategy<Value = OpAnswer> {
             .prop_map(|(epoch, session_present, older)| OpAnswer::Claimed { epoch, session_present, older }),
         Just(OpAnswer::Busy),
         any::<bool>().prop_map(|fresh| OpAnswer::Staged { fresh }),
+        kept().prop_map(OpAnswer::Kept),
         prop::collection::vec((any::<u16>(), kept()), 0..4).prop_map(OpAnswer::Outcomes),
         prop::collection::vec(subscribed, 0..5).prop_map(OpAnswer::Subscribed),
         prop::collection::vec(unsubscribed, 0..5).prop_map(OpAnswer::Unsubscribed),

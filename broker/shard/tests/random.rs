@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Bounds, Claim, Command, DropPolicy, FilterCursor, Keep, Keeper, Kept, LIVE, Name, NodeBoot, Op,
-    PageLimits, QueueLimits, SeqRange, SlotSet, Subscription, Will, WillEnd, slot, stamped,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, FilterCursor, HandedOn, How, Keep, Keeper, Kept, LIVE, Name,
+    NodeBoot, Op, PageLimits, QueueLimits, SeqRange, SlotSet, Subscription, Will, WillEnd, slot, stamped,
 };
 
 use common::{MemoryStore, Random, Replica, message_of};
@@ -527,9 +527,8 @@ impl Generator<'_> {
             70..74 => {
                 let shard = self.random.below(2) as u32 + 1;
                 let keep = self.random.chance(40).then(|| self.keep());
-                let keeper = keep.map(|keep| Box::new(Keeper { shard, keep, tell: self.random.chance(50) }));
-                let mut destinations = self.destinations();
-                destinations.retain(|destination| keeper.as_ref().is_none_or(|keeper| keeper.shard != *destination));
+                let keeper = keep.map(|keep| Box::new(Keeper { shard, keep }));
+                let destinations = self.destinations();
                 let packet_id = self.random.below(4) as u16;
                 Op::Receive2 { client, epoch, packet_id, message: self.message(), destinations, keeper }
             }
@@ -577,7 +576,9 @@ impl Generator<'_> {
                 let mut kept = Vec::new();
                 for number in first..=up_to {
                     if self.random.chance(90) {
-                        kept.push((number, self.kept()));
+                        let mut destinations = self.destinations();
+                        destinations.retain(|to| *to != destination);
+                        kept.push(HandedOn { number, kept: self.kept(), destinations });
                     }
                 }
                 Op::HandedOff { destination, up_to, kept }
@@ -639,15 +640,20 @@ impl Generator<'_> {
 
     fn keep(&mut self) -> Keep {
         let bounds = Bounds { messages: self.random.below(20), bytes: self.random.below(4_000) };
-        if self.random.chance(60) {
-            Keep::Retain { bounds }
-        } else {
-            Keep::Delay { delay_ms: self.random.below(4_000), bounds }
-        }
+        let how = match self.random.below(10) {
+            0..6 => How::Retain { bounds },
+            6..9 => How::Delay { delay_ms: self.random.below(4_000), bounds },
+            _ => How::TooLong,
+        };
+        Keep { how, tell: self.random.chance(50) }
     }
 
     fn kept(&mut self) -> Kept {
-        if self.random.chance(30) { Kept::NoRoom } else { Kept::Done { change: self.random.below(9) } }
+        match self.random.below(10) {
+            0..2 => Kept::NoRoom,
+            2..4 => Kept::Unkept,
+            _ => Kept::Done { change: self.random.below(9) },
+        }
     }
 
     fn destinations(&mut self) -> Vec<u32> {

@@ -3,9 +3,8 @@
 **Rule 1: each topic is a linearizable register.** Writes are publishes with RETAIN (an empty payload writes "none"), reads are what a SUBSCRIBE
 is answered with. There is one order of all of them that agrees with the time of the machine, in which every read returns the last write before it.
 Their intervals:
-- a write of QoS 1: from its first invocation to PUBACK. Not acknowledged, of QoS 0, or refused with an error: from its first invocation on, and it may never take
-  effect. Of QoS 2: the same, since PUBREC says only that the outbox has it; once `settle` seconds of the drain are over it has taken effect, if it was
-  acknowledged. Each further attempt is one more write that may take effect at any time;
+- a write of QoS 1 or 2: from its first invocation to PUBACK or PUBREC. Not acknowledged, of QoS 0, or refused with an error: from its first invocation on, and it may never take
+  effect. Each further attempt is one more write that may take effect at any time;
 - a will with RETAIN: from its CONNECT on, maybe never;
 - a message with an expiry: a second write, of "none", that may take effect from then on;
 - a read that returned a message: from the invocation of the SUBSCRIBE to the delivery with RETAIN set. Which SUBSCRIBE of several it
@@ -40,17 +39,12 @@ def check(history):
 def _writes(history):
     """All writes by topic: {topic: [Operation]}."""
     messages, found = history.messages, {}
-    settled = history.drain_t + int(history.settle * model.SECOND)
     for message, flags in enumerate(messages.flags):
         if not flags & model.RETAIN:
             continue
         begin, place = messages.pub_t[message], messages.pub_place[message]
-        acked, qos = messages.ack_t[message], messages.qos[message]
-        end = None
-        if acked >= 0 and qos == 1:
-            end = acked
-        elif acked >= 0 and qos == 2 and history.ended:
-            end = settled
+        acked = messages.ack_t[message]
+        end = acked if acked >= 0 and messages.qos[message] > 0 else None
         value = None if flags & model.EMPTY else message
         of_topic = found.setdefault(messages.topic[message], [])
         of_topic.append(linear.Operation(begin, end, True, value, place))

@@ -49,6 +49,7 @@ pub(crate) async fn run(node: Arc<Node>, replica: Replica) {
         let term_of = Term { node: &node, running, id: replica.id, group: &replica.group, machine: &replica.machine };
         tokio::select! {
             () = term_of.lead() => {}
+            () = term_of.hand_off() => {}
             () = term_of.compare() => {}
             _ = ended.wait_for(|s| !s.is_leader() || s.term != term) => {}
         }
@@ -83,9 +84,6 @@ impl Term<'_> {
             }
             if work & Work::Unrouted as u8 != 0 && self.route().await {
                 work &= !(Work::Unrouted as u8);
-            }
-            if work & Work::Outbox as u8 != 0 && self.hand_off().await {
-                work &= !(Work::Outbox as u8);
             }
             if work & Work::Nodes as u8 != 0 && self.close_dead().await {
                 work &= !(Work::Nodes as u8);

@@ -37,8 +37,6 @@ fn read(error: MachineError) -> StoreError {
 pub(crate) enum Work {
     /// Changes of the shard's routes wait for being announced.
     Routes = 1,
-    /// Messages wait for being handed off.
-    Outbox = 2,
     /// Wills and delayed messages wait for being told where they go.
     Unrouted = 4,
     /// A node has a later boot.
@@ -47,7 +45,7 @@ pub(crate) enum Work {
 
 impl Work {
     /// All bits.
-    pub(crate) const ALL: u8 = Self::Routes as u8 | Self::Outbox as u8 | Self::Unrouted as u8 | Self::Nodes as u8;
+    pub(crate) const ALL: u8 = Self::Routes as u8 | Self::Unrouted as u8 | Self::Nodes as u8;
 }
 
 /// Gets what each replica of this node has applied: the shard and its effects, after they can be read and before anybody is answered. Without effects: all may have
@@ -68,6 +66,8 @@ struct Inner {
     /// Something was applied since the leader looked.
     moved: AtomicBool,
     wake: Notify,
+    /// Messages wait for being handed off.
+    outbox: Notify,
     shard: ShardId,
     listener: ListenerPlace,
     /// The nodes without a replica that follow it.
@@ -88,6 +88,7 @@ impl SharedShard {
             work: AtomicU8::new(0),
             moved: AtomicBool::new(false),
             wake: Notify::new(),
+            outbox: Notify::new(),
             marks: Marks::default(),
         }))
     }
@@ -100,6 +101,7 @@ impl SharedShard {
         *self.lock() = Some(machine);
         self.0.work.store(u8::MAX, Ordering::Release);
         self.0.wake.notify_one();
+        self.0.outbox.notify_one();
         self.tell_all();
         self.0.followers.note_all(self.0.shard);
         Ok(ShardAdapter { shared: self.clone(), effects: Vec::new(), away: None })
@@ -165,6 +167,11 @@ impl SharedShard {
         self.0.moved.swap(false, Ordering::AcqRel)
     }
 
+    /// The outbox has something new.
+    pub(crate) async fn outbox_filled(&self) {
+        self.0.outbox.notified().await;
+    }
+
     /// Something is to be looked at.
     pub(crate) async fn woken(&self) {
         self.0.wake.notified().await;
@@ -209,11 +216,13 @@ impl CachedMachine for ShardAdapter {
         let inner = &self.shared.0;
         let work = self.effects.iter().fold(0, |work, effect| match effect {
             Effect::Route { .. } => work | Work::Routes as u8,
-            Effect::Outbox { .. } | Effect::Note { .. } => work | Work::Outbox as u8,
             Effect::Unrouted { .. } => work | Work::Unrouted as u8,
             Effect::Boot { .. } => work | Work::Nodes as u8,
             _ => work,
         });
+        if self.effects.iter().any(|effect| matches!(effect, Effect::Outbox { .. } | Effect::Note { .. })) {
+            inner.outbox.notify_one();
+        }
         if !self.effects.is_empty() {
             if let Some(listener) = inner.listener.get() {
                 listener(inner.shard.number, Some(&self.effects));

@@ -1,19 +1,29 @@
 //! What a shard has for other shards and for the live subscribers of all nodes: messages with QoS 2, wills, delayed messages.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use raftmq_mqtt::Message;
 use raftmq_routing::Targets;
-use raftmq_shard::{Answer, Command, Kept, LIVE, MOST_HANDED_OFF, NoteToSend, Op, OpAnswer, OutboxMessage, slot};
+use raftmq_shard::{
+    Answer, Command, HandedOn, How, Kept, LIVE, MOST_HANDED_OFF, NoteToSend, Op, OpAnswer, OutboxMessage, StoreError,
+    slot,
+};
 use tracing::warn;
+
+use crate::node::RETRY;
 
 use super::lead::Term;
 use super::{propose, shard_id};
 
 /// How many messages are handed off, or told where they go, at once.
 const AT_ONCE: usize = MOST_HANDED_OFF;
+/// And about how many bytes, where that is more than one message: far below what a proposal may have.
+const BYTES_AT_ONCE: usize = 512 << 10;
 /// For one proposal to another shard.
 const PROPOSAL: Duration = Duration::from_secs(3);
 
@@ -42,6 +52,13 @@ impl Term<'_> {
         }
     }
 
+    /// The shards that have subscribers of a message.
+    fn subscribed(&self, message: &Message) -> Vec<u32> {
+        let mut targets = Targets::default();
+        self.node.shared_routes.lookup(message.topic(), &mut targets);
+        targets.shards().iter().map(|shard| u32::from(*shard)).collect()
+    }
+
     /// The shards that want a message, the one that keeps it, and whether live subscribers want it.
     fn destinations(&self, message: &Message) -> Vec<u32> {
         let mut targets = Targets::default();
@@ -60,46 +77,63 @@ impl Term<'_> {
         destinations
     }
 
-    /// Hands off what waits for other shards and for live subscribers. Whether all was taken.
-    pub(super) async fn hand_off(&self) -> bool {
-        let Some(Ok(destinations)) = self.machine.with(|machine| machine.destinations()) else { return false };
-        let mut all = true;
-        for (destination, handed_off) in destinations {
-            all &= if destination == LIVE {
-                self.hand_to_live(handed_off).await
-            } else {
-                self.hand_to_shard(destination, handed_off).await
-            };
+    /// Hands off what waits for other shards and for live subscribers, and tells shards what there is to say about shared groups: to each of them in order, and to
+    /// all at once, so that one without a quorum holds up no other.
+    pub(super) async fn hand_off(&self) {
+        let mut running = FuturesUnordered::new();
+        let mut busy = HashSet::new();
+        loop {
+            let waiting = self.machine.with(|machine| -> Result<Vec<_>, StoreError> {
+                let messages = machine.destinations()?.into_iter().map(|(to, after)| (What::Messages, to, after));
+                Ok(messages
+                    .chain(machine.note_destinations()?.into_iter().map(|(to, after)| (What::Notes, to, after)))
+                    .collect())
+            });
+            let unread = !matches!(waiting, Some(Ok(_)));
+            for (what, destination, after) in waiting.into_iter().flatten().flatten() {
+                if busy.insert((what, destination)) {
+                    running.push(async move {
+                        let all = match what {
+                            What::Messages if destination == LIVE => self.hand_to_live(after).await,
+                            What::Messages => self.hand_to_shard(destination, after).await,
+                            What::Notes => self.tell_shard(destination, after).await,
+                        };
+                        if !all {
+                            tokio::time::sleep(RETRY).await;
+                        }
+                        (what, destination)
+                    });
+                }
+            }
+            tokio::select! {
+                Some(done) = running.next() => {
+                    busy.remove(&done);
+                }
+                () = self.machine.outbox_filled() => {}
+                () = tokio::time::sleep(RETRY), if unread => {}
+            }
         }
-        all & self.tell().await
-    }
-
-    /// Tells shards, of which this may be one, what there is to say about shared groups. Whether all was taken.
-    async fn tell(&self) -> bool {
-        let Some(Ok(destinations)) = self.machine.with(|machine| machine.note_destinations()) else { return false };
-        let mut all = true;
-        for (destination, noted) in destinations {
-            all &= self.tell_shard(destination, noted).await;
-        }
-        all
     }
 
     async fn tell_shard(&self, destination: u32, mut after: u64) -> bool {
         loop {
-            let Some(Ok(notes)) = self.machine.with(|machine| machine.notes(destination, after, AT_ONCE)) else {
+            let Some(Ok(mut notes)) = self.machine.with(|machine| machine.notes(destination, after, AT_ONCE)) else {
                 return false;
             };
+            let size = |note: &NoteToSend| note.message.as_ref().map_or(0, |(message, _)| message.wire_len());
+            notes.truncate(fitting(notes.iter().map(size)));
             let Some(last) = notes.last().map(|note| note.number) else { return true };
             let source = u32::from(self.id.number);
             let ops = notes.into_iter().map(|NoteToSend { number, note, message }| {
                 let note = Box::new(note);
                 Op::Note { source, number, note, message }
             });
-            let taken = |answers: &[OpAnswer]| {
-                let all = answers.iter().all(|answer| matches!(answer, OpAnswer::Done | OpAnswer::Duplicate));
-                all.then_some(Op::Noted { destination, up_to: last })
-            };
-            if !self.give(destination, ops.collect(), taken).await {
+            let answers = self.give(destination, ops.collect()).await;
+            let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Done | OpAnswer::Duplicate);
+            if !self.all(destination, answers.as_deref(), taken) {
+                return false;
+            }
+            if self.propose(&Command::Lead { ops: vec![Op::Noted { destination, up_to: last }] }).await.is_none() {
                 return false;
             }
             after = last;
@@ -108,44 +142,74 @@ impl Term<'_> {
 
     async fn hand_to_shard(&self, destination: u32, mut after: u64) -> bool {
         loop {
-            let Some(Ok(waiting)) = self.machine.with(|machine| machine.outbox(destination, after, AT_ONCE)) else {
+            let Some(Ok(mut waiting)) = self.machine.with(|machine| machine.outbox(destination, after, AT_ONCE)) else {
                 return false;
             };
+            waiting.truncate(fitting(waiting.iter().map(|waiting| waiting.message.wire_len())));
             let Some(last) = waiting.last().map(|message| message.number) else { return true };
             let source = u32::from(self.id.number);
-            let keeps: Vec<(u64, bool)> =
-                waiting.iter().map(|message| (message.number, message.keep.is_some())).collect();
-            let ops = waiting.into_iter().map(|OutboxMessage { number, namespace, message, lifetime_ms, keep }| {
+            let ops = waiting.iter().cloned().map(|OutboxMessage { number, namespace, message, lifetime_ms, keep }| {
                 Op::HandOff { source, number, namespace, message, lifetime_ms, keep }
             });
-            let taken = |answers: &[OpAnswer]| {
-                let kept =
-                    |(&(number, keeps), answer)| outcome(answer, keeps).map(|kept| kept.map(|kept| (number, kept)));
-                let outcomes: Option<Vec<_>> = keeps.iter().zip(answers).map(kept).collect();
-                let kept = outcomes?.into_iter().flatten().collect();
-                Some(Op::HandedOff { destination, up_to: last, kept })
+            let answers = self.give(destination, ops.collect()).await;
+            let taken = |answer: &OpAnswer| {
+                matches!(answer, OpAnswer::Published { .. } | OpAnswer::Duplicate | OpAnswer::Kept(_))
             };
-            if !self.give(destination, ops.collect(), taken).await {
+            if !self.all(destination, answers.as_deref(), taken) {
+                return false;
+            }
+            let Some(kept) = self.handed_on(destination, &waiting, &answers.unwrap_or_default()) else { return false };
+            if self
+                .propose(&Command::Lead { ops: vec![Op::HandedOff { destination, up_to: last, kept }] })
+                .await
+                .is_none()
+            {
                 return false;
             }
             after = last;
         }
     }
 
-    /// Gives operations to another shard, or to this one, and notes here what `taken` makes of its answers; that is nothing if it has not taken all of them. Whether both were done.
-    async fn give(&self, destination: u32, ops: Vec<Op>, taken: impl FnOnce(&[OpAnswer]) -> Option<Op>) -> bool {
+    /// What became of messages that a shard keeps, and where they go now that it has them: whoever subscribes later finds them there. `None`: this node may not know who
+    /// has subscribed.
+    fn handed_on(&self, keeper: u32, waiting: &[OutboxMessage], answers: &[OpAnswer]) -> Option<Vec<HandedOn>> {
+        let mut all = Vec::new();
+        for (waiting, answer) in waiting.iter().zip(answers) {
+            let Some(keep) = waiting.keep else { continue };
+            let kept = match answer {
+                OpAnswer::Kept(kept) => *kept,
+                _ => Kept::Done { change: 0 },
+            };
+            let goes_on = !matches!(keep.how, How::Delay { .. }) && kept != Kept::NoRoom;
+            // A node that serves has every route that somebody was told of.
+            if goes_on && !self.node.lease.is_serving() {
+                return None;
+            }
+            let mut destinations = if goes_on { self.subscribed(&waiting.message) } else { Vec::new() };
+            destinations.retain(|destination| *destination != keeper);
+            all.push(HandedOn { number: waiting.number, kept, destinations });
+        }
+        Some(all)
+    }
+
+    /// Gives operations to another shard, or to this one; its answers.
+    async fn give(&self, destination: u32, ops: Vec<Op>) -> Option<Vec<OpAnswer>> {
         // No shard has a greater number.
-        let Ok(number) = u16::try_from(destination) else { return true };
-        let Some(shard) = shard_id(&self.node.meta_state(), number) else { return false };
+        let shard = shard_id(&self.node.meta_state(), u16::try_from(destination).ok()?)?;
         let command = Command::Lead { ops }.encode();
-        let answer = propose::propose(self.node, self.running, shard, command.into(), PROPOSAL).await;
-        let Some(Answer::Batch(answers)) = answer else { return false };
-        let Some(noted) = taken(&answers) else {
-            let answer = answers.last();
-            warn!(shard = self.id.number, destination, ?answer, "a shard does not take what this one has for it");
-            return false;
-        };
-        self.propose(&Command::Lead { ops: vec![noted] }).await.is_some()
+        match propose::propose(self.node, self.running, shard, command.into(), PROPOSAL).await? {
+            Answer::Batch(answers) => Some(answers),
+            _ => None,
+        }
+    }
+
+    /// Whether a shard has taken all that was given to it.
+    fn all(&self, destination: u32, answers: Option<&[OpAnswer]>, taken: fn(&OpAnswer) -> bool) -> bool {
+        let refused = answers.and_then(|answers| answers.iter().find(|answer| !taken(answer)));
+        if let Some(refused) = refused {
+            warn!(shard = self.id.number, destination, ?refused, "a shard does not take what this one has for it");
+        }
+        answers.is_some() && refused.is_none()
     }
 
     /// At most once: it is noted before it is sent.
@@ -173,15 +237,31 @@ impl Term<'_> {
     }
 }
 
-/// What an answer to [`Op::HandOff`] says of a message: `None` if it was not taken, `Some(None)` if there is nothing to say.
-#[expect(clippy::option_option, reason = "two questions, and both are asked")]
-fn outcome(answer: &OpAnswer, keeps: bool) -> Option<Option<Kept>> {
-    let kept = match answer {
-        OpAnswer::Published { .. } | OpAnswer::Duplicate => Kept::Done { change: 0 },
-        OpAnswer::Retained { number, .. } if keeps => Kept::Done { change: *number },
-        OpAnswer::Done if keeps => Kept::Done { change: 0 },
-        OpAnswer::NoRoom if keeps => Kept::NoRoom,
-        _ => return None,
-    };
-    Some(keeps.then_some(kept))
+/// What goes to a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum What {
+    Messages,
+    Notes,
+}
+
+/// How many messages of these sizes, the first ones, go into one proposal: one at least.
+fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let fits = sizes.enumerate().take_while(|(at, size)| {
+        bytes += size;
+        *at == 0 || bytes <= BYTES_AT_ONCE
+    });
+    fits.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_proposal_has_what_fits_and_one_message_at_least() {
+        let of = |sizes: &[usize]| fitting(sizes.iter().copied());
+        assert_eq!((of(&[]), of(&[1 << 30]), of(&[1 << 30, 1])), (0, 1, 1));
+        assert_eq!(of(&[BYTES_AT_ONCE / 2, BYTES_AT_ONCE / 2, 1]), 2);
+    }
 }

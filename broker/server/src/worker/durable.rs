@@ -14,7 +14,7 @@ use raftmq_session::{
     Action, CloseReason, Connection, Forms, Granted, GrantedDelivery, Matched, Now, PublishToken, Settlement,
     SubscriptionInfo, TicketDelivery,
 };
-use raftmq_shard::{Keep, Keeper, Op, OpAnswer, Sent, SeqRange, packet_id};
+use raftmq_shard::{How, Op, OpAnswer, Sent, SeqRange, packet_id};
 
 use super::connection::count_as;
 use super::given::GivenAll;
@@ -22,6 +22,7 @@ use super::keeping::Course;
 use super::late::{Overdue, Unacknowledged};
 use super::messages::EXCLUSIVE;
 use super::publish::Reach;
+use super::retained::topic_hash;
 use super::shards::{NAMESPACE, Outcome, Waiting, name};
 use super::wheel::Key;
 use super::{ClientState, Worker};
@@ -113,41 +114,44 @@ impl Worker {
         actions: &mut Vec<Action>,
     ) {
         let owner = self.owner_of(key).map(|owner| (owner, self.course(key, &message)));
-        let ((client, epoch, shard), message, keeper) = match owner {
-            Some((owner, Course::Plain)) => (owner, message, None),
-            Some((owner, Course::Kept(message, keeper))) => (owner, message, keeper),
+        let ((client, epoch, shard), goes, keeper) = match owner {
+            Some((owner, Course::Plain)) => (owner, message.clone(), None),
+            Some((owner, Course::Kept(goes, keeper))) => (owner, goes, keeper),
             Some((_, Course::Other)) | None => return self.publish(key, message, Some(token), actions),
         };
-        if self.behind_retained(key, &message, Some(token), Some(id)) {
+        let is_delayed = keeper.is_some_and(|keeper| matches!(keeper.keep.how, How::Delay { .. }));
+        // As it came: it is looked at again from the beginning.
+        if !is_delayed && self.behind_retained(key, &message, Some(token), Some(id)) {
             return;
         }
-        let goes_to = |shard: &u32| keeper.is_none_or(|keeper| keeper.shard != *shard);
-        let destinations = match keeper {
-            Some(Keeper { keep: Keep::Delay { .. }, .. }) => Vec::new(),
-            _ => {
-                let shards = self.cache.lookup(message.topic()).shards().iter().copied();
-                shards.map(u32::from).filter(goes_to).collect()
-            }
-        };
-        let op = Op::Receive2 {
+        let op = |destinations| Op::Receive2 {
             client,
             epoch,
             packet_id: id.get(),
-            message: message.clone(),
+            message: goes.clone(),
             destinations,
             keeper: keeper.map(Box::new),
         };
-        match keeper {
-            None => self.push_to_shard(shard, op, Waiting::Received(Box::new((key, token, message)))),
-            Some(keeper) => {
-                self.keep_first(key, id, token, message, keeper.keep);
-                self.push_to_shard(shard, op, Waiting::Staged(key, id));
-            }
+        if keeper.is_some() {
+            let op = op(Vec::new());
+            let (topic, live) = if is_delayed { (0, None) } else { (topic_hash(&message), Some(goes)) };
+            self.keep_first(key, id, token, live, topic);
+            return self.push_to_shard(shard, op, Waiting::Staged(key, id));
         }
+        let destinations = self.cache.lookup(goes.topic()).shards().iter().copied().map(u32::from).collect();
+        let op = op(destinations);
+        self.push_to_shard(shard, op, Waiting::Received(Box::new((key, id, token, goes))));
     }
 
     /// The shard has the identifier of a message with QoS 2. Live subscribers get it now, in the order of the answers; once, since a repeated one is a duplicate.
-    pub(super) fn received_durable(&mut self, key: Key, token: PublishToken, message: &Message, outcome: &Outcome) {
+    pub(super) fn received_durable(
+        &mut self,
+        key: Key,
+        id: NonZeroU16,
+        token: PublishToken,
+        message: &Message,
+        outcome: &Outcome,
+    ) {
         match outcome {
             Ok(OpAnswer::Received) => {
                 let now = self.node.clock.now();
@@ -155,7 +159,12 @@ impl Worker {
                 self.acknowledge_publish(key, token, ReasonCode::Success);
             }
             Ok(OpAnswer::Duplicate) => self.acknowledge_publish(key, token, ReasonCode::Success),
-            _ => self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable)),
+            // Another message of the client's under the same identifier, which it does not know of any more: this one counts as that.
+            Ok(OpAnswer::Staged { .. }) => {
+                self.keep_first(key, id, token, None, 0);
+                self.staged(key, id, outcome);
+            }
+            _ => self.close_for_shard(key),
         }
     }
 

@@ -1,25 +1,29 @@
 //! Messages with QoS 2 of durable sessions that a shard has to keep before anybody gets them: with RETAIN, or to be published after a delay.
 //!
-//! They go by the outbox of their publisher's shard to that of their topic, and from there on by the outbox to the shards of their subscribers, so that each of these has
-//! them once, whichever node dies. Meanwhile this worker waits with PUBREC: a subscription made after it finds what is retained. When something has
-//! changed the publisher's shard says so as for a queue, and is asked what became of its messages.
+//! They go by the outbox of their publisher's shard to that of their topic, and then by the same outbox to the shards of their subscribers, so that each of these has
+//! them once, whichever node dies. Meanwhile this worker waits with PUBREC: a subscription made after it finds what is retained. What became of a message
+//! waits in the publisher's shard until it is asked for: when its replica here says that there is something, or after a while. Live subscribers get the message then.
 
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use raftmq_features::{delayed, with_topic};
 use raftmq_mqtt::{Message, ReasonCode};
 use raftmq_session::PublishToken;
-use raftmq_shard::{Bounds, Keep, Keeper, Kept, Op, OpAnswer};
+use raftmq_shard::{Bounds, How, Keep, Keeper, Kept, Op, OpAnswer};
+use tokio::time::sleep;
 
 use super::Worker;
 use super::publish::{Reach, Routed, is_reserved};
-use super::retained::{Publisher, topic_hash};
+use super::retained::Publisher;
 use super::shards::{NAMESPACE, Outcome, Waiting};
 use super::wheel::Key;
 use crate::metrics::PublishRefusal;
 
-/// A shard that says nothing is asked so often: what it said may have come before its answer to the message, or not at all.
-const ASK_MS: u64 = 250;
+/// The shard is asked after so many milliseconds, and again after twice as many each time: where it has no replica on this node nobody says that there is an answer.
+const ASK_MS: u64 = 15;
+/// At most so many.
+const ASK_AGAIN_MS: u64 = 250;
 
 /// Where a message with QoS 2 goes.
 pub(super) enum Course {
@@ -35,7 +39,7 @@ pub(super) enum Course {
 pub(super) struct Keeping {
     id: NonZeroU16,
     publisher: Publisher,
-    /// What live subscribers get of it.
+    /// What live subscribers get.
     message: Option<Message>,
     /// The publisher's shard has it.
     staged: bool,
@@ -47,10 +51,17 @@ pub(super) struct OfShard {
     keeping: Vec<Keeping>,
     /// The shard was asked, and has not answered.
     asking: bool,
-    /// Something changed meanwhile.
+    /// It has an answer to more since.
     again: bool,
-    /// It is among those that are asked again.
-    watched: bool,
+    /// It will be asked in a while; the next time after so many milliseconds.
+    waits: bool,
+    wait_ms: u64,
+}
+
+impl OfShard {
+    fn is_staged(&self) -> bool {
+        self.keeping.iter().any(|keeping| keeping.staged)
+    }
 }
 
 impl Worker {
@@ -75,18 +86,20 @@ impl Worker {
                 },
                 Some(Err(_)) => return Course::Other,
             };
-        if is_reserved(message.topic()) {
+        if is_reserved(message.topic()) || (delay_ms.is_none() && message.retain() && !self.node.features.retain) {
             return Course::Other;
         }
-        let keep = match delay_ms {
-            Some(delay_ms) => self.delayed_bounds().map(|bounds| Keep::Delay { delay_ms, bounds }),
+        let how = match delay_ms {
+            Some(delay_ms) => self.delayed_bounds().map(|bounds| How::Delay { delay_ms, bounds }),
             None if !message.retain() => return Course::Kept(message, None),
-            None => self.retained_bounds(&message).map(|bounds| Keep::Retain { bounds }),
+            None => Some(self.retained_bounds(&message).map_or(How::TooLong, |bounds| How::Retain { bounds })),
         };
         let shard = self.desk.as_ref().and_then(|desk| desk.shards.shard_of(NAMESPACE, message.topic()));
         let tell = self.conns.get_mut(key).is_some_and(|conn| conn.session.version().is_some_and(|v| v.is_v5()));
-        match (keep, shard) {
-            (Some(keep), Some(shard)) => Course::Kept(message, Some(Keeper { shard: shard.into(), keep, tell })),
+        match (how, shard) {
+            (Some(how), Some(shard)) => {
+                Course::Kept(message, Some(Keeper { shard: shard.into(), keep: Keep { how, tell } }))
+            }
             _ => Course::Other,
         }
     }
@@ -101,12 +114,17 @@ impl Worker {
         })
     }
 
-    /// A message has gone to its publisher's shard: it is waited for, and what is published to its topic without RETAIN goes behind it.
-    pub(super) fn keep_first(&mut self, key: Key, id: NonZeroU16, token: PublishToken, message: Message, keep: Keep) {
+    /// A message has gone to its publisher's shard, or is there: it is waited for. What is published without RETAIN to `topic` (a hash) goes behind it.
+    pub(super) fn keep_first(
+        &mut self,
+        key: Key,
+        id: NonZeroU16,
+        token: PublishToken,
+        message: Option<Message>,
+        topic: u64,
+    ) {
         let watched = self.watch_commit(key, Some(token));
-        let topic = topic_hash(&message);
         let publisher = Publisher { key, token: Some(token), watched, topic };
-        let message = matches!(keep, Keep::Retain { .. }).then_some(message);
         if let Some(conn) = self.conns.get_mut(key) {
             let retaining = conn.retaining.get_or_insert_default();
             retaining.topics.push(topic);
@@ -118,23 +136,21 @@ impl Worker {
     /// The publisher's shard has answered a message.
     pub(super) fn staged(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
         let Some(of_shard) = self.of_shard(key) else { return };
+        let Some(at) = of_shard.keeping.iter().position(|keeping| keeping.id == id) else { return };
         match outcome {
             Ok(OpAnswer::Staged { fresh }) => {
-                if let Some(keeping) = of_shard.keeping.iter_mut().find(|keeping| keeping.id == id) {
-                    keeping.staged = true;
-                    if !fresh {
-                        // Live subscribers have got it by its first connection, or not.
-                        keeping.message = None;
-                    }
+                of_shard.keeping[at].staged = true;
+                if *fresh {
+                    self.ask_later(key);
+                } else if let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) {
+                    // What became of it may be known since long.
+                    self.ask_outcomes(client);
                 }
-                self.watch_outcomes(key, self.node.clock.ms());
             }
-            // Its outcome was told to an earlier connection of the client.
+            // What became of it was told to an earlier connection of the client, which has given it to live subscribers.
             Ok(OpAnswer::Duplicate) => {
-                if let Some(at) = of_shard.keeping.iter().position(|keeping| keeping.id == id) {
-                    let keeping = of_shard.keeping.remove(at);
-                    self.end_keeping(Keeping { message: None, ..keeping }, Kept::Done { change: 0 });
-                }
+                let keeping = of_shard.keeping.remove(at);
+                self.end_keeping(Keeping { message: None, ..keeping }, Kept::Done { change: 0 });
             }
             _ => self.close_for_shard(key),
         }
@@ -144,13 +160,33 @@ impl Worker {
         Some(&mut self.conns.get_mut(key)?.retaining.as_mut()?.of_shard)
     }
 
-    /// Something has changed for a client: its shard may have something to say of its messages.
-    pub(super) fn ask_outcomes(&mut self, client: Key) {
-        let Some(key) = self.connection_of(client) else { return };
+    /// Asks a client's shard after a while what became of its messages.
+    fn ask_later(&mut self, key: Key) {
         let Some(of_shard) = self.of_shard(key) else { return };
-        if !of_shard.keeping.iter().any(|keeping| keeping.staged) {
+        if std::mem::replace(&mut of_shard.waits, true) {
             return;
         }
+        let wait = Duration::from_millis(of_shard.wait_ms.max(ASK_MS));
+        of_shard.wait_ms = (of_shard.wait_ms.max(ASK_MS) * 2).min(ASK_AGAIN_MS);
+        self.do_later(Box::new(move |worker| {
+            Box::pin(async move {
+                sleep(wait).await;
+                let mut worker = worker.borrow_mut();
+                let client = worker.conns.get_mut(key).and_then(|conn| conn.client);
+                if let Some(of_shard) = worker.of_shard(key) {
+                    of_shard.waits = false;
+                }
+                if let Some(client) = client {
+                    worker.ask_outcomes(client);
+                }
+            })
+        }));
+    }
+
+    /// Asks a client's shard what became of its messages.
+    pub(super) fn ask_outcomes(&mut self, client: Key) {
+        let Some(key) = self.connection_of(client) else { return };
+        let Some(of_shard) = self.of_shard(key).filter(|of_shard| of_shard.is_staged()) else { return };
         if std::mem::replace(&mut of_shard.asking, true) {
             of_shard.again = true;
             return;
@@ -163,88 +199,63 @@ impl Worker {
         }
     }
 
-    /// At each tick: clients whose shard has said nothing for a while.
-    pub(super) fn ask_again(&mut self, now_ms: u64) {
-        while let Some(desk) = &mut self.desk
-            && let Some((_, client)) = desk.keeping.pop_front_if(|(due, _)| *due <= now_ms)
-        {
-            self.ask_outcomes(client);
-            let Some(key) = self.connection_of(client) else { continue };
-            if let Some(of_shard) = self.of_shard(key) {
-                of_shard.watched = false;
-                self.watch_outcomes(key, now_ms);
-            }
-        }
-    }
-
-    /// A client's shard is asked after a while, if it has said nothing of all its messages until then.
-    fn watch_outcomes(&mut self, key: Key, now_ms: u64) {
-        let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) else { return };
-        let Some(of_shard) = self.of_shard(key) else { return };
-        let waits = of_shard.keeping.iter().any(|keeping| keeping.staged);
-        if waits
-            && !std::mem::replace(&mut of_shard.watched, true)
-            && let Some(desk) = &mut self.desk
-        {
-            desk.keeping.push_back((now_ms + ASK_MS, client));
-        }
-    }
-
     /// The publisher's shard says what became of its messages.
     pub(super) fn outcomes(&mut self, key: Key, outcome: &Outcome) {
         let Ok(OpAnswer::Outcomes(outcomes)) = outcome else {
             return self.close_for_shard(key);
         };
-        let mut again = false;
-        if let Some(of_shard) = self.of_shard(key) {
-            of_shard.asking = false;
-            again = std::mem::take(&mut of_shard.again);
-        }
+        let Some(of_shard) = self.of_shard(key) else { return };
+        of_shard.asking = false;
+        let again = std::mem::take(&mut of_shard.again);
         for (id, kept) in outcomes {
             let Some(of_shard) = self.of_shard(key) else { return };
-            if let Some(at) = of_shard.keeping.iter().position(|keeping| keeping.id.get() == *id) {
+            // One that the shard did not have again when it was asked is answered by itself.
+            let at = of_shard.keeping.iter().position(|keeping| keeping.staged && keeping.id.get() == *id);
+            if let Some(at) = at {
                 let keeping = of_shard.keeping.remove(at);
                 self.end_keeping(keeping, *kept);
             }
         }
-        if again && let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) {
-            self.ask_outcomes(client);
+        let Some(of_shard) = self.of_shard(key) else { return };
+        if !outcomes.is_empty() {
+            of_shard.wait_ms = 0;
+        }
+        if !of_shard.is_staged() {
+            return;
+        }
+        match self.conns.get_mut(key).and_then(|conn| conn.client) {
+            Some(client) if again => self.ask_outcomes(client),
+            _ => self.ask_later(key),
         }
     }
 
     /// A message was kept, or not: live subscribers get it, and its publisher is answered.
     fn end_keeping(&mut self, keeping: Keeping, kept: Kept) {
         let Keeping { publisher, message, .. } = keeping;
-        let result = match kept {
-            Kept::Done { .. } => Ok(Routed::done()),
-            Kept::NoRoom => Err(ReasonCode::QuotaExceeded),
-            Kept::Unkept => {
-                self.counters.publish_refused(PublishRefusal::Quota);
-                Ok(Routed::done())
-            }
-        };
-        match message {
-            Some(message) if result.is_ok() => {
+        if matches!(kept, Kept::NoRoom | Kept::Unkept) {
+            self.counters.publish_refused(PublishRefusal::Quota);
+        }
+        let result = if kept == Kept::NoRoom { Err(ReasonCode::QuotaExceeded) } else { Ok(Routed::done()) };
+        let result = match (result, message) {
+            (Ok(_), Some(message)) => {
                 let message = match kept.change() {
                     0 => message,
                     change => message.with_change(change),
                 };
-                if kept != Kept::Unkept {
+                if matches!(kept, Kept::Done { .. }) {
                     self.counters.retained();
                 }
                 let (now, sent) = (self.node.clock.now(), self.sent);
-                self.route(&message, Reach::Live, now);
+                let stalled = self.route(&message, Reach::Live, now).stalled;
                 if self.sent != sent
                     && let Some(conn) = self.conns.get_mut(publisher.key)
                 {
                     conn.sent = self.sent;
                 }
+                Ok(Routed { stalled, ..Routed::done() })
             }
-            _ => {}
-        }
-        if result.is_err() {
-            self.counters.publish_refused(PublishRefusal::Quota);
-        }
+            (result, _) => result,
+        };
         let waits = publisher.watched.end();
         let token = publisher.token.filter(|_| waits);
         self.end_retaining(&publisher, token, Some(result));

@@ -200,6 +200,8 @@ impl Worker {
                 self.end_publish(key, token, result, topic, &mut actions);
                 match behind {
                     None => {}
+                    // A connection without a place in the registry is about to end: its client sends the message again.
+                    Some(Behind { id: Some(_), .. }) if self.owner_of(key).is_none() => {}
                     Some(Behind { message, token: Some(token), id: Some(id) }) => {
                         self.receive_durable(key, id, message, token, &mut actions);
                     }

@@ -46,6 +46,8 @@ struct Queue {
     answers: Vec<(u64, Outcome)>,
     /// Clients whose queue may have something new; each once.
     deliver: HashSet<Arc<str>, ahash::RandomState>,
+    /// Clients whose shard knows what became of messages that they have published; each once.
+    outcomes: HashSet<Arc<str>, ahash::RandomState>,
     /// All clients are to be looked at.
     all: bool,
     kicks: Vec<Kick>,
@@ -78,6 +80,13 @@ pub(crate) fn listen(node: &Arc<NodeShared>, shards: &Shards) {
                         if let Some(worker) = node.registry.holder(&client.id) {
                             node.hand_to(usize::from(worker), |queue| {
                                 queue.deliver.insert(Arc::clone(&client.id));
+                            });
+                        }
+                    }
+                    Effect::Outcome { client } => {
+                        if let Some(worker) = node.registry.holder(&client.id) {
+                            node.hand_to(usize::from(worker), |queue| {
+                                queue.outcomes.insert(Arc::clone(&client.id));
                             });
                         }
                     }
@@ -133,7 +142,7 @@ pub(super) enum Waiting {
     /// The publisher of a message that is to be retained.
     Retained(Rc<super::retained::Retaining>),
     /// The publisher of a message with QoS 2 whose session is durable.
-    Received(Box<(Key, PublishToken, Message)>),
+    Received(Box<(Key, std::num::NonZeroU16, PublishToken, Message)>),
     /// The publisher of one that a shard has to keep first.
     Staged(Key, std::num::NonZeroU16),
     /// The publisher of such ones, for what became of them.
@@ -172,8 +181,6 @@ pub(super) struct ShardDesk {
     pub(super) unqueued: Unqueued,
     /// Clients that may be late with acknowledgements.
     pub(super) late: Late,
-    /// Clients with messages that a shard has to keep first, each once, and when to ask for these.
-    pub(super) keeping: VecDeque<(u64, Key)>,
 }
 
 impl ShardDesk {
@@ -200,7 +207,6 @@ impl ShardDesk {
             unsaid: Vec::new(),
             unqueued: Unqueued::default(),
             late: Late::default(),
-            keeping: VecDeque::new(),
         }
     }
 
@@ -338,7 +344,7 @@ impl Worker {
         let Some(from) = node.from_shards.get(usize::from(self.id)) else {
             return;
         };
-        let Queue { answers, deliver, all, kicks, live } = std::mem::take(&mut *from.lock());
+        let Queue { answers, deliver, outcomes, all, kicks, live } = std::mem::take(&mut *from.lock());
         for (token, outcome) in answers {
             let waiting = self.desk.as_mut().and_then(|desk| desk.waiting.remove(&token));
             if let Some(waiting) = waiting {
@@ -354,9 +360,13 @@ impl Worker {
         } else {
             for id in deliver {
                 if let Some(client) = self.by_id.get(&id).copied() {
-                    self.ask_outcomes(client);
                     self.deliver_granted(client);
                 }
+            }
+        }
+        for id in outcomes {
+            if let Some(client) = self.by_id.get(&id).copied() {
+                self.ask_outcomes(client);
             }
         }
         for message in live {
@@ -403,8 +413,8 @@ impl Worker {
             Waiting::Published(publishing) => self.published_to_shard(&publishing, &outcome),
             Waiting::Retained(retaining) => self.retained_by_shard(&retaining, &outcome),
             Waiting::Received(received) => {
-                let (key, token, message) = *received;
-                self.received_durable(key, token, &message, &outcome);
+                let (key, id, token, message) = *received;
+                self.received_durable(key, id, token, &message, &outcome);
             }
             Waiting::Staged(key, packet_id) => self.staged(key, packet_id, &outcome),
             Waiting::Outcomes(key) => self.outcomes(key, &outcome),

@@ -47,7 +47,6 @@ impl Worker {
             self.in_shards();
             self.claim_again();
             self.say_acks();
-            self.ask_again(now_ms);
             self.return_late(now_ms);
             self.look_for_queues(now_ms);
         } else if !self.node.is_local() {

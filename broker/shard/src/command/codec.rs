@@ -7,7 +7,8 @@ use raftmq_mqtt::QoS;
 use crate::{Keep, Keeper, Kept, Note};
 
 use super::{
-    Batch, Bounds, Claim, Command, DropPolicy, Op, QueueLimits, QueueMessage, SeqRange, Subscription, Will, WillEnd,
+    Batch, Bounds, Claim, Command, DropPolicy, HandedOn, Op, QueueLimits, QueueMessage, SeqRange, Subscription, Will,
+    WillEnd,
 };
 use crate::{
     Name, NodeBoot,
@@ -263,9 +264,10 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             out.number((*destination).into());
             out.number(*up_to);
             out.count(kept.len());
-            for (number, kept) in kept {
-                out.number(*number);
-                kept.encode(out);
+            for handed in kept {
+                out.number(handed.number);
+                handed.kept.encode(out);
+                put_destinations(out, &handed.destinations);
             }
         }
         Op::Announced { up_to } => {
@@ -369,8 +371,10 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
         15 => Op::HandedOff {
             destination: reader.small("destination")?,
             up_to: reader.number("number")?,
-            kept: reader
-                .list("outcomes", MAX_DESTINATIONS, |reader| Ok((reader.number("number")?, Kept::decode(reader)?)))?,
+            kept: reader.list("outcomes", MAX_DESTINATIONS, |reader| {
+                let (number, kept) = (reader.number("number")?, Kept::decode(reader)?);
+                Ok(HandedOn { number, kept, destinations: destinations(reader)? })
+            })?,
         },
         16 => Op::Announced { up_to: reader.number("number")? },
         32 => Op::Join {

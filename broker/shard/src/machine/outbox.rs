@@ -5,9 +5,9 @@ use raftmq_mqtt::Message;
 
 use super::ShardMachine;
 use crate::answer::OpAnswer;
-use crate::command::{Bounds, Will};
+use crate::command::{Bounds, HandedOn, Will};
 use crate::effect::Effect;
-use crate::keep::{Keep, Keeper, Kept};
+use crate::keep::{How, Keep, Keeper, Kept};
 use crate::key::{self, timer};
 use crate::record::{Outgoing, Peer, Session, Staged, Stored, Timer, lifetime};
 use crate::store::{Store, StoreError};
@@ -41,23 +41,21 @@ impl<S: Store> ShardMachine<S> {
             known.staged.push((packet_id, number, None));
         }
         self.cache.put(&key, known);
-        let (since, lifetime) = (self.meta.now_ms, lifetime(&message));
-        let Some(keeper) = keeper else {
-            let expires_at = lifetime.map(|lifetime| since.saturating_add(lifetime));
-            let references = self.send(destinations, &Outgoing { message: number, expires_at, staged: None })?;
-            self.keep_message(namespace, message, references);
-            return Ok(OpAnswer::Received);
-        };
-        // The expiry interval of a delayed message begins when it is published.
-        let lifetime = lifetime.filter(|_| matches!(keeper.keep, Keep::Retain { .. }));
-        let outgoing = Outgoing {
-            message: number,
-            expires_at: lifetime.map(|lifetime| since.saturating_add(lifetime)),
-            staged: Some(Box::new(Staged { keeper, since, session, destinations })),
-        };
-        let references = self.send(vec![keeper.shard], &outgoing)?;
+        let (since, mut lifetime) = (self.meta.now_ms, lifetime(&message));
+        let mut destinations = destinations;
+        let staged = keeper.map(|keeper| {
+            if matches!(keeper.keep.how, How::Delay { .. }) {
+                // The expiry interval of a delayed message begins when it is published.
+                lifetime = None;
+            }
+            destinations = vec![keeper.shard];
+            Box::new(Staged { keeper, since, session })
+        });
+        let answer = if staged.is_some() { OpAnswer::Staged { fresh: true } } else { OpAnswer::Received };
+        let expires_at = lifetime.map(|lifetime| since.saturating_add(lifetime));
+        let references = self.send(destinations, &Outgoing { message: number, expires_at, staged })?;
         self.keep_message(namespace, message, references);
-        Ok(OpAnswer::Staged { fresh: true })
+        Ok(answer)
     }
 
     /// What became of a client's messages that shards have to keep. Whoever asks answers the client: an identifier whose message was refused is free
@@ -164,33 +162,51 @@ impl<S: Store> ShardMachine<S> {
         keep: Option<Keep>,
     ) -> Result<OpAnswer, StoreError> {
         let key = key::peer(source);
-        let mut peer = self.cache.get::<Peer>(&key)?.cloned().unwrap_or_default();
-        if number <= peer.received {
-            return Ok(match peer.outcome(number) {
-                Some(Kept::Done { change: 0 }) => OpAnswer::Done,
-                Some(Kept::Done { change }) => OpAnswer::Retained { number: change, matched: 0, dropped: 0 },
-                Some(Kept::NoRoom | Kept::Unkept) => OpAnswer::NoRoom,
-                None => OpAnswer::Duplicate,
-            });
+        let known = self.cache.take::<Peer>(&key)?;
+        let is_known = known.is_some();
+        let mut peer = known.unwrap_or_default();
+        if number != peer.received + 1 {
+            let answer = if number > peer.received {
+                OpAnswer::Gap { expected: peer.received + 1 }
+            } else {
+                peer.outcome(number).map_or(OpAnswer::Duplicate, OpAnswer::Kept)
+            };
+            if is_known {
+                self.cache.put_unchanged(&key, peer);
+            }
+            return Ok(answer);
         }
-        if number > peer.received + 1 {
-            return Ok(OpAnswer::Gap { expected: peer.received + 1 });
-        }
-        peer.received = number;
-        let Some(keep) = keep else {
+        let Some(Keep { how, tell }) = keep else {
+            peer.received = number;
             self.cache.put(&key, peer);
             return self.publish(namespace, message, lifetime_ms, true);
         };
-        let answer = match keep {
-            Keep::Retain { bounds } => self.publish_retained(namespace, message, lifetime_ms, bounds)?,
-            Keep::Delay { delay_ms, bounds } => self.delay(namespace, message, delay_ms, bounds)?,
+        let answer = match how {
+            How::Retain { bounds } => self.publish_retained(namespace, message.clone(), lifetime_ms, bounds)?,
+            How::Delay { delay_ms, bounds } => self.delay(namespace, message.clone(), delay_ms, bounds)?,
+            How::TooLong => OpAnswer::NoRoom,
         };
-        if matches!(answer, OpAnswer::WrongShard { .. }) {
-            return Ok(answer);
-        }
-        peer.note(number, kept(&answer));
+        let kept = match answer {
+            OpAnswer::WrongShard { .. } => {
+                if is_known {
+                    self.cache.put_unchanged(&key, peer);
+                }
+                return Ok(answer);
+            }
+            OpAnswer::Retained { number, .. } => Kept::Done { change: number },
+            OpAnswer::NoRoom if tell => Kept::NoRoom,
+            OpAnswer::NoRoom => {
+                if !matches!(how, How::Delay { .. }) {
+                    self.publish(namespace, message, lifetime_ms, false)?;
+                }
+                Kept::Unkept
+            }
+            _ => Kept::Done { change: 0 },
+        };
+        peer.received = number;
+        peer.note(number, kept);
         self.cache.put(&key, peer);
-        Ok(answer)
+        Ok(OpAnswer::Kept(kept))
     }
 
     /// A destination has committed what is numbered up to `up_to`, and says what became of what it keeps.
@@ -198,7 +214,7 @@ impl<S: Store> ShardMachine<S> {
         &mut self,
         destination: u32,
         up_to: u64,
-        outcomes: &[(u64, Kept)],
+        outcomes: &[HandedOn],
     ) -> Result<OpAnswer, StoreError> {
         let key = key::peer(destination);
         let mut peer = self.cache.get::<Peer>(&key)?.cloned().unwrap_or_default();
@@ -215,10 +231,9 @@ impl<S: Store> ShardMachine<S> {
                 self.cache.remove_known(key);
                 if let Some(staged) = &outgoing.staged {
                     let number = key::last_number(key);
-                    let kept = outcomes.iter().find(|(known, _)| Some(*known) == number);
-                    // A leader says it of all that it hands off; without a number a message is not known to be older than another.
-                    let kept = kept.map_or(Kept::Done { change: 0 }, |(_, kept)| *kept);
-                    self.send_kept(outgoing, staged, kept)?;
+                    if let Some(handed) = outcomes.iter().find(|handed| Some(handed.number) == number) {
+                        self.send_kept(outgoing, staged, handed)?;
+                    }
                 }
                 self.release_message(outgoing.message)?;
             }
@@ -231,41 +246,31 @@ impl<S: Store> ShardMachine<S> {
     }
 
     /// A shard has kept a message, or has no room for it: it goes further, and its publisher can be answered.
-    fn send_kept(&mut self, outgoing: &Outgoing, staged: &Staged, kept: Kept) -> Result<(), StoreError> {
-        let kept = if kept == Kept::NoRoom && !staged.keeper.tell { Kept::Unkept } else { kept };
-        if kept != Kept::NoRoom
-            && !staged.destinations.is_empty()
+    fn send_kept(&mut self, outgoing: &Outgoing, staged: &Staged, handed: &HandedOn) -> Result<(), StoreError> {
+        if handed.kept != Kept::NoRoom
+            && !handed.destinations.is_empty()
             && let Some(stored) = self.cache.get::<Stored>(&key::message(outgoing.message))?
         {
             let (namespace, message) = (stored.namespace, stored.message.clone());
-            let message = match kept {
-                Kept::Done { change } if change > 0 => message.with_change(change),
-                _ => message,
+            let message = match handed.kept.change() {
+                0 => message,
+                change => message.with_change(change),
             };
             let number = self.next_message();
             let further = Outgoing { message: number, expires_at: outgoing.expires_at, staged: None };
-            let references = self.send(staged.destinations.clone(), &further)?;
+            let references = self.send(handed.destinations.clone(), &further)?;
             self.keep_message(namespace, message, references);
         }
         let key = key::session(staged.session);
         let Some(mut session) = self.cache.take::<Session>(&key)? else { return Ok(()) };
         let waiting = session.staged.iter_mut().find(|(_, message, _)| *message == outgoing.message);
         if let Some((.., outcome)) = waiting {
-            *outcome = Some(kept);
+            *outcome = Some(handed.kept);
             if session.connected {
-                self.effects.push(Effect::Deliver { client: session.client.clone() });
+                self.effects.push(Effect::Outcome { client: session.client.clone() });
             }
         }
         self.cache.put(&key, session);
         Ok(())
-    }
-}
-
-/// What an answer says of a message that was to be kept.
-fn kept(answer: &OpAnswer) -> Kept {
-    match answer {
-        OpAnswer::Retained { number, .. } => Kept::Done { change: *number },
-        OpAnswer::NoRoom => Kept::NoRoom,
-        _ => Kept::Done { change: 0 },
     }
 }

@@ -1,5 +1,6 @@
 //! A durable session's state but for its subscriptions and the entries of its queue, which are records of their own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -115,6 +116,12 @@ impl Session {
         self.connected = true;
         self.limits = limits;
         self.dup_to = self.granted;
+    }
+
+    /// The packet identifiers of the client's that any connection answers by itself.
+    pub(crate) fn answerable(&self) -> Vec<u16> {
+        let staged: BTreeSet<u16> = self.staged.iter().map(|(id, ..)| *id).collect();
+        self.inbound.iter().copied().filter(|id| !staged.contains(id)).collect()
     }
 
     /// Whether PUBREC waits for what becomes of the message in another shard.

@@ -222,13 +222,11 @@ pub(crate) struct Staged {
     pub(crate) since: u64,
     /// The session of its publisher.
     pub(crate) session: u64,
-    /// Where it goes then.
-    pub(crate) destinations: Vec<u32>,
 }
 
 impl Outgoing {
     pub(crate) fn heap(&self) -> usize {
-        self.staged.as_ref().map_or(0, |staged| size_of::<Staged>() + staged.destinations.capacity() * 4)
+        self.staged.as_ref().map_or(0, |_| size_of::<Staged>())
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -239,8 +237,6 @@ impl Outgoing {
             staged.keeper.encode(out);
             out.number(staged.since);
             out.number(staged.session);
-            out.count(staged.destinations.len());
-            staged.destinations.iter().for_each(|destination| out.number((*destination).into()));
         }
     }
 
@@ -251,7 +247,6 @@ impl Outgoing {
                 keeper: Keeper::decode(reader)?,
                 since: reader.number("time")?,
                 session: reader.number("session")?,
-                destinations: reader.list("destinations", usize::MAX, |reader| reader.small("destination"))?,
             }))
         } else {
             None

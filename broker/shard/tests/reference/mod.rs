@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use raftmq_mqtt::topic::{TopicFilter, filter_matches};
 use raftmq_mqtt::{Message, QoS};
 use raftmq_shard::{
-    Answer, Batch, Bounds, Claim, Command, DropPolicy, Keep, Keeper, Kept as Outcome, Name, NodeBoot, Older, Op,
-    OpAnswer, QueueLimits, Sent, SeqRange, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd, slot,
+    Answer, Batch, Bounds, Claim, Command, DropPolicy, HandedOn, How, Keep, Keeper, Kept as Outcome, Name, NodeBoot,
+    Older, Op, OpAnswer, QueueLimits, Sent, SeqRange, SlotSet, Subscribed, Subscription, Unsubscribed, Will, WillEnd,
+    slot,
 };
 
 /// In a step of what follows a command.
@@ -80,13 +81,12 @@ pub struct Session {
     pub staged: Vec<(u16, u64, Option<Outcome>)>,
 }
 
-/// Where a message goes after the shard that keeps it.
+/// On its way to the shard that keeps it.
 #[derive(Debug, Clone)]
 struct Stage {
     keeper: Keeper,
     since: u64,
     session: u64,
-    destinations: Vec<u32>,
 }
 
 /// The state of a shard.
@@ -107,7 +107,7 @@ pub struct Reference {
     pub outbox: BTreeMap<(u32, u64), Kept>,
     stages: BTreeMap<(u32, u64), Stage>,
     /// What became of what sources handed off to be kept.
-    outcomes: BTreeMap<u32, Vec<(u64, OpAnswer)>>,
+    outcomes: BTreeMap<u32, Vec<(u64, Outcome)>>,
     /// Time, number.
     pub delayed: BTreeMap<(u64, u64), Kept>,
     sent: BTreeMap<u32, u64>,
@@ -340,11 +340,11 @@ impl Reference {
                     self.send(&kept, destinations);
                     return OpAnswer::Received;
                 };
-                let lives = if matches!(keeper.keep, Keep::Retain { .. }) { lifetime(&message) } else { None };
+                let lives = if matches!(keeper.keep.how, How::Delay { .. }) { None } else { lifetime(&message) };
                 let kept = self.keep(client.namespace, message, lives);
                 self.sessions.get_mut(&session).unwrap().staged.push((packet_id, kept.number, None));
                 self.send(&kept, vec![keeper.shard]);
-                let stage = Stage { keeper, since: self.now, session, destinations };
+                let stage = Stage { keeper, since: self.now, session };
                 self.stages.insert((keeper.shard, self.sent[&keeper.shard]), stage);
                 OpAnswer::Staged { fresh: true }
             }
@@ -385,36 +385,37 @@ impl Reference {
                 let last = self.received_from(source);
                 if number <= last {
                     let known = self.outcomes.get(&source).into_iter().flatten().find(|(known, _)| *known == number);
-                    return known.map_or(OpAnswer::Duplicate, |(_, answer)| answer.clone());
+                    return known.map_or(OpAnswer::Duplicate, |(_, kept)| OpAnswer::Kept(*kept));
                 }
                 if number > last + 1 {
                     return OpAnswer::Gap { expected: last + 1 };
                 }
-                let answer = match keep {
-                    None => self.publish(namespace, message, lifetime_ms, true),
-                    Some(Keep::Retain { bounds }) => self.retain(namespace, message, lifetime_ms, bounds),
-                    Some(Keep::Delay { delay_ms, bounds }) => self.delay(namespace, message, delay_ms, bounds),
+                let Some(Keep { how, tell }) = keep else {
+                    self.received.insert(source, number);
+                    return self.publish(namespace, message, lifetime_ms, true);
                 };
-                if matches!(answer, OpAnswer::WrongShard { .. }) {
-                    return answer;
+                let answer = match how {
+                    How::Retain { bounds } => self.retain(namespace, message.clone(), lifetime_ms, bounds),
+                    How::Delay { delay_ms, bounds } => self.delay(namespace, message.clone(), delay_ms, bounds),
+                    How::TooLong => OpAnswer::NoRoom,
+                };
+                let kept = match answer {
+                    OpAnswer::WrongShard { .. } => return answer,
+                    OpAnswer::Retained { number, .. } => Outcome::Done { change: number },
+                    OpAnswer::Done => Outcome::Done { change: 0 },
+                    _ if tell => Outcome::NoRoom,
+                    _ => Outcome::Unkept,
+                };
+                if kept == Outcome::Unkept && !matches!(how, How::Delay { .. }) {
+                    self.publish(namespace, message, lifetime_ms, false);
                 }
                 self.received.insert(source, number);
-                if keep.is_some() {
-                    let outcomes = self.outcomes.entry(source).or_default();
-                    outcomes.push((
-                        number,
-                        match answer.clone() {
-                            // It did not say RETAIN.
-                            OpAnswer::Retained { number: 0, .. } => OpAnswer::Done,
-                            OpAnswer::Retained { number, .. } => OpAnswer::Retained { number, matched: 0, dropped: 0 },
-                            answer => answer,
-                        },
-                    ));
-                    if outcomes.len() > 64 {
-                        outcomes.remove(0);
-                    }
+                let outcomes = self.outcomes.entry(source).or_default();
+                outcomes.push((number, kept));
+                if outcomes.len() > 64 {
+                    outcomes.remove(0);
                 }
-                answer
+                OpAnswer::Kept(kept)
             }
             Op::HandedOff { destination, up_to, kept } => {
                 let over: Vec<u64> = self
@@ -424,10 +425,10 @@ impl Reference {
                     .collect();
                 for number in over {
                     let message = self.outbox.remove(&(destination, number)).unwrap();
-                    if let Some(stage) = self.stages.remove(&(destination, number)) {
-                        let outcome = kept.iter().find(|(known, _)| *known == number);
-                        let outcome = outcome.map_or(Outcome::Done { change: 0 }, |(_, outcome)| *outcome);
-                        self.send_kept(message, stage, outcome);
+                    if let Some(stage) = self.stages.remove(&(destination, number))
+                        && let Some(handed) = kept.iter().find(|handed| handed.number == number)
+                    {
+                        self.send_kept(&message, &stage, handed.clone());
                     }
                 }
                 OpAnswer::Done
@@ -707,23 +708,19 @@ impl Reference {
         }
     }
 
-    fn send_kept(&mut self, message: Kept, stage: Stage, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::NoRoom if !stage.keeper.tell => Outcome::Unkept,
-            outcome => outcome,
-        };
-        if outcome != Outcome::NoRoom && !stage.destinations.is_empty() {
+    fn send_kept(&mut self, message: &Kept, stage: &Stage, handed: HandedOn) {
+        if handed.kept != Outcome::NoRoom && !handed.destinations.is_empty() {
             let mut further = self.keep(message.namespace, message.message.clone(), None);
             further.expires_at = message.expires_at;
-            if let Outcome::Done { change: 1.. } = outcome {
-                further.message = further.message.with_change(outcome.change());
+            if let Outcome::Done { change: 1.. } = handed.kept {
+                further.message = further.message.with_change(handed.kept.change());
             }
-            self.send(&further, stage.destinations);
+            self.send(&further, handed.destinations);
         }
         if let Some(session) = self.sessions.get_mut(&stage.session)
             && let Some((.., waits)) = session.staged.iter_mut().find(|(_, number, _)| *number == message.number)
         {
-            *waits = Some(outcome);
+            *waits = Some(handed.kept);
         }
     }
 
@@ -757,12 +754,11 @@ impl Reference {
     /// What a shard that keeps the message does with it, as its publisher's shard says now.
     pub fn keep_of(&self, destination: u32, number: u64) -> Option<Keep> {
         let stage = self.stages.get(&(destination, number))?;
-        Some(match stage.keeper.keep {
-            Keep::Delay { delay_ms, bounds } => {
-                Keep::Delay { delay_ms: delay_ms.saturating_sub(self.now - stage.since), bounds }
-            }
-            keep => keep,
-        })
+        let mut keep = stage.keeper.keep;
+        if let How::Delay { delay_ms, .. } = &mut keep.how {
+            *delay_ms = delay_ms.saturating_sub(self.now - stage.since);
+        }
+        Some(keep)
     }
 
     fn publish(&mut self, namespace: u32, message: Message, lifetime: Option<u64>, retain: bool) -> OpAnswer {

@@ -1,31 +1,33 @@
 //! Messages with QoS 2 that a shard has to keep before anybody gets them.
 
 use raftmq_mqtt::QoS;
-use raftmq_shard::{Bounds, Effect, Keep, Keeper, Kept, NodeBoot, Op, OpAnswer};
+use raftmq_shard::{Bounds, Effect, HandedOn, How, Keep, Keeper, Kept, NodeBoot, Op, OpAnswer};
 
 use crate::common::{NODE, OTHER, Table, claim, message_of, name};
 use crate::disconnect;
 
 const BOUNDS: Bounds = Bounds { messages: 9, bytes: 9_999 };
 const DONE: Kept = Kept::Done { change: 7 };
+const RETAIN: How = How::Retain { bounds: BOUNDS };
 
-fn receive(epoch: u64, packet_id: u16, keep: Keep, tell: bool) -> Op {
+fn receive(epoch: u64, packet_id: u16, how: How) -> Op {
     Op::Receive2 {
         client: name("c"),
         epoch,
         packet_id,
         message: message_of("a", "c", QoS::ExactlyOnce, true, b"2", Some(60_000)),
-        destinations: vec![4, 5],
-        keeper: Some(Box::new(Keeper { shard: 3, keep, tell })),
+        destinations: vec![],
+        keeper: Some(Box::new(Keeper { shard: 3, keep: Keep { how, tell: true } })),
     }
 }
 
 fn retain(epoch: u64, packet_id: u16) -> Op {
-    receive(epoch, packet_id, Keep::Retain { bounds: BOUNDS }, true)
+    receive(epoch, packet_id, RETAIN)
 }
 
 fn handed_off(number: u64, kept: Kept) -> Op {
-    Op::HandedOff { destination: 3, up_to: number, kept: vec![(number, kept)] }
+    let kept = vec![HandedOn { number, kept, destinations: vec![4, 5] }];
+    Op::HandedOff { destination: 3, up_to: number, kept }
 }
 
 fn outcomes(table: &mut Table, node: NodeBoot, epoch: u64) -> Vec<(u16, Kept)> {
@@ -54,14 +56,14 @@ fn a_retained_message_goes_to_its_shard_first() {
     assert_eq!(table.effects, [Effect::Outbox { destination: 3 }]);
     assert_eq!((to(&mut table, 3), to(&mut table, 4)), (vec![(1, None)], vec![]));
     let keep = table.replica.machine.outbox(3, 0, 9).unwrap()[0].keep;
-    assert_eq!(keep, Some(Keep::Retain { bounds: BOUNDS }));
+    assert_eq!(keep, Some(Keep { how: RETAIN, tell: true }));
     // Nobody knows yet what becomes of it, and no connection of the client answers it.
     assert_eq!(outcomes(&mut table, NODE, epoch), []);
     assert_eq!(known(&mut table), []);
     assert_eq!(table.op(NODE, retain(epoch, 9)), OpAnswer::Staged { fresh: false });
 
     assert_eq!(table.op(NODE, handed_off(1, DONE)), OpAnswer::Done);
-    assert!(table.effects.contains(&Effect::Deliver { client: name("c") }));
+    assert!(table.effects.contains(&Effect::Outcome { client: name("c") }));
     assert_eq!(
         (to(&mut table, 3), to(&mut table, 4), to(&mut table, 5)),
         (vec![], vec![(1, Some(7))], vec![(1, Some(7))])
@@ -88,20 +90,52 @@ fn a_retained_message_goes_to_its_shard_first() {
     assert_eq!(table.replica.machine.numbers().messages, 0);
 }
 
-/// There is no room: who can be told is told, and the message goes nowhere; else it goes further without being retained.
+/// There is no room: who can be told is told, and the message goes nowhere; else it has gone to the subscribers that the shard has, and goes to others.
 #[test]
 fn refused() {
-    for (tell, outcome, further) in [(true, Kept::NoRoom, 0), (false, Kept::Unkept, 1)] {
+    for (kept, further) in [(Kept::NoRoom, 0), (Kept::Unkept, 1)] {
         let mut table = Table::new();
         let (epoch, ..) = table.claim(NODE, claim("c"));
-        table.op(NODE, receive(epoch, 9, Keep::Retain { bounds: BOUNDS }, tell));
-        table.op(NODE, handed_off(1, Kept::NoRoom));
+        table.op(NODE, retain(epoch, 9));
+        table.op(NODE, handed_off(1, kept));
         let sent = to(&mut table, 4);
-        assert_eq!(sent, vec![(1, None); further], "{tell}");
-        assert_eq!(outcomes(&mut table, NODE, epoch), [(9, outcome)]);
+        assert_eq!(sent, vec![(1, None); further], "{kept:?}");
+        assert_eq!(outcomes(&mut table, NODE, epoch), [(9, kept)]);
         // `[MQTT-4.3.3-9]`: after an error the identifier is free.
         let again = table.op(NODE, retain(epoch, 9));
-        assert_eq!(again, if tell { OpAnswer::Staged { fresh: true } } else { OpAnswer::Duplicate });
+        assert_eq!(again, if kept == Kept::NoRoom { OpAnswer::Staged { fresh: true } } else { OpAnswer::Duplicate });
+    }
+}
+
+/// In the shard that was to keep it.
+#[test]
+fn no_room() {
+    for (tell, how, kept, published) in [
+        (true, How::Retain { bounds: Bounds { messages: 0, ..BOUNDS } }, Kept::NoRoom, 0),
+        (false, How::Retain { bounds: Bounds { messages: 0, ..BOUNDS } }, Kept::Unkept, 1),
+        (true, How::TooLong, Kept::NoRoom, 0),
+        (false, How::TooLong, Kept::Unkept, 1),
+        (true, How::Delay { delay_ms: 9, bounds: Bounds { bytes: 1, ..BOUNDS } }, Kept::NoRoom, 0),
+        (false, How::Delay { delay_ms: 9, bounds: Bounds { bytes: 1, ..BOUNDS } }, Kept::Unkept, 0),
+    ] {
+        let mut table = Table::new();
+        let (epoch, ..) = table.claim(NODE, claim("c"));
+        table.subscribe(NODE, "c", epoch, "a", QoS::ExactlyOnce);
+        table.grant("c", epoch, 9);
+        let hand_off = Op::HandOff {
+            source: 3,
+            number: 1,
+            namespace: 0,
+            message: message_of("a", "p", QoS::ExactlyOnce, true, b"2", None),
+            lifetime_ms: None,
+            keep: Some(Keep { how, tell }),
+        };
+        for _ in 0..2 {
+            assert_eq!(table.op(NODE, hand_off.clone()), OpAnswer::Kept(kept), "{tell} {how:?}");
+        }
+        assert_eq!(table.sent("c").len(), published, "{tell} {how:?}");
+        let numbers = table.replica.machine.numbers();
+        assert_eq!((numbers.retained, numbers.delayed), (0, 0));
     }
 }
 
@@ -135,55 +169,47 @@ fn nobody_waits_any_more() {
 fn delayed() {
     let mut table = Table::new();
     let (epoch, ..) = table.claim(NODE, claim("c"));
-    table.op(NODE, receive(epoch, 9, Keep::Delay { delay_ms: 5_000, bounds: BOUNDS }, true));
+    table.op(NODE, receive(epoch, 9, How::Delay { delay_ms: 5_000, bounds: BOUNDS }));
     table.tick(2_000);
     let waiting = table.replica.machine.outbox(3, 0, 9).unwrap();
-    assert_eq!(waiting[0].keep, Some(Keep::Delay { delay_ms: 3_000, bounds: BOUNDS }));
+    assert_eq!(waiting[0].keep, Some(Keep { how: How::Delay { delay_ms: 3_000, bounds: BOUNDS }, tell: true }));
     assert_eq!(waiting[0].lifetime_ms, None);
     table.tick(9_000);
     let waiting = table.replica.machine.outbox(3, 0, 9).unwrap();
-    assert_eq!(waiting[0].keep, Some(Keep::Delay { delay_ms: 0, bounds: BOUNDS }));
+    assert_eq!(waiting[0].keep, Some(Keep { how: How::Delay { delay_ms: 0, bounds: BOUNDS }, tell: true }));
 }
 
 /// Whoever hands off again, since the one before did not say what became of it, gets the same answer.
 #[test]
 fn the_shard_that_keeps_answers_again() {
     let mut table = Table::new();
-    let hand_off = |number, keep| Op::HandOff {
+    let hand_off = |number, topic: &str, how| Op::HandOff {
         source: 3,
         number,
         namespace: 0,
-        message: message_of("a", "c", QoS::ExactlyOnce, true, b"2", None),
+        message: message_of(topic, "c", QoS::ExactlyOnce, true, b"2", None),
         lifetime_ms: None,
-        keep: Some(keep),
+        keep: Some(Keep { how, tell: true }),
     };
-    let retain = |messages| Keep::Retain { bounds: Bounds { messages, ..BOUNDS } };
     // Its number is that among all changes.
-    table.op(
-        NODE,
-        Op::Retain { namespace: 0, message: message_of("b", "c", QoS::AtLeastOnce, true, b"2", None), bounds: BOUNDS },
-    );
-    let retained = OpAnswer::Retained { number: 2, matched: 0, dropped: 0 };
-    assert_eq!(table.op(NODE, hand_off(1, retain(9))), retained);
-    assert_eq!(table.op(NODE, hand_off(2, Keep::Delay { delay_ms: 10, bounds: BOUNDS })), OpAnswer::Done);
-    let refused = Op::HandOff {
-        source: 3,
-        number: 3,
-        namespace: 0,
-        message: message_of("z", "c", QoS::ExactlyOnce, true, b"2", None),
-        lifetime_ms: None,
-        keep: Some(retain(2)),
-    };
-    assert_eq!(table.op(NODE, refused.clone()), OpAnswer::NoRoom);
-    for (number, answer) in [(1, retained), (2, OpAnswer::Done), (3, OpAnswer::NoRoom)] {
-        assert_eq!(table.op(OTHER, hand_off(number, retain(9))), answer, "{number}");
+    let message = message_of("b", "c", QoS::AtLeastOnce, true, b"2", None);
+    table.op(NODE, Op::Retain { namespace: 0, message, bounds: BOUNDS });
+    let all = [
+        ("a", RETAIN, Kept::Done { change: 2 }),
+        ("a", How::Delay { delay_ms: 10, bounds: BOUNDS }, Kept::Done { change: 0 }),
+        ("z", How::Retain { bounds: Bounds { messages: 2, ..BOUNDS } }, Kept::NoRoom),
+    ];
+    for node in [NODE, OTHER] {
+        for (number, (topic, how, kept)) in (1..).zip(all) {
+            assert_eq!(table.op(node, hand_off(number, topic, how)), OpAnswer::Kept(kept), "{number}");
+        }
     }
     assert_eq!(table.replica.machine.numbers().delayed, 1);
     assert_eq!(table.replica.machine.numbers().retained, 2);
     // Long ago: nothing is known but that it was taken.
     for number in 4..4 + 64 {
-        table.op(NODE, hand_off(number, retain(9)));
+        table.op(NODE, hand_off(number, "a", RETAIN));
     }
-    assert_eq!(table.op(NODE, hand_off(3, retain(9))), OpAnswer::Duplicate);
-    assert!(matches!(table.op(NODE, hand_off(4, retain(9))), OpAnswer::Retained { .. }));
+    assert_eq!(table.op(NODE, hand_off(3, "a", RETAIN)), OpAnswer::Duplicate);
+    assert_eq!(table.op(NODE, hand_off(4, "a", RETAIN)), OpAnswer::Kept(Kept::Done { change: 3 }));
 }
