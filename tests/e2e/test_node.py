@@ -87,6 +87,7 @@ def test_refused_connections_are_in_the_debug_log_and_health_checks_are_not(tmp_
         socket.create_connection(("127.0.0.1", mqtt)).close()
         wait_until("the health check came and went", lambda: opened() == (before + 1, 0), 10)
         with socket.create_connection(("127.0.0.1", mqtt)) as idle:
+            wait_until("it is the one that there may be", lambda: opened() == (before + 2, 1), 10)
             with socket.create_connection(("127.0.0.1", mqtt)) as further:
                 refused("limit", further.getsockname()[1])
             refused("timeout", idle.getsockname()[1])

@@ -105,6 +105,11 @@ pub enum OpAnswer {
         /// The packet identifier was not there before.
         fresh: bool,
     },
+    /// Noted.
+    HandedOff {
+        /// Up to here was noted before.
+        before: u64,
+    },
     /// What became of a message that this shard was to keep.
     Kept(Kept),
     /// What became of messages in the shards that have to keep them, by packet identifier, in the order in which they came.
@@ -334,6 +339,7 @@ impl OpAnswer {
             }
             Self::NoRoom => out.push(21),
             Self::Queued { taken } => put_number(out, 22, (*taken).into()),
+            Self::HandedOff { before } => put_number(out, 26, *before),
             Self::Kept(kept) => {
                 out.push(25);
                 kept.encode(out);
@@ -406,6 +412,7 @@ impl OpAnswer {
                 dropped: reader.small("dropped")?,
             },
             21 => Self::NoRoom,
+            26 => Self::HandedOff { before: reader.number("number")? },
             25 => Self::Kept(Kept::decode(reader)?),
             23 => Self::Staged { fresh: reader.flag("fresh")? },
             24 => Self::Outcomes(

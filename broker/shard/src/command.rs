@@ -179,12 +179,14 @@ pub enum Op {
         /// That shard.
         keeper: Option<Box<Keeper>>,
     },
-    /// What became, in the shards that have to keep them, of the client's messages with QoS 2: of those for which this was not answered before.
+    /// What became, in the shards that have to keep them, of messages with QoS 2 of the client. It is told once.
     Outcomes {
         /// The client.
         client: Name,
         /// The connection's epoch.
         epoch: u64,
+        /// Their packet identifiers.
+        packet_ids: Vec<u16>,
     },
     /// PUBREL of such a message.
     Release {
@@ -292,8 +294,10 @@ pub enum Op {
     Route {
         /// Its number among those that wait for this.
         entry: u64,
-        /// The shards, and [`LIVE`].
+        /// The shards, and [`LIVE`]; none where a shard has to keep it first.
         destinations: Vec<u32>,
+        /// That shard.
+        keeper: Option<Box<Keeper>>,
     },
     /// A message from another shard's outbox: as [`Op::Publish`], but each number once, and retained if its topic is of this shard and it says so.
     HandOff {
@@ -310,7 +314,7 @@ pub enum Op {
         /// What this shard does with it. The answer is [`crate::OpAnswer::Kept`], also when it comes again: for the last [`crate::MOST_HANDED_OFF`] of a source.
         keep: Option<Keep>,
     },
-    /// The destination has committed (or, if [`LIVE`], will be sent) what is in the outbox up to this number.
+    /// The destination has committed (or, if [`LIVE`], will be sent) what is in the outbox up to this number. The answer is [`crate::OpAnswer::HandedOff`].
     HandedOff {
         /// The shard, or [`LIVE`].
         destination: u32,
@@ -345,6 +349,7 @@ impl Op {
             }
             Self::Receive2 { message, destinations, .. } => message.wire_len() + destinations.len() * 4,
             Self::Route { destinations, .. } => destinations.len() * 4,
+            Self::Outcomes { packet_ids, .. } => packet_ids.len() * 2,
             Self::HandedOff { kept, .. } => kept.iter().map(|handed| 24 + handed.destinations.len() * 4).sum(),
             Self::Publish { message, .. }
             | Self::Retain { message, .. }
@@ -355,7 +360,6 @@ impl Op {
             | Self::Older { .. }
             | Self::Disconnect { .. }
             | Self::Grant { .. }
-            | Self::Outcomes { .. }
             | Self::Release { .. }
             | Self::Noted { .. }
             | Self::Announced { .. } => 0,
@@ -370,7 +374,7 @@ pub struct HandedOn {
     pub number: u64,
     /// What became of it.
     pub kept: Kept,
-    /// The shards that have subscribers of it, without the one that keeps it; as a node knows them that has looked after this one had it.
+    /// The shards that have subscribers of it, without the one that keeps it, and maybe [`LIVE`]; as a node knows them that has looked after this one had it.
     pub destinations: Vec<u32>,
 }
 

@@ -10,6 +10,25 @@ use crate::command::Bounds;
 /// How many messages for another shard a leader hands off before it notes that they are there, and what became of them.
 pub const MOST_HANDED_OFF: usize = 64;
 
+/// And about how many bytes of messages, where they are more than one: far less than a proposal may have.
+const MOST_BYTES: usize = 512 << 10;
+
+/// The room of one proposal of hand-offs.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    bytes: Option<usize>,
+}
+
+impl Room {
+    /// Whether one more fits. The first one always does.
+    pub(crate) fn takes(&mut self, bytes: usize) -> bool {
+        let all = self.bytes.map_or(bytes, |taken| taken + bytes);
+        let fits = self.bytes.is_none() || all <= MOST_BYTES;
+        self.bytes = Some(all);
+        fits
+    }
+}
+
 /// What a shard does with a message of its topics that it gets from another one's outbox before others do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
@@ -159,4 +178,19 @@ pub(crate) fn option(reader: &mut Reader<'_>) -> Result<Option<Kept>, CodecError
         3 => Some(Kept::Unkept),
         _ => return Err(CodecError::Invalid("outcome")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_proposal_has_what_fits_and_one_message_at_least() {
+        let of = |sizes: &[usize]| {
+            let mut room = Room::default();
+            sizes.iter().take_while(|size| room.takes(**size)).count()
+        };
+        assert_eq!((of(&[]), of(&[1 << 30]), of(&[1 << 30, 0])), (0, 1, 1));
+        assert_eq!(of(&[MOST_BYTES / 2, MOST_BYTES / 2, 1]), 2);
+    }
 }

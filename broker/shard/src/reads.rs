@@ -11,7 +11,7 @@ use raftmq_mqtt::{Message, QoS};
 use crate::answer::Older;
 use crate::command::Subscription;
 use crate::effect::Dropped;
-use crate::keep::Keep;
+use crate::keep::{Keep, Room};
 use crate::key::{self, Key, OWNED_NAME};
 use crate::machine::ShardMachine;
 use crate::record::{
@@ -75,6 +75,8 @@ pub struct OutboxMessage {
     pub lifetime_ms: Option<u64>,
     /// What the destination does with it before it is published.
     pub keep: Option<Keep>,
+    /// Live subscribers get it after that, too: no node sends it to them.
+    pub live: bool,
 }
 
 /// A subscription of a durable session.
@@ -406,16 +408,21 @@ impl<S: Store> ShardMachine<S> {
         }
     }
 
+    /// As many as are asked for, and fit into one proposal.
     fn outgoing(&mut self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
         let page = self.cache.scan::<Outgoing>(from, to, limit)?;
-        let mut messages = Vec::with_capacity(page.len());
+        let (mut messages, mut room) = (Vec::with_capacity(page.len()), Room::default());
         for (key, outgoing) in page {
             if let Some(stored) = self.cache.get::<Stored>(&key::message(outgoing.message))? {
+                if !room.takes(stored.message.wire_len()) {
+                    break;
+                }
                 messages.push(OutboxMessage {
                     number: key::last_number(&key).unwrap_or_default(),
                     namespace: stored.namespace,
                     message: stored.message.clone(),
                     lifetime_ms: outgoing.expires_at.map(|at| at.saturating_sub(self.meta.now_ms)),
+                    live: outgoing.staged.as_ref().is_some_and(|staged| staged.session == 0),
                     keep: outgoing
                         .staged
                         .map(|staged| staged.keeper.keep.after(self.meta.now_ms.saturating_sub(staged.since))),

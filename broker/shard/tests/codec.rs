@@ -153,7 +153,11 @@ fn ops() -> impl Strategy<Value = Op> {
                 keeper: keeper.map(Box::new)
             }
         ),
-        client().prop_map(|(client, epoch)| Op::Outcomes { client, epoch }),
+        (client(), prop::collection::vec(any::<u16>(), 0..4)).prop_map(|((client, epoch), packet_ids)| Op::Outcomes {
+            client,
+            epoch,
+            packet_ids
+        }),
         (client(), any::<u16>()).prop_map(|((client, epoch), packet_id)| Op::Release { client, epoch, packet_id }),
         (any::<u32>(), messages()).prop_map(|(namespace, message)| Op::Publish { namespace, message }),
         (
@@ -177,7 +181,8 @@ fn ops() -> impl Strategy<Value = Op> {
         (any::<u32>(), messages(), any::<u64>(), any::<u64>()).prop_map(|(namespace, message, delay_ms, bytes)| {
             Op::Delay { bounds: Bounds { messages: delay_ms, bytes }, namespace, message, delay_ms }
         }),
-        (any::<u64>(), destinations()).prop_map(|(entry, destinations)| Op::Route { entry, destinations }),
+        (any::<u64>(), destinations(), prop::option::of(keepers()))
+            .prop_map(|(entry, destinations, keeper)| Op::Route { entry, destinations, keeper: keeper.map(Box::new) }),
         (
             any::<u32>(),
             any::<u64>(),
@@ -297,6 +302,7 @@ fn op_answers() -> impl Strategy<Value = OpAnswer> {
         Just(OpAnswer::Busy),
         any::<bool>().prop_map(|fresh| OpAnswer::Staged { fresh }),
         kept().prop_map(OpAnswer::Kept),
+        any::<u64>().prop_map(|before| OpAnswer::HandedOff { before }),
         prop::collection::vec((any::<u16>(), kept()), 0..4).prop_map(OpAnswer::Outcomes),
         prop::collection::vec(subscribed, 0..5).prop_map(OpAnswer::Subscribed),
         prop::collection::vec(unsubscribed, 0..5).prop_map(OpAnswer::Unsubscribed),

@@ -320,15 +320,16 @@ impl Cluster {
             for destination in [1, 2, LIVE] {
                 let outbox = machine.outbox(destination, 0, usize::MAX).unwrap();
                 let expected = reference.outbox.range((destination, 0)..=(destination, u64::MAX));
-                let found = outbox
-                    .iter()
-                    .map(|entry| (entry.number, entry.namespace, &entry.message, entry.lifetime_ms, entry.keep));
+                let found = outbox.iter().map(|entry| {
+                    (entry.number, entry.namespace, &entry.message, entry.lifetime_ms, entry.keep, entry.live)
+                });
                 assert!(found.eq(expected.map(|((_, number), kept)| (
                     *number,
                     kept.namespace,
                     &kept.message,
                     reference.left(kept),
                     reference.keep_of(destination, *number),
+                    reference.is_live(destination, *number),
                 ))));
                 assert_eq!(machine.received_from(destination).unwrap(), reference.received_from(destination));
             }
@@ -532,7 +533,7 @@ impl Generator<'_> {
                 let packet_id = self.random.below(4) as u16;
                 Op::Receive2 { client, epoch, packet_id, message: self.message(), destinations, keeper }
             }
-            74..76 => Op::Outcomes { client, epoch },
+            74..76 => Op::Outcomes { client, epoch, packet_ids: (0..4).filter(|_| self.random.chance(80)).collect() },
             _ => Op::Release { client, epoch, packet_id: self.random.below(4) as u16 },
         }
     }
@@ -558,7 +559,9 @@ impl Generator<'_> {
             }
             85..91 => {
                 let first = self.reference.unrouted.keys().next().copied().unwrap_or(1);
-                Op::Route { entry: first + self.random.below(2), destinations: self.destinations() }
+                let shard = self.random.below(2) as u32 + 1;
+                let keeper = self.random.chance(30).then(|| Box::new(Keeper { shard, keep: self.keep() }));
+                Op::Route { entry: first + self.random.below(2), destinations: self.destinations(), keeper }
             }
             91..95 => {
                 let source = self.random.below(2) as u32 + 1;

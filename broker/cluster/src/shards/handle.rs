@@ -106,6 +106,13 @@ impl Shards {
         running.shards.replica(id)?.machine.with(|machine| machine.client(client))
     }
 
+    /// Whether a shard is read at this node's replica: then the listener hears of everything that is new there ([`Shards::listen`]).
+    #[must_use]
+    pub fn reads_here(&self, shard: u16) -> bool {
+        let Some(running) = self.node.running() else { return false };
+        super::shard_id(&self.node.meta_state(), shard).is_some_and(|id| running.shards.own(id).is_some())
+    }
+
     /// What a client that is connected here is to be sent; see [`raftmq_shard::ShardMachine::deliveries`]. `None`: it cannot be read now.
     ///
     /// It is read at this node's replica, or else at another node's, and then it is not there at first: when it is, the listener hears of it

@@ -10,20 +10,21 @@ use futures::stream::FuturesUnordered;
 use raftmq_mqtt::Message;
 use raftmq_routing::Targets;
 use raftmq_shard::{
-    Answer, Command, HandedOn, How, Kept, LIVE, MOST_HANDED_OFF, NoteToSend, Op, OpAnswer, OutboxMessage, StoreError,
-    slot,
+    Answer, Bounds, Command, HandedOn, How, Keep, Keeper, Kept, LIVE, MOST_HANDED_OFF, NoteToSend, Op, OpAnswer,
+    OutboxMessage, ShardMachine, StoreError, slot,
 };
 use tracing::warn;
 
 use crate::node::RETRY;
 
 use super::lead::Term;
+use super::machine::KeysStore;
 use super::{propose, shard_id};
 
 /// How many messages are handed off, or told where they go, at once.
 const AT_ONCE: usize = MOST_HANDED_OFF;
-/// And about how many bytes, where that is more than one message: far below what a proposal may have.
-const BYTES_AT_ONCE: usize = 512 << 10;
+/// Until the state is looked for again, while it is written.
+const AWAY: Duration = Duration::from_millis(5);
 /// For one proposal to another shard.
 const PROPOSAL: Duration = Duration::from_secs(3);
 
@@ -42,9 +43,12 @@ impl Term<'_> {
             if !self.node.lease.is_serving() {
                 return false;
             }
-            let ops = waiting
-                .iter()
-                .map(|entry| Op::Route { entry: entry.number, destinations: self.destinations(&entry.message) });
+            let ops = waiting.iter().map(|entry| {
+                let keeper = self.keeper(&entry.message).map(Box::new);
+                // One that is retained goes to others when it is.
+                let destinations = if keeper.is_none() { self.destinations(&entry.message) } else { Vec::new() };
+                Op::Route { entry: entry.number, destinations, keeper }
+            });
             match self.propose(&Command::Lead { ops: ops.collect() }).await {
                 Some(Answer::Batch(_)) => {}
                 _ => return false,
@@ -52,29 +56,38 @@ impl Term<'_> {
         }
     }
 
-    /// The shards that have subscribers of a message.
-    fn subscribed(&self, message: &Message) -> Vec<u32> {
-        let mut targets = Targets::default();
-        self.node.shared_routes.lookup(message.topic(), &mut targets);
-        targets.shards().iter().map(|shard| u32::from(*shard)).collect()
+    /// The shard that retains a will or a delayed message, if it is to be retained: whatever is there.
+    fn keeper(&self, message: &Message) -> Option<Keeper> {
+        let keeper = self.node.meta_state().shards.slots().shard(slot(0, message.topic()));
+        let bounds = Bounds { messages: u64::MAX, bytes: u64::MAX };
+        let keep = Keep { how: How::Retain { bounds }, tell: false };
+        keeper.filter(|_| message.retain()).map(|shard| Keeper { shard: shard.into(), keep })
     }
 
-    /// The shards that want a message, the one that keeps it, and whether live subscribers want it.
+    /// The shards that have subscribers of a message, and whether there are live ones.
     fn destinations(&self, message: &Message) -> Vec<u32> {
         let mut targets = Targets::default();
         self.node.shared_routes.lookup(message.topic(), &mut targets);
         let mut destinations: Vec<u32> = targets.shards().iter().map(|shard| u32::from(*shard)).collect();
-        if message.retain()
-            && let Some(keeper) = self.node.meta_state().shards.slots().shard(slot(0, message.topic()))
-        {
-            destinations.push(keeper.into());
-        }
         if targets.workers().next().is_some() || !targets.nodes.is_empty() || targets.shared.is_some() {
             destinations.push(LIVE);
         }
-        destinations.sort_unstable();
-        destinations.dedup();
         destinations
+    }
+
+    /// Reads the state as soon as it is there. `None`: the store cannot be read.
+    async fn read<T>(&self, mut read: impl FnMut(&mut ShardMachine<KeysStore>) -> Result<T, StoreError>) -> Option<T> {
+        loop {
+            match self.machine.with(&mut read) {
+                Some(Ok(found)) => return Some(found),
+                Some(Err(error)) => {
+                    warn!(shard = self.id.number, %error, "what waits for other shards cannot be read");
+                    return None;
+                }
+                // What changed is being written.
+                None => tokio::time::sleep(AWAY).await,
+            }
+        }
     }
 
     /// Hands off what waits for other shards and for live subscribers, and tells shards what there is to say about shared groups: to each of them in order, and to
@@ -83,14 +96,14 @@ impl Term<'_> {
         let mut running = FuturesUnordered::new();
         let mut busy = HashSet::new();
         loop {
-            let waiting = self.machine.with(|machine| -> Result<Vec<_>, StoreError> {
+            let waiting = self.read(|machine| {
                 let messages = machine.destinations()?.into_iter().map(|(to, after)| (What::Messages, to, after));
-                Ok(messages
-                    .chain(machine.note_destinations()?.into_iter().map(|(to, after)| (What::Notes, to, after)))
-                    .collect())
+                let notes = machine.note_destinations()?.into_iter().map(|(to, after)| (What::Notes, to, after));
+                Ok(messages.chain(notes).collect::<Vec<_>>())
             });
-            let unread = !matches!(waiting, Some(Ok(_)));
-            for (what, destination, after) in waiting.into_iter().flatten().flatten() {
+            let waiting = waiting.await;
+            let unread = waiting.is_none();
+            for (what, destination, after) in waiting.into_iter().flatten() {
                 if busy.insert((what, destination)) {
                     running.push(async move {
                         let all = match what {
@@ -117,11 +130,8 @@ impl Term<'_> {
 
     async fn tell_shard(&self, destination: u32, mut after: u64) -> bool {
         loop {
-            let Some(Ok(mut notes)) = self.machine.with(|machine| machine.notes(destination, after, AT_ONCE)) else {
-                return false;
-            };
-            let size = |note: &NoteToSend| note.message.as_ref().map_or(0, |(message, _)| message.wire_len());
-            notes.truncate(fitting(notes.iter().map(size)));
+            let notes = self.read(|machine| machine.notes(destination, after, AT_ONCE));
+            let Some(notes) = notes.await else { return false };
             let Some(last) = notes.last().map(|note| note.number) else { return true };
             let source = u32::from(self.id.number);
             let ops = notes.into_iter().map(|NoteToSend { number, note, message }| {
@@ -142,15 +152,23 @@ impl Term<'_> {
 
     async fn hand_to_shard(&self, destination: u32, mut after: u64) -> bool {
         loop {
-            let Some(Ok(mut waiting)) = self.machine.with(|machine| machine.outbox(destination, after, AT_ONCE)) else {
-                return false;
-            };
-            waiting.truncate(fitting(waiting.iter().map(|waiting| waiting.message.wire_len())));
+            let waiting = self.read(|machine| machine.outbox(destination, after, AT_ONCE));
+            let Some(waiting) = waiting.await else { return false };
             let Some(last) = waiting.last().map(|message| message.number) else { return true };
+            // Without a lease it could not be said where they go then.
+            if waiting.iter().any(|waiting| waiting.keep.is_some()) && !self.node.lease.is_serving() {
+                return false;
+            }
             let source = u32::from(self.id.number);
-            let ops = waiting.iter().cloned().map(|OutboxMessage { number, namespace, message, lifetime_ms, keep }| {
-                Op::HandOff { source, number, namespace, message, lifetime_ms, keep }
-            });
+            let hand_off = |OutboxMessage { number, namespace, message, lifetime_ms, keep, .. }| Op::HandOff {
+                source,
+                number,
+                namespace,
+                message,
+                lifetime_ms,
+                keep,
+            };
+            let ops = waiting.iter().cloned().map(hand_off);
             let answers = self.give(destination, ops.collect()).await;
             let taken = |answer: &OpAnswer| {
                 matches!(answer, OpAnswer::Published { .. } | OpAnswer::Duplicate | OpAnswer::Kept(_))
@@ -185,8 +203,8 @@ impl Term<'_> {
             if goes_on && !self.node.lease.is_serving() {
                 return None;
             }
-            let mut destinations = if goes_on { self.subscribed(&waiting.message) } else { Vec::new() };
-            destinations.retain(|destination| *destination != keeper);
+            let mut destinations = if goes_on { self.destinations(&waiting.message) } else { Vec::new() };
+            destinations.retain(|to| *to != keeper && (*to != LIVE || waiting.live));
             all.push(HandedOn { number: waiting.number, kept, destinations });
         }
         Some(all)
@@ -212,24 +230,27 @@ impl Term<'_> {
         answers.is_some() && refused.is_none()
     }
 
-    /// At most once: it is noted before it is sent.
+    /// At most once: it is noted before it is sent, and what a leader before has noted is left out.
     async fn hand_to_live(&self, mut after: u64) -> bool {
         loop {
-            let Some(Ok(waiting)) = self.machine.with(|machine| machine.outbox(LIVE, after, AT_ONCE)) else {
-                return false;
-            };
+            let waiting = self.read(|machine| machine.outbox(LIVE, after, AT_ONCE));
+            let Some(waiting) = waiting.await else { return false };
             let Some(last) = waiting.last().map(|message| message.number) else { return true };
             if self.node.live_ends.load(Ordering::Acquire) {
                 // Nobody would send it from here: it is for the leader that comes next.
                 return false;
             }
             let op = Op::HandedOff { destination: LIVE, up_to: last, kept: Vec::new() };
-            if self.propose(&Command::Lead { ops: vec![op] }).await.is_none() {
-                return false;
-            }
+            let before = match self.propose(&Command::Lead { ops: vec![op] }).await {
+                Some(Answer::Batch(answers)) => match answers[..] {
+                    [OpAnswer::HandedOff { before }] => before,
+                    _ => return false,
+                },
+                _ => return false,
+            };
             if let Some(handler) = self.node.on_live.get() {
-                for OutboxMessage { namespace, message, lifetime_ms, .. } in waiting {
-                    handler(namespace, message, lifetime_ms);
+                for waiting in waiting.into_iter().filter(|waiting| waiting.number > before) {
+                    handler(waiting.namespace, waiting.message, waiting.lifetime_ms);
                 }
             }
             after = last;
@@ -242,26 +263,4 @@ impl Term<'_> {
 enum What {
     Messages,
     Notes,
-}
-
-/// How many messages of these sizes, the first ones, go into one proposal: one at least.
-fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
-    let mut bytes = 0;
-    let fits = sizes.enumerate().take_while(|(at, size)| {
-        bytes += size;
-        *at == 0 || bytes <= BYTES_AT_ONCE
-    });
-    fits.count()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_proposal_has_what_fits_and_one_message_at_least() {
-        let of = |sizes: &[usize]| fitting(sizes.iter().copied());
-        assert_eq!((of(&[]), of(&[1 << 30]), of(&[1 << 30, 1])), (0, 1, 1));
-        assert_eq!(of(&[BYTES_AT_ONCE / 2, BYTES_AT_ONCE / 2, 1]), 2);
-    }
 }

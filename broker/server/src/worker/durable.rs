@@ -97,6 +97,15 @@ impl Durable {
     }
 }
 
+/// A message with QoS 2 on its way to the shard of its publisher.
+pub(super) struct Receiving {
+    key: Key,
+    id: NonZeroU16,
+    token: PublishToken,
+    message: Message,
+    shard: u16,
+}
+
 /// The packet identifier of a number: the same on every connection.
 fn identifier(seq: u64, epoch: u64) -> Option<NonZeroU16> {
     let seq = if planted(Bug::ResendOtherId) { seq + epoch } else { seq };
@@ -136,22 +145,17 @@ impl Worker {
             let op = op(Vec::new());
             let (topic, live) = if is_delayed { (0, None) } else { (topic_hash(&message), Some(goes)) };
             self.keep_first(key, id, token, live, topic);
-            return self.push_to_shard(shard, op, Waiting::Staged(key, id));
+            return self.push_to_shard(shard, op, Waiting::Staged(key, id, shard));
         }
         let destinations = self.cache.lookup(goes.topic()).shards().iter().copied().map(u32::from).collect();
         let op = op(destinations);
-        self.push_to_shard(shard, op, Waiting::Received(Box::new((key, id, token, goes))));
+        self.push_to_shard(shard, op, Waiting::Received(Box::new(Receiving { key, id, token, message: goes, shard })));
     }
 
     /// The shard has the identifier of a message with QoS 2. Live subscribers get it now, in the order of the answers; once, since a repeated one is a duplicate.
-    pub(super) fn received_durable(
-        &mut self,
-        key: Key,
-        id: NonZeroU16,
-        token: PublishToken,
-        message: &Message,
-        outcome: &Outcome,
-    ) {
+    pub(super) fn received_durable(&mut self, received: &Receiving, outcome: &Outcome) {
+        let Receiving { key, id, token, message, shard } = received;
+        let (key, id, token) = (*key, *id, *token);
         match outcome {
             Ok(OpAnswer::Received) => {
                 let now = self.node.clock.now();
@@ -162,7 +166,7 @@ impl Worker {
             // Another message of the client's under the same identifier, which it does not know of any more: this one counts as that.
             Ok(OpAnswer::Staged { .. }) => {
                 self.keep_first(key, id, token, None, 0);
-                self.staged(key, id, outcome);
+                self.staged(key, id, *shard, outcome);
             }
             _ => self.close_for_shard(key),
         }

@@ -20,10 +20,10 @@ use super::shards::{NAMESPACE, Outcome, Waiting};
 use super::wheel::Key;
 use crate::metrics::PublishRefusal;
 
-/// The shard is asked after so many milliseconds, and again after twice as many each time: where it has no replica on this node nobody says that there is an answer.
+/// Where the publisher's shard has no replica on this node nobody says that it has an answer: it is asked after so many milliseconds, and again after twice as many each time.
 const ASK_MS: u64 = 15;
-/// At most so many.
-const ASK_AGAIN_MS: u64 = 250;
+/// At most so many; and after so many where it has one, which may come just before it is waited for.
+const ASK_AGAIN_MS: u64 = 1_000;
 
 /// Where a message with QoS 2 goes.
 pub(super) enum Course {
@@ -39,7 +39,7 @@ pub(super) enum Course {
 pub(super) struct Keeping {
     id: NonZeroU16,
     publisher: Publisher,
-    /// What live subscribers get.
+    /// What live subscribers get, if it is the first time that it comes.
     message: Option<Message>,
     /// The publisher's shard has it.
     staged: bool,
@@ -56,12 +56,6 @@ pub(super) struct OfShard {
     /// It will be asked in a while; the next time after so many milliseconds.
     waits: bool,
     wait_ms: u64,
-}
-
-impl OfShard {
-    fn is_staged(&self) -> bool {
-        self.keeping.iter().any(|keeping| keeping.staged)
-    }
 }
 
 impl Worker {
@@ -134,20 +128,22 @@ impl Worker {
     }
 
     /// The publisher's shard has answered a message.
-    pub(super) fn staged(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
+    pub(super) fn staged(&mut self, key: Key, id: NonZeroU16, shard: u16, outcome: &Outcome) {
         let Some(of_shard) = self.of_shard(key) else { return };
         let Some(at) = of_shard.keeping.iter().position(|keeping| keeping.id == id) else { return };
         match outcome {
             Ok(OpAnswer::Staged { fresh }) => {
                 of_shard.keeping[at].staged = true;
                 if *fresh {
-                    self.ask_later(key);
-                } else if let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) {
-                    // What became of it may be known since long.
+                    return self.ask_later(key, shard);
+                }
+                // It may be kept since long, and be older than what live subscribers have got; or this is another message under its identifier.
+                of_shard.keeping[at].message = None;
+                if let Some(client) = self.conns.get_mut(key).and_then(|conn| conn.client) {
                     self.ask_outcomes(client);
                 }
             }
-            // What became of it was told to an earlier connection of the client, which has given it to live subscribers.
+            // What became of it was told to an earlier connection of the client.
             Ok(OpAnswer::Duplicate) => {
                 let keeping = of_shard.keeping.remove(at);
                 self.end_keeping(Keeping { message: None, ..keeping }, Kept::Done { change: 0 });
@@ -161,13 +157,15 @@ impl Worker {
     }
 
     /// Asks a client's shard after a while what became of its messages.
-    fn ask_later(&mut self, key: Key) {
+    fn ask_later(&mut self, key: Key, shard: u16) {
+        let is_told = self.desk.as_ref().is_some_and(|desk| desk.shards.reads_here(shard));
         let Some(of_shard) = self.of_shard(key) else { return };
         if std::mem::replace(&mut of_shard.waits, true) {
             return;
         }
-        let wait = Duration::from_millis(of_shard.wait_ms.max(ASK_MS));
-        of_shard.wait_ms = (of_shard.wait_ms.max(ASK_MS) * 2).min(ASK_AGAIN_MS);
+        let wait_ms = if is_told { ASK_AGAIN_MS } else { of_shard.wait_ms.clamp(ASK_MS, ASK_AGAIN_MS) };
+        of_shard.wait_ms = wait_ms * 2;
+        let wait = Duration::from_millis(wait_ms);
         self.do_later(Box::new(move |worker| {
             Box::pin(async move {
                 sleep(wait).await;
@@ -186,46 +184,55 @@ impl Worker {
     /// Asks a client's shard what became of its messages.
     pub(super) fn ask_outcomes(&mut self, client: Key) {
         let Some(key) = self.connection_of(client) else { return };
-        let Some(of_shard) = self.of_shard(key).filter(|of_shard| of_shard.is_staged()) else { return };
-        if std::mem::replace(&mut of_shard.asking, true) {
+        let Some(of_shard) = self.of_shard(key) else { return };
+        if of_shard.asking {
             of_shard.again = true;
             return;
         }
-        match self.owner_of(key) {
-            Some((client, epoch, shard)) => {
-                self.push_to_shard(shard, Op::Outcomes { client, epoch }, Waiting::Outcomes(key));
-            }
-            None => self.close_for_shard(key),
+        // What it does not have yet it is not asked for: that is answered by itself.
+        let asked: Vec<Keeping> = of_shard.keeping.extract_if(.., |keeping| keeping.staged).collect();
+        if asked.is_empty() {
+            return;
         }
+        of_shard.asking = true;
+        let Some((client, epoch, shard)) = self.owner_of(key) else { return self.close_for_shard(key) };
+        let packet_ids = asked.iter().map(|keeping| keeping.id.get()).collect();
+        let waiting = Waiting::Outcomes(Box::new((key, shard, asked)));
+        self.push_to_shard(shard, Op::Outcomes { client, epoch, packet_ids }, waiting);
     }
 
-    /// The publisher's shard says what became of its messages.
-    pub(super) fn outcomes(&mut self, key: Key, outcome: &Outcome) {
+    /// The publisher's shard says what became of messages. It says so once: live subscribers get them whether the publisher is there or not.
+    pub(super) fn outcomes(&mut self, key: Key, shard: u16, asked: Vec<Keeping>, outcome: &Outcome) {
         let Ok(OpAnswer::Outcomes(outcomes)) = outcome else {
             return self.close_for_shard(key);
         };
-        let Some(of_shard) = self.of_shard(key) else { return };
-        of_shard.asking = false;
-        let again = std::mem::take(&mut of_shard.again);
-        for (id, kept) in outcomes {
-            let Some(of_shard) = self.of_shard(key) else { return };
-            // One that the shard did not have again when it was asked is answered by itself.
-            let at = of_shard.keeping.iter().position(|keeping| keeping.staged && keeping.id.get() == *id);
-            if let Some(at) = at {
-                let keeping = of_shard.keeping.remove(at);
-                self.end_keeping(keeping, *kept);
+        let mut unknown = Vec::new();
+        let mut known = Vec::new();
+        for keeping in asked {
+            match outcomes.iter().find(|(id, _)| keeping.id.get() == *id) {
+                Some((_, kept)) => known.push((keeping, *kept)),
+                None => unknown.push(keeping),
             }
         }
-        let Some(of_shard) = self.of_shard(key) else { return };
-        if !outcomes.is_empty() {
-            of_shard.wait_ms = 0;
+        let mut again = false;
+        if let Some(of_shard) = self.of_shard(key) {
+            of_shard.asking = false;
+            again = std::mem::take(&mut of_shard.again);
+            of_shard.keeping.splice(..0, unknown);
+            if !known.is_empty() {
+                of_shard.wait_ms = 0;
+            }
         }
-        if !of_shard.is_staged() {
-            return;
+        // In the order in which they came.
+        known.sort_by_key(|(keeping, _)| outcomes.iter().position(|(id, _)| keeping.id.get() == *id));
+        for (keeping, kept) in known {
+            self.end_keeping(keeping, kept);
         }
-        match self.conns.get_mut(key).and_then(|conn| conn.client) {
-            Some(client) if again => self.ask_outcomes(client),
-            _ => self.ask_later(key),
+        if self.of_shard(key).is_some_and(|of_shard| of_shard.keeping.iter().any(|keeping| keeping.staged)) {
+            match self.conns.get_mut(key).and_then(|conn| conn.client) {
+                Some(client) if again => self.ask_outcomes(client),
+                _ => self.ask_later(key, shard),
+            }
         }
     }
 

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::LocalBoxFuture;
 use raftmq_cluster::{AnswerSink, Kick, LaneError, Port, PushError, ShardListener, Shards};
 use raftmq_mqtt::Message;
-use raftmq_session::PublishToken;
 use raftmq_shard::{Effect, Name, Op, OpAnswer};
 use tokio::sync::oneshot;
 
@@ -142,11 +141,11 @@ pub(super) enum Waiting {
     /// The publisher of a message that is to be retained.
     Retained(Rc<super::retained::Retaining>),
     /// The publisher of a message with QoS 2 whose session is durable.
-    Received(Box<(Key, std::num::NonZeroU16, PublishToken, Message)>),
+    Received(Box<super::durable::Receiving>),
     /// The publisher of one that a shard has to keep first.
-    Staged(Key, std::num::NonZeroU16),
-    /// The publisher of such ones, for what became of them.
-    Outcomes(Key),
+    Staged(Key, std::num::NonZeroU16, u16),
+    /// The publisher of such ones, for what became of them; and its shard.
+    Outcomes(Box<(Key, u16, Vec<super::keeping::Keeping>)>),
     /// A connection whose client has sent PUBREC.
     Recorded(Key, std::num::NonZeroU16),
     /// A client that may be sent more now.
@@ -413,11 +412,13 @@ impl Worker {
             Waiting::Published(publishing) => self.published_to_shard(&publishing, &outcome),
             Waiting::Retained(retaining) => self.retained_by_shard(&retaining, &outcome),
             Waiting::Received(received) => {
-                let (key, id, token, message) = *received;
-                self.received_durable(key, id, token, &message, &outcome);
+                self.received_durable(&received, &outcome);
             }
-            Waiting::Staged(key, packet_id) => self.staged(key, packet_id, &outcome),
-            Waiting::Outcomes(key) => self.outcomes(key, &outcome),
+            Waiting::Staged(key, packet_id, shard) => self.staged(key, packet_id, shard, &outcome),
+            Waiting::Outcomes(waiting) => {
+                let (key, shard, asked) = *waiting;
+                self.outcomes(key, shard, asked, &outcome);
+            }
             Waiting::Recorded(key, packet_id) => self.recorded(key, packet_id, &outcome),
             Waiting::Granted(client) => self.granted(client, &outcome),
             Waiting::Released(key, packet_id) => self.released(key, packet_id, &outcome),

@@ -201,12 +201,13 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             out.number((*packet_id).into());
             out.message(message);
             put_destinations(out, destinations);
-            out.flag(keeper.is_some());
-            if let Some(keeper) = keeper {
-                keeper.encode(out);
-            }
+            put_keeper(out, keeper.as_deref());
         }
-        Op::Outcomes { client, epoch } => put_client(out, 39, client, *epoch),
+        Op::Outcomes { client, epoch, packet_ids } => {
+            put_client(out, 39, client, *epoch);
+            out.count(packet_ids.len());
+            packet_ids.iter().for_each(|id| out.number((*id).into()));
+        }
         Op::Release { client, epoch, packet_id } => {
             put_client(out, 10, client, *epoch);
             out.number((*packet_id).into());
@@ -242,10 +243,11 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             out.number(bounds.messages);
             out.number(bounds.bytes);
         }
-        Op::Route { entry, destinations } => {
+        Op::Route { entry, destinations, keeper } => {
             out.push(13);
             out.number(*entry);
             put_destinations(out, destinations);
+            put_keeper(out, keeper.as_deref());
         }
         Op::HandOff { source, number, namespace, message, lifetime_ms, keep } => {
             out.push(14);
@@ -347,7 +349,7 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             packet_id: reader.small("packet identifier")?,
             message: reader.message()?,
             destinations: destinations(reader)?,
-            keeper: if reader.flag("keeper")? { Some(Box::new(Keeper::decode(reader)?)) } else { None },
+            keeper: keeper(reader)?,
         },
         10 => {
             Op::Release { client: name(reader)?, epoch: epoch(reader)?, packet_id: reader.small("packet identifier")? }
@@ -359,7 +361,9 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             delay_ms: reader.number("delay")?,
             bounds: Bounds { messages: reader.number("messages")?, bytes: reader.number("bytes")? },
         },
-        13 => Op::Route { entry: reader.number("entry")?, destinations: destinations(reader)? },
+        13 => {
+            Op::Route { entry: reader.number("entry")?, destinations: destinations(reader)?, keeper: keeper(reader)? }
+        }
         14 => Op::HandOff {
             source: reader.small("source")?,
             number: reader.number("number")?,
@@ -416,7 +420,11 @@ fn op(reader: &mut Reader<'_>) -> Result<Op, CodecError> {
             shard: reader.small("shard")?,
             limits: limits(reader)?,
         },
-        39 => Op::Outcomes { client: name(reader)?, epoch: epoch(reader)? },
+        39 => Op::Outcomes {
+            client: name(reader)?,
+            epoch: epoch(reader)?,
+            packet_ids: reader.list("packet identifiers", 1 << 16, |reader| reader.small("packet identifier"))?,
+        },
         37 => Op::Return { client: name(reader)?, epoch: epoch(reader)?, seqs: seqs(reader)? },
         34 => Op::Noted { destination: reader.small("destination")?, up_to: reader.number("number")? },
         17 => Op::Older { client: name(reader)?, epoch: epoch(reader)? },
@@ -514,6 +522,17 @@ fn seqs(reader: &mut Reader<'_>) -> Result<Vec<SeqRange>, CodecError> {
 fn put_destinations(out: &mut Vec<u8>, destinations: &[u32]) {
     out.count(destinations.len());
     destinations.iter().for_each(|destination| out.number((*destination).into()));
+}
+
+fn put_keeper(out: &mut Vec<u8>, keeper: Option<&Keeper>) {
+    out.flag(keeper.is_some());
+    if let Some(keeper) = keeper {
+        keeper.encode(out);
+    }
+}
+
+fn keeper(reader: &mut Reader<'_>) -> Result<Option<Box<Keeper>>, CodecError> {
+    Ok(if reader.flag("keeper")? { Some(Box::new(Keeper::decode(reader)?)) } else { None })
 }
 
 fn destinations(reader: &mut Reader<'_>) -> Result<Vec<u32>, CodecError> {

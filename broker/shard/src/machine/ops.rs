@@ -78,9 +78,9 @@ impl<S: Store> ShardMachine<S> {
                     keeper.map(|keeper| *keeper),
                 )
             }
-            Op::Outcomes { client, epoch } => {
+            Op::Outcomes { client, epoch, packet_ids } => {
                 let session = session_of!(self, from, &client, epoch);
-                self.outcomes(session)
+                self.outcomes(session, &packet_ids)
             }
             Op::Release { client, epoch, packet_id } => {
                 let session = session_of!(self, from, &client, epoch);
@@ -117,7 +117,7 @@ impl<S: Store> ShardMachine<S> {
             Op::Note { source, number, note, message } => self.note(source, number, *note, message),
             Op::Noted { destination, up_to } => self.noted(destination, up_to),
             Op::Delay { namespace, message, delay_ms, bounds } => self.delay(namespace, message, delay_ms, bounds),
-            Op::Route { entry, destinations } => self.route(entry, destinations),
+            Op::Route { entry, destinations, keeper } => self.route(entry, destinations, keeper.map(|keeper| *keeper)),
             Op::HandOff { source, number, namespace, message, lifetime_ms, keep } => {
                 self.hand_off(source, number, namespace, message, lifetime_ms, keep)
             }
@@ -130,7 +130,7 @@ impl<S: Store> ShardMachine<S> {
     pub(super) fn lead(&mut self, op: Op) -> Result<OpAnswer, StoreError> {
         match op {
             Op::Skip => Ok(OpAnswer::Done),
-            Op::Route { entry, destinations } => self.route(entry, destinations),
+            Op::Route { entry, destinations, keeper } => self.route(entry, destinations, keeper.map(|keeper| *keeper)),
             Op::HandOff { source, number, namespace, message, lifetime_ms, keep } => {
                 self.hand_off(source, number, namespace, message, lifetime_ms, keep)
             }

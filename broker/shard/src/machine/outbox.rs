@@ -60,11 +60,14 @@ impl<S: Store> ShardMachine<S> {
 
     /// What became of a client's messages that shards have to keep. Whoever asks answers the client: an identifier whose message was refused is free
     /// then [MQTT5 4.3.3].
-    pub(super) fn outcomes(&mut self, session: u64) -> Result<OpAnswer, StoreError> {
+    pub(super) fn outcomes(&mut self, session: u64, packet_ids: &[u16]) -> Result<OpAnswer, StoreError> {
         let key = key::session(session);
         let Some(mut known) = self.cache.take::<Session>(&key)? else { return Ok(OpAnswer::NoSession) };
         let mut outcomes = Vec::new();
         known.staged.retain(|(packet_id, _, kept)| {
+            if !packet_ids.contains(packet_id) {
+                return true;
+            }
             outcomes.extend(kept.map(|kept| (*packet_id, kept)));
             kept.is_none()
         });
@@ -127,10 +130,19 @@ impl<S: Store> ShardMachine<S> {
     }
 
     /// The leader says where a message goes. Once: a later leader finds it in the outbox.
-    pub(super) fn route(&mut self, entry: u64, destinations: Vec<u32>) -> Result<OpAnswer, StoreError> {
+    pub(super) fn route(
+        &mut self,
+        entry: u64,
+        mut destinations: Vec<u32>,
+        keeper: Option<Keeper>,
+    ) -> Result<OpAnswer, StoreError> {
         let key = key::unrouted(entry);
-        let Some(outgoing) = self.cache.get::<Outgoing>(&key)?.cloned() else { return Ok(OpAnswer::UnknownEntry) };
+        let Some(mut outgoing) = self.cache.get::<Outgoing>(&key)?.cloned() else { return Ok(OpAnswer::UnknownEntry) };
         self.cache.remove(&key);
+        if let Some(keeper) = keeper {
+            destinations = vec![keeper.shard];
+            outgoing.staged = Some(Box::new(Staged { keeper, since: self.meta.now_ms, session: 0 }));
+        }
         let references = self.send(destinations, &outgoing)?;
         self.change_references(outgoing.message, |before| before - 1 + references)?;
         Ok(OpAnswer::Done)
@@ -218,9 +230,9 @@ impl<S: Store> ShardMachine<S> {
     ) -> Result<OpAnswer, StoreError> {
         let key = key::peer(destination);
         let mut peer = self.cache.get::<Peer>(&key)?.cloned().unwrap_or_default();
-        let up_to = up_to.min(peer.sent);
-        if up_to <= peer.handed_off {
-            return Ok(OpAnswer::Done);
+        let (before, up_to) = (peer.handed_off, up_to.min(peer.sent));
+        if up_to <= before {
+            return Ok(OpAnswer::HandedOff { before });
         }
         let (mut from, to) = (key::outbox(destination, peer.handed_off), key::outbox(destination, up_to + 1));
         peer.handed_off = up_to;
@@ -242,7 +254,7 @@ impl<S: Store> ShardMachine<S> {
                 _ => break,
             }
         }
-        Ok(OpAnswer::Done)
+        Ok(OpAnswer::HandedOff { before })
     }
 
     /// A shard has kept a message, or has no room for it: it goes further, and its publisher can be answered.

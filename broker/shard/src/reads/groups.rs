@@ -3,6 +3,7 @@
 use raftmq_mqtt::{Message, QoS};
 
 use crate::command::Subscription;
+use crate::keep::Room;
 use crate::key;
 use crate::machine::{MAX_GROUPS, ShardMachine};
 use crate::record::{Client, Group, Letter, Membership, Named, OPTIONS_RETAIN, Peer, RouteKey, Session, Stored};
@@ -116,7 +117,7 @@ impl<S: Store> ShardMachine<S> {
     pub fn notes(&mut self, destination: u32, after: u64, limit: usize) -> Result<Vec<NoteToSend>, StoreError> {
         let from = key::note(destination, after.saturating_add(1));
         let to = key::after(&key::note(destination, u64::MAX));
-        let mut notes = Vec::new();
+        let (mut notes, mut room) = (Vec::new(), Room::default());
         for (key, letter) in self.cache.scan::<Letter>(&from, &to, limit)? {
             let number = key::last_number(&key).unwrap_or_default();
             let now = self.meta.now_ms;
@@ -126,6 +127,9 @@ impl<S: Store> ShardMachine<S> {
             };
             let lifetime = letter.expires_at.map(|at| at.saturating_sub(now));
             let message = stored.map(|stored| (stored.message.clone(), lifetime));
+            if !room.takes(message.as_ref().map_or(0, |(message, _)| message.wire_len())) {
+                break;
+            }
             notes.push(NoteToSend { number, note: letter.note, message });
         }
         Ok(notes)

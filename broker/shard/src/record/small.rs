@@ -220,7 +220,7 @@ pub(crate) struct Staged {
     pub(crate) keeper: Keeper,
     /// The shard's time when it came.
     pub(crate) since: u64,
-    /// The session of its publisher.
+    /// The session of its publisher; 0: what nobody waits for, a will or a delayed message.
     pub(crate) session: u64,
 }
 

@@ -111,6 +111,7 @@ pub struct Reference {
     /// Time, number.
     pub delayed: BTreeMap<(u64, u64), Kept>,
     sent: BTreeMap<u32, u64>,
+    handed_off: BTreeMap<u32, u64>,
     received: BTreeMap<u32, u64>,
     sweeps: Vec<(NodeBoot, u64)>,
     last_epoch: u64,
@@ -150,6 +151,7 @@ impl Reference {
             outcomes: BTreeMap::new(),
             delayed: BTreeMap::new(),
             sent: BTreeMap::new(),
+            handed_off: BTreeMap::new(),
             received: BTreeMap::new(),
             sweeps: Vec::new(),
             last_epoch: 0,
@@ -260,7 +262,7 @@ impl Reference {
             | Op::Grant { client, epoch, .. }
             | Op::Receive2 { client, epoch, .. }
             | Op::Older { client, epoch }
-            | Op::Outcomes { client, epoch }
+            | Op::Outcomes { client, epoch, .. }
             | Op::Release { client, epoch, .. } => Some((client, Some(*epoch))),
             _ => None,
         };
@@ -348,10 +350,10 @@ impl Reference {
                 self.stages.insert((keeper.shard, self.sent[&keeper.shard]), stage);
                 OpAnswer::Staged { fresh: true }
             }
-            Op::Outcomes { .. } => {
+            Op::Outcomes { packet_ids, .. } => {
                 let known = self.sessions.get_mut(&session).unwrap();
                 let (over, left): (Vec<_>, Vec<_>) =
-                    known.staged.drain(..).partition(|(.., outcome)| outcome.is_some());
+                    known.staged.drain(..).partition(|(id, _, outcome)| outcome.is_some() && packet_ids.contains(id));
                 known.staged = left;
                 let over: Vec<(u16, Outcome)> =
                     over.into_iter().map(|(id, _, outcome)| (id, outcome.unwrap())).collect();
@@ -374,8 +376,15 @@ impl Reference {
                 self.retain(namespace, message, lifetime, bounds)
             }
             Op::Delay { namespace, message, delay_ms, bounds } => self.delay(namespace, message, delay_ms, bounds),
-            Op::Route { entry, destinations } => match self.unrouted.remove(&entry) {
+            Op::Route { entry, destinations, keeper } => match self.unrouted.remove(&entry) {
                 None => OpAnswer::UnknownEntry,
+                Some(kept) if keeper.is_some() => {
+                    let keeper = *keeper.unwrap();
+                    self.send(&kept, vec![keeper.shard]);
+                    let stage = Stage { keeper, since: self.now, session: 0 };
+                    self.stages.insert((keeper.shard, self.sent[&keeper.shard]), stage);
+                    OpAnswer::Done
+                }
                 Some(kept) => {
                     self.send(&kept, destinations);
                     OpAnswer::Done
@@ -418,6 +427,7 @@ impl Reference {
                 OpAnswer::Kept(kept)
             }
             Op::HandedOff { destination, up_to, kept } => {
+                let before = self.handed_off.get(&destination).copied().unwrap_or_default();
                 let over: Vec<u64> = self
                     .outbox
                     .range((destination, 0)..=(destination, up_to))
@@ -431,7 +441,9 @@ impl Reference {
                         self.send_kept(&message, &stage, handed.clone());
                     }
                 }
-                OpAnswer::Done
+                let up_to = up_to.min(self.sent.get(&destination).copied().unwrap_or_default());
+                self.handed_off.insert(destination, before.max(up_to));
+                OpAnswer::HandedOff { before }
             }
             Op::Announced { up_to } => {
                 self.announced = self.announced.max(up_to.min(self.last_route).min(self.announced + 256));
@@ -749,6 +761,11 @@ impl Reference {
         let kept = self.keep(namespace, message, None);
         self.delayed.insert((self.now.saturating_add(delay_ms), kept.number), kept);
         OpAnswer::Done
+    }
+
+    /// Whether live subscribers get it after that.
+    pub fn is_live(&self, destination: u32, number: u64) -> bool {
+        self.stages.get(&(destination, number)).is_some_and(|stage| stage.session == 0)
     }
 
     /// What a shard that keeps the message does with it, as its publisher's shard says now.

@@ -1,6 +1,6 @@
 //! Wills and delayed messages: when they are published, and where they go.
 
-use raftmq_shard::{Answer, Bounds, Claim, Command, Op, OpAnswer, WillEnd};
+use raftmq_shard::{Answer, Bounds, Claim, Command, HandedOn, How, Keep, Keeper, Kept, LIVE, Op, OpAnswer, WillEnd};
 
 use crate::common::{NODE, OTHER, Replica, Table, claim, message, name};
 use crate::{disconnect, will};
@@ -109,7 +109,7 @@ fn wills_are_routed_once() {
     let mut table = Table::new();
     let (epoch, ..) = table.claim(NODE, Claim { will: will("w", 0), ..claim("c") });
     table.op(NODE, disconnect("c", epoch, WillEnd::Keep));
-    let route = |destinations| Op::Route { entry: 1, destinations };
+    let route = |destinations| Op::Route { entry: 1, destinations, keeper: None };
     assert_eq!(table.op(OTHER, route(vec![2, 3])), OpAnswer::Done);
     assert_eq!(table.op(OTHER, route(vec![5])), OpAnswer::UnknownEntry);
     assert!(table.replica.machine.outbox(5, 0, 9).unwrap().is_empty());
@@ -120,7 +120,7 @@ fn wills_are_routed_once() {
     // One that nobody wants.
     let (epoch, ..) = table.claim(NODE, Claim { will: will("w", 0), ..claim("c") });
     table.op(NODE, disconnect("c", epoch, WillEnd::Keep));
-    assert_eq!(table.op(OTHER, Op::Route { entry: 2, destinations: vec![] }), OpAnswer::Done);
+    assert_eq!(table.op(OTHER, Op::Route { entry: 2, destinations: vec![], keeper: None }), OpAnswer::Done);
     assert_eq!(table.replica.machine.numbers().messages, 0);
 }
 
@@ -148,4 +148,30 @@ fn delayed_messages_are_bounded() {
     table.tick(1_000);
     assert_eq!((table.decided(), table.replica.machine.numbers().delayed), (vec!["a".to_owned()], 1));
     assert_eq!(table.op(NODE, delay("c", 2_000, 2)), OpAnswer::Done);
+}
+
+/// One that is retained goes to its shard first, and then to whoever has subscribed by then, once.
+#[test]
+fn a_will_that_is_retained_goes_to_its_shard_first() {
+    let mut table = Table::new();
+    let (epoch, ..) = table.claim(NODE, Claim { will: will("w", 0), ..claim("c") });
+    table.op(NODE, disconnect("c", epoch, WillEnd::Keep));
+    let keep = Keep { how: How::Retain { bounds: Bounds { messages: 9, bytes: 999 } }, tell: false };
+    let keeper = Some(Box::new(Keeper { shard: 3, keep }));
+    table.op(OTHER, Op::Route { entry: 1, destinations: vec![4], keeper });
+    let waiting = table.replica.machine.outbox(3, 0, 9).unwrap();
+    assert_eq!((waiting[0].keep, waiting[0].live), (Some(keep), true));
+    assert!(table.replica.machine.outbox(4, 0, 9).unwrap().is_empty());
+    let handed_off = || {
+        let kept = Kept::Done { change: 5 };
+        let kept = vec![HandedOn { number: 1, kept, destinations: vec![4, LIVE] }];
+        Op::HandedOff { destination: 3, up_to: 1, kept }
+    };
+    assert_eq!(table.op(OTHER, handed_off()), OpAnswer::HandedOff { before: 0 });
+    // Who says it again learns that it was said.
+    assert_eq!(table.op(NODE, handed_off()), OpAnswer::HandedOff { before: 1 });
+    for destination in [4, LIVE] {
+        let outbox = table.replica.machine.outbox(destination, 0, 9).unwrap();
+        assert_eq!(outbox.iter().map(|entry| entry.message.change()).collect::<Vec<_>>(), [Some(5)]);
+    }
 }

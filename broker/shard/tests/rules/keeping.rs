@@ -31,7 +31,12 @@ fn handed_off(number: u64, kept: Kept) -> Op {
 }
 
 fn outcomes(table: &mut Table, node: NodeBoot, epoch: u64) -> Vec<(u16, Kept)> {
-    match table.op(node, Op::Outcomes { client: name("c"), epoch }) {
+    // Of another message nothing is said.
+    assert_eq!(
+        table.op(node, Op::Outcomes { client: name("c"), epoch, packet_ids: vec![8, 10] }),
+        OpAnswer::Outcomes(vec![])
+    );
+    match table.op(node, Op::Outcomes { client: name("c"), epoch, packet_ids: vec![9] }) {
         OpAnswer::Outcomes(outcomes) => outcomes,
         other => panic!("{other:?}"),
     }
@@ -62,7 +67,7 @@ fn a_retained_message_goes_to_its_shard_first() {
     assert_eq!(known(&mut table), []);
     assert_eq!(table.op(NODE, retain(epoch, 9)), OpAnswer::Staged { fresh: false });
 
-    assert_eq!(table.op(NODE, handed_off(1, DONE)), OpAnswer::Done);
+    assert_eq!(table.op(NODE, handed_off(1, DONE)), OpAnswer::HandedOff { before: 0 });
     assert!(table.effects.contains(&Effect::Outcome { client: name("c") }));
     assert_eq!(
         (to(&mut table, 3), to(&mut table, 4), to(&mut table, 5)),
