@@ -32,6 +32,7 @@ mod remote;
 mod report;
 mod rounds;
 mod session;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

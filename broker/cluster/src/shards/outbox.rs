@@ -1,6 +1,6 @@
 //! What a shard has for other shards and for the live subscribers of all nodes: messages with QoS 2, wills, delayed messages.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::node::RETRY;
 
 use super::lead::Term;
 use super::machine::KeysStore;
+use super::turns::Turns;
 use super::{propose, shard_id};
 
 /// How many messages are handed off, or told where they go, at once.
@@ -91,101 +92,93 @@ impl Term<'_> {
     }
 
     /// Hands off what waits for other shards and for live subscribers, and tells shards what there is to say about shared groups: to each of them in order, and to
-    /// all at once, so that one without a quorum holds up no other.
+    /// some at once ([`Turns`]).
     pub(super) async fn hand_off(&self) {
         let mut running = FuturesUnordered::new();
-        let mut busy = HashSet::new();
+        let mut turns = Turns::new();
         loop {
             let waiting = self.read(|machine| {
-                let messages = machine.destinations()?.into_iter().map(|(to, after)| (What::Messages, to, after));
-                let notes = machine.note_destinations()?.into_iter().map(|(to, after)| (What::Notes, to, after));
-                Ok(messages.chain(notes).collect::<Vec<_>>())
+                let messages = machine.destinations()?.into_iter().map(|(to, after)| ((What::Messages, to), after));
+                let notes = machine.note_destinations()?.into_iter().map(|(to, after)| ((What::Notes, to), after));
+                Ok(messages.chain(notes).collect::<BTreeMap<_, _>>())
             });
             let waiting = waiting.await;
             let unread = waiting.is_none();
-            for (what, destination, after) in waiting.into_iter().flatten() {
-                if busy.insert((what, destination)) {
-                    running.push(async move {
-                        let all = match what {
-                            What::Messages if destination == LIVE => self.hand_to_live(after).await,
-                            What::Messages => self.hand_to_shard(destination, after).await,
-                            What::Notes => self.tell_shard(destination, after).await,
-                        };
-                        if !all {
-                            tokio::time::sleep(RETRY).await;
-                        }
-                        (what, destination)
-                    });
-                }
+            let waiting = waiting.unwrap_or_default();
+            for to in turns.begin(waiting.keys().copied()) {
+                let after = waiting.get(&to).copied().unwrap_or_default();
+                running.push(async move {
+                    let taken = match to {
+                        (What::Messages, LIVE) => self.hand_to_live(after).await,
+                        (What::Messages, shard) => self.hand_to_shard(shard, after).await,
+                        (What::Notes, shard) => self.tell_shard(shard, after).await,
+                    };
+                    if !taken {
+                        tokio::time::sleep(RETRY).await;
+                    }
+                    (to, taken)
+                });
             }
             tokio::select! {
-                Some(done) = running.next() => {
-                    busy.remove(&done);
-                }
+                Some((to, taken)) = running.next() => turns.end(to, taken),
                 () = self.machine.outbox_filled() => {}
                 () = tokio::time::sleep(RETRY), if unread => {}
             }
         }
     }
 
-    async fn tell_shard(&self, destination: u32, mut after: u64) -> bool {
-        loop {
-            let notes = self.read(|machine| machine.notes(destination, after, AT_ONCE));
-            let Some(notes) = notes.await else { return false };
-            let Some(last) = notes.last().map(|note| note.number) else { return true };
-            let source = u32::from(self.id.number);
-            let ops = notes.into_iter().map(|NoteToSend { number, note, message }| {
-                let note = Box::new(note);
-                Op::Note { source, number, note, message }
-            });
-            let answers = self.give(destination, ops.collect()).await;
-            let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Done | OpAnswer::Duplicate);
-            if !self.all(destination, answers.as_deref(), taken) {
-                return false;
-            }
-            if self.propose(&Command::Lead { ops: vec![Op::Noted { destination, up_to: last }] }).await.is_none() {
-                return false;
-            }
-            after = last;
+    /// One batch of notes. Whether it was taken.
+    async fn tell_shard(&self, destination: u32, after: u64) -> bool {
+        let notes = self.read(|machine| machine.notes(destination, after, AT_ONCE));
+        let Some(notes) = notes.await else { return false };
+        let Some(last) = notes.last().map(|note| note.number) else { return true };
+        let source = u32::from(self.id.number);
+        let ops = notes.into_iter().map(|NoteToSend { number, note, message }| {
+            let note = Box::new(note);
+            Op::Note { source, number, note, message }
+        });
+        let answers = self.give(destination, ops.collect()).await;
+        let taken = |answer: &OpAnswer| matches!(answer, OpAnswer::Done | OpAnswer::Duplicate);
+        if !self.all(destination, answers.as_deref(), taken) {
+            return false;
         }
+        if self.propose(&Command::Lead { ops: vec![Op::Noted { destination, up_to: last }] }).await.is_none() {
+            return false;
+        }
+        true
     }
 
-    async fn hand_to_shard(&self, destination: u32, mut after: u64) -> bool {
-        loop {
-            let waiting = self.read(|machine| machine.outbox(destination, after, AT_ONCE));
-            let Some(waiting) = waiting.await else { return false };
-            let Some(last) = waiting.last().map(|message| message.number) else { return true };
-            // Without a lease it could not be said where they go then.
-            if waiting.iter().any(|waiting| waiting.keep.is_some()) && !self.node.lease.is_serving() {
-                return false;
-            }
-            let source = u32::from(self.id.number);
-            let hand_off = |OutboxMessage { number, namespace, message, lifetime_ms, keep, .. }| Op::HandOff {
-                source,
-                number,
-                namespace,
-                message,
-                lifetime_ms,
-                keep,
-            };
-            let ops = waiting.iter().cloned().map(hand_off);
-            let answers = self.give(destination, ops.collect()).await;
-            let taken = |answer: &OpAnswer| {
-                matches!(answer, OpAnswer::Published { .. } | OpAnswer::Duplicate | OpAnswer::Kept(_))
-            };
-            if !self.all(destination, answers.as_deref(), taken) {
-                return false;
-            }
-            let Some(kept) = self.handed_on(destination, &waiting, &answers.unwrap_or_default()) else { return false };
-            if self
-                .propose(&Command::Lead { ops: vec![Op::HandedOff { destination, up_to: last, kept }] })
-                .await
-                .is_none()
-            {
-                return false;
-            }
-            after = last;
+    /// One batch of messages. Whether it was taken.
+    async fn hand_to_shard(&self, destination: u32, after: u64) -> bool {
+        let waiting = self.read(|machine| machine.outbox(destination, after, AT_ONCE));
+        let Some(waiting) = waiting.await else { return false };
+        let Some(last) = waiting.last().map(|message| message.number) else { return true };
+        // Without a lease it could not be said where they go then.
+        if waiting.iter().any(|waiting| waiting.keep.is_some()) && !self.node.lease.is_serving() {
+            return false;
         }
+        let source = u32::from(self.id.number);
+        let hand_off = |OutboxMessage { number, namespace, message, lifetime_ms, keep, .. }| Op::HandOff {
+            source,
+            number,
+            namespace,
+            message,
+            lifetime_ms,
+            keep,
+        };
+        let ops = waiting.iter().cloned().map(hand_off);
+        let answers = self.give(destination, ops.collect()).await;
+        let taken =
+            |answer: &OpAnswer| matches!(answer, OpAnswer::Published { .. } | OpAnswer::Duplicate | OpAnswer::Kept(_));
+        if !self.all(destination, answers.as_deref(), taken) {
+            return false;
+        }
+        let Some(kept) = self.handed_on(destination, &waiting, &answers.unwrap_or_default()) else { return false };
+        if self.propose(&Command::Lead { ops: vec![Op::HandedOff { destination, up_to: last, kept }] }).await.is_none()
+        {
+            return false;
+        }
+        true
     }
 
     /// What became of messages that a shard keeps, and where they go now that it has them: whoever subscribes later finds them there. `None`: this node may not know who
@@ -231,35 +224,33 @@ impl Term<'_> {
     }
 
     /// At most once: it is noted before it is sent, and what a leader before has noted is left out.
-    async fn hand_to_live(&self, mut after: u64) -> bool {
-        loop {
-            let waiting = self.read(|machine| machine.outbox(LIVE, after, AT_ONCE));
-            let Some(waiting) = waiting.await else { return false };
-            let Some(last) = waiting.last().map(|message| message.number) else { return true };
-            if self.node.live_ends.load(Ordering::Acquire) {
-                // Nobody would send it from here: it is for the leader that comes next.
-                return false;
-            }
-            let op = Op::HandedOff { destination: LIVE, up_to: last, kept: Vec::new() };
-            let before = match self.propose(&Command::Lead { ops: vec![op] }).await {
-                Some(Answer::Batch(answers)) => match answers[..] {
-                    [OpAnswer::HandedOff { before }] => before,
-                    _ => return false,
-                },
-                _ => return false,
-            };
-            if let Some(handler) = self.node.on_live.get() {
-                for waiting in waiting.into_iter().filter(|waiting| waiting.number > before) {
-                    handler(waiting.namespace, waiting.message, waiting.lifetime_ms);
-                }
-            }
-            after = last;
+    async fn hand_to_live(&self, after: u64) -> bool {
+        let waiting = self.read(|machine| machine.outbox(LIVE, after, AT_ONCE));
+        let Some(waiting) = waiting.await else { return false };
+        let Some(last) = waiting.last().map(|message| message.number) else { return true };
+        if self.node.live_ends.load(Ordering::Acquire) {
+            // Nobody would send it from here: it is for the leader that comes next.
+            return false;
         }
+        let op = Op::HandedOff { destination: LIVE, up_to: last, kept: Vec::new() };
+        let before = match self.propose(&Command::Lead { ops: vec![op] }).await {
+            Some(Answer::Batch(answers)) => match answers[..] {
+                [OpAnswer::HandedOff { before }] => before,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        if let Some(handler) = self.node.on_live.get() {
+            for waiting in waiting.into_iter().filter(|waiting| waiting.number > before) {
+                handler(waiting.namespace, waiting.message, waiting.lifetime_ms);
+            }
+        }
+        true
     }
 }
 
 /// What goes to a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Messages,
     Notes,
