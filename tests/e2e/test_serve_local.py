@@ -101,8 +101,8 @@ def test_clean_sessions_go_on_without_a_quorum(config):
             loud = Client(node, "loud")
             loud.connected()
             loud.publish("kept/lost", ["?"], acknowledged=False)
-            # With 0x88, which paho does not know in a DISCONNECT.
             loud.wait("it is not acknowledged", lambda: loud.of("disconnect"), 15)
+            assert loud.of("disconnect")[0][1] == "Server busy"
             assert not loud.published
             loud.close()
 

@@ -232,13 +232,22 @@ pub(crate) async fn transfer_here(running: &Running, number: u32, to: Option<u64
     })
 }
 
+/// On the leader, which knows nothing of the others when it reaches no quorum of them.
+pub(crate) async fn loss_here(node: &Node, running: &Running, id: u64) -> Result<LossReport, ControlError> {
+    if tokio::time::timeout(CALL, running.meta.read_index()).await.is_ok_and(|index| index.is_ok()) {
+        return leader::loss(node, running, id);
+    }
+    let why = "the meta group has no quorum: what would be lost is not known. Bring the other nodes back first";
+    Err(ControlError::Unavailable(why.into()))
+}
+
 pub(crate) async fn loss(node: &Node, name: &str) -> Result<LossReport, ControlError> {
     let running = running_of(node)?;
     let id = member_id(&node.meta_state(), name)?;
     let leader = running.meta.status().borrow().leader;
     let leader = leader.ok_or_else(|| ControlError::Unavailable("the meta group has no leader".into()))?;
     if leader == running.id {
-        return leader::loss(node, running, id);
+        return loss_here(node, running, id).await;
     }
     match node.net.call_node(leader, &Request::Loss { node: id }, CALL * 3).await {
         Ok(Response::Loss(result)) => result,

@@ -20,7 +20,7 @@ use crate::shards::{
 };
 use crate::status::ClusterCounters;
 use crate::wire::{self, Fate, LeaseError, Request, Response, kind};
-use crate::{bootstrap, driver, fence, leader, lease, lives};
+use crate::{bootstrap, driver, fence, lease, lives};
 
 /// Hands frames to the node, as long as it lives.
 pub(crate) struct LinkHandler {
@@ -210,7 +210,7 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         Request::Parts(request) => Response::Parts(parts_for(running(node)?, request).await),
         Request::Session(request) => Response::Session(session_for(running(node)?, request).await),
         Request::ChangeShard(change) => Response::ChangeShard(carry_out(running(node)?, change).await),
-        Request::Loss { node: id } => Response::Loss(leader::loss(node, running(node)?, id)),
+        Request::Loss { node: id } => Response::Loss(driver::loss_here(node, running(node)?, id).await),
     })
 }
 

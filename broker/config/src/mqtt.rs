@@ -107,7 +107,7 @@ pub struct Mqtt {
     pub response_information: String,
     /// What a client gets whose subscriptions overlap.
     pub overlapping: Overlapping,
-    /// Retained messages, in the memory of the node that they were published on.
+    /// Retained messages.
     pub retained: Retained,
     /// Shared subscriptions, `$share/{group}/{filter}` and `$queue/{filter}`.
     pub shared_subscription: SharedSubscription,

@@ -57,4 +57,5 @@ pub(crate) fn write(replicas: &[ShardStatus], formed: u64, forming: u64, drops: 
     out.gauge(&c::SHARD_QUEUED, &[], sum(|n| n.queued));
     out.gauge(&c::SHARD_QUEUED_BYTES, &[], sum(|n| n.queued_bytes));
     out.gauge(&c::SHARD_RETAINED, &[], sum(|n| n.retained));
+    out.gauge(&c::SHARD_DELAYED, &[], sum(|n| n.delayed));
 }

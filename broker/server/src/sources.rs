@@ -96,7 +96,7 @@ fn collect(cluster: &Cluster, shared: &NodeShared, out: &mut Encoder) {
         shard_numbers::report(shards, &shared.shard_drops, out);
     }
     for (name, group) in &status.groups {
-        sources::group(name, group, out);
+        sources::group(name, group, status.phase == Phase::Serving, out);
     }
     sources::wal(&cluster.wal().metrics(), out);
     let links = cluster.links();

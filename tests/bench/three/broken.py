@@ -117,7 +117,7 @@ FAILURES = {
     "one-way": FAILURE("it does not hear the others, who hear it", "leader", deafen, heal),
     "partial": FAILURE("it and one other do not reach each other; both reach the third", "leader", part, heal),
     "two-lost": FAILURE("two nodes are killed; the clients are the last one's", "two", kill, start, survivor=True),
-    "all": FAILURE("all nodes are killed", "all", kill, start, hold=2.0),
+    "all-nodes": FAILURE("all nodes are killed", "all", kill, start, hold=2.0),
     "blocked": FAILURE("a node's disk takes no writes", "leader", freeze, thaw),
     "two-blocked": FAILURE("the disks of two nodes take no writes", "two", freeze, thaw),
     "full": FAILURE("a node's disk is full", "leader", fill, empty),

@@ -61,7 +61,7 @@ catalog! {
         CONNECTIONS_OPENED = Counter "raftmq_connections_opened_total" [] "Sockets of clients accepted.";
         CONNECTIONS_REFUSED = Counter "raftmq_connections_refused_total" ["reason"] "Connections that ended before their CONNECT was accepted, by reason: authentication, not_authorized, protocol, timeout, limit, not_serving, proxy_header, tls_handshake, websocket_upgrade, banned, overload.";
         CLIENTS = Gauge "raftmq_clients" [] "Clients whose CONNECT was accepted and who are connected.";
-        SESSIONS = Gauge "raftmq_sessions" [] "Sessions of this node, of clients that are connected and of those that may come back.";
+        SESSIONS = Gauge "raftmq_sessions" [] "Sessions in the memory of this node: of clients that are connected; without shards also of those that may come back, which are in raftmq_shard_sessions else.";
         DISCONNECTED = Counter "raftmq_clients_disconnected_total" ["reason"] "Clients whose CONNECT had been accepted and who are gone, by reason: disconnect (their own DISCONNECT), closed (the socket, without one), keep_alive, malformed_packet, packet_too_large, transport (TLS or WebSocket broken by the client), protocol_error, taken_over, slow_consumer (it did not keep up, and its limits end it then), server.";
         PROTOCOL_ERRORS = Counter "raftmq_protocol_errors_total" [] "Connected clients that were disconnected because they broke the protocol, MQTT or one below it; those of which nothing was heard do not count.";
         SUBSCRIPTIONS = Gauge "raftmq_subscriptions" [] "Subscriptions of the clients of this node.";
@@ -90,14 +90,14 @@ catalog! {
         THROTTLED_SECONDS = Counter "raftmq_throttled_seconds_total" ["limit" "scope"] "How long they waited in all; of connections that were not accepted, those that were the next one.";
         THROTTLED_CONNECTIONS = Gauge "raftmq_throttled_connections" [] "Connections of clients that are not read at this time because of a rate.";
         MESSAGES_UNMATCHED = Counter "raftmq_messages_unmatched_total" [] "Messages that nobody had subscribed to; not those that the node publishes itself.";
-        RETAINED = Gauge "raftmq_retained_messages" [] "Retained messages of this node.";
+        RETAINED = Gauge "raftmq_retained_messages" [] "Retained messages in the memory of this node: with shards those of $SYS; all others are in raftmq_shard_retained_messages then.";
         RETAINED_BYTES = Gauge "raftmq_retained_bytes" [] "Bytes of the retained messages of this node.";
         RETAINED_CHANGES = Counter "raftmq_retained_changes_total" ["change"] "Retained messages by what became of them: stored, cleared, expired, refused.";
-        DELAYED = Gauge "raftmq_delayed_messages" [] "Messages of $delayed/ topics that wait for their time.";
+        DELAYED = Gauge "raftmq_delayed_messages" [] "Messages of $delayed/ topics that wait for their time in the memory of this node: none with shards, see raftmq_shard_delayed_messages.";
         DELAYED_BYTES = Gauge "raftmq_delayed_bytes" [] "Bytes of the messages that wait for their time.";
-        DELAYED_CHANGES = Counter "raftmq_delayed_changes_total" ["change"] "Messages of $delayed/ topics by what became of them: accepted, published, expired, refused.";
-        WILLS_PUBLISHED = Counter "raftmq_wills_published_total" [] "Wills published.";
-        WILLS_WAITING = Gauge "raftmq_wills_waiting" [] "Wills that wait for their delay.";
+        DELAYED_CHANGES = Counter "raftmq_delayed_changes_total" ["change"] "Messages of $delayed/ topics in the memory of this node, not those in shards, by what became of them: accepted, published, expired, refused.";
+        WILLS_PUBLISHED = Counter "raftmq_wills_published_total" [] "Wills published by this node: not those that shards decide.";
+        WILLS_WAITING = Gauge "raftmq_wills_waiting" [] "Wills that wait for their delay in the memory of this node: none with shards.";
     }
     "Shared and exclusive subscriptions" {
         SHARED_GROUPS = Gauge "raftmq_shared_groups" [] "Groups of shared subscriptions with members on this node.";
@@ -128,7 +128,7 @@ catalog! {
     }
     "Raft groups" {
         RAFT_TERM = Gauge "raftmq_raft_term" ["group"] "Current term of the group.";
-        RAFT_LEADER = Gauge "raftmq_raft_leader" ["group"] "Raft id of the leader that this node knows; 0 for none.";
+        RAFT_LEADER = Gauge "raftmq_raft_leader" ["group"] "Raft id of the leader that this node knows; 0 for none, and on a node without a lease.";
         RAFT_IS_LEADER = Gauge "raftmq_raft_is_leader" ["group"] "1 where this node leads the group, otherwise 0.";
         RAFT_LAST_LOG = Gauge "raftmq_raft_last_log_index" ["group"] "Index of the last entry in this node's log.";
         RAFT_COMMITTED = Gauge "raftmq_raft_committed_index" ["group"] "Index up to which this node knows the log to be committed.";
@@ -150,6 +150,7 @@ catalog! {
         SHARD_QUEUED = Gauge "raftmq_shard_queued_messages" [] "Messages in the queues of durable sessions, in the shards that this node leads.";
         SHARD_QUEUED_BYTES = Gauge "raftmq_shard_queued_bytes" [] "Bytes of these.";
         SHARD_RETAINED = Gauge "raftmq_shard_retained_messages" [] "Topics with a retained message, in the shards that this node leads.";
+        SHARD_DELAYED = Gauge "raftmq_shard_delayed_messages" [] "Delayed messages that wait for their time, in the shards that this node leads.";
         SHARD_DROPPED = Counter "raftmq_shard_messages_dropped_total" ["reason"] "Messages that a durable session did not get, counted by the shard's leader, by reason: expired; queue_full: it was full, the new message was not taken; oldest: it was full, the oldest went.";
         SHARD_COMPARISONS = Counter "raftmq_shard_comparisons_total" ["result"] "Comparisons of the state of another node's replica with this node's, the leader's, by result: same; different, which is an error in the program.";
         SHARD_OPERATIONS = Counter "raftmq_shard_operations_total" [] "Operations of this node's workers that shards have committed and answered.";

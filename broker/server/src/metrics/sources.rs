@@ -150,12 +150,12 @@ pub fn readiness(readiness: &Readiness, out: &mut Encoder) {
     }
 }
 
-/// One group, by its name (`meta`, `routes`). Indexes of an empty log are left out.
-pub fn group(name: &str, status: &GroupStatus, out: &mut Encoder) {
+/// One group, by its name (`meta`, `routes`). Indexes of an empty log are left out. `serves`: without a lease a node does not know of a leader any more, itself included.
+pub fn group(name: &str, status: &GroupStatus, serves: bool, out: &mut Encoder) {
     let label = &[name];
     out.gauge(&c::RAFT_TERM, label, status.term);
-    out.gauge(&c::RAFT_LEADER, label, status.leader.unwrap_or(0));
-    out.gauge(&c::RAFT_IS_LEADER, label, u64::from(status.is_leader()));
+    out.gauge(&c::RAFT_LEADER, label, status.leader.filter(|_| serves).unwrap_or(0));
+    out.gauge(&c::RAFT_IS_LEADER, label, u64::from(serves && status.is_leader()));
     for (metric, index) in [
         (&c::RAFT_LAST_LOG, status.last_log),
         (&c::RAFT_COMMITTED, status.committed),

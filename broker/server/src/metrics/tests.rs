@@ -57,7 +57,7 @@ fn everything() -> Arc<Metrics> {
         sources::wal(&WalMetrics::default(), out);
         sources::discovery(&PeerSet::default(), out);
         for name in ["meta", "routes"] {
-            sources::group(name, &group(), out);
+            sources::group(name, &group(), true, out);
         }
         sources::links(&LinkMetrics::default(), &[peer()], out);
         crate::sources::counted(&ClusterCounters::default(), 0, out);

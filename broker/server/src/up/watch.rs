@@ -228,8 +228,10 @@ impl Node {
             }
             self.restart_later();
         }
+        let wait = self.restart_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64());
+        let again = wait.map_or_else(String::new, |wait| format!("; starts again in {wait:.1} s"));
         let log = self.launch.log.display();
-        self.show(Health::Stopped(format!("{status}; its log: {log}")));
+        self.show(Health::Stopped(format!("{status}; its log: {log}{again}")));
         Some(status)
     }
 

@@ -102,9 +102,10 @@ impl Worker {
         }
     }
 
-    /// A publisher, or a client, is closed since its shard does not answer.
+    /// A client is closed since a shard does not answer: what it sent was not taken, and it may send it again. Server unavailable would say so, but there is no DISCONNECT
+    /// with that [MQTT5 3.14.2.1].
     pub(super) fn close_for_shard(&mut self, key: Key) {
-        self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+        self.close(key, CloseReason::Server(ReasonCode::ServerBusy));
     }
 
     pub(super) fn published_to_shard(&mut self, publishing: &Rc<Publishing>, outcome: &Outcome) {
@@ -130,7 +131,7 @@ impl Worker {
             return;
         };
         if publishing.failed.get() {
-            return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+            return self.close_for_shard(key);
         }
         if publishing.refused.get() {
             self.counters.publish_refused(PublishRefusal::Quota);
@@ -190,7 +191,7 @@ impl Worker {
             let publisher = publishing.publisher.borrow_mut().take();
             if let Some((key, ..)) = publisher {
                 tracing::debug!("a message was not committed in time, its publisher is disconnected");
-                self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+                self.close_for_shard(key);
             }
         }
     }

@@ -11,8 +11,8 @@ use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_planted::{Bug, planted};
 use raftmq_routing::SubscriptionIndex;
 use raftmq_session::{
-    Action, CloseReason, Connection, Forms, Granted, GrantedDelivery, Matched, Now, PublishToken, Settlement,
-    SubscriptionInfo, TicketDelivery,
+    Action, Connection, Forms, Granted, GrantedDelivery, Matched, Now, PublishToken, Settlement, SubscriptionInfo,
+    TicketDelivery,
 };
 use raftmq_shard::{How, Op, OpAnswer, Sent, SeqRange, packet_id};
 
@@ -189,7 +189,7 @@ impl Worker {
 
     pub(super) fn released(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
         let Ok(OpAnswer::Released { known }) = outcome else {
-            return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+            return self.close_for_shard(key);
         };
         let Some(conn) = self.conns.get_mut(key) else {
             return;
@@ -306,7 +306,7 @@ impl Worker {
     /// The shard has a PUBREC of a client: PUBREL is sent.
     pub(super) fn recorded(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
         if !matches!(outcome, Ok(OpAnswer::Acked { .. })) {
-            return self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+            return self.close_for_shard(key);
         }
         let Some(conn) = self.conns.get_mut(key) else {
             return;

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use raftmq_mqtt::{Message, QoS, ReasonCode};
-use raftmq_session::{CloseReason, PublishToken};
+use raftmq_session::PublishToken;
 use raftmq_shard::{Bounds, Op, OpAnswer};
 
 use super::Worker;
@@ -194,7 +194,7 @@ impl Worker {
             behind = retaining.behind.take_if(|behind| free(&behind.message));
         }
         match result {
-            None => self.close(key, CloseReason::Server(ReasonCode::ServerUnavailable)),
+            None => self.close_for_shard(key),
             Some(result) => {
                 let mut actions = std::mem::take(&mut self.actions);
                 self.end_publish(key, token, result, topic, &mut actions);

@@ -12,7 +12,7 @@ use raftmq_features::exclusive;
 use raftmq_features::rewrite::RewriteError;
 use raftmq_mqtt::ReasonCode;
 use raftmq_routing::FilterKind;
-use raftmq_session::{Action, CloseReason, SessionState, SubscribeItem, SubscriptionInfo};
+use raftmq_session::{Action, SessionState, SubscribeItem, SubscriptionInfo};
 use raftmq_shard::OpAnswer;
 
 use super::clients::shared_filters;
@@ -445,7 +445,7 @@ impl Worker {
                     }
                     let mut worker = worker.borrow_mut();
                     if !matches!(outcome, Ok(Ok(OpAnswer::Unsubscribed(_)))) {
-                        return worker.close(key, CloseReason::Server(ReasonCode::ServerUnavailable));
+                        return worker.close_for_shard(key);
                     }
                     let mut actions = std::mem::take(&mut worker.actions);
                     worker.unsubscribed(key, client, packet_id, &filters, &mut actions);
