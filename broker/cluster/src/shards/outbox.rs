@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -19,7 +19,7 @@ use crate::node::RETRY;
 
 use super::lead::Term;
 use super::machine::KeysStore;
-use super::turns::Turns;
+use super::turns::{LONG, Turns};
 use super::{propose, shard_id};
 
 /// How many messages are handed off, or told where they go, at once.
@@ -105,7 +105,7 @@ impl Term<'_> {
             let waiting = waiting.await;
             let unread = waiting.is_none();
             let waiting = waiting.unwrap_or_default();
-            for to in turns.begin(waiting.keys().copied()) {
+            for to in turns.begin(Instant::now(), waiting.keys().copied()) {
                 let after = waiting.get(&to).copied().unwrap_or_default();
                 running.push(async move {
                     let taken = match to {
@@ -122,6 +122,7 @@ impl Term<'_> {
             tokio::select! {
                 Some((to, taken)) = running.next() => turns.end(to, taken),
                 () = self.machine.outbox_filled() => {}
+                () = tokio::time::sleep(LONG), if turns.any() => {}
                 () = tokio::time::sleep(RETRY), if unread => {}
             }
         }

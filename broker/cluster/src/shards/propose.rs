@@ -13,6 +13,9 @@ use crate::wire::{Request, Response, ShardError};
 
 use super::ShardId;
 
+/// So long a node tries to reach the leader itself; an election takes less.
+const OWN: Duration = Duration::from_millis(1_500);
+
 /// Proposes through the shard's leader, wherever it is, and waits for one within the deadline. **The command may be applied twice.**
 ///
 /// `None`: nobody answered in time, or the shard is not known here.
@@ -30,7 +33,7 @@ pub(crate) async fn propose(
             return None;
         }
         let answer = match running.shards.own(shard) {
-            Some(replica) => match replica.group.propose_anywhere(command.clone(), left).await {
+            Some(replica) => match replica.group.propose_anywhere(command.clone(), left.min(OWN)).await {
                 Ok(applied) => Some(applied.response),
                 Err(error @ (ProposeError::TooLarge { .. } | ProposeError::Failed(_))) => {
                     debug!(shard = shard.number, %error, "a proposal to a shard failed");
@@ -38,7 +41,8 @@ pub(crate) async fn propose(
                 }
                 Err(error) => {
                     debug!(shard = shard.number, %error, "a proposal to a shard was not taken");
-                    None
+                    // Another node may reach the leader.
+                    ask_replicas(node, running, shard, &command, end).await
                 }
             },
             None => ask_replicas(node, running, shard, &command, end).await,

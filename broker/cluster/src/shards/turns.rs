@@ -1,16 +1,20 @@
 //! Which of an outbox's destinations are handed off to next.
 //!
-//! Some at once, each with one batch at a time and in turn: what waits meanwhile makes the next batch larger. Those that did not take theirs are tried one after the other, beside
-//! the others, so that shards without a quorum hold up nobody else.
+//! Some at once, each with one batch at a time and in turn: what waits meanwhile makes the next batch larger. Those that did not take theirs are tried one after the other, and those
+//! that take long are not counted, so that shards without a quorum hold up nobody else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 /// How many are handed off to at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 2;
+/// What takes longer holds up no other.
+pub(super) const LONG: Duration = Duration::from_millis(300);
 
 /// Whose turn it is.
 pub(super) struct Turns<D> {
-    running: BTreeSet<D>,
+    /// Since when.
+    running: BTreeMap<D, Instant>,
     /// Those whose last batch was not taken.
     failing: BTreeSet<D>,
     /// The one that was begun last.
@@ -19,19 +23,17 @@ pub(super) struct Turns<D> {
 
 impl<D: Ord + Copy> Turns<D> {
     pub(super) fn new() -> Self {
-        Self { running: BTreeSet::new(), failing: BTreeSet::new(), last: None }
+        Self { running: BTreeMap::new(), failing: BTreeSet::new(), last: None }
     }
 
     /// Those that are to be begun, of all for which something waits.
-    pub(super) fn begin(&mut self, waiting: impl Iterator<Item = D>) -> Vec<D> {
-        let waiting: BTreeSet<D> = waiting.filter(|to| !self.running.contains(to)).collect();
-        let failing_runs = self.running.iter().any(|to| self.failing.contains(to));
-        let mut room = AT_ONCE.saturating_sub(self.running.len() - usize::from(failing_runs));
-        let mut failing_room = usize::from(!failing_runs);
-        let (mut behind, mut before) = (Vec::new(), Vec::new());
-        for to in waiting {
-            if self.last.is_none_or(|last| to > last) { behind.push(to) } else { before.push(to) }
-        }
+    pub(super) fn begin(&mut self, now: Instant, waiting: impl Iterator<Item = D>) -> Vec<D> {
+        let waiting: BTreeSet<D> = waiting.filter(|to| !self.running.contains_key(to)).collect();
+        let counts = |(to, since): &(&D, &Instant)| !self.failing.contains(to) && now.duration_since(**since) < LONG;
+        let mut room = AT_ONCE.saturating_sub(self.running.iter().filter(counts).count());
+        let mut failing_room = usize::from(!self.running.keys().any(|to| self.failing.contains(to)));
+        let (behind, before): (Vec<D>, Vec<D>) =
+            waiting.into_iter().partition(|to| self.last.is_none_or(|last| *to > last));
         let mut begun = Vec::new();
         for to in behind.into_iter().chain(before) {
             let room = if self.failing.contains(&to) { &mut failing_room } else { &mut room };
@@ -40,9 +42,14 @@ impl<D: Ord + Copy> Turns<D> {
                 begun.push(to);
             }
         }
-        self.running.extend(&begun);
+        self.running.extend(begun.iter().map(|to| (*to, now)));
         self.last = begun.last().copied().or(self.last);
         begun
+    }
+
+    /// Whether one runs that may take long.
+    pub(super) fn any(&self) -> bool {
+        !self.running.is_empty()
     }
 
     /// One has ended. `taken`: it took its batch.
@@ -62,35 +69,39 @@ mod tests {
 
     #[test]
     fn some_at_once_and_each_in_turn() {
-        let mut turns = Turns::new();
-        assert_eq!(turns.begin(0..10), [0, 1, 2, 3]);
-        assert!(turns.begin(0..10).is_empty());
+        let (mut turns, now) = (Turns::new(), Instant::now());
+        assert_eq!(turns.begin(now, 0..5), [0, 1]);
+        assert!(turns.begin(now, 0..5).is_empty());
         turns.end(1, true);
         // Not the first one again.
-        assert_eq!(turns.begin(0..10), [4]);
-        (0..=4).filter(|to| *to != 1).for_each(|to| turns.end(to, true));
-        assert_eq!(turns.begin(0..10), [5, 6, 7, 8]);
-        (5..9).for_each(|to| turns.end(to, true));
-        assert_eq!(turns.begin(0..10), [9, 0, 1, 2]);
+        assert_eq!(turns.begin(now, 0..5), [2]);
+        [0, 2].into_iter().for_each(|to| turns.end(to, true));
+        assert_eq!(turns.begin(now, 0..5), [3, 4]);
+        [3, 4].into_iter().for_each(|to| turns.end(to, true));
+        assert_eq!(turns.begin(now, 0..5), [0, 1]);
     }
 
     #[test]
     fn those_that_take_nothing_hold_up_no_other() {
-        let mut turns = Turns::new();
-        turns.begin(0..4);
-        (0..4).for_each(|to| turns.end(to, false));
-        let begun = turns.begin(0..20);
-        assert_eq!(begun.iter().filter(|to| **to < 4).count(), 1, "{begun:?}");
-        assert_eq!(begun.len(), 5);
+        let (mut turns, now) = (Turns::new(), Instant::now());
+        turns.begin(now, 0..2);
+        (0..2).for_each(|to| turns.end(to, false));
+        let begun = turns.begin(now, 0..20);
+        assert_eq!(begun, [2, 3, 0]);
         // The one after the other.
-        let failing = *begun.iter().find(|to| **to < 4).unwrap_or(&9);
-        turns.end(failing, false);
-        let next = turns.begin(0..20);
-        assert_eq!(next.len(), 1);
-        assert!(next[0] < 4 && next[0] != failing, "{next:?}");
+        turns.end(0, false);
+        assert_eq!(turns.begin(now, 0..20), [1]);
         // What takes its batch is one of the others again.
-        turns.end(next[0], true);
-        begun.into_iter().filter(|to| *to >= 4).for_each(|to| turns.end(to, true));
-        assert!(turns.begin([next[0]].into_iter()).contains(&next[0]));
+        begun.into_iter().chain([1]).for_each(|to| turns.end(to, true));
+        assert_eq!(turns.begin(now, 0..2), [0, 1]);
+    }
+
+    #[test]
+    fn those_that_take_long_hold_up_no_other() {
+        let (mut turns, now) = (Turns::new(), Instant::now());
+        assert_eq!(turns.begin(now, 0..9), [0, 1]);
+        assert!(turns.begin(now + LONG / 2, 0..9).is_empty());
+        assert_eq!(turns.begin(now + LONG, 0..9), [2, 3]);
+        assert!(turns.any());
     }
 }

@@ -109,11 +109,11 @@ pub(crate) fn status(answer: &NodeStatus) -> String {
         ("boot", optional(answer.boot)),
         ("uptime", format!("{} s", answer.uptime_seconds)),
         ("clients", answer.clients.to_string()),
-        ("sessions", optional(memory.map(|memory| memory.sessions))),
-        ("queued", optional(memory.and_then(|memory| memory.queued_messages))),
-        ("retained", optional(memory.map(|memory| memory.retained_messages))),
-        ("delayed", optional(memory.map(|memory| memory.delayed_messages))),
-        ("wills", optional(memory.map(|memory| memory.waiting_wills))),
+        ("sessions in memory", optional(memory.map(|memory| memory.sessions))),
+        ("queued in memory", optional(memory.and_then(|memory| memory.queued_messages))),
+        ("retained in memory", optional(memory.map(|memory| memory.retained_messages))),
+        ("delayed in memory", optional(memory.map(|memory| memory.delayed_messages))),
+        ("wills in memory", optional(memory.map(|memory| memory.waiting_wills))),
         ("lease", lease.map(|left| format!("{left} ms")).unwrap_or_default()),
         ("ready", yes(answer.ready).to_owned()),
     ] {
@@ -264,10 +264,17 @@ mod tests {
         let told = serde_json::json!({
             "sessions": 3, "queuedMessages": null, "retainedMessages": 4, "delayedMessages": 5, "waitingWills": 6,
         });
-        let expected = ["clients 2", "sessions 3", "queued -", "retained 4", "delayed 5", "wills 6"];
+        let expected = [
+            "clients 2",
+            "sessions in memory 3",
+            "queued in memory -",
+            "retained in memory 4",
+            "delayed in memory 5",
+            "wills in memory 6",
+        ];
         assert_eq!(memory(told)[8..14], expected);
         // Of an earlier version.
-        assert_eq!(memory(serde_json::Value::Null)[8..10], ["clients 2", "sessions -"]);
+        assert_eq!(memory(serde_json::Value::Null)[8..10], ["clients 2", "sessions in memory -"]);
     }
 
     #[test]
