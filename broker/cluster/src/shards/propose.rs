@@ -13,9 +13,6 @@ use crate::wire::{Request, Response, ShardError};
 
 use super::ShardId;
 
-/// So long a node tries to reach the leader itself; an election takes less.
-const OWN: Duration = Duration::from_millis(1_500);
-
 /// Proposes through the shard's leader, wherever it is, and waits for one within the deadline. **The command may be applied twice.**
 ///
 /// `None`: nobody answered in time, or the shard is not known here.
@@ -33,7 +30,7 @@ pub(crate) async fn propose(
             return None;
         }
         let answer = match running.shards.own(shard) {
-            Some(replica) => match replica.group.propose_anywhere(command.clone(), left.min(OWN)).await {
+            Some(replica) => match replica.group.propose_anywhere(command.clone(), left).await {
                 Ok(applied) => Some(applied.response),
                 Err(error @ (ProposeError::TooLarge { .. } | ProposeError::Failed(_))) => {
                     debug!(shard = shard.number, %error, "a proposal to a shard failed");
@@ -41,8 +38,7 @@ pub(crate) async fn propose(
                 }
                 Err(error) => {
                     debug!(shard = shard.number, %error, "a proposal to a shard was not taken");
-                    // Another node may reach the leader.
-                    ask_replicas(node, running, shard, &command, end).await
+                    None
                 }
             },
             None => ask_replicas(node, running, shard, &command, end).await,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How many are handed off to at once.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 4;
 /// What takes longer holds up no other.
 pub(super) const LONG: Duration = Duration::from_millis(300);
 
@@ -70,24 +70,24 @@ mod tests {
     #[test]
     fn some_at_once_and_each_in_turn() {
         let (mut turns, now) = (Turns::new(), Instant::now());
-        assert_eq!(turns.begin(now, 0..5), [0, 1]);
-        assert!(turns.begin(now, 0..5).is_empty());
+        assert_eq!(turns.begin(now, 0..10), [0, 1, 2, 3]);
+        assert!(turns.begin(now, 0..10).is_empty());
         turns.end(1, true);
         // Not the first one again.
-        assert_eq!(turns.begin(now, 0..5), [2]);
-        [0, 2].into_iter().for_each(|to| turns.end(to, true));
-        assert_eq!(turns.begin(now, 0..5), [3, 4]);
-        [3, 4].into_iter().for_each(|to| turns.end(to, true));
-        assert_eq!(turns.begin(now, 0..5), [0, 1]);
+        assert_eq!(turns.begin(now, 0..10), [4]);
+        [0, 2, 3, 4].into_iter().for_each(|to| turns.end(to, true));
+        assert_eq!(turns.begin(now, 0..10), [5, 6, 7, 8]);
+        (5..9).for_each(|to| turns.end(to, true));
+        assert_eq!(turns.begin(now, 0..10), [9, 0, 1, 2]);
     }
 
     #[test]
     fn those_that_take_nothing_hold_up_no_other() {
         let (mut turns, now) = (Turns::new(), Instant::now());
-        turns.begin(now, 0..2);
-        (0..2).for_each(|to| turns.end(to, false));
+        turns.begin(now, 0..4);
+        (0..4).for_each(|to| turns.end(to, false));
         let begun = turns.begin(now, 0..20);
-        assert_eq!(begun, [2, 3, 0]);
+        assert_eq!(begun, [4, 5, 6, 7, 0]);
         // The one after the other.
         turns.end(0, false);
         assert_eq!(turns.begin(now, 0..20), [1]);
@@ -99,9 +99,9 @@ mod tests {
     #[test]
     fn those_that_take_long_hold_up_no_other() {
         let (mut turns, now) = (Turns::new(), Instant::now());
-        assert_eq!(turns.begin(now, 0..9), [0, 1]);
+        assert_eq!(turns.begin(now, 0..9), [0, 1, 2, 3]);
         assert!(turns.begin(now + LONG / 2, 0..9).is_empty());
-        assert_eq!(turns.begin(now + LONG, 0..9), [2, 3]);
+        assert_eq!(turns.begin(now + LONG, 0..9), [4, 5, 6, 7]);
         assert!(turns.any());
     }
 }
