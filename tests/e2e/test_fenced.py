@@ -25,7 +25,7 @@ def said(cluster, what):
 def follower(cluster):
     """A node that does not lead the meta group: after the death of the one that does, there is an election first."""
     leader = cluster.leader()
-    return next(node for node in cluster.nodes if node.name != leader)
+    return next(node for node in cluster.nodes if node is not leader)
 
 
 def test_a_client_of_a_dead_node_comes_back_before_that_is_declared_down(cluster):
