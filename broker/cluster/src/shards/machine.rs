@@ -214,13 +214,17 @@ impl CachedMachine for ShardAdapter {
 
     fn applied(&mut self, _index: u64) {
         let inner = &self.shared.0;
-        let work = self.effects.iter().fold(0, |work, effect| match effect {
-            Effect::Route { .. } => work | Work::Routes as u8,
-            Effect::Unrouted { .. } => work | Work::Unrouted as u8,
-            Effect::Boot { .. } => work | Work::Nodes as u8,
-            _ => work,
-        });
-        if self.effects.iter().any(|effect| matches!(effect, Effect::Outbox { .. } | Effect::Note { .. })) {
+        let (mut work, mut outbox) = (0, false);
+        for effect in &self.effects {
+            match effect {
+                Effect::Route { .. } => work |= Work::Routes as u8,
+                Effect::Unrouted { .. } => work |= Work::Unrouted as u8,
+                Effect::Boot { .. } => work |= Work::Nodes as u8,
+                Effect::Outbox { .. } | Effect::Note { .. } => outbox = true,
+                _ => {}
+            }
+        }
+        if outbox {
             inner.outbox.notify_one();
         }
         if !self.effects.is_empty() {

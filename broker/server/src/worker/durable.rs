@@ -124,8 +124,8 @@ impl Worker {
     ) {
         let owner = self.owner_of(key).map(|owner| (owner, self.course(key, &message)));
         let ((client, epoch, shard), goes, keeper) = match owner {
-            Some((owner, Course::Plain)) => (owner, message.clone(), None),
-            Some((owner, Course::Kept(goes, keeper))) => (owner, goes, keeper),
+            Some((owner, Course::Plain)) => (owner, None, None),
+            Some((owner, Course::Kept(goes, keeper))) => (owner, Some(goes), keeper),
             Some((_, Course::Other)) | None => return self.publish(key, message, Some(token), actions),
         };
         let is_delayed = keeper.is_some_and(|keeper| matches!(keeper.keep.how, How::Delay { .. }));
@@ -133,6 +133,8 @@ impl Worker {
         if !is_delayed && self.behind_retained(key, &message, Some(token), Some(id)) {
             return;
         }
+        let topic = if keeper.is_none() || is_delayed { 0 } else { topic_hash(&message) };
+        let goes = goes.unwrap_or(message);
         let op = |destinations| Op::Receive2 {
             client,
             epoch,
@@ -143,8 +145,7 @@ impl Worker {
         };
         if keeper.is_some() {
             let op = op(Vec::new());
-            let (topic, live) = if is_delayed { (0, None) } else { (topic_hash(&message), Some(goes)) };
-            self.keep_first(key, id, token, live, topic);
+            self.keep_first(key, id, token, Some(goes).filter(|_| !is_delayed), topic);
             return self.push_to_shard(shard, op, Waiting::Staged(key, id, shard));
         }
         let destinations = self.cache.lookup(goes.topic()).shards().iter().copied().map(u32::from).collect();

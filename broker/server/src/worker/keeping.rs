@@ -202,29 +202,26 @@ impl Worker {
     }
 
     /// The publisher's shard says what became of messages. It says so once: live subscribers get them whether the publisher is there or not.
-    pub(super) fn outcomes(&mut self, key: Key, shard: u16, asked: Vec<Keeping>, outcome: &Outcome) {
+    pub(super) fn outcomes(&mut self, key: Key, shard: u16, mut asked: Vec<Keeping>, outcome: &Outcome) {
         let Ok(OpAnswer::Outcomes(outcomes)) = outcome else {
             return self.close_for_shard(key);
         };
-        let mut unknown = Vec::new();
+        // In the order in which they came.
         let mut known = Vec::new();
-        for keeping in asked {
-            match outcomes.iter().find(|(id, _)| keeping.id.get() == *id) {
-                Some((_, kept)) => known.push((keeping, *kept)),
-                None => unknown.push(keeping),
+        for (id, kept) in outcomes {
+            if let Some(at) = asked.iter().position(|keeping| keeping.id.get() == *id) {
+                known.push((asked.remove(at), *kept));
             }
         }
         let mut again = false;
         if let Some(of_shard) = self.of_shard(key) {
             of_shard.asking = false;
             again = std::mem::take(&mut of_shard.again);
-            of_shard.keeping.splice(..0, unknown);
+            of_shard.keeping.splice(..0, asked);
             if !known.is_empty() {
                 of_shard.wait_ms = 0;
             }
         }
-        // In the order in which they came.
-        known.sort_by_key(|(keeping, _)| outcomes.iter().position(|(id, _)| keeping.id.get() == *id));
         for (keeping, kept) in known {
             self.end_keeping(keeping, kept);
         }
@@ -242,27 +239,24 @@ impl Worker {
         if matches!(kept, Kept::NoRoom | Kept::Unkept) {
             self.counters.publish_refused(PublishRefusal::Quota);
         }
-        let result = if kept == Kept::NoRoom { Err(ReasonCode::QuotaExceeded) } else { Ok(Routed::done()) };
-        let result = match (result, message) {
-            (Ok(_), Some(message)) => {
-                let message = match kept.change() {
-                    0 => message,
-                    change => message.with_change(change),
-                };
-                if matches!(kept, Kept::Done { .. }) {
-                    self.counters.retained();
-                }
-                let (now, sent) = (self.node.clock.now(), self.sent);
-                let stalled = self.route(&message, Reach::Live, now).stalled;
-                if self.sent != sent
-                    && let Some(conn) = self.conns.get_mut(publisher.key)
-                {
-                    conn.sent = self.sent;
-                }
-                Ok(Routed { stalled, ..Routed::done() })
+        let mut routed = Routed::done();
+        if let Some(message) = message.filter(|_| kept != Kept::NoRoom) {
+            let message = match kept.change() {
+                0 => message,
+                change => message.with_change(change),
+            };
+            if matches!(kept, Kept::Done { .. }) {
+                self.counters.retained();
             }
-            (result, _) => result,
-        };
+            let (now, sent) = (self.node.clock.now(), self.sent);
+            routed.stalled = self.route(&message, Reach::Live, now).stalled;
+            if self.sent != sent
+                && let Some(conn) = self.conns.get_mut(publisher.key)
+            {
+                conn.sent = self.sent;
+            }
+        }
+        let result = if kept == Kept::NoRoom { Err(ReasonCode::QuotaExceeded) } else { Ok(routed) };
         let waits = publisher.watched.end();
         let token = publisher.token.filter(|_| waits);
         self.end_retaining(&publisher, token, Some(result));
