@@ -175,6 +175,18 @@ def test_a_failure_has_its_figures(tmp_path):
     assert "| the node that leads meta is killed |" in done.stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_two_nodes_that_do_not_reach_each_other_go_on_by_way_of_the_third(tmp_path):
+    out = tmp_path / "figures.json"
+    command = [str(REPO / "tests" / "bench" / "failures"), "--quick", "--only", "partial", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "RAFTMQ_BIN": BINARY})
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())["partial"][0]
+    # It lasts for 8 s, and so would they without a way.
+    assert max(found["elsewhere"], found["takeover"], found["suback"]) < 6, found
+    assert (found["closed"], found["down"]) == (None, None), found
+
+
 def test_the_longest_time_without_an_acknowledgement():
     script = """
 from three.watch import gaps

@@ -16,13 +16,14 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 use crate::frame::{FLAG_BUSY, FLAG_ERROR, Frame, FrameType};
-use crate::handshake::{self, HandshakeError, Known};
+use crate::handshake::{self, HandshakeError, Kind, Known};
 use crate::heard::Ear;
 use crate::hello::PeerHello;
 use crate::inbox::Claim;
 use crate::io::{Batch, FrameBuffer, write_frame, write_loop};
 use crate::metrics::DropReason;
 use crate::options::Class;
+use crate::relay;
 use crate::shared::{Shared, lock, request_cost};
 
 /// A request whose caller set no sensible deadline is not worked on for ever.
@@ -55,7 +56,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener) {
 async fn connection(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
     let limit = shared.options.connect_timeout;
     let greeted = tokio::time::timeout(limit, greet(&shared, tcp, remote)).await;
-    let (stream, known, class, claim) = match greeted {
+    let (stream, known, purpose) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(HandshakeError::RefusedHere(refusal))) => {
             shared.note_refused(remote.ip(), &refusal.reason);
@@ -79,8 +80,16 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
     // Counts down also when the task is aborted.
     let _open = Open(&shared);
     let node = known.peer.hello.node.clone();
-    let reason = serve(&shared, stream, known, class, claim).await;
-    debug!(%remote, node, class = class.name(), reason, "a peer's connection ended");
+    match purpose {
+        Purpose::Stream(class, claim) => {
+            let reason = serve(&shared, stream, known, class, claim).await;
+            debug!(%remote, node, class = class.name(), reason, "a peer's connection ended");
+        }
+        Purpose::Relay => {
+            let reason = relay::serve(&shared, stream, known).await;
+            debug!(%remote, node, reason, "a connection that was passed on ended");
+        }
+    }
 }
 
 struct Open<'a>(&'a Shared);
@@ -91,15 +100,25 @@ impl Drop for Open<'_> {
     }
 }
 
-type Greeted = (TlsStream<TcpStream>, Known, Class, Option<Claim>);
+enum Purpose {
+    /// A stream; one of one-way frames with where it goes on.
+    Stream(Class, Option<Claim>),
+    Relay,
+}
+
+type Greeted = (TlsStream<TcpStream>, Known, Purpose);
 
 async fn greet(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Result<Greeted, HandshakeError> {
     tcp.set_nodelay(true)?;
     let mut stream = TlsAcceptor::from(shared.tls().server).accept(tcp).await?;
     let certificate = handshake::certificate_of(stream.get_ref().1)?;
-    let (mut known, class) = handshake::welcome(&mut stream, certificate, shared, remote).await?;
+    let (mut known, kind) = handshake::welcome(&mut stream, certificate, shared, remote).await?;
+    let class = match kind {
+        Kind::Relay => return Ok((stream, known, Purpose::Relay)),
+        Kind::Stream(class) => class,
+    };
     if class != Class::Data {
-        return Ok((stream, known, class, None));
+        return Ok((stream, known, Purpose::Stream(class, None)));
     }
     // The sender asks again, with another epoch, when its own is not known here any more.
     loop {
@@ -115,7 +134,7 @@ async fn greet(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Result<Gr
         let answer = Frame::new(FrameType::Ack, claim.last).with_kind(u16::from(!claim.known));
         write_frame(&mut stream, &answer).await?;
         if claim.known {
-            return Ok((stream, known, class, Some(claim)));
+            return Ok((stream, known, Purpose::Stream(class, Some(claim))));
         }
     }
 }
@@ -225,7 +244,7 @@ impl Inbound<'_> {
     async fn listen<R: AsyncRead + Unpin>(mut self, mut io: R, mut buffer: FrameBuffer) -> String {
         let metrics = self.shared.metrics.class(self.class);
         // The dialling side pings: silence of several times its patience means that it is gone.
-        let patience = (self.shared.options.dead_after * 3).max(Duration::from_secs(15));
+        let patience = self.shared.options.silence();
         let ear = self.claim.as_ref().map(|_| self.shared.heard.open(self.peer.hello.incarnation));
         loop {
             let mut handled = None;

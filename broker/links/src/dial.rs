@@ -2,31 +2,36 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
+use crate::converse::{self, End, LEFT};
 use crate::error::LinkError;
-use crate::frame::{FLAG_BUSY, FLAG_ERROR, Frame, FrameType};
 use crate::handshake::{self, HandshakeError, Known};
-use crate::io::{FrameBuffer, write_loop};
 use crate::metrics::DropReason;
 use crate::options::Class;
-use crate::outbox::{Frames, Opened};
+use crate::outbox::{Frames, Opened, Outbox};
+use crate::path::Path;
 use crate::peer::{Peer, Work};
 use crate::pki::NODE_DOMAIN;
+use crate::relay;
 use crate::shared::Shared;
 
 /// Results of a resolver that are tried.
 const MAX_ADDRESSES: usize = 8;
+/// How long a dial is tried before others are asked for a way to the peer: as long as a machine that has much to do may take.
+const HEAD_START: Duration = Duration::from_secs(1);
+/// The same where the peer did not answer on a connection.
+pub(crate) const HEAD_START_OF_SUSPECT: Duration = Duration::from_millis(250);
 
-enum DialError {
+#[derive(Debug)]
+pub(crate) enum DialError {
     Refused(String),
     Unreachable(String),
 }
@@ -40,26 +45,55 @@ impl From<HandshakeError> for DialError {
     }
 }
 
-type Stream = TlsStream<TcpStream>;
+pub(crate) type Stream = TlsStream<Path>;
+
+/// A connection on which both have said who they are, and nothing else yet.
+pub(crate) struct Greeted {
+    pub(crate) stream: Stream,
+    pub(crate) known: Known,
+    /// By which node, where it is not straight.
+    pub(crate) via: Option<String>,
+}
 
 /// Runs until it is aborted.
 pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
     let options = &shared.options;
     let mut pause = options.backoff_min;
     let mut had_connection = false;
+    let mut better = None;
+    let mut remains = None;
     loop {
-        match dial(&shared, &peer, class).await {
-            Ok((stream, known)) => {
+        let greeted = match better.take() {
+            Some(greeted) => Ok(greeted),
+            // Who was not there may just be starting.
+            None => dial(&shared, &peer, class, HEAD_START, pause > options.backoff_min * 2).await,
+        };
+        let ready = match greeted {
+            Ok(greeted) => take_up(&shared, &peer, class, greeted).await,
+            Err(error) => Err(error),
+        };
+        match ready {
+            Ok(greeted) => {
                 if std::mem::replace(&mut had_connection, true) {
                     let reconnects = &shared.metrics.class(class).reconnects;
                     reconnects.fetch_add(1, Ordering::Relaxed);
                 }
-                let mut progressed = false;
-                let reason = converse(&shared, &peer, class, stream, known, &mut progressed).await;
-                peer.failed(&shared, class, reason.clone(), false);
-                fail(&shared, &peer, class, true, &LinkError::Disconnected(reason));
-                if progressed {
-                    pause = options.backoff_min;
+                let number = peer.numbered(&shared, class);
+                match converse::converse(&shared, &peer, class, greeted, number, remains.take()).await {
+                    End::Broken { reason, progressed } => {
+                        if progressed {
+                            pause = options.backoff_min;
+                        }
+                        peer.failed(&shared, class, reason.clone(), false);
+                        peer.fail_written(&shared, class, number, &reason);
+                    }
+                    End::Better(greeted, rest) => {
+                        if rest.is_none() {
+                            peer.fail_written(&shared, class, number, LEFT);
+                        }
+                        (better, remains) = (Some(*greeted), rest);
+                        continue;
+                    }
                 }
             }
             Err(error) => {
@@ -74,7 +108,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
                 } else {
                     LinkError::Unreachable(reason)
                 };
-                fail(&shared, &peer, class, false, &error);
+                peer.fail_queued(&shared, class, &error);
             }
         }
         let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX).max(2);
@@ -87,19 +121,41 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
     }
 }
 
-fn fail(shared: &Shared, peer: &Peer, class: Class, written: bool, error: &LinkError) {
-    peer.with(shared, class, |work| {
-        if let Work::Requests(requests) = work {
-            if written {
-                requests.fail_written(error);
-            } else {
-                requests.fail_queued(error);
-            }
-        }
-    });
+/// Straight to the peer, or else by way of another one: where that takes longer than a head start, and where it fails, if others are asked `at_once`. A refusal is an answer: no other
+/// way would bring a better one.
+pub(crate) async fn dial(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    class: Class,
+    head_start: Duration,
+    at_once: bool,
+) -> Result<Greeted, DialError> {
+    let straight = straight(shared, peer, class);
+    tokio::pin!(straight);
+    let failed = match tokio::time::timeout(head_start, &mut straight).await {
+        Ok(Err(DialError::Unreachable(reason))) if at_once => Some(DialError::Unreachable(reason)),
+        Ok(dialled) => return dialled,
+        Err(_) => None,
+    };
+    let relayed = relayed(shared, peer, class);
+    tokio::pin!(relayed);
+    if let Some(failed) = failed {
+        return relayed.await.ok_or(failed);
+    }
+    tokio::select! {
+        dialled = &mut straight => match dialled {
+            Err(DialError::Unreachable(reason)) => relayed.await.ok_or(DialError::Unreachable(reason)),
+            dialled => dialled,
+        },
+        found = &mut relayed => match found {
+            Some(greeted) => Ok(greeted),
+            None => straight.await,
+        },
+    }
 }
 
-async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Result<(Stream, Known), DialError> {
+/// Straight to the peer, at each of the sockets that its address stands for.
+pub(crate) async fn straight(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Result<Greeted, DialError> {
     let limit = shared.options.connect_timeout;
     let late = |what: &str| DialError::Unreachable(format!("{what} took longer than {limit:?}"));
     let resolved = tokio::time::timeout(limit, shared.resolver.resolve(&peer.address))
@@ -108,7 +164,12 @@ async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Result<(S
         .map_err(|e| DialError::Unreachable(format!("cannot resolve the address: {e}")))?;
     let mut last = DialError::Unreachable("the address resolves to nothing".to_owned());
     for remote in resolved.into_iter().take(MAX_ADDRESSES) {
-        match tokio::time::timeout(limit, dial_one(shared, peer, class, remote)).await {
+        let one = async {
+            let tcp = connect(remote).await?;
+            let (stream, known) = greet(shared, &peer.address, Path::Direct(tcp), remote, class.index() as u16).await?;
+            Ok(Greeted { stream, known, via: None })
+        };
+        match tokio::time::timeout(limit, one).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => last = error,
             Err(_) => last = late("connecting"),
@@ -117,32 +178,82 @@ async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Result<(S
     Err(last)
 }
 
-async fn dial_one(
-    shared: &Arc<Shared>,
-    peer: &Arc<Peer>,
-    class: Class,
-    remote: SocketAddr,
-) -> Result<(Stream, Known), DialError> {
+async fn connect(remote: SocketAddr) -> Result<TcpStream, DialError> {
     let unreachable = |e: std::io::Error| DialError::Unreachable(format!("{remote}: {e}"));
     let tcp = TcpStream::connect(remote).await.map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
-    let handshake = async {
+    Ok(tcp)
+}
+
+/// TLS and the Hellos; `kind` says what the connection is for.
+async fn greet<P>(
+    shared: &Arc<Shared>,
+    address: &str,
+    path: P,
+    remote: SocketAddr,
+    kind: u16,
+) -> Result<(TlsStream<P>, Known), DialError>
+where
+    P: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let greeted = async {
         let name = ServerName::try_from(NODE_DOMAIN).expect("a valid DNS name");
         let connector = TlsConnector::from(shared.tls().client);
-        let mut stream = connector.connect(name, tcp).await?;
+        let mut stream = connector.connect(name, path).await?;
         let certificate = handshake::certificate_of(stream.get_ref().1)?;
-        let known = handshake::greet(&mut stream, certificate, shared, &peer.address, remote, class).await?;
+        let known = handshake::greet(&mut stream, certificate, shared, address, remote, kind).await?;
         Ok((stream, known))
     };
-    let (mut stream, mut known) = handshake.await.inspect_err(|error| handshake::count_refused(shared, error))?;
-    if !peer.connected(shared, class, &known.peer) {
-        let boot = known.peer.hello.boot;
+    Ok(greeted.await.inspect_err(|error| handshake::count_refused(shared, error))?)
+}
+
+/// By way of another peer, if one reaches it.
+async fn relayed(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Option<Greeted> {
+    if !peer.may_ask_others(shared.options.backoff_max) {
+        return None;
+    }
+    for helper in relay::helpers(shared, &peer.address) {
+        let through = through(shared, peer, class, &helper);
+        match tokio::time::timeout(shared.options.connect_timeout, through).await {
+            Ok(Ok(greeted)) => return Some(greeted),
+            Ok(Err(error)) => debug!(address = peer.address, by = helper.address, ?error, "no way to a peer"),
+            Err(_) => debug!(address = peer.address, by = helper.address, "no way to a peer in time"),
+        }
+    }
+    peer.nobody_helped();
+    None
+}
+
+async fn through(shared: &Arc<Shared>, peer: &Peer, class: Class, helper: &Peer) -> Result<Greeted, DialError> {
+    let resolved = shared.resolver.resolve(&helper.address).await;
+    let resolved = resolved.map_err(|e| DialError::Unreachable(format!("cannot resolve the address: {e}")))?;
+    let remote = *resolved.first().ok_or_else(|| DialError::Unreachable("it resolves to nothing".to_owned()))?;
+    let (stream, known) = greet(shared, &helper.address, connect(remote).await?, remote, relay::KIND).await?;
+    let via = known.peer.hello.node.clone();
+    let passed_on = Box::new(relay::ask(stream, known, &peer.address).await?);
+    let (stream, known) = greet(shared, &peer.address, Path::Relayed(passed_on), remote, class.index() as u16).await?;
+    Ok(Greeted { stream, known, via: Some(via) })
+}
+
+/// From here on the stream goes by this connection, and by no other.
+async fn take_up(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    class: Class,
+    mut greeted: Greeted,
+) -> Result<Greeted, DialError> {
+    if !peer.connected(shared, class, &greeted.known.peer, greeted.via.as_deref()) {
+        let boot = greeted.known.peer.hello.boot;
         return Err(DialError::Unreachable(format!("boot {boot} of the peer is over")));
     }
     if class == Class::Data {
-        open(shared, peer, &mut stream, &mut known).await?;
+        let opened = open(shared, peer, &mut greeted.stream, &mut greeted.known);
+        let limit = shared.options.connect_timeout;
+        tokio::time::timeout(limit, opened)
+            .await
+            .map_err(|_| DialError::Unreachable(format!("opening the stream took longer than {limit:?}")))??;
     }
-    Ok((stream, known))
+    Ok(greeted)
 }
 
 /// Agrees with the peer on where the one-way frames go on.
@@ -163,10 +274,11 @@ async fn open(shared: &Shared, peer: &Peer, stream: &mut Stream, known: &mut Kno
     }
 }
 
-fn with_outbox<R>(
+/// Works on the one-way frames; an error when the peer was forgotten.
+pub(crate) fn with_outbox<R>(
     shared: &Shared,
     peer: &Peer,
-    change: impl FnOnce(&mut crate::outbox::Outbox) -> R,
+    change: impl FnOnce(&mut Outbox) -> R,
 ) -> Result<R, DialError> {
     peer.with(shared, Class::Data, |work| match work {
         Work::Outbox(outbox) => Ok(change(outbox)),
@@ -189,188 +301,7 @@ fn restarted(shared: &Shared, peer: &Peer, dropped: Frames) {
     }
 }
 
-/// What is outstanding on a connection, and since when nothing came.
-struct Vigil {
-    base: Instant,
-    /// Milliseconds since `base` + 1; 0: nothing is outstanding.
-    since: AtomicU64,
-    /// A ping to be written, and one to be answered: microseconds since the links started; 0: none.
-    ping: AtomicU64,
-    pinged: AtomicU64,
-}
-
-impl Vigil {
-    fn now(&self) -> u64 {
-        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
-    }
-
-    fn written(&self) {
-        if self.since.load(Ordering::Relaxed) == 0 {
-            self.since.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    /// The socket took a part of a large frame, on which the peer is silent until it has all of it. (What a dead peer's
-    /// socket takes ends with the kernel's buffer.)
-    fn progressed(&self) {
-        if self.since.load(Ordering::Relaxed) != 0 {
-            self.since.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    fn heard(&self, still_waiting: bool) {
-        let waiting = still_waiting || self.pinged.load(Ordering::Relaxed) != 0;
-        let since = if waiting { self.now() } else { 0 };
-        self.since.store(since, Ordering::Relaxed);
-    }
-
-    fn is_dead(&self, after: Duration) -> bool {
-        let since = self.since.load(Ordering::Relaxed);
-        since != 0 && u128::from(self.now() - since) > after.as_millis()
-    }
-}
-
-/// Runs a connection; returns why it ended.
-async fn converse(
-    shared: &Arc<Shared>,
-    peer: &Arc<Peer>,
-    class: Class,
-    stream: Stream,
-    known: Known,
-    progressed: &mut bool,
-) -> String {
-    let Known { peer: identity, buffer, hello } = known;
-    let (reader, writer) = tokio::io::split(stream);
-    let lane = peer.lane(class);
-    let vigil =
-        Vigil { base: Instant::now(), since: AtomicU64::new(0), ping: AtomicU64::new(0), pinged: AtomicU64::new(0) };
-    let write = write_loop(
-        writer,
-        &lane.notify,
-        hello,
-        shared.metrics.class(class),
-        |batch| {
-            let ping = vigil.ping.swap(0, Ordering::Relaxed);
-            if ping != 0 {
-                batch.push(&Frame::new(FrameType::Ping, ping));
-            }
-            peer.with(shared, class, |work| work.fill(batch));
-            if !batch.is_empty() {
-                vigil.written();
-            }
-        },
-        || vigil.progressed(),
-    );
-    let original = Arc::clone(&identity);
-    let obsolete = async {
-        while !peer.is_obsolete(&original.hello) {
-            lane.poke.notified().await;
-        }
-    };
-    let reason = tokio::select! {
-        reason = listen(shared, peer, class, reader, buffer, identity, &vigil, progressed) => reason,
-        written = write => match written {
-            Ok(()) => "closed".to_owned(),
-            Err(error) => error.to_string(),
-        },
-        () = watch_over(shared, &lane.notify, &vigil) => {
-            format!("nothing heard for {:?}", shared.options.dead_after)
-        }
-        () = obsolete => "another boot of the peer is known".to_owned(),
-    };
-    debug!(address = peer.address, class = class.name(), reason, "connection to a peer ended");
-    reason
-}
-
-async fn watch_over(shared: &Shared, notify: &tokio::sync::Notify, vigil: &Vigil) {
-    let dead_after = shared.options.dead_after;
-    let ping_interval = shared.options.ping_interval;
-    let tick = (dead_after / 5).min(ping_interval);
-    let mut next_ping = Instant::now();
-    while !vigil.is_dead(dead_after) {
-        if Instant::now() >= next_ping && vigil.pinged.load(Ordering::Relaxed) == 0 {
-            next_ping = Instant::now() + ping_interval;
-            let now = micros(shared.started).max(1);
-            vigil.ping.store(now, Ordering::Relaxed);
-            vigil.pinged.store(now, Ordering::Relaxed);
-            notify.notify_one();
-        }
-        tokio::time::sleep(tick).await;
-    }
-}
-
-fn micros(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-#[allow(clippy::too_many_arguments)] // One call site; a struct would name the same things twice.
-async fn listen<R: AsyncRead + Unpin>(
-    shared: &Shared,
-    peer: &Peer,
-    class: Class,
-    mut io: R,
-    mut buffer: FrameBuffer,
-    mut identity: Arc<crate::hello::PeerHello>,
-    vigil: &Vigil,
-    progressed: &mut bool,
-) -> String {
-    let metrics = shared.metrics.class(class);
-    loop {
-        loop {
-            let frame = match buffer.pop() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(error) => return error.to_string(),
-            };
-            *progressed = true;
-            match frame.frame_type {
-                FrameType::Answer => {
-                    metrics.frames_in.fetch_add(1, Ordering::Relaxed);
-                    let result = match frame.flags {
-                        0 => Ok(frame.payload),
-                        flags if flags & FLAG_BUSY != 0 => Err(LinkError::Busy),
-                        _ => {
-                            debug_assert_eq!(frame.flags, FLAG_ERROR);
-                            let text = String::from_utf8_lossy(&frame.payload).into_owned();
-                            Err(LinkError::Remote(text))
-                        }
-                    };
-                    peer.with(shared, class, |work| {
-                        if let Work::Requests(requests) = work {
-                            requests.answer(frame.id, result);
-                        }
-                    });
-                }
-                FrameType::Ack => {
-                    let taken = with_outbox(shared, peer, |outbox| outbox.acknowledged(frame.id));
-                    match taken {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => return error.to_string(),
-                        Err(_) => return "forgotten".to_owned(),
-                    }
-                }
-                FrameType::Pong => {
-                    if vigil.pinged.swap(0, Ordering::Relaxed) == frame.id {
-                        let took = micros(shared.started).saturating_sub(frame.id);
-                        peer.measured(Duration::from_micros(took));
-                    }
-                }
-                FrameType::Hello => match handshake::renew(shared, &identity, &frame) {
-                    Ok(renewed) => {
-                        identity = renewed;
-                        peer.renewed(&identity.hello);
-                    }
-                    Err(error) => return error.to_string(),
-                },
-                other => return format!("unexpected {other:?} from the peer"),
-            }
-        }
-        vigil.heard(peer.with(shared, class, |work| work.is_waiting()));
-        match buffer.fill(&mut io).await {
-            Ok(read) => {
-                metrics.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
-            }
-            Err(error) => return error.to_string(),
-        }
-    }
+/// When a way by another node is left for a straight one, if that is there again.
+pub(crate) fn until_straight(shared: &Shared) -> Instant {
+    Instant::now() + shared.options.dead_after * 2
 }

@@ -43,12 +43,16 @@ pub(crate) enum FrameType {
     /// Start of a one-way stream: id is its epoch, kind 1 says that frames of it were written before. The Ack that answers
     /// it has kind 1 when the receiver does not know of them any more.
     Open = 10,
+    /// Asks for a connection to another peer; payload: its address. See [`crate::relay`].
+    Relay = 11,
 }
 
 impl FrameType {
     fn from_byte(byte: u8) -> Option<Self> {
         use FrameType::*;
-        [Hello, Accepted, Refused, Request, Answer, Send, Ack, Ping, Pong, Open].into_iter().find(|t| *t as u8 == byte)
+        [Hello, Accepted, Refused, Request, Answer, Send, Ack, Ping, Pong, Open, Relay]
+            .into_iter()
+            .find(|t| *t as u8 == byte)
     }
 
     /// Whether it is the callers' traffic, for the counters.

@@ -78,14 +78,22 @@ pub(crate) struct Known {
     pub(crate) hello: watch::Receiver<Arc<Hello>>,
 }
 
-/// The dialling side, up to the other's acceptance. Opening a one-way stream comes after.
+/// What a connection is for, as the dialling side's Hello says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Stream(Class),
+    /// See [`crate::relay`].
+    Relay,
+}
+
+/// The dialling side, up to the other's acceptance; `kind` is what the connection is for. Opening a one-way stream comes after.
 pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     io: &mut S,
     certificate: CertIdentity,
     shared: &Shared,
     address: &str,
     remote: SocketAddr,
-    class: Class,
+    kind: u16,
 ) -> Result<Known, HandshakeError> {
     let mut buffer = FrameBuffer::new(MAX_HANDSHAKE_BYTES);
     let first = buffer.next(io).await?;
@@ -100,7 +108,7 @@ pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     if let Err(refusal) = admit(shared, &own, &peer, &certificate) {
         return Err(refuse(io, refusal).await);
     }
-    let greeting = Frame::new(FrameType::Hello, 0).with_kind(class.index() as u16).with_payload(own.encode());
+    let greeting = Frame::new(FrameType::Hello, 0).with_kind(kind).with_payload(own.encode());
     write_frame(io, &greeting).await?;
     let answer = buffer.next(io).await?;
     match answer.frame_type {
@@ -136,7 +144,7 @@ pub(crate) async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     certificate: CertIdentity,
     shared: &Shared,
     remote: SocketAddr,
-) -> Result<(Known, Class), HandshakeError> {
+) -> Result<(Known, Kind), HandshakeError> {
     let mut buffer = FrameBuffer::new(MAX_HANDSHAKE_BYTES);
     let mut hello = shared.hello.subscribe();
     let own = Arc::clone(&hello.borrow_and_update());
@@ -147,9 +155,13 @@ pub(crate) async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         return Err(refused_there(&first));
     }
     let class = u8::try_from(first.kind).ok().and_then(Class::from_index);
-    let Some(class) = class else {
-        let refusal = Refusal::protocol(format!("unknown class {}", first.kind));
-        return Err(refuse(io, refusal).await);
+    let kind = match class {
+        Some(class) => Kind::Stream(class),
+        None if first.kind == crate::relay::KIND => Kind::Relay,
+        None => {
+            let refusal = Refusal::protocol(format!("unknown class {}", first.kind));
+            return Err(refuse(io, refusal).await);
+        }
     };
     let peer_hello = match parse_hello(&first) {
         Ok(hello) => hello,
@@ -163,7 +175,7 @@ pub(crate) async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     write_frame(io, &Frame::new(FrameType::Accepted, 0)).await?;
     buffer.set_max_payload(shared.options.max_frame_bytes + 4);
     let known = Known { peer: Arc::new(peer), buffer, hello };
-    Ok((known, class))
+    Ok((known, kind))
 }
 
 /// The accepting side of [`open_stream`]; `open` is a frame of that type.
@@ -206,12 +218,12 @@ fn parse_hello(frame: &Frame) -> Result<Hello, HandshakeError> {
     Hello::decode(&frame.payload).map_err(|error| HandshakeError::RefusedHere(Refusal::protocol(error.to_string())))
 }
 
-fn unexpected(frame_type: FrameType) -> HandshakeError {
+pub(crate) fn unexpected(frame_type: FrameType) -> HandshakeError {
     let refusal = Refusal::protocol(format!("unexpected {frame_type:?} in the handshake"));
     HandshakeError::RefusedHere(refusal)
 }
 
-fn refused_there(frame: &Frame) -> HandshakeError {
+pub(crate) fn refused_there(frame: &Frame) -> HandshakeError {
     HandshakeError::RefusedThere(Refusal::decode(&frame.payload).to_string())
 }
 

@@ -149,6 +149,11 @@ impl FrameBuffer {
         self.max_payload = max_payload;
     }
 
+    /// Whether nothing is left of what was read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
     /// Reads once. An end of the stream is an error.
     pub(crate) async fn fill<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> io::Result<usize> {
         // Room grows with what has arrived, not with what a header claims.

@@ -10,6 +10,10 @@
 //! * [`Links::send`]: one-way, in order, kept until acknowledged and resent after a reconnect. One boot of the peer
 //!   handles each frame at most once, and none is lost while both processes live.
 //!
+//! # Where two nodes do not reach each other
+//! A peer that cannot be dialled, or gives no sign of life on a connection for a second, is reached by way of another one that
+//! reaches both, over one hop: that one passes on bytes that it can neither read nor change. When the peer can be dialled again, that is what is done.
+//!
 //! # Identity
 //! Both sides present a certificate of the cluster's CA (TLS 1.3 only) and then a [`Hello`]. The certificate's
 //! DNS names must hold `NODE.CLUSTER.nodes.raftmq.io` (or `*.CLUSTER.nodes.raftmq.io`) for the node and cluster of the Hello.
@@ -22,6 +26,7 @@
 //!   acknowledged are dropped, and counted, when another boot answers. See [`Links::expect`].
 
 mod accept;
+mod converse;
 mod dial;
 mod error;
 mod frame;
@@ -35,11 +40,14 @@ mod links;
 mod metrics;
 mod options;
 mod outbox;
+mod path;
 mod peer;
 pub mod pki;
+mod relay;
 mod requests;
 mod resolver;
 mod shared;
+mod vigil;
 
 pub use error::{LinkError, SendError, StartError};
 pub use handler::{Handler, HandlerFuture};

@@ -193,9 +193,7 @@ impl Links {
     }
 
     fn known(&self, address: &str) -> Option<Arc<Peer>> {
-        let peers = &self.inner.shared.peers;
-        let peers = peers.read().unwrap_or_else(PoisonError::into_inner);
-        peers.get(address).cloned()
+        self.inner.shared.peer(address)
     }
 
     /// None after shutdown.

@@ -75,6 +75,8 @@ pub struct LinkMetrics {
     pub refused: AtomicU64,
     /// Connections from peers open now.
     pub inbound: AtomicU64,
+    /// Connections between other nodes that this one passes on now.
+    pub relayed: AtomicU64,
 }
 
 impl LinkMetrics {
@@ -102,6 +104,8 @@ pub struct PeerStatus {
     pub hello: Option<Hello>,
     /// Which of its streams are connected, by [`Class`] number; streams open on first use.
     pub connected: [bool; 4],
+    /// The node by which any of its streams goes, where it is not reached straight.
+    pub via: Option<String>,
     /// Estimated round trip, when one was measured.
     pub rtt: Option<Duration>,
     /// Bytes that wait for it, unacknowledged one-way frames included.

@@ -69,7 +69,8 @@ pub struct LinkOptions {
     pub connect_timeout: Duration,
     /// How often the dialling side pings (it measures the round trip and finds dead peers); at most half of `dead_after`.
     pub ping_interval: Duration,
-    /// Without a byte for this long while something is outstanding, a connection is cut and dialled again.
+    /// Without a byte for this long while something is outstanding, a connection is cut and dialled again. After a fifth of it another
+    /// way to the peer is looked for; after twice as long a way by another node is left for a straight one.
     pub dead_after: Duration,
     /// First and longest pause between dials; the actual one is random between half of it and all of it.
     pub backoff_min: Duration,
@@ -107,6 +108,21 @@ impl LinkOptions {
         self.backoff_min = self.backoff_min.max(Duration::from_millis(1));
         self.backoff_max = self.backoff_max.max(self.backoff_min);
         self
+    }
+
+    /// How often a connection is looked at.
+    pub(crate) fn tick(&self) -> Duration {
+        (self.dead_after / 10).min(self.ping_interval)
+    }
+
+    /// Without an answer, to a ping too, for this long another way to the peer is looked for.
+    pub(crate) fn suspect_after(&self) -> Duration {
+        self.dead_after / 5
+    }
+
+    /// Without a byte from a side that pings for this long, it is gone.
+    pub(crate) fn silence(&self) -> Duration {
+        (self.dead_after * 3).max(Duration::from_secs(15))
     }
 }
 

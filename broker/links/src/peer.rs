@@ -83,6 +83,10 @@ impl Lane {
 struct State {
     hello: Option<Hello>,
     connected: [bool; 4],
+    /// By which node each stream goes, where it is not straight.
+    via: [Option<String>; 4],
+    /// When others were asked for a way to it, and nobody had one.
+    unhelped: Option<Instant>,
     /// Why each stream is not connected, and whether somebody refused.
     errors: [Option<(String, bool)>; 4],
     /// Which boot is known to live there, when that was learnt elsewhere.
@@ -200,6 +204,37 @@ impl Peer {
         }
     }
 
+    /// A connection carries the stream from now on: its number, for those that wait for an answer.
+    pub(crate) fn numbered(&self, shared: &Shared, class: Class) -> u64 {
+        self.with(shared, class, |work| match work {
+            Work::Requests(requests) => requests.connected(),
+            Work::Outbox(_) | Work::Closed => 0,
+        })
+    }
+
+    /// Whether answers are to come by a connection.
+    pub(crate) fn is_waiting_on(&self, shared: &Shared, class: Class, number: u64) -> bool {
+        self.with(shared, class, |work| matches!(work, Work::Requests(requests) if requests.is_waiting_on(number)))
+    }
+
+    /// Nothing more comes by a connection: the peer may have done what was asked by it.
+    pub(crate) fn fail_written(&self, shared: &Shared, class: Class, number: u64, reason: &str) {
+        self.with(shared, class, |work| {
+            if let Work::Requests(requests) = work {
+                requests.fail_written(number, &LinkError::Disconnected(reason.to_owned()));
+            }
+        });
+    }
+
+    /// The peer cannot be reached.
+    pub(crate) fn fail_queued(&self, shared: &Shared, class: Class, error: &LinkError) {
+        self.with(shared, class, |work| {
+            if let Work::Requests(requests) = work {
+                requests.fail_queued(error);
+            }
+        });
+    }
+
     fn start(self: &Arc<Self>, shared: &Arc<Shared>, class: Class) {
         let lane = self.lane(class);
         if lane.started.load(Ordering::Acquire) || lane.started.swap(true, Ordering::AcqRel) {
@@ -244,8 +279,7 @@ impl Peer {
             self.with(shared, class, |work| {
                 match work {
                     Work::Requests(requests) => {
-                        requests.fail_queued(&LinkError::Shutdown);
-                        requests.fail_written(&LinkError::Shutdown);
+                        requests.fail_all(&LinkError::Shutdown);
                     }
                     Work::Outbox(outbox) => {
                         let (dropped, written) = outbox.clear();
@@ -281,11 +315,27 @@ impl Peer {
             address: self.address.clone(),
             hello: state.hello.clone(),
             connected: state.connected,
+            via: state.via.iter().flatten().next().cloned(),
             rtt: (rtt > 0).then(|| Duration::from_micros(rtt)),
             queue_bytes,
             refused: error.as_ref().is_some_and(|(_, refused)| *refused),
             last_error: error.map(|(text, _)| text),
         }
+    }
+
+    /// Whether any stream to it is connected, and straight.
+    pub(crate) fn is_reached(&self) -> bool {
+        let state = lock(&self.state);
+        state.connected.iter().zip(&state.via).any(|(connected, via)| *connected && via.is_none())
+    }
+
+    /// Whether others are asked for a way to it: not again at once where none had one.
+    pub(crate) fn may_ask_others(&self, again: Duration) -> bool {
+        lock(&self.state).unhelped.is_none_or(|at| at.elapsed() >= again)
+    }
+
+    pub(crate) fn nobody_helped(&self) {
+        lock(&self.state).unhelped = Some(Instant::now());
     }
 
     /// A boot was learnt from elsewhere: leave connections to another one.
@@ -325,7 +375,7 @@ impl Peer {
 
     /// A connection is there; false when it is to a boot that is over. Who answers counts for more than what was expected, but
     /// for an earlier boot of the same data directory.
-    pub(crate) fn connected(&self, shared: &Shared, class: Class, peer: &PeerHello) -> bool {
+    pub(crate) fn connected(&self, shared: &Shared, class: Class, peer: &PeerHello, via: Option<&str>) -> bool {
         let hello = &peer.hello;
         let mut state = lock(&self.state);
         match state.expected {
@@ -341,10 +391,23 @@ impl Peer {
             // The other streams may hang on connections to the boot that is over.
             state.expected = Some((hello.incarnation, hello.boot));
         }
-        if !state.connected.contains(&true) {
-            info!(address = self.address, node = hello.node, remote = %peer.remote, "connected to a peer");
-        }
+        let first = !state.connected.contains(&true);
+        let relayed = state.via.iter().any(Option::is_some);
+        state.via[class.index()] = via.map(str::to_owned);
         state.connected[class.index()] = true;
+        let now = state.via.iter().any(Option::is_some);
+        match via {
+            Some(via) if !relayed => {
+                warn!(address = self.address, node = hello.node, by = via, "a peer is reached by another node only");
+            }
+            None if relayed && !now => {
+                info!(address = self.address, node = hello.node, "a peer is reached straight again");
+            }
+            _ if first => {
+                info!(address = self.address, node = hello.node, remote = %peer.remote, "connected to a peer");
+            }
+            _ => {}
+        }
         state.errors[class.index()] = None;
         state.hello = Some(hello.clone());
         drop(state);
@@ -369,6 +432,7 @@ impl Peer {
         }
         let mut state = lock(&self.state);
         state.connected[class.index()] = false;
+        state.via[class.index()] = None;
         let error = Some((reason, refused));
         let known = state.errors.contains(&error);
         if !known && let Some((reason, _)) = &error {

@@ -24,8 +24,8 @@ struct Queued {
 
 struct Waiter {
     answer: AnswerSender,
-    /// The peer may have got it.
-    written: bool,
+    /// By which connection the peer may have got it.
+    written: Option<u64>,
 }
 
 pub(crate) struct Requests {
@@ -34,6 +34,7 @@ pub(crate) struct Requests {
     written: usize,
     bytes: usize,
     next_id: u64,
+    connections: u64,
     max_bytes: usize,
     max_outstanding: usize,
 }
@@ -53,6 +54,7 @@ impl Requests {
             written: 0,
             bytes: 0,
             next_id: 1,
+            connections: 0,
             max_bytes,
             max_outstanding,
         }
@@ -64,6 +66,17 @@ impl Requests {
 
     pub(crate) fn is_waiting(&self) -> bool {
         self.written > 0
+    }
+
+    /// Whether an answer is to come by this connection, or one before it.
+    pub(crate) fn is_waiting_on(&self, connection: u64) -> bool {
+        self.written > 0 && self.waiting.values().any(|waiter| waiter.written.is_some_and(|by| by <= connection))
+    }
+
+    /// Another connection is there: its number.
+    pub(crate) fn connected(&mut self) -> u64 {
+        self.connections += 1;
+        self.connections
     }
 
     /// Returns the id, for giving it up.
@@ -88,7 +101,7 @@ impl Requests {
         self.next_id += 1;
         self.bytes += cost;
         self.queue.push_back(Queued { id, kind, payload, deadline });
-        let waiter = Waiter { answer, written: false };
+        let waiter = Waiter { answer, written: None };
         self.waiting.insert(id, waiter);
         Ok(id)
     }
@@ -105,7 +118,7 @@ impl Requests {
         }
     }
 
-    /// Appends requests until the batch is full.
+    /// Appends requests, which go by the last connection, until the batch is full.
     pub(crate) fn fill(&mut self, batch: &mut Batch, now: Instant) {
         while !batch.is_full() {
             let Some(request) = self.queue.pop_front() else {
@@ -117,7 +130,7 @@ impl Requests {
             };
             let left = request.deadline.saturating_duration_since(now).as_millis();
             let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-            waiter.written = true;
+            waiter.written = Some(self.connections);
             self.written += 1;
             let out = batch.header();
             frame::encode_header(out, FrameType::Request, request.kind, 0, request.id, 4 + request.payload.len());
@@ -126,24 +139,28 @@ impl Requests {
         }
     }
 
-    /// The connection broke: the peer may have done what was written.
-    pub(crate) fn fail_written(&mut self, error: &LinkError) {
-        self.fail(true, error);
+    /// The connection broke, as have those before it: the peer may have done what was written.
+    pub(crate) fn fail_written(&mut self, connection: u64, error: &LinkError) {
+        self.fail(|written| written.is_some_and(|by| by <= connection), error);
     }
 
     /// The peer cannot be reached: nothing of this was sent.
     pub(crate) fn fail_queued(&mut self, error: &LinkError) {
         self.queue = VecDeque::new();
         self.bytes = 0;
-        self.fail(false, error);
+        self.fail(|written| written.is_none(), error);
     }
 
-    fn fail(&mut self, written: bool, error: &LinkError) {
+    /// Nothing comes any more.
+    pub(crate) fn fail_all(&mut self, error: &LinkError) {
+        self.fail_queued(error);
+        self.fail(|_| true, error);
+    }
+
+    fn fail(&mut self, which: impl Fn(Option<u64>) -> bool, error: &LinkError) {
         let failed: Vec<Waiter> =
-            self.waiting.extract_if(|_, waiter| waiter.written == written).map(|(_, waiter)| waiter).collect();
-        if written {
-            self.written = 0;
-        }
+            self.waiting.extract_if(|_, waiter| which(waiter.written)).map(|(_, waiter)| waiter).collect();
+        self.written -= failed.iter().filter(|waiter| waiter.written.is_some()).count();
         for waiter in failed {
             let _ = waiter.answer.send(Err(error.clone()));
         }
@@ -151,7 +168,7 @@ impl Requests {
 
     fn take(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiting.remove(&id)?;
-        if waiter.written {
+        if waiter.written.is_some() {
             self.written -= 1;
         }
         Some(waiter)
@@ -197,11 +214,24 @@ mod tests {
     fn a_broken_connection_fails_what_was_written_only() {
         let mut requests = Requests::new(1000, 100);
         let (id, mut written) = push(&mut requests, 1).unwrap();
+        let first = requests.connected();
         requests.fill(&mut Batch::default(), Instant::now());
-        let (_, mut queued) = push(&mut requests, 1).unwrap();
+        let second = requests.connected();
+        let (_, mut later) = push(&mut requests, 1).unwrap();
+        requests.fill(&mut Batch::default(), Instant::now());
         let lost = LinkError::Disconnected("cut".to_owned());
-        requests.fail_written(&lost);
-        assert_eq!(written.try_recv().unwrap(), Err(lost));
+        assert!(requests.is_waiting_on(first) && requests.is_waiting_on(second));
+        requests.fail_written(first, &lost);
+        assert_eq!(written.try_recv().unwrap(), Err(lost.clone()));
+        assert!(
+            later.try_recv().is_err() && !requests.is_waiting_on(first),
+            "it may be answered by the other connection"
+        );
+        assert!(requests.is_waiting_on(second));
+        requests.fail_written(second, &lost);
+        assert_eq!(later.try_recv().unwrap(), Err(lost));
+        let (_, mut queued) = push(&mut requests, 1).unwrap();
+        requests.fail_written(second, &LinkError::Shutdown);
         assert_eq!(queued.try_recv(), Err(TryRecvError::Empty));
         assert!(!requests.is_waiting());
         // An answer that comes too late is nobody's.

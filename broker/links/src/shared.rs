@@ -64,7 +64,6 @@ pub(crate) struct Shared {
     pub(crate) gates: [Gate; 4],
     pub(crate) closed: AtomicBool,
     pub(crate) runtime: Handle,
-    pub(crate) started: Instant,
     refused: Mutex<AHashMap<(IpAddr, String), Instant>>,
     random: RandomState,
     drawn: AtomicU64,
@@ -101,7 +100,6 @@ impl Shared {
             heard: Heard::new(),
             closed: AtomicBool::new(false),
             runtime: Handle::current(),
-            started: Instant::now(),
             refused: Mutex::default(),
             random: RandomState::new(),
             drawn: AtomicU64::new(0),
@@ -115,6 +113,11 @@ impl Shared {
     pub(crate) fn all_peers(&self) -> Vec<Arc<Peer>> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         peers.values().cloned().collect()
+    }
+
+    /// A peer that this node dials.
+    pub(crate) fn peer(&self, address: &str) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(address).cloned()
     }
 
     pub(crate) fn is_closed(&self) -> bool {

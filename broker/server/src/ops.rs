@@ -379,6 +379,7 @@ mod tests {
             address: "b:9883".into(),
             hello: None,
             connected: [connected, false, false, false],
+            via: None,
             rtt: None,
             queue_bytes: 0,
             last_error: None,

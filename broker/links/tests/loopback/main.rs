@@ -5,5 +5,6 @@ mod bounds;
 mod identity;
 mod one_way;
 mod proxy;
+mod relay;
 mod requests;
 mod support;

@@ -168,8 +168,9 @@ catalog! {
         WAL_DISK_FULL = Gauge "raftmq_wal_disk_full" [] "1 while appends are refused because the disk is nearly full, otherwise 0.";
     }
     "Node links" {
-        LINK_PEERS = Gauge "raftmq_link_peers" ["state"] "Peers that this node dials: connected, disconnected.";
+        LINK_PEERS = Gauge "raftmq_link_peers" ["state"] "Peers that this node dials: connected (straight), relayed (by way of another node, since they do not reach each other), disconnected.";
         LINK_INBOUND = Gauge "raftmq_link_inbound_connections" [] "Connections from peers that are open.";
+        LINK_RELAYED = Gauge "raftmq_link_relayed_connections" [] "Connections between other nodes, which do not reach each other, that this node passes on.";
         LINK_REFUSED = Counter "raftmq_link_refused_total" [] "Handshakes between nodes that this node refused.";
         LINK_FRAMES_SENT = Counter "raftmq_link_frames_sent_total" ["class"] "Frames written to peers, repeats included, by class: control, log, bulk, data.";
         LINK_FRAMES_RECEIVED = Counter "raftmq_link_frames_received_total" ["class"] "Frames read from peers, by class.";

@@ -210,8 +210,11 @@ pub fn links(metrics: &LinkMetrics, peers: &[PeerStatus], out: &mut Encoder) {
     }
     out.counter(&c::LINK_REFUSED, &[], metrics.refused.load(Relaxed));
     out.gauge(&c::LINK_INBOUND, &[], metrics.inbound.load(Relaxed));
+    out.gauge(&c::LINK_RELAYED, &[], metrics.relayed.load(Relaxed));
     let connected = peers.iter().filter(|peer| peer.is_connected()).count();
-    out.gauge(&c::LINK_PEERS, &["connected"], connected as u64);
+    let relayed = peers.iter().filter(|peer| peer.via.is_some()).count();
+    out.gauge(&c::LINK_PEERS, &["connected"], (connected - relayed) as u64);
+    out.gauge(&c::LINK_PEERS, &["relayed"], relayed as u64);
     out.gauge(&c::LINK_PEERS, &["disconnected"], (peers.len() - connected) as u64);
     for peer in peers {
         let label = &[peer.address.as_str()];

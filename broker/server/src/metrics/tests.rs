@@ -94,6 +94,7 @@ fn peer() -> PeerStatus {
         address: "raftmq-1:9883".to_owned(),
         hello: None,
         connected: [true, false, false, false],
+        via: None,
         rtt: Some(Duration::from_millis(2)),
         queue_bytes: 12,
         last_error: None,

@@ -1,0 +1,237 @@
+//! A connection to a peer that this node dialled, from its first frame to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use tokio::io::AsyncRead;
+use tokio::sync::Notify;
+use tracing::debug;
+
+use crate::dial::{self, Greeted, HEAD_START_OF_SUSPECT, with_outbox};
+use crate::error::LinkError;
+use crate::frame::{FLAG_BUSY, FLAG_ERROR, Frame, FrameType};
+use crate::handshake::{self, Known};
+use crate::hello::PeerHello;
+use crate::io::{FrameBuffer, write_loop};
+use crate::options::Class;
+use crate::peer::{Peer, Work};
+use crate::shared::Shared;
+use crate::vigil::Vigil;
+
+/// Why a connection is left.
+pub(crate) enum End {
+    /// It broke. Whether anything had come by it.
+    Broken { reason: String, progressed: bool },
+    /// The peer answers on another one; what is to come by this one is waited for as [`Remains`].
+    Better(Box<Greeted>, Option<Remains>),
+}
+
+/// Answers by a connection that is left and works, so that nobody has to ask again. Ends when there are no more.
+pub(crate) type Remains = BoxFuture<'static, ()>;
+
+/// Runs a connection until it is to be left, and beside it what remains of the last one.
+pub(crate) async fn converse(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    class: Class,
+    greeted: Greeted,
+    number: u64,
+    remains: Option<Remains>,
+) -> End {
+    let Greeted { stream, known, via } = greeted;
+    let Known { peer: identity, buffer, hello } = known;
+    let (reader, writer) = tokio::io::split(stream);
+    let lane = peer.lane(class);
+    let vigil = Arc::new(Vigil::new());
+    let write = write_loop(
+        writer,
+        &lane.notify,
+        hello,
+        shared.metrics.class(class),
+        |batch| {
+            if let Some(ping) = vigil.take_ping() {
+                batch.push(&Frame::new(FrameType::Ping, ping));
+            }
+            peer.with(shared, class, |work| work.fill(batch));
+            if !batch.is_empty() {
+                vigil.written();
+            }
+        },
+        || vigil.progressed(),
+    );
+    let original = Arc::clone(&identity);
+    let obsolete = async {
+        while !peer.is_obsolete(&original.hello) {
+            lane.poke.notified().await;
+        }
+    };
+    let listener =
+        Listener { shared: Arc::clone(shared), peer: Arc::clone(peer), class, identity, vigil: Arc::clone(&vigil) };
+    let mut listening: BoxFuture<'static, String> = Box::pin(listener.listen(reader, buffer));
+    let remains = async {
+        if let Some(remains) = remains {
+            remains.await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let reason = tokio::select! {
+        reason = &mut listening => reason,
+        written = write => match written {
+            Ok(()) => "closed".to_owned(),
+            Err(error) => error.to_string(),
+        },
+        () = watch_over(shared, &lane.notify, &vigil) => {
+            format!("nothing heard for {:?}", shared.options.dead_after)
+        }
+        () = obsolete => "another boot of the peer is known".to_owned(),
+        better = better(shared, peer, class, via.is_some(), &vigil) => {
+            debug!(address = peer.address, class = class.name(), "another way to a peer is taken");
+            // One-way frames go on where they stood, by the other one.
+            let works = class != Class::Data && !vigil.is_suspect(shared.options.suspect_after());
+            let remains = works.then(|| remain(shared, peer, class, number, listening));
+            return End::Better(Box::new(better), remains);
+        }
+        () = remains => unreachable!("it goes on for ever"),
+    };
+    debug!(address = peer.address, class = class.name(), reason, "connection to a peer ended");
+    End::Broken { reason, progressed: vigil.has_heard() }
+}
+
+fn remain(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    class: Class,
+    number: u64,
+    listening: BoxFuture<'static, String>,
+) -> Remains {
+    let (shared, peer) = (Arc::clone(shared), Arc::clone(peer));
+    Box::pin(async move {
+        let answered = async {
+            while peer.is_waiting_on(&shared, class, number) {
+                tokio::time::sleep(shared.options.tick() / 10).await;
+            }
+        };
+        tokio::select! {
+            _ = listening => {}
+            () = answered => {}
+            () = tokio::time::sleep(shared.options.dead_after) => {}
+        }
+        peer.fail_written(&shared, class, number, LEFT);
+    })
+}
+
+/// Why those who wait for an answer by a connection that was left have none.
+pub(crate) const LEFT: &str = "another way to the peer was taken";
+
+/// Pings, now and then and where an answer takes its time; ends when the connection is dead.
+async fn watch_over(shared: &Shared, notify: &Notify, vigil: &Vigil) {
+    let options = &shared.options;
+    let tick = options.tick();
+    let mut next_ping = Instant::now();
+    while !vigil.is_silent(options.dead_after) {
+        if Instant::now() >= next_ping || vigil.is_silent(tick) {
+            next_ping = Instant::now() + options.ping_interval;
+            if vigil.ping() {
+                notify.notify_one();
+            }
+        }
+        tokio::time::sleep(tick).await;
+    }
+}
+
+/// Ends with another connection to the peer, where this one gives no sign of life and that one does, or where this one is not straight and that
+/// one is.
+async fn better(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class, relayed: bool, vigil: &Vigil) -> Greeted {
+    let suspect_after = shared.options.suspect_after();
+    let mut try_straight = dial::until_straight(shared);
+    loop {
+        tokio::time::sleep(shared.options.tick()).await;
+        if vigil.is_suspect(suspect_after) {
+            if let Ok(found) = dial::dial(shared, peer, class, HEAD_START_OF_SUSPECT, true).await
+                && vigil.is_suspect(suspect_after)
+            {
+                return found;
+            }
+        } else if relayed && Instant::now() >= try_straight {
+            if let Ok(found) = dial::straight(shared, peer, class).await {
+                return found;
+            }
+            try_straight = dial::until_straight(shared);
+        }
+    }
+}
+
+/// The reading side.
+struct Listener {
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    class: Class,
+    identity: Arc<PeerHello>,
+    vigil: Arc<Vigil>,
+}
+
+impl Listener {
+    /// Until the connection ends; returns why.
+    async fn listen<R: AsyncRead + Unpin>(mut self, mut io: R, mut buffer: FrameBuffer) -> String {
+        let metrics = self.shared.metrics.class(self.class);
+        loop {
+            loop {
+                let frame = match buffer.pop() {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => break,
+                    Err(error) => return error.to_string(),
+                };
+                self.vigil.frame();
+                match frame.frame_type {
+                    FrameType::Answer => {
+                        metrics.frames_in.fetch_add(1, Ordering::Relaxed);
+                        let result = match frame.flags {
+                            0 => Ok(frame.payload),
+                            flags if flags & FLAG_BUSY != 0 => Err(LinkError::Busy),
+                            _ => {
+                                debug_assert_eq!(frame.flags, FLAG_ERROR);
+                                let text = String::from_utf8_lossy(&frame.payload).into_owned();
+                                Err(LinkError::Remote(text))
+                            }
+                        };
+                        self.peer.with(&self.shared, self.class, |work| {
+                            if let Work::Requests(requests) = work {
+                                requests.answer(frame.id, result);
+                            }
+                        });
+                    }
+                    FrameType::Ack => {
+                        let taken = with_outbox(&self.shared, &self.peer, |outbox| outbox.acknowledged(frame.id));
+                        match taken {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => return error.to_string(),
+                            Err(_) => return "forgotten".to_owned(),
+                        }
+                    }
+                    FrameType::Pong => {
+                        if let Some(took) = self.vigil.pong(frame.id) {
+                            self.peer.measured(took);
+                        }
+                    }
+                    FrameType::Hello => match handshake::renew(&self.shared, &self.identity, &frame) {
+                        Ok(renewed) => {
+                            self.identity = renewed;
+                            self.peer.renewed(&self.identity.hello);
+                        }
+                        Err(error) => return error.to_string(),
+                    },
+                    other => return format!("unexpected {other:?} from the peer"),
+                }
+            }
+            self.vigil.heard(self.peer.with(&self.shared, self.class, |work| work.is_waiting()));
+            match buffer.fill(&mut io).await {
+                Ok(read) => {
+                    metrics.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
+                }
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+}
