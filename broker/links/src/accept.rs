@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -75,7 +75,10 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
             return;
         }
     };
-    shared.peer_seen(&known.peer.hello);
+    // One that asks for a way elsewhere says nothing of a new start.
+    if matches!(purpose, Purpose::Stream(..)) {
+        shared.peer_seen(&known.peer.hello);
+    }
     shared.metrics.inbound.fetch_add(1, Ordering::Relaxed);
     // Counts down also when the task is aborted.
     let _open = Open(&shared);
@@ -219,8 +222,8 @@ async fn serve(
         answers.handled = claim.last;
         answers.acknowledged = claim.last;
     }
-    let write =
-        write_loop(writer, &outgoing.notify, hello, shared.metrics.class(class), |batch| outgoing.fill(batch), || ());
+    let (metrics, left) = (shared.metrics.class(class), AtomicBool::new(false));
+    let write = write_loop(writer, &outgoing.notify, hello, metrics, &left, |batch| outgoing.fill(batch), || ());
     let inbound = Inbound { shared, class, claim, outgoing: &outgoing, peer };
     tokio::select! {
         reason = inbound.listen(reader, buffer) => reason,

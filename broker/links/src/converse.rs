@@ -1,7 +1,8 @@
 //! A connection to a peer that this node dialled, from its first frame to its end.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
@@ -14,7 +15,7 @@ use crate::error::LinkError;
 use crate::frame::{FLAG_BUSY, FLAG_ERROR, Frame, FrameType};
 use crate::handshake::{self, Known};
 use crate::hello::PeerHello;
-use crate::io::{FrameBuffer, write_loop};
+use crate::io::{Batch, FrameBuffer, write_loop};
 use crate::options::Class;
 use crate::peer::{Peer, Work};
 use crate::shared::Shared;
@@ -24,8 +25,18 @@ use crate::vigil::Vigil;
 pub(crate) enum End {
     /// It broke. Whether anything had come by it.
     Broken { reason: String, progressed: bool },
-    /// The peer answers on another one; what is to come by this one is waited for as [`Remains`].
-    Better(Box<Greeted>, Option<Remains>),
+    /// The peer answers on another one.
+    Better(Box<Better>),
+}
+
+/// Another connection, and what is said of the one that is left for it.
+pub(crate) struct Better {
+    pub(crate) greeted: Greeted,
+    /// Whether anything had come by it, and whether it gave no sign of life in the end.
+    pub(crate) heard: bool,
+    pub(crate) suspect: bool,
+    /// What is to come by it.
+    pub(crate) remains: Option<Remains>,
 }
 
 /// Answers by a connection that is left and works, so that nobody has to ask again. Ends when there are no more.
@@ -45,22 +56,23 @@ pub(crate) async fn converse(
     let (reader, writer) = tokio::io::split(stream);
     let lane = peer.lane(class);
     let vigil = Arc::new(Vigil::new());
-    let write = write_loop(
-        writer,
-        &lane.notify,
-        hello,
-        shared.metrics.class(class),
-        |batch| {
-            if let Some(ping) = vigil.take_ping() {
-                batch.push(&Frame::new(FrameType::Ping, ping));
-            }
-            peer.with(shared, class, |work| work.fill(batch));
-            if !batch.is_empty() {
-                vigil.written();
-            }
-        },
-        || vigil.progressed(),
-    );
+    let left = Arc::new(AtomicBool::new(false));
+    let mut writing: BoxFuture<'static, io::Result<()>> = {
+        let (shared, peer, vigil, left) = (Arc::clone(shared), Arc::clone(peer), Arc::clone(&vigil), Arc::clone(&left));
+        Box::pin(async move {
+            let fill = |batch: &mut Batch| {
+                if let Some(ping) = vigil.take_ping() {
+                    batch.push(&Frame::new(FrameType::Ping, ping));
+                }
+                peer.with(&shared, class, |work| work.fill(batch));
+                if !batch.is_empty() {
+                    vigil.written();
+                }
+            };
+            let notify = &peer.lane(class).notify;
+            write_loop(writer, notify, hello, shared.metrics.class(class), &left, fill, || vigil.progressed()).await
+        })
+    };
     let original = Arc::clone(&identity);
     let obsolete = async {
         while !peer.is_obsolete(&original.hello) {
@@ -78,7 +90,7 @@ pub(crate) async fn converse(
     };
     let reason = tokio::select! {
         reason = &mut listening => reason,
-        written = write => match written {
+        written = &mut writing => match written {
             Ok(()) => "closed".to_owned(),
             Err(error) => error.to_string(),
         },
@@ -86,12 +98,13 @@ pub(crate) async fn converse(
             format!("nothing heard for {:?}", shared.options.dead_after)
         }
         () = obsolete => "another boot of the peer is known".to_owned(),
-        better = better(shared, peer, class, via.is_some(), &vigil) => {
-            debug!(address = peer.address, class = class.name(), "another way to a peer is taken");
+        (better, suspect) = better(shared, peer, class, via.is_some(), &vigil) => {
+            debug!(address = peer.address, class = class.name(), suspect, "another way to a peer is taken");
+            left.store(true, Ordering::Relaxed);
             // One-way frames go on where they stood, by the other one.
-            let works = class != Class::Data && !vigil.is_suspect(shared.options.suspect_after());
-            let remains = works.then(|| remain(shared, peer, class, number, listening));
-            return End::Better(Box::new(better), remains);
+            let works = class != Class::Data && !suspect;
+            let remains = works.then(|| remain(shared, peer, class, number, listening, writing));
+            return End::Better(Box::new(Better { greeted: better, heard: vigil.has_heard(), suspect, remains }));
         }
         () = remains => unreachable!("it goes on for ever"),
     };
@@ -105,6 +118,7 @@ fn remain(
     class: Class,
     number: u64,
     listening: BoxFuture<'static, String>,
+    writing: BoxFuture<'static, io::Result<()>>,
 ) -> Remains {
     let (shared, peer) = (Arc::clone(shared), Arc::clone(peer));
     Box::pin(async move {
@@ -113,8 +127,15 @@ fn remain(
                 tokio::time::sleep(shared.options.tick() / 10).await;
             }
         };
+        let writing = async {
+            let _ = writing.await;
+            // It may have been woken for what goes by the other connection.
+            peer.lane(class).notify.notify_one();
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             _ = listening => {}
+            () = writing => {}
             () = answered => {}
             () = tokio::time::sleep(shared.options.dead_after) => {}
         }
@@ -141,22 +162,23 @@ async fn watch_over(shared: &Shared, notify: &Notify, vigil: &Vigil) {
     }
 }
 
-/// Ends with another connection to the peer, where this one gives no sign of life and that one does, or where this one is not straight and that
-/// one is.
-async fn better(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class, relayed: bool, vigil: &Vigil) -> Greeted {
+/// Ends with another connection to the peer: on which it answers while it does not on this one (true), or that is straight while this one is not.
+async fn better(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class, relayed: bool, vigil: &Vigil) -> (Greeted, bool) {
     let suspect_after = shared.options.suspect_after();
     let mut try_straight = dial::until_straight(shared);
     loop {
         tokio::time::sleep(shared.options.tick()).await;
-        if vigil.is_suspect(suspect_after) {
+        let suspect = vigil.is_suspect(suspect_after);
+        peer.set_suspect(class, suspect);
+        if suspect {
             if let Ok(found) = dial::dial(shared, peer, class, HEAD_START_OF_SUSPECT, true).await
                 && vigil.is_suspect(suspect_after)
             {
-                return found;
+                return (found, true);
             }
         } else if relayed && Instant::now() >= try_straight {
             if let Ok(found) = dial::straight(shared, peer, class).await {
-                return found;
+                return (found, false);
             }
             try_straight = dial::until_straight(shared);
         }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -62,6 +64,8 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
     let mut had_connection = false;
     let mut better = None;
     let mut remains = None;
+    // When a connection was last left since the peer did not answer on it.
+    let mut suspected: Option<Instant> = None;
     loop {
         let greeted = match better.take() {
             Some(greeted) => Ok(greeted),
@@ -87,12 +91,21 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
                         peer.failed(&shared, class, reason.clone(), false);
                         peer.fail_written(&shared, class, number, &reason);
                     }
-                    End::Better(greeted, rest) => {
-                        if rest.is_none() {
+                    End::Better(found) => {
+                        if found.remains.is_none() {
                             peer.fail_written(&shared, class, number, LEFT);
                         }
-                        (better, remains) = (Some(*greeted), rest);
-                        continue;
+                        // A peer that greets and then says no more, again and again, is not reached.
+                        let again =
+                            suspected.replace(Instant::now()).is_some_and(|at| at.elapsed() < options.dead_after);
+                        if !found.suspect || (found.heard && !again) {
+                            if !found.suspect {
+                                suspected = None;
+                            }
+                            (better, remains) = (Some(found.greeted), found.remains);
+                            continue;
+                        }
+                        peer.failed(&shared, class, "it greets and then says no more".to_owned(), false);
                     }
                 }
             }
@@ -109,6 +122,10 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
                     LinkError::Unreachable(reason)
                 };
                 peer.fail_queued(&shared, class, &error);
+                // Nobody looks any more after what was to come by the connection before.
+                if remains.take().is_some() {
+                    peer.fail_written(&shared, class, u64::MAX, LEFT);
+                }
             }
         }
         let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX).max(2);
@@ -121,8 +138,8 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
     }
 }
 
-/// Straight to the peer, or else by way of another one: where that takes longer than a head start, and where it fails, if others are asked `at_once`. A refusal is an answer: no other
-/// way would bring a better one.
+/// Straight to the peer, or else by way of another one. Others are asked when the straight way takes longer than its head start and, if
+/// `at_once`, when it fails before. A refusal is an answer: no other way would bring a better one.
 pub(crate) async fn dial(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
@@ -207,28 +224,41 @@ where
     Ok(greeted.await.inspect_err(|error| handshake::count_refused(shared, error))?)
 }
 
-/// By way of another peer, if one reaches it.
+/// By way of another peer, if one reaches it: the first that has a way.
 async fn relayed(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Option<Greeted> {
-    if !peer.may_ask_others(shared.options.backoff_max) {
+    if !peer.may_ask_others() {
         return None;
     }
-    for helper in relay::helpers(shared, &peer.address) {
-        let through = through(shared, peer, class, &helper);
-        match tokio::time::timeout(shared.options.connect_timeout, through).await {
-            Ok(Ok(greeted)) => return Some(greeted),
-            Ok(Err(error)) => debug!(address = peer.address, by = helper.address, ?error, "no way to a peer"),
-            Err(_) => debug!(address = peer.address, by = helper.address, "no way to a peer in time"),
+    let mut asked: FuturesUnordered<_> = relay::helpers(shared, &peer.address)
+        .into_iter()
+        .zip(0..)
+        .map(|(helper, before)| async move {
+            // One may have been cut off just now as well.
+            tokio::time::sleep(HEAD_START_OF_SUSPECT * before).await;
+            let found = through(shared, peer, class, &helper).await;
+            found.inspect_err(|error| debug!(address = peer.address, by = helper.address, ?error, "no way to a peer"))
+        })
+        .collect();
+    let first = async {
+        while let Some(found) = asked.next().await {
+            if let Ok(greeted) = found {
+                return Some(greeted);
+            }
         }
-    }
-    peer.nobody_helped();
-    None
+        None
+    };
+    let found = tokio::time::timeout(shared.options.connect_timeout, first).await.ok().flatten();
+    peer.helped(found.is_some(), shared.options.backoff_max);
+    found
 }
 
 async fn through(shared: &Arc<Shared>, peer: &Peer, class: Class, helper: &Peer) -> Result<Greeted, DialError> {
     let resolved = shared.resolver.resolve(&helper.address).await;
     let resolved = resolved.map_err(|e| DialError::Unreachable(format!("cannot resolve the address: {e}")))?;
-    let remote = *resolved.first().ok_or_else(|| DialError::Unreachable("it resolves to nothing".to_owned()))?;
-    let (stream, known) = greet(shared, &helper.address, connect(remote).await?, remote, relay::KIND).await?;
+    let (tcp, remote) = relay::connect_any(resolved, shared.options.connect_timeout)
+        .await
+        .map_err(|e| DialError::Unreachable(e.to_string()))?;
+    let (stream, known) = greet(shared, &helper.address, tcp, remote, relay::KIND).await?;
     let via = known.peer.hello.node.clone();
     let passed_on = Box::new(relay::ask(stream, known, &peer.address).await?);
     let (stream, known) = greet(shared, &peer.address, Path::Relayed(passed_on), remote, class.index() as u16).await?;

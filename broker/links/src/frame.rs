@@ -5,7 +5,7 @@
 //! | 4 | length of the payload, little-endian as all numbers |
 //! | 1 | version of this header |
 //! | 1 | type ([`FrameType`]) |
-//! | 2 | kind: the caller's number of a request or one-way frame; the class in a Hello; 0 or 1 in Open and its Ack |
+//! | 2 | kind: the caller's number of a request or one-way frame; the class in a Hello, or what else the connection is for; 0 or 1 in Open and its Ack |
 //! | 1 | flags, by type |
 //! | 8 | id: of the request, of the ping, sequence number of a one-way frame, last sequence of an acknowledgement |
 //! | … | payload |
@@ -167,7 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_frame() -> impl Strategy<Value = Frame> {
-        (1u8..=10, any::<u16>(), 0u8..=3, any::<u64>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(
+        (1u8..=11, any::<u16>(), 0u8..=3, any::<u64>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(
             |(t, kind, flags, id, payload)| {
                 let frame_type = FrameType::from_byte(t).unwrap();
                 Frame {

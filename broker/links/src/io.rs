@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -78,18 +78,22 @@ impl Batch {
 
 /// Writes until an error. `fill` appends what waits (and is called again until it appends nothing); `notify` wakes it. A changed
 /// Hello goes out before what was queued after the change. `progress` hears of each part of a large payload that the socket
-/// took: the peer says nothing until it has all of it.
+/// took: the peer says nothing until it has all of it. Once `left` is set it ends when what it has begun is written.
 pub(crate) async fn write_loop<W: AsyncWrite + Unpin>(
     mut io: W,
     notify: &Notify,
     mut hello: watch::Receiver<Arc<Hello>>,
     metrics: &ClassMetrics,
+    left: &AtomicBool,
     mut fill: impl FnMut(&mut Batch),
     progress: impl Fn(),
 ) -> io::Result<()> {
     let mut batch = Batch::default();
     loop {
         batch.clear();
+        if left.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         fill(&mut batch);
         // After filling: whatever is in the batch was queued before or after the change, never before it only.
         if hello.has_changed().unwrap_or(false) {
@@ -224,11 +228,13 @@ mod tests {
         let progress = AtomicUsize::new(0);
         let hello = watch::Sender::new(Arc::new(Hello::new("c", "n", 1, 1)));
         let (notify, metrics) = (Notify::new(), ClassMetrics::default());
+        let left = AtomicBool::new(false);
         let write = write_loop(
             near,
             &notify,
             hello.subscribe(),
             &metrics,
+            &left,
             |batch| {
                 while !batch.is_full()
                     && let Some(frame) = queue.pop()

@@ -6,7 +6,7 @@
 //! never stands before a heartbeat, and the sender's side alone decides about reconnecting.
 //!
 //! * [`Links::request`]: many outstanding a connection, answers in any order, each with a deadline. A request that was
-//!   written when its connection broke ends with [`LinkError::Disconnected`]: whether the peer did it is unknown.
+//!   written when its connection broke, or was left since nothing came, ends with [`LinkError::Disconnected`]: whether the peer did it is unknown.
 //! * [`Links::send`]: one-way, in order, kept until acknowledged and resent after a reconnect. One boot of the peer
 //!   handles each frame at most once, and none is lost while both processes live.
 //!

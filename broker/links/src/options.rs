@@ -67,7 +67,7 @@ pub struct LinkOptions {
     pub max_inbound: usize,
     /// Time for resolving, TCP and TLS and Hello together.
     pub connect_timeout: Duration,
-    /// How often the dialling side pings (it measures the round trip and finds dead peers); at most half of `dead_after`.
+    /// How often the dialling side pings (it measures the round trip and finds dead peers), but for where an answer takes its time; at most half of `dead_after`.
     pub ping_interval: Duration,
     /// Without a byte for this long while something is outstanding, a connection is cut and dialled again. After a fifth of it another
     /// way to the peer is looked for; after twice as long a way by another node is left for a straight one.

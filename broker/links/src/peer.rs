@@ -85,8 +85,10 @@ struct State {
     connected: [bool; 4],
     /// By which node each stream goes, where it is not straight.
     via: [Option<String>; 4],
-    /// When others were asked for a way to it, and nobody had one.
-    unhelped: Option<Instant>,
+    /// When others were asked for a way to it and nobody had one, and how long they are not asked again.
+    unhelped: Option<(Instant, Duration)>,
+    /// On which of its connections nothing is answered.
+    suspect: [bool; 4],
     /// Why each stream is not connected, and whether somebody refused.
     errors: [Option<(String, bool)>; 4],
     /// Which boot is known to live there, when that was learnt elsewhere.
@@ -323,19 +325,32 @@ impl Peer {
         }
     }
 
-    /// Whether any stream to it is connected, and straight.
+    /// Whether any stream to it is connected, and straight, and gives signs of life.
     pub(crate) fn is_reached(&self) -> bool {
         let state = lock(&self.state);
-        state.connected.iter().zip(&state.via).any(|(connected, via)| *connected && via.is_none())
+        (0..4).any(|class| state.connected[class] && state.via[class].is_none() && !state.suspect[class])
     }
 
-    /// Whether others are asked for a way to it: not again at once where none had one.
-    pub(crate) fn may_ask_others(&self, again: Duration) -> bool {
-        lock(&self.state).unhelped.is_none_or(|at| at.elapsed() >= again)
+    /// Whether a connection gives no sign of life.
+    pub(crate) fn set_suspect(&self, class: Class, suspect: bool) {
+        lock(&self.state).suspect[class.index()] = suspect;
     }
 
-    pub(crate) fn nobody_helped(&self) {
-        lock(&self.state).unhelped = Some(Instant::now());
+    /// Whether others are asked for a way to it: more and more rarely where none had one.
+    pub(crate) fn may_ask_others(&self) -> bool {
+        lock(&self.state).unhelped.is_none_or(|(at, pause)| at.elapsed() >= pause)
+    }
+
+    /// Others were asked.
+    pub(crate) fn helped(&self, helped: bool, pause: Duration) {
+        let mut state = lock(&self.state);
+        let next = match state.unhelped {
+            // Of the streams that asked at once.
+            Some((at, before)) if !helped && at.elapsed() < before => return,
+            Some((_, before)) => (before * 2).min(pause * 5),
+            None => pause,
+        };
+        state.unhelped = (!helped).then(|| (Instant::now(), next));
     }
 
     /// A boot was learnt from elsewhere: leave connections to another one.
@@ -354,6 +369,8 @@ impl Peer {
             }
             _ => {}
         }
+        // It is there: somebody may reach it.
+        state.unhelped = None;
         drop(state);
         self.poke();
     }
@@ -395,6 +412,8 @@ impl Peer {
         let relayed = state.via.iter().any(Option::is_some);
         state.via[class.index()] = via.map(str::to_owned);
         state.connected[class.index()] = true;
+        state.suspect[class.index()] = false;
+        state.unhelped = None;
         let now = state.via.iter().any(Option::is_some);
         match via {
             Some(via) if !relayed => {

@@ -2,11 +2,14 @@
 //!
 //! Who asks connects to the third node as to any peer, with [`KIND`] instead of a class in its Hello, and names the address in a `Relay` frame. After
 //! `Accepted` the third node passes bytes on as they are. Those two have their own TLS and their Hellos over it: it cannot read, change or make up
-//! anything, and who is asked sees a connection as any other. It passes on to peers only that it is connected with, one hop and no more.
+//! anything, and who is asked sees a connection as any other. It passes on to peers only to which it has a straight connection that it dialled itself: one
+//! hop, and no way to anywhere else.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -63,13 +66,15 @@ where
     if let Err(error) = write_frame(&mut stream, &Frame::new(FrameType::Accepted, 0)).await {
         return error.to_string();
     }
-    // Who dialled pings, so both sides are heard.
+    // Who dialled pings, so something is always passed on.
     let patience = shared.options.silence();
     let (near_reads, near_writes) = tokio::io::split(stream);
     let (far_reads, far_writes) = target.into_split();
+    let last = Last { since: Instant::now(), at: AtomicU64::new(0) };
     tokio::select! {
-        reason = pass(near_reads, far_writes, patience) => reason,
-        reason = pass(far_reads, near_writes, patience) => reason,
+        reason = pass(near_reads, far_writes, &last) => reason,
+        reason = pass(far_reads, near_writes, &last) => reason,
+        () = last.long_ago(patience) => format!("nothing passed on for {patience:?}"),
     }
 }
 
@@ -89,7 +94,7 @@ async fn target(shared: &Arc<Shared>, asked: &Frame) -> Result<(TcpStream, Held)
     }
     let address = std::str::from_utf8(&asked.payload).map_err(|_| refuse("an address is not UTF-8".to_owned()))?;
     let node = shared.hello.borrow().node.clone();
-    // No way to anywhere but a peer, and to none that is as cut off from here.
+    // No way to anywhere but a peer, and to none that is as cut off from here, as far as is known yet.
     if !shared.peer(address).is_some_and(|peer| peer.is_reached()) {
         return Err(refuse(format!("{node} does not reach that peer either")));
     }
@@ -98,44 +103,72 @@ async fn target(shared: &Arc<Shared>, asked: &Frame) -> Result<(TcpStream, Held)
     if before >= MOST as u64 {
         return Err(refuse(format!("{node} passes on {MOST} connections already")));
     }
-    let connect = async {
-        let mut last = None;
-        for remote in shared.resolver.resolve(address).await? {
-            match TcpStream::connect(remote).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| std::io::Error::other("the address resolves to nothing")))
-    };
     // It is connected: another connection takes no longer than that one did.
-    match tokio::time::timeout(shared.options.connect_timeout / 2, connect).await {
-        Ok(Ok(stream)) => Ok((stream, held)),
+    let limit = shared.options.connect_timeout / 2;
+    let connect = async { connect_any(shared.resolver.resolve(address).await?, limit).await };
+    match tokio::time::timeout(limit, connect).await {
+        Ok(Ok((stream, _))) => Ok((stream, held)),
         Ok(Err(error)) => Err(refuse(format!("{node} cannot connect to it: {error}"))),
         Err(_) => Err(refuse(format!("{node} cannot connect to it in time"))),
     }
 }
 
-async fn pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(mut from: R, mut to: W, patience: Duration) -> String {
+/// The first of these sockets that can be connected to, each within its part of the time.
+pub(crate) async fn connect_any(resolved: Vec<SocketAddr>, limit: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut last = io::Error::other("the address resolves to nothing");
+    let limit = limit / if resolved.len() > 1 { 3 } else { 1 };
+    for remote in resolved {
+        match tokio::time::timeout(limit, TcpStream::connect(remote)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok((stream, remote));
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+async fn pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(mut from: R, mut to: W, last: &Last) -> String {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = match tokio::time::timeout(patience, from.read(&mut buffer)).await {
-            Ok(Ok(0)) => return "closed".to_owned(),
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => return error.to_string(),
-            Err(_) => return format!("nothing heard for {patience:?}"),
+        let read = match from.read(&mut buffer).await {
+            Ok(0) => return "closed".to_owned(),
+            Ok(read) => read,
+            Err(error) => return error.to_string(),
         };
+        last.now();
         let write = async {
             to.write_all(&buffer[..read]).await?;
             to.flush().await
         };
-        match tokio::time::timeout(patience, write).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return error.to_string(),
-            Err(_) => return format!("nothing taken for {patience:?}"),
+        if let Err(error) = write.await {
+            return error.to_string();
+        }
+        last.now();
+    }
+}
+
+/// When something was last passed on, in either direction: while a large frame goes one way, nothing comes the other.
+struct Last {
+    since: Instant,
+    /// Milliseconds.
+    at: AtomicU64,
+}
+
+impl Last {
+    fn now(&self) {
+        self.at.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    async fn long_ago(&self, patience: Duration) {
+        loop {
+            let at = self.since + Duration::from_millis(self.at.load(Ordering::Relaxed));
+            if at.elapsed() > patience {
+                return;
+            }
+            tokio::time::sleep(patience / 10).await;
         }
     }
 }

@@ -12,31 +12,38 @@ use crate::support::{CLUSTER, ECHO, Names, Node, SOON, WAIT, WHO, ca, material, 
 
 /// `a` finds `b` behind a proxy, `c` finds it where it is.
 struct Three {
+    ca: ClusterCa,
     a: Node,
     b: Node,
     c: Node,
     names: Names,
+    others: Names,
     between: Proxy,
 }
 
-async fn node(ca: &ClusterCa, name: &str, number: u64, names: &Names) -> Node {
-    let options =
-        LinkOptions { dead_after: Duration::from_secs(1), connect_timeout: Duration::from_secs(1), ..options() };
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn node(ca: &ClusterCa, name: &str, number: u64, names: &Names, dead_after: Duration) -> Node {
+    let options = LinkOptions { dead_after, connect_timeout: SECOND, ..options() };
     let hello = Hello { raft_id: number, ..Hello::new(CLUSTER, name, number.into(), 1) };
     start_with(material(ca, CLUSTER, name), hello, options, names).await
 }
 
 async fn three() -> Three {
+    three_with(SECOND).await
+}
+
+async fn three_with(dead_after: Duration) -> Three {
     let ca = ca();
     let (names, others) = (Names::default(), Names::default());
-    let a = node(&ca, "a", 1, &names).await;
-    let b = node(&ca, "b", 2, &others).await;
-    let c = node(&ca, "c", 3, &others).await;
+    let a = node(&ca, "a", 1, &names, dead_after).await;
+    let b = node(&ca, "b", 2, &others, dead_after).await;
+    let c = node(&ca, "c", 3, &others, dead_after).await;
     let between = Proxy::start(b.links.local_addr()).await;
     names.set("b", between.addr);
     names.set("c", c.links.local_addr());
     others.set("b", b.links.local_addr());
-    Three { a, b, c, names, between }
+    Three { ca, a, b, c, names, others, between }
 }
 
 impl Three {
@@ -170,14 +177,61 @@ async fn nobody_passes_on_to_where_it_is_not_connected() {
 
 #[tokio::test]
 async fn an_answer_that_takes_its_time_changes_no_way() {
-    let three = three().await;
+    let three = three_with(Duration::from_secs(5)).await;
     three.meet().await;
-    let waiting = three.ask(WAIT);
+    let waiting = three.a.links.request("b", WAIT, Bytes::new(), Class::Log, SOON);
     let opening = async {
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
         three.b.seen.gate.add_permits(1);
     };
     let (answer, ()) = tokio::join!(waiting, opening);
     answer.unwrap();
     assert_eq!((three.via(), three.between.accepted()), (None, 1));
+}
+
+#[tokio::test]
+async fn who_hangs_is_not_waited_for_where_another_helps() {
+    let three = three().await;
+    three.meet().await;
+    // A helper that falls silent while it is held to be there, and is asked first half of the time.
+    let patient =
+        LinkOptions { connect_timeout: Duration::from_secs(30), dead_after: Duration::from_secs(60), ..options() };
+    let tls = material(&three.ca, CLUSTER, "p");
+    let asking = start_with(tls, Hello::new(CLUSTER, "p", 9, 1), patient, &three.names).await;
+    let d = node(&three.ca, "d", 4, &three.others, SECOND).await;
+    let before_d = Proxy::start(d.links.local_addr()).await;
+    three.names.set("d", before_d.addr);
+    for to in ["c", "d"] {
+        asking.links.request(to, ECHO, Bytes::new(), Class::Control, SOON).await.unwrap();
+    }
+    before_d.stall(true);
+    three.names.set("b", "127.0.0.1:1".parse().unwrap());
+    for class in [Class::Control, Class::Log, Class::Bulk] {
+        let begun = std::time::Instant::now();
+        while asking.links.request("b", ECHO, Bytes::new(), class, SOON).await.is_err() {
+            assert!(begun.elapsed() < SOON, "{class:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(asking.links.peer("b").unwrap().via.as_deref(), Some("c"));
+}
+
+#[tokio::test]
+async fn a_peer_that_accepts_and_says_nothing_is_not_reached_by_anybody() {
+    let three = three().await;
+    three.meet().await;
+    three.ask(ECHO).await.unwrap();
+    // As if it was stopped: connections are made, and nothing comes of them, by neither way.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    three.names.set("b", mute.local_addr().unwrap());
+    three.others.set("b", mute.local_addr().unwrap());
+    three.between.stall(true);
+    until("that is noticed", || !three.a.links.peer("b").unwrap().is_connected()).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let peer = three.a.links.peer("b").unwrap();
+    assert!(!peer.is_connected() && peer.last_error.is_some(), "{peer:?}");
+    until("nothing is passed on for ever", || three.passed_on() <= 4).await;
+    three.between.stall(false);
+    three.names.set("b", three.between.addr);
+    assert_eq!(three.who().await, "1");
 }
