@@ -95,6 +95,7 @@ impl Brokers for FakeBrokers {
                 uptime_seconds: 1,
                 clients: 0,
                 memory: None,
+                relayed: Vec::new(),
                 overload: None,
                 lease_remaining_ms: None,
                 ready: identity.is_some(),

@@ -189,7 +189,16 @@ class Node:
         wait_until(f"{self.name} is gone", lambda: not self.running(), 10)
 
     def pause(self):
+        """SIGSTOP, and waits until no thread runs any more: the signal itself does not wait for that."""
         os.kill(self.pid, signal.SIGSTOP)
+
+        def stopped():
+            for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
+                if (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
+                    return False
+            return True
+
+        wait_until("all threads are stopped", stopped, 10, 0.001)
 
     def resume(self):
         os.kill(self.pid, signal.SIGCONT)

@@ -8,6 +8,7 @@ use raftmq_raft::{Group, GroupStatus, MembershipError, RaftOptions};
 use tracing::{debug, info, warn};
 
 use crate::control::{ControlError, DEADLINE};
+use crate::handler::relays;
 use crate::member::propose;
 use crate::node::{CALL, GROUPS, Node, RETRY, Running};
 use crate::status::ClusterCounters;
@@ -235,7 +236,17 @@ pub(crate) async fn transfer_here(running: &Running, number: u32, to: Option<u64
 /// On the leader, which knows nothing of the others when it reaches no quorum of them.
 pub(crate) async fn loss_here(node: &Node, running: &Running, id: u64) -> Result<LossReport, ControlError> {
     if tokio::time::timeout(CALL, running.meta.read_index()).await.is_ok_and(|index| index.is_ok()) {
-        return leader::loss(node, running, id);
+        let mut report = leader::loss(node, running, id)?;
+        // One that cannot be asked passes on nothing.
+        let relays = match running.id == id {
+            true => relays(node),
+            false => match node.net.call_node(id, &Request::Relays, CALL).await {
+                Ok(Response::Relays(relays)) => relays,
+                _ => 0,
+            },
+        };
+        report.relays(relays);
+        return Ok(report);
     }
     let why = "the meta group has no quorum: what would be lost is not known. Bring the other nodes back first";
     Err(ControlError::Unavailable(why.into()))

@@ -210,8 +210,14 @@ async fn answer(node: &Arc<Node>, peer: &PeerHello, request: Request) -> Result<
         Request::Parts(request) => Response::Parts(parts_for(running(node)?, request).await),
         Request::Session(request) => Response::Session(session_for(running(node)?, request).await),
         Request::ChangeShard(change) => Response::ChangeShard(carry_out(running(node)?, change).await),
+        Request::Relays => Response::Relays(relays(node)),
         Request::Loss { node: id } => Response::Loss(driver::loss_here(node, running(node)?, id).await),
     })
+}
+
+/// How many connections between other nodes this one passes on.
+pub(crate) fn relays(node: &Node) -> u64 {
+    node.net.try_links().map_or(0, |links| links.metrics().relayed.load(Ordering::Relaxed))
 }
 
 fn running(node: &Node) -> Result<&Running, String> {

@@ -93,6 +93,8 @@ pub(crate) enum Request {
     Session(SessionRequest),
     /// To the meta leader: whether a boot of a node serves none of its clients any more. From level 6 on.
     Fenced { node: u64, boot: u64 },
+    /// How many connections between other nodes the node passes on.
+    Relays,
 }
 
 /// The answers, in the order of the requests.
@@ -138,6 +140,7 @@ pub(crate) enum Response {
     Fenced(bool),
     /// A lease, and how often others relied on the node's being fenced: where that is not never.
     LeaseSince(Grant, u64),
+    Relays(u64),
 }
 
 /// Why a shard's replica has no answer.

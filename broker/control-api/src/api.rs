@@ -70,12 +70,25 @@ pub struct NodeStatus {
     /// What it refuses because it has too much to do; `None` from a version that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overload: Option<Overload>,
+    /// Nodes that it does not reach but by way of another one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relayed: Vec<RelayedPeer>,
     /// What is left of its serving lease; `None` without one (or standalone).
     pub lease_remaining_ms: Option<u64>,
     /// Whether it is ready, as `/readyz` says.
     pub ready: bool,
     /// What keeps it from being ready.
     pub failing: Vec<FailingCondition>,
+}
+
+/// A node that another one does not reach by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayedPeer {
+    /// Its name, or its address where that is not known.
+    pub node: String,
+    /// The name of the node that passes on what the two say to each other.
+    pub by: String,
 }
 
 /// What a node refuses because it has too much to do.

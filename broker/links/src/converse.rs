@@ -10,7 +10,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::Notify;
 use tracing::debug;
 
-use crate::dial::{self, Greeted, HEAD_START_OF_SUSPECT, with_outbox};
+use crate::dial::{self, Greeted, Trust, with_outbox};
 use crate::error::LinkError;
 use crate::frame::{FLAG_BUSY, FLAG_ERROR, Frame, FrameType};
 use crate::handshake::{self, Known};
@@ -49,6 +49,7 @@ pub(crate) async fn converse(
     class: Class,
     greeted: Greeted,
     number: u64,
+    trust: Trust,
     remains: Option<Remains>,
 ) -> End {
     let Greeted { stream, known, via } = greeted;
@@ -98,7 +99,7 @@ pub(crate) async fn converse(
             format!("nothing heard for {:?}", shared.options.dead_after)
         }
         () = obsolete => "another boot of the peer is known".to_owned(),
-        (better, suspect) = better(shared, peer, class, via.is_some(), &vigil) => {
+        (better, suspect) = better(shared, peer, class, via.is_some(), trust, &vigil) => {
             debug!(address = peer.address, class = class.name(), suspect, "another way to a peer is taken");
             left.store(true, Ordering::Relaxed);
             // One-way frames go on where they stood, by the other one.
@@ -163,15 +164,23 @@ async fn watch_over(shared: &Shared, notify: &Notify, vigil: &Vigil) {
 }
 
 /// Ends with another connection to the peer: on which it answers while it does not on this one (true), or that is straight while this one is not.
-async fn better(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class, relayed: bool, vigil: &Vigil) -> (Greeted, bool) {
+async fn better(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    class: Class,
+    relayed: bool,
+    trust: Trust,
+    vigil: &Vigil,
+) -> (Greeted, bool) {
     let suspect_after = shared.options.suspect_after();
-    let mut try_straight = dial::until_straight(shared);
+    let straight_after = trust.straight_after(shared.options.dead_after);
+    let mut try_straight = Instant::now() + straight_after;
     loop {
         tokio::time::sleep(shared.options.tick()).await;
         let suspect = vigil.is_suspect(suspect_after);
         peer.set_suspect(class, suspect);
         if suspect {
-            if let Ok(found) = dial::dial(shared, peer, class, HEAD_START_OF_SUSPECT, true).await
+            if let Ok(found) = dial::dial(shared, peer, class, trust.order_of_suspect()).await
                 && vigil.is_suspect(suspect_after)
             {
                 return (found, true);
@@ -180,7 +189,7 @@ async fn better(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class, relayed: b
             if let Ok(found) = dial::straight(shared, peer, class).await {
                 return (found, false);
             }
-            try_straight = dial::until_straight(shared);
+            try_straight = Instant::now() + straight_after;
         }
     }
 }

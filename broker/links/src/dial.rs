@@ -30,7 +30,7 @@ const MAX_ADDRESSES: usize = 8;
 /// How long a dial is tried before others are asked for a way to the peer: as long as a machine that has much to do may take.
 const HEAD_START: Duration = Duration::from_secs(1);
 /// The same where the peer did not answer on a connection.
-pub(crate) const HEAD_START_OF_SUSPECT: Duration = Duration::from_millis(250);
+const HEAD_START_OF_SUSPECT: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(crate) enum DialError {
@@ -64,13 +64,15 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
     let mut had_connection = false;
     let mut better = None;
     let mut remains = None;
-    // When a connection was last left since the peer did not answer on it.
-    let mut suspected: Option<Instant> = None;
+    let mut trust = Trust::default();
     loop {
         let greeted = match better.take() {
             Some(greeted) => Ok(greeted),
-            // Who was not there may just be starting.
-            None => dial(&shared, &peer, class, HEAD_START, pause > options.backoff_min * 2).await,
+            None => {
+                // Who was not there may just be starting.
+                let failing = pause > options.backoff_min * 2;
+                dial(&shared, &peer, class, trust.order(failing)).await
+            }
         };
         let ready = match greeted {
             Ok(greeted) => take_up(&shared, &peer, class, greeted).await,
@@ -83,7 +85,8 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
                     reconnects.fetch_add(1, Ordering::Relaxed);
                 }
                 let number = peer.numbered(&shared, class);
-                match converse::converse(&shared, &peer, class, greeted, number, remains.take()).await {
+                let (begun, straight) = (Instant::now(), greeted.via.is_none());
+                match converse::converse(&shared, &peer, class, greeted, number, trust, remains.take()).await {
                     End::Broken { reason, progressed } => {
                         if progressed {
                             pause = options.backoff_min;
@@ -95,13 +98,13 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
                         if found.remains.is_none() {
                             peer.fail_written(&shared, class, number, LEFT);
                         }
-                        // A peer that greets and then says no more, again and again, is not reached.
-                        let again =
-                            suspected.replace(Instant::now()).is_some_and(|at| at.elapsed() < options.dead_after);
-                        if !found.suspect || (found.heard && !again) {
-                            if !found.suspect {
-                                suspected = None;
-                            }
+                        // That no other straight one can be made is no reason not to rely on them.
+                        if found.suspect && straight && (found.greeted.via.is_none() || trust.is_low()) {
+                            trust.fell_silent(begun.elapsed(), options.dead_after);
+                        }
+                        // One that greets straight and then says no more, again and again, is not reached so.
+                        let same = found.suspect && trust.is_low() && found.greeted.via.is_none();
+                        if !same && (found.heard || !found.suspect) {
                             (better, remains) = (Some(found.greeted), found.remains);
                             continue;
                         }
@@ -138,36 +141,88 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, class: Class) {
     }
 }
 
-/// Straight to the peer, or else by way of another one. Others are asked when the straight way takes longer than its head start and, if
-/// `at_once`, when it fails before. A refusal is an answer: no other way would bring a better one.
+/// How far a straight connection is relied on: large packets may get lost on it while small ones, and so all greetings, come through.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Trust {
+    /// How often in a row it fell silent soon after it was made.
+    silences: u32,
+}
+
+/// Which way is tried first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Order {
+    /// The straight one. Others are asked when that takes longer than its head start and, if `at_once`, when it fails before.
+    Straight { head_start: Duration, at_once: bool },
+    /// By way of others.
+    Others,
+}
+
+impl Trust {
+    /// A straight connection was left since nothing came by it.
+    fn fell_silent(&mut self, lived: Duration, dead_after: Duration) {
+        let soon = lived < dead_after * 6;
+        self.silences = if soon { (self.silences + 1).min(5) } else { 0 };
+    }
+
+    pub(crate) fn is_low(self) -> bool {
+        self.silences > 0
+    }
+
+    /// For a dial; whether others before it failed.
+    fn order(self, failing: bool) -> Order {
+        let head_start = if failing { HEAD_START_OF_SUSPECT } else { HEAD_START };
+        if self.is_low() { Order::Others } else { Order::Straight { head_start, at_once: failing } }
+    }
+
+    /// For a dial while a connection is silent.
+    pub(crate) fn order_of_suspect(self) -> Order {
+        let straight = Order::Straight { head_start: HEAD_START_OF_SUSPECT, at_once: true };
+        if self.is_low() { Order::Others } else { straight }
+    }
+
+    /// How long a way by another node is gone before a straight one is tried.
+    pub(crate) fn straight_after(self, dead_after: Duration) -> Duration {
+        dead_after * 2 * (1 << self.silences)
+    }
+}
+
+/// Straight to the peer or by way of another one. A refusal is an answer: no other way would bring a better one.
 pub(crate) async fn dial(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
     class: Class,
-    head_start: Duration,
-    at_once: bool,
+    order: Order,
 ) -> Result<Greeted, DialError> {
+    let (head_start, at_once) = match order {
+        Order::Straight { head_start, at_once } => (head_start, at_once),
+        Order::Others => {
+            if let Some(greeted) = relayed(shared, peer, class).await {
+                return Ok(greeted);
+            }
+            return straight(shared, peer, class).await;
+        }
+    };
     let straight = straight(shared, peer, class);
     tokio::pin!(straight);
-    let failed = match tokio::time::timeout(head_start, &mut straight).await {
-        Ok(Err(DialError::Unreachable(reason))) if at_once => Some(DialError::Unreachable(reason)),
+    match tokio::time::timeout(head_start, &mut straight).await {
+        Ok(Err(DialError::Unreachable(reason))) if at_once => {
+            return relayed(shared, peer, class).await.ok_or(DialError::Unreachable(reason));
+        }
         Ok(dialled) => return dialled,
-        Err(_) => None,
-    };
-    let relayed = relayed(shared, peer, class);
-    tokio::pin!(relayed);
-    if let Some(failed) = failed {
-        return relayed.await.ok_or(failed);
+        Err(_) => {}
     }
+    // While nothing answers, somebody may come who reaches it.
+    let relayed = async {
+        loop {
+            if let Some(greeted) = relayed(shared, peer, class).await {
+                return greeted;
+            }
+            tokio::time::sleep(HEAD_START_OF_SUSPECT).await;
+        }
+    };
     tokio::select! {
-        dialled = &mut straight => match dialled {
-            Err(DialError::Unreachable(reason)) => relayed.await.ok_or(DialError::Unreachable(reason)),
-            dialled => dialled,
-        },
-        found = &mut relayed => match found {
-            Some(greeted) => Ok(greeted),
-            None => straight.await,
-        },
+        dialled = straight => dialled,
+        greeted = relayed => Ok(greeted),
     }
 }
 
@@ -248,7 +303,7 @@ async fn relayed(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Option
         None
     };
     let found = tokio::time::timeout(shared.options.connect_timeout, first).await.ok().flatten();
-    peer.helped(found.is_some(), shared.options.backoff_max);
+    peer.helped(found.is_some(), shared.options.backoff_max / 4);
     found
 }
 
@@ -275,6 +330,10 @@ async fn take_up(
     if !peer.connected(shared, class, &greeted.known.peer, greeted.via.as_deref()) {
         let boot = greeted.known.peer.hello.boot;
         return Err(DialError::Unreachable(format!("boot {boot} of the peer is over")));
+    }
+    if greeted.via.is_none() {
+        // It may reach those that this node does not.
+        shared.all_peers().iter().filter(|other| !other.is_reached()).for_each(|other| other.may_be_helped());
     }
     if class == Class::Data {
         let opened = open(shared, peer, &mut greeted.stream, &mut greeted.known);
@@ -331,7 +390,24 @@ fn restarted(shared: &Shared, peer: &Peer, dropped: Frames) {
     }
 }
 
-/// When a way by another node is left for a straight one, if that is there again.
-pub(crate) fn until_straight(shared: &Shared) -> Instant {
-    Instant::now() + shared.options.dead_after * 2
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_straight_way_that_falls_silent_again_and_again_is_tried_more_and_more_rarely() {
+        let (second, dead_after) = (Duration::from_secs(1), Duration::from_secs(5));
+        let mut trust = Trust::default();
+        assert!(matches!(trust.order(false), Order::Straight { at_once: false, head_start: HEAD_START }));
+        assert!(matches!(trust.order(true), Order::Straight { at_once: true, head_start: HEAD_START_OF_SUSPECT }));
+        trust.fell_silent(31 * second, dead_after);
+        assert!(!trust.is_low() && trust.straight_after(dead_after) == 10 * second);
+        for after in [20, 40, 80, 160, 320, 320] {
+            trust.fell_silent(second, dead_after);
+            assert_eq!(trust.straight_after(dead_after), after * second);
+            assert!(matches!((trust.order(false), trust.order_of_suspect()), (Order::Others, Order::Others)));
+        }
+        trust.fell_silent(31 * second, dead_after);
+        assert!(matches!(trust.order_of_suspect(), Order::Straight { at_once: true, .. }));
+    }
 }

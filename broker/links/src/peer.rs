@@ -341,13 +341,19 @@ impl Peer {
         lock(&self.state).unhelped.is_none_or(|(at, pause)| at.elapsed() >= pause)
     }
 
+    /// Somebody is there who was not.
+    pub(crate) fn may_be_helped(&self) {
+        lock(&self.state).unhelped = None;
+        self.poke();
+    }
+
     /// Others were asked.
     pub(crate) fn helped(&self, helped: bool, pause: Duration) {
         let mut state = lock(&self.state);
         let next = match state.unhelped {
             // Of the streams that asked at once.
             Some((at, before)) if !helped && at.elapsed() < before => return,
-            Some((_, before)) => (before * 2).min(pause * 5),
+            Some((_, before)) => (before * 2).min(pause * 20),
             None => pause,
         };
         state.unhelped = (!helped).then(|| (Instant::now(), next));

@@ -66,6 +66,8 @@ where
     if let Err(error) = write_frame(&mut stream, &Frame::new(FrameType::Accepted, 0)).await {
         return error.to_string();
     }
+    let (from, to) = (&known.peer.hello.node, String::from_utf8_lossy(&asked.payload));
+    tracing::info!(from, to = to.as_ref(), "passes on a connection between nodes that do not reach each other");
     // Who dialled pings, so something is always passed on.
     let patience = shared.options.silence();
     let (near_reads, near_writes) = tokio::io::split(stream);

@@ -39,6 +39,18 @@ pub struct LossReport {
     pub reasons: Vec<String>,
 }
 
+impl LossReport {
+    /// The node passes on so many connections between others that do not reach each other: without it they are cut off from each other.
+    pub fn relays(&mut self, connections: u64) {
+        if connections > 0 {
+            self.nothing = false;
+            self.reasons.push(format!(
+                "nodes that do not reach each other are connected by it ({connections} connections): they would be cut off from each other"
+            ));
+        }
+    }
+}
+
 /// What is lost if `node` stops while the nodes in `live` are alive; `groups` are the groups by name.
 pub fn would_lose(
     state: &MetaState,

@@ -128,6 +128,11 @@ fn steps() {
 fn loss() {
     let s = state(3);
     let groups = vec![("meta".to_owned(), group(&[1, 2, 3], &[]))];
+    let mut relay = would_lose(&s, &groups, &set(&[1, 2, 3]), 1);
+    relay.relays(0);
+    assert!(relay.nothing);
+    relay.relays(8);
+    assert!(!relay.nothing && relay.reasons[0].contains("8 connections"), "{relay:?}");
     assert!(would_lose(&s, &groups, &set(&[1, 2, 3]), 1).nothing);
     let two = would_lose(&s, &groups, &set(&[1, 2]), 1);
     assert!(!two.nothing && two.groups[0].loses_quorum);

@@ -12,7 +12,8 @@ use crate::bans::Bans as NodeBans;
 use crate::http::api::{
     Ban, BanRequest, Bans, BootstrapRequest, Bootstrapped, ClusterIdentity, Follower, Group, GroupLeader, GroupLoss,
     Groups, JoinInfo, JoinPeer, JoinPhase, Leaders, LeaveRequest, Left, Loss, LossQuery, Member, MemberRole,
-    MemberState, Members, Memory, NodeStatus, Reloaded, TransferRequest, Transferred, UnbanRequest, Unbanned,
+    MemberState, Members, Memory, NodeStatus, RelayedPeer, Reloaded, TransferRequest, Transferred, UnbanRequest,
+    Unbanned,
 };
 use crate::http::control::{Answer, ControlOps};
 use crate::http::error::{ApiError, Reason};
@@ -75,6 +76,7 @@ impl ControlOps for NodeOps {
             clients,
             memory: Some(memory),
             overload: Some(self.overload.answer()),
+            relayed: status.iter().flat_map(|status| &status.peers).filter_map(relayed).collect(),
             lease_remaining_ms: status
                 .as_ref()
                 .filter(|status| !status.lease_left.is_zero())
@@ -301,6 +303,12 @@ fn join_phase(stage: &Stage, peers: &[PeerStatus]) -> JoinPhase {
         Stage::Left => JoinPhase::Left,
         Stage::Failed => JoinPhase::Refused,
     }
+}
+
+/// How a peer is reached, where it is not straight.
+fn relayed(peer: &PeerStatus) -> Option<RelayedPeer> {
+    let node = peer.hello.as_ref().map_or(&peer.address, |hello| &hello.node);
+    peer.via.as_ref().map(|by| RelayedPeer { node: node.clone(), by: by.clone() })
 }
 
 fn is_named(id: u64, name: &str, asked: &str) -> bool {

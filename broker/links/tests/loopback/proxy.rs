@@ -16,6 +16,8 @@ struct Control {
     /// Bytes that may pass from dialler to target before a connection is cut; 0: all.
     budget: AtomicU64,
     stalled: AtomicBool,
+    /// What is over the budget gets lost, and the connection is not cut.
+    loses: AtomicBool,
     passed: AtomicU64,
 }
 
@@ -56,6 +58,12 @@ impl Proxy {
         self.control.budget.store(bytes, Ordering::SeqCst);
     }
 
+    /// Of each connection so many bytes come through, and what is sent after them is lost.
+    pub(crate) fn lose_after(&self, bytes: u64) {
+        self.control.loses.store(true, Ordering::SeqCst);
+        self.set_budget(bytes);
+    }
+
     pub(crate) fn stall(&self, stalled: bool) {
         self.control.stalled.store(stalled, Ordering::SeqCst);
     }
@@ -86,7 +94,8 @@ async fn relay(from: TcpStream, to: TcpStream, control: &Control) {
             wait(control).await;
             let budget = control.budget.load(Ordering::SeqCst);
             let allowed = if budget == 0 { read } else { read.min(budget.saturating_sub(passed) as usize) };
-            if to_write.write_all(&buf[..allowed]).await.is_err() || allowed < read {
+            let lost = allowed < read && control.loses.load(Ordering::SeqCst);
+            if to_write.write_all(&buf[..allowed]).await.is_err() || (allowed < read && !lost) {
                 break;
             }
             passed += read as u64;

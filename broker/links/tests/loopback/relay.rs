@@ -235,3 +235,27 @@ async fn a_peer_that_accepts_and_says_nothing_is_not_reached_by_anybody() {
     three.names.set("b", three.between.addr);
     assert_eq!(three.who().await, "1");
 }
+
+#[tokio::test]
+async fn a_straight_way_that_lets_only_greetings_through_is_not_tried_for_ever() {
+    let three = three().await;
+    three.meet().await;
+    three.between.lose_after(6_000);
+    three.ask(WHO).await.unwrap();
+    let large = Bytes::from(vec![7; 20_000]);
+    let begun = std::time::Instant::now();
+    while three.a.links.request("b", ECHO, large.clone(), Class::Log, Duration::from_secs(2)).await.is_err() {
+        assert!(begun.elapsed() < SOON, "{:?}", three.a.links.peer("b"));
+    }
+    assert_eq!(three.via().as_deref(), Some("c"));
+    // Longer than a straight one that fell silent for another reason is left alone.
+    for _ in 0..30 {
+        three.a.links.request("b", ECHO, large.clone(), Class::Log, SOON).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(three.via().as_deref(), Some("c"));
+    // And still, it is tried again.
+    three.names.set("b", three.b.links.local_addr());
+    until("the peer is reached straight", || three.via().is_none()).await;
+    three.a.links.request("b", ECHO, large, Class::Log, SOON).await.unwrap();
+}

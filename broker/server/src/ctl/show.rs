@@ -122,6 +122,9 @@ pub(crate) fn status(answer: &NodeStatus) -> String {
     if let Some(overload) = answer.overload.as_ref().filter(|overload| overload.level != "normal") {
         table.row(["overload".to_owned(), overloaded(overload)]);
     }
+    for peer in &answer.relayed {
+        table.row(["not reached".to_owned(), format!("{}, but by way of {}", peer.node, peer.by)]);
+    }
     for failing in &answer.failing {
         table.row([format!("  {}", failing.condition), failing.reason.clone()]);
     }

@@ -166,6 +166,7 @@ pub(crate) mod tests {
             uptime_seconds: 1,
             clients: 0,
             memory: None,
+            relayed: Vec::new(),
             overload: None,
             lease_remaining_ms: None,
             failing: Vec::new(),

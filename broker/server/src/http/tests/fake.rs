@@ -60,6 +60,7 @@ impl ControlOps for Fake {
                 uptime_seconds: 12,
                 clients: 5,
                 memory: None,
+                relayed: Vec::new(),
                 overload: None,
                 lease_remaining_ms: Some(1500),
                 ready: false,
