@@ -13,7 +13,7 @@ use crate::member::propose;
 use crate::node::{CALL, GROUPS, Node, RETRY, Running};
 use crate::status::ClusterCounters;
 use crate::wire::{Request, Response};
-use crate::{META, leader, shards};
+use crate::{META, ROUTES, leader, shards};
 
 /// A follower that lacks fewer entries than this is caught up: it has the rest within a moment.
 const NEARLY: u64 = 256;
@@ -97,13 +97,27 @@ async fn next_step(node: &Node, running: &Running, group: &Group) -> Option<Todo
                 membership.preferred = meta.voters;
             }
         }
-        plan(&state, &membership)
+        plan(&state, &membership).filter(|step| may_be_taken(running, group, step))
     };
     let step = look()?;
     // The members may be known better elsewhere: a step that a look at an old state suggests is not taken.
     let index = read_index(node, running, META.number).await?;
     running.meta.wait_applied(index, CALL).await.ok()?;
     look().filter(|again| *again == step).map(Todo::Step)
+}
+
+/// Whether nothing is in the way of a step: a node that has not left the group of routes, which it may lead, has to know the state of the meta
+/// group to hand on there. Out of that it would be told of nothing, and stay.
+fn may_be_taken(running: &Running, group: &Group, step: &Step) -> bool {
+    let Step::RemoveNode(id) = step else { return true };
+    if group.id() != META {
+        return true;
+    }
+    running.group(ROUTES.number).is_none_or(|routes| {
+        let status = routes.status();
+        let status = status.borrow();
+        !status.voters.contains(id) && !status.learners.contains(id)
+    })
 }
 
 async fn carry_out(group: &Group, todo: Todo) -> Result<(), MembershipError> {
