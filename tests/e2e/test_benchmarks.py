@@ -164,27 +164,29 @@ def test_what_a_broker_lost_is_counted(tmp_path):
     assert loss["result"]["accepted"] >= loss["result"]["missing"] > 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def failure(name, tmp_path):
+    """The figures of a failure of 8 s, and what the recipe prints."""
+    if os.geteuid():
+        pytest.skip("network namespaces need root")
+    out = tmp_path / "figures.json"
+    command = [str(REPO / "tests" / "bench" / "failures"), "--quick", "--only", name, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "RAFTMQ_BIN": BINARY})
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures, = json.loads(out.read_text())[name]
+    return figures, done.stdout
+
+
 def test_a_failure_has_its_figures(tmp_path):
-    out = tmp_path / "figures.json"
-    command = [str(REPO / "tests" / "bench" / "failures"), "--quick", "--only", "dies", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "RAFTMQ_BIN": BINARY})
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads(out.read_text())["dies"]
-    assert len(figures) == 1 and 0 < figures[0]["elsewhere"] < 30 and figures[0]["ready"] is not None and figures[0]["acknowledges"] is not None
-    assert "| the node that leads meta is killed |" in done.stdout
+    figures, printed = failure("dies", tmp_path)
+    assert 0 < figures["elsewhere"] < 30 and figures["ready"] is not None and figures["acknowledges"] is not None
+    assert "| the node that leads meta is killed |" in printed
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 def test_two_nodes_that_do_not_reach_each_other_go_on_by_way_of_the_third(tmp_path):
-    out = tmp_path / "figures.json"
-    command = [str(REPO / "tests" / "bench" / "failures"), "--quick", "--only", "partial", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "RAFTMQ_BIN": BINARY})
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(out.read_text())["partial"][0]
+    figures, _ = failure("partial", tmp_path)
     # It lasts for 8 s, and so would they without a way.
-    assert max(found["elsewhere"], found["takeover"], found["suback"]) < 6, found
-    assert (found["closed"], found["down"]) == (None, None), found
+    assert max(figures["elsewhere"], figures["takeover"], figures["suback"]) < 6, figures
+    assert (figures["closed"], figures["down"]) == (None, None), figures
 
 
 def test_the_longest_time_without_an_acknowledgement():

@@ -252,12 +252,12 @@ pub(crate) async fn loss_here(node: &Node, running: &Running, id: u64) -> Result
     if tokio::time::timeout(CALL, running.meta.read_index()).await.is_ok_and(|index| index.is_ok()) {
         let mut report = leader::loss(node, running, id)?;
         // One that cannot be asked passes on nothing.
-        let relays = match running.id == id {
-            true => relays(node),
-            false => match node.net.call_node(id, &Request::Relays, CALL).await {
-                Ok(Response::Relays(relays)) => relays,
-                _ => 0,
-            },
+        let relays = if running.id == id {
+            relays(node)
+        } else if let Ok(Response::Relays(relays)) = node.net.call_node(id, &Request::Relays, CALL).await {
+            relays
+        } else {
+            0
         };
         report.relays(relays);
         return Ok(report);
