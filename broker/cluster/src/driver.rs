@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use raftmq_meta::{GroupMembership, LossReport, MetaCommand, MetaResponse, MetaState, Step, plan};
-use raftmq_raft::{Group, GroupStatus, MembershipError, RaftOptions};
+use raftmq_raft::{Group, GroupId, GroupStatus, MembershipError, RaftOptions};
 use tracing::{debug, info, warn};
 
 use crate::control::{ControlError, DEADLINE};
@@ -97,7 +97,7 @@ async fn next_step(node: &Node, running: &Running, group: &Group) -> Option<Todo
                 membership.preferred = meta.voters;
             }
         }
-        plan(&state, &membership).filter(|step| may_be_taken(running, group, step))
+        plan(&state, &membership).filter(|step| may_be_taken(group.id(), step, |id| of_routes(running, id)))
     };
     let step = look()?;
     // The members may be known better elsewhere: a step that a look at an old state suggests is not taken.
@@ -108,16 +108,16 @@ async fn next_step(node: &Node, running: &Running, group: &Group) -> Option<Todo
 
 /// Whether nothing is in the way of a step: a node that has not left the group of routes, which it may lead, has to know the state of the meta
 /// group to hand on there. Out of that it would be told of nothing, and stay.
-fn may_be_taken(running: &Running, group: &Group, step: &Step) -> bool {
-    let Step::RemoveNode(id) = step else { return true };
-    if group.id() != META {
-        return true;
+fn may_be_taken(group: GroupId, step: &Step, of_routes: impl Fn(u64) -> bool) -> bool {
+    match step {
+        Step::RemoveNode(id) => group != META || !of_routes(*id),
+        _ => true,
     }
-    running.group(ROUTES.number).is_none_or(|routes| {
-        let status = routes.status();
-        let status = status.borrow();
-        !status.voters.contains(id) && !status.learners.contains(id)
-    })
+}
+
+/// Whether a node is in the group of routes, by what is known here.
+fn of_routes(running: &Running, id: u64) -> bool {
+    running.group(ROUTES.number).is_some_and(|routes| routes.status().borrow().is_member(id))
 }
 
 async fn carry_out(group: &Group, todo: Todo) -> Result<(), MembershipError> {
@@ -280,6 +280,23 @@ pub(crate) async fn loss(node: &Node, name: &str) -> Result<LossReport, ControlE
         Err(error) => {
             debug!("asking the leader: {error}");
             Err(ControlError::Unavailable(format!("the leader: {error}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_of_the_routes_is_not_taken_out_of_meta() {
+        let leads_routes = |id| id == 3;
+        assert!(!may_be_taken(META, &Step::RemoveNode(3), leads_routes));
+        assert!(may_be_taken(META, &Step::RemoveNode(2), leads_routes));
+        // How it gets out of them.
+        assert!(may_be_taken(ROUTES, &Step::RemoveNode(3), leads_routes));
+        for step in [Step::ChangeVoters([1, 2].into()), Step::TransferLeader(3), Step::AddLearner(3)] {
+            assert!(may_be_taken(META, &step, leads_routes), "{step:?}");
         }
     }
 }
