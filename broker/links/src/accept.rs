@@ -25,6 +25,7 @@ use crate::metrics::DropReason;
 use crate::options::Class;
 use crate::relay;
 use crate::shared::{Shared, lock, request_cost};
+use crate::socket;
 
 /// A request whose caller set no sensible deadline is not worked on for ever.
 const MAX_DEADLINE: Duration = Duration::from_secs(600);
@@ -112,7 +113,7 @@ enum Purpose {
 type Greeted = (TlsStream<TcpStream>, Known, Purpose);
 
 async fn greet(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Result<Greeted, HandshakeError> {
-    tcp.set_nodelay(true)?;
+    socket::prepare(&tcp)?;
     let mut stream = TlsAcceptor::from(shared.tls().server).accept(tcp).await?;
     let certificate = handshake::certificate_of(stream.get_ref().1)?;
     let (mut known, kind) = handshake::welcome(&mut stream, certificate, shared, remote).await?;

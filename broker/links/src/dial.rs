@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
@@ -24,6 +23,7 @@ use crate::peer::{Peer, Work};
 use crate::pki::NODE_DOMAIN;
 use crate::relay;
 use crate::shared::Shared;
+use crate::socket;
 
 /// Results of a resolver that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -237,7 +237,8 @@ pub(crate) async fn straight(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Clas
     let mut last = DialError::Unreachable("the address resolves to nothing".to_owned());
     for remote in resolved.into_iter().take(MAX_ADDRESSES) {
         let one = async {
-            let tcp = connect(remote).await?;
+            let unreachable = |e: std::io::Error| DialError::Unreachable(format!("{remote}: {e}"));
+            let tcp = socket::connect(remote).await.map_err(unreachable)?;
             let (stream, known) = greet(shared, &peer.address, Path::Direct(tcp), remote, class.index() as u16).await?;
             Ok(Greeted { stream, known, via: None })
         };
@@ -248,13 +249,6 @@ pub(crate) async fn straight(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Clas
         }
     }
     Err(last)
-}
-
-async fn connect(remote: SocketAddr) -> Result<TcpStream, DialError> {
-    let unreachable = |e: std::io::Error| DialError::Unreachable(format!("{remote}: {e}"));
-    let tcp = TcpStream::connect(remote).await.map_err(unreachable)?;
-    tcp.set_nodelay(true).map_err(unreachable)?;
-    Ok(tcp)
 }
 
 /// TLS and the Hellos; `kind` says what the connection is for.
@@ -310,7 +304,7 @@ async fn relayed(shared: &Arc<Shared>, peer: &Arc<Peer>, class: Class) -> Option
 async fn through(shared: &Arc<Shared>, peer: &Peer, class: Class, helper: &Peer) -> Result<Greeted, DialError> {
     let resolved = shared.resolver.resolve(&helper.address).await;
     let resolved = resolved.map_err(|e| DialError::Unreachable(format!("cannot resolve the address: {e}")))?;
-    let (tcp, remote) = relay::connect_any(resolved, shared.options.connect_timeout)
+    let (tcp, remote) = socket::connect_any(resolved, shared.options.connect_timeout)
         .await
         .map_err(|e| DialError::Unreachable(e.to_string()))?;
     let (stream, known) = greet(shared, &helper.address, tcp, remote, relay::KIND).await?;

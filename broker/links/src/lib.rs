@@ -47,6 +47,7 @@ mod relay;
 mod requests;
 mod resolver;
 mod shared;
+mod socket;
 mod vigil;
 
 pub use error::{LinkError, SendError, StartError};

@@ -5,8 +5,6 @@
 //! anything, and who is asked sees a connection as any other. It passes on to peers only to which it has a straight connection that it dialled itself: one
 //! hop, and no way to anywhere else.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +19,7 @@ use crate::hello::Refusal;
 use crate::io::write_frame;
 use crate::peer::Peer;
 use crate::shared::Shared;
+use crate::socket::connect_any;
 
 /// Instead of the number of a class.
 pub(crate) const KIND: u16 = 16;
@@ -113,23 +112,6 @@ async fn target(shared: &Arc<Shared>, asked: &Frame) -> Result<(TcpStream, Held)
         Ok(Err(error)) => Err(refuse(format!("{node} cannot connect to it: {error}"))),
         Err(_) => Err(refuse(format!("{node} cannot connect to it in time"))),
     }
-}
-
-/// The first of these sockets that can be connected to, each within its part of the time.
-pub(crate) async fn connect_any(resolved: Vec<SocketAddr>, limit: Duration) -> io::Result<(TcpStream, SocketAddr)> {
-    let mut last = io::Error::other("the address resolves to nothing");
-    let limit = limit / if resolved.len() > 1 { 3 } else { 1 };
-    for remote in resolved {
-        match tokio::time::timeout(limit, TcpStream::connect(remote)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok((stream, remote));
-            }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(last)
 }
 
 async fn pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(mut from: R, mut to: W, last: &Last) -> String {

@@ -1,4 +1,4 @@
-//! A TCP proxy that cuts connections, stalls them, or passes only so many bytes.
+//! A TCP proxy that cuts connections, stalls them, slows them down, or passes only so many bytes.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 #[derive(Default)]
@@ -18,6 +18,8 @@ struct Control {
     stalled: AtomicBool,
     /// What is over the budget gets lost, and the connection is not cut.
     loses: AtomicBool,
+    /// Milliseconds after each piece that passes from dialler to target.
+    pause: AtomicU64,
     passed: AtomicU64,
 }
 
@@ -29,7 +31,20 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn start(target: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Proxy::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), target)
+    }
+
+    /// Takes two mebibytes a second at most from who dials, who notices that: little is buffered.
+    pub(crate) fn start_narrow(target: SocketAddr) -> Proxy {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let proxy = Proxy::on(socket.listen(64).unwrap(), target);
+        proxy.control.pause.store(4, Ordering::SeqCst);
+        proxy
+    }
+
+    fn on(listener: TcpListener, target: SocketAddr) -> Proxy {
         let addr = listener.local_addr().unwrap();
         let control = Arc::new(Control::default());
         let shared = Arc::clone(&control);
@@ -97,6 +112,10 @@ async fn relay(from: TcpStream, to: TcpStream, control: &Control) {
             let lost = allowed < read && control.loses.load(Ordering::SeqCst);
             if to_write.write_all(&buf[..allowed]).await.is_err() || (allowed < read && !lost) {
                 break;
+            }
+            match control.pause.load(Ordering::SeqCst) {
+                0 => {}
+                pause => tokio::time::sleep(Duration::from_millis(pause)).await,
             }
             passed += read as u64;
             control.passed.fetch_add(read as u64, Ordering::SeqCst);

@@ -130,6 +130,33 @@ async fn a_connection_that_falls_silent_is_left_for_another_way_and_that_for_a_s
 }
 
 #[tokio::test]
+async fn what_is_begun_on_a_way_that_works_is_written_when_it_is_left() {
+    let three = three_with(2 * SECOND).await;
+    let narrow = Proxy::start_narrow(three.c.links.local_addr());
+    three.names.set("c", narrow.addr);
+    three.meet().await;
+    three.cut();
+    assert_eq!(three.who().await, "1");
+    assert_eq!(three.via().as_deref(), Some("c"));
+    three.names.set("b", three.b.links.local_addr());
+    // Each takes some time to be written; one is being written when the straight way is taken.
+    let large = Bytes::from(vec![7; 1 << 20]);
+    let asking = || async {
+        let mut asked = 0;
+        while three.via().is_some() {
+            let answer = three.a.links.request("b", ECHO, large.clone(), Class::Log, SOON).await;
+            assert_eq!(answer.map(|answer| answer.len()), Ok(large.len()), "after {asked}");
+            asked += 1;
+        }
+        asked
+    };
+    let (one, two) = tokio::join!(asking(), asking());
+    // Not more than come through there in this time.
+    assert!((2..20).contains(&(one + two)), "{one} and {two}");
+    until("nothing is passed on", || three.passed_on() == 0).await;
+}
+
+#[tokio::test]
 async fn one_way_frames_come_once_and_in_order_whatever_way_they_take() {
     let three = Arc::new(three().await);
     three.meet().await;
