@@ -137,6 +137,25 @@ def test_a_client_has_one_connection_in_the_cluster(cluster):
         end.close()
 
 
+def test_who_is_taken_over_while_something_is_kept_for_it_is_told_so(cluster):
+    """What it sends meets a shard that knows of its newer connection, before its own node does."""
+    older = Client(cluster.nodes[0], "busy", expiry=600)
+    assert not older.connected()
+    older.subscribe("busy", 2)
+    told, ends = [], [older]
+    for turn in range(60):
+        older.publish("busy", numbers(0, 60), 2, acknowledged=False)
+        newer = Client(cluster.nodes[(turn + 1) % 3], "busy", expiry=600)
+        assert newer.connected()
+        older.wait("the older connection's end", lambda older=older: older.of("disconnect"))
+        told.append(older.of("disconnect")[0][1])
+        ends.append(newer)
+        older = newer
+    for end in ends:
+        end.close()
+    assert told == ["Session taken over"] * len(told), (told.count("Session taken over"), len(told), set(told))
+
+
 def test_a_connection_is_taken_over_on_its_own_node(cluster):
     """What the client gets, and a later takeover, find the newer connection."""
     one, two, _ = cluster.nodes

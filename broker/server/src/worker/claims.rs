@@ -183,7 +183,10 @@ impl Worker {
         };
         let now = self.node.clock.now();
         self.announce_disconnected(key, said);
-        let waits = self.conns.get_mut(key).is_some_and(|conn| !conn.outlet.is_empty());
+        let waits = self.conns.get_mut(key).is_some_and(|conn| {
+            conn.outlet.drop_unbegun();
+            !conn.outlet.is_empty()
+        });
         if waits {
             // What is half written cannot be followed by anything.
             self.lost(key);

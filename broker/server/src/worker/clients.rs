@@ -524,7 +524,11 @@ impl Worker {
     pub(super) fn close_all(&mut self, reason: ReasonCode, leased: bool) {
         for key in self.conns.keys() {
             let held_back = self.conns.get_mut(key).is_some_and(|conn| {
-                !leased && conn.client.is_some() && conn.closing.is_none() && !conn.outlet.is_empty()
+                if leased || conn.client.is_none() || conn.closing.is_some() {
+                    return false;
+                }
+                conn.outlet.drop_unbegun();
+                !conn.outlet.is_empty()
             });
             if held_back {
                 self.lost(key);

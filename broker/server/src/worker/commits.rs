@@ -4,11 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_planted::{Bug, planted};
 use raftmq_session::{CloseReason, PublishToken};
 use raftmq_shard::{Op, OpAnswer};
+use tokio::time::sleep;
 
 use super::Worker;
 use super::publish::Reach;
@@ -18,6 +20,8 @@ use crate::metrics::PublishRefusal;
 
 /// A publisher whose message is not committed within that time is disconnected: it sends the message again elsewhere.
 const COMMIT_MS: u64 = 10_000;
+/// A node that has the newer connection of a client says so in less than that.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(1);
 
 /// A message on its way into shards.
 #[derive(Default)]
@@ -106,6 +110,27 @@ impl Worker {
     /// with that [MQTT5 3.14.2.1].
     pub(super) fn close_for_shard(&mut self, key: Key) {
         self.close(key, CloseReason::Server(ReasonCode::ServerBusy));
+    }
+
+    /// The same for what a shard has answered. One that has the client connected elsewhere mostly knows of that before this node does: that it was taken over
+    /// is what to tell the client then, who might come back and take itself over otherwise.
+    pub(super) fn close_for_answer(&mut self, key: Key, outcome: &Outcome) {
+        if !matches!(outcome, Ok(OpAnswer::Stale)) {
+            return self.close_for_shard(key);
+        }
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if std::mem::replace(&mut conn.stale, true) {
+            return;
+        }
+        self.do_later(Box::new(move |worker| {
+            Box::pin(async move {
+                sleep(TAKEN_OVER_WITHIN).await;
+                let mut worker = worker.borrow_mut();
+                if worker.conns.get_mut(key).is_some_and(|conn| conn.closing.is_none()) {
+                    worker.close_for_shard(key);
+                }
+            })
+        }));
     }
 
     pub(super) fn published_to_shard(&mut self, publishing: &Rc<Publishing>, outcome: &Outcome) {

@@ -69,6 +69,7 @@ impl Worker {
             exchange: None,
             reserves: false,
             overload: false,
+            stale: false,
         });
         self.set_rates(key);
         self.watch(key);
@@ -147,7 +148,7 @@ impl Worker {
             return Some(Move { worker, rest });
         }
         self.forget_throttled(&conn);
-        conn.socket.hang_up(&mut self.read_buffer);
+        self.hang_up(&conn);
         self.gone(conn.listener);
         if let Some(client) = conn.client {
             self.disconnected(client, conn);

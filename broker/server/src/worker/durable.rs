@@ -169,7 +169,7 @@ impl Worker {
                 self.keep_first(key, id, token, None, 0);
                 self.staged(key, id, *shard, outcome);
             }
-            _ => self.close_for_shard(key),
+            _ => self.close_for_answer(key, outcome),
         }
     }
 
@@ -190,7 +190,7 @@ impl Worker {
 
     pub(super) fn released(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
         let Ok(OpAnswer::Released { known }) = outcome else {
-            return self.close_for_shard(key);
+            return self.close_for_answer(key, outcome);
         };
         let Some(conn) = self.conns.get_mut(key) else {
             return;
@@ -307,7 +307,7 @@ impl Worker {
     /// The shard has a PUBREC of a client: PUBREL is sent.
     pub(super) fn recorded(&mut self, key: Key, id: NonZeroU16, outcome: &Outcome) {
         if !matches!(outcome, Ok(OpAnswer::Acked { .. })) {
-            return self.close_for_shard(key);
+            return self.close_for_answer(key, outcome);
         }
         let Some(conn) = self.conns.get_mut(key) else {
             return;

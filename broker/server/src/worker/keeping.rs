@@ -148,7 +148,7 @@ impl Worker {
                 let keeping = of_shard.keeping.remove(at);
                 self.end_keeping(Keeping { message: None, ..keeping }, Kept::Done { change: 0 });
             }
-            _ => self.close_for_shard(key),
+            _ => self.close_for_answer(key, outcome),
         }
     }
 
@@ -204,7 +204,7 @@ impl Worker {
     /// The publisher's shard says what became of messages. It says so once: live subscribers get them whether the publisher is there or not.
     pub(super) fn outcomes(&mut self, key: Key, shard: u16, mut asked: Vec<Keeping>, outcome: &Outcome) {
         let Ok(OpAnswer::Outcomes(outcomes)) = outcome else {
-            return self.close_for_shard(key);
+            return self.close_for_answer(key, outcome);
         };
         // In the order in which they came.
         let mut known = Vec::new();

@@ -23,6 +23,7 @@ mod guests;
 mod inbox;
 mod keeping;
 mod late;
+mod linger;
 mod listener;
 mod local;
 mod messages;
@@ -152,6 +153,8 @@ struct Conn {
     reserves: bool,
     /// It is refused because the node has too much to do.
     overload: bool,
+    /// A shard has its client connected elsewhere.
+    stale: bool,
 }
 
 impl Conn {
@@ -245,6 +248,8 @@ pub(crate) struct Worker {
     /// When the bytes were taken that are parsed now.
     read_at: Now,
     read_buffer: Vec<u8>,
+    /// Sockets whose connection has ended, and whose client still sends.
+    lingering: usize,
     /// What a read carried of MQTT, where layers are in between.
     plain: Vec<u8>,
     spares: Spares,

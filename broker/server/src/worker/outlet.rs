@@ -22,6 +22,8 @@ pub(crate) struct Outlet {
     written: usize,
     /// Up to here packets were counted: whole ones, as they are appended.
     counted: usize,
+    /// What waits may begin in the middle of a packet, whose first part the socket has.
+    begun: bool,
     /// The socket takes no more for now: its task waits for room.
     pub(crate) blocked: bool,
     /// `None`: nothing is between the socket and MQTT.
@@ -195,6 +197,14 @@ impl Outlet {
         self.bytes = Vec::new();
         self.written = 0;
         self.counted = 0;
+        self.begun = false;
+    }
+
+    /// Drops the packets that wait, if the first of them can be left out: the socket has nothing of it. Otherwise they stay.
+    pub(crate) fn drop_unbegun(&mut self) {
+        if !self.begun {
+            self.clear_packets();
+        }
     }
 
     /// Gives the buffer back when nothing waits.
@@ -202,6 +212,7 @@ impl Outlet {
         if self.written == self.bytes.len() {
             self.written = 0;
             self.counted = 0;
+            self.begun = false;
             spares.put(std::mem::take(&mut self.bytes));
         }
     }
@@ -229,6 +240,7 @@ impl Outlet {
             self.blocked = !push(socket, waker, &self.bytes, &mut self.written)?;
             self.written - before
         };
+        self.begun |= self.written > 0;
         if self.written == self.bytes.len() {
             self.release(spares);
         } else if self.written >= KEEP {
@@ -359,6 +371,37 @@ mod tests {
         drop(socket);
         reader.join().unwrap();
         assert!(largest < 1 << 20, "{largest} bytes are kept");
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_has_a_part_of_is_not_left_out() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let socket = Socket::Tcp(server);
+        let (mut outlet, mut spares) = (Outlet::default(), Spares::default());
+        outlet.buffer(&mut spares).extend_from_slice(&[0x40, 2, 0, 1]);
+        outlet.drop_unbegun();
+        assert!(outlet.is_empty());
+        // More than any socket takes at once.
+        let packet = [&[0x30, 0x80, 0x80, 0x80, 0x04][..], &vec![0; 8 << 20]].concat();
+        outlet.buffer(&mut spares).extend_from_slice(&packet);
+        socket.writable().await;
+        let written = outlet.write(&socket, None, false, &mut spares).unwrap();
+        let waits = packet.len() - written;
+        assert!(waits > 0 && written > 0);
+        outlet.drop_unbegun();
+        assert_eq!(outlet.len(), waits);
+        let reader = std::thread::spawn(move || std::io::Read::read_exact(&mut client, &mut vec![0; 5 + (8 << 20)]));
+        while !outlet.is_empty() {
+            socket.writable().await;
+            outlet.write(&socket, None, false, &mut spares).unwrap();
+        }
+        reader.join().unwrap().unwrap();
+        // The next one is whole again.
+        outlet.buffer(&mut spares).extend_from_slice(&[0x40, 2, 0, 1]);
+        outlet.drop_unbegun();
+        assert!(outlet.is_empty());
     }
 
     #[test]

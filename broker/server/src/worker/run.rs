@@ -136,6 +136,7 @@ async fn run(
         due: Vec::new(),
         read_at: node.clock.now(),
         read_buffer: vec![0; READ_BUFFER],
+        lingering: 0,
         plain: Vec::new(),
         spares: Spares::default(),
         actions: Vec::new(),

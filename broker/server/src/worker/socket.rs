@@ -118,19 +118,22 @@ impl Socket {
     }
 
     /// Ends the stream to the client, then drops what is left of the stream from it: a socket closed over unread bytes would
-    /// reset the connection, and the client might never see the packet that says why it is closed.
-    pub(crate) fn hang_up(&self, buffer: &mut [u8]) {
+    /// reset the connection, and the client might never see the packet that says why it is closed. Whether more may come.
+    pub(crate) fn hang_up(&self, buffer: &mut [u8]) -> bool {
         let Self::Tcp(socket) = self else {
             // A stream of QUIC sees to it when it is dropped.
-            return;
+            return false;
         };
         // Errors: it is gone already.
         let _ = shutdown(socket, Shutdown::Write);
         for _ in 0..UNREAD_CHUNKS {
-            if !matches!(recv(socket, &mut *buffer, RecvFlags::DONTWAIT), Ok((1.., _))) {
-                break;
+            match recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((1.., _)) => {}
+                Ok(_) => return false,
+                Err(error) => return error == rustix::io::Errno::WOULDBLOCK,
             }
         }
+        true
     }
 }
 

@@ -444,8 +444,10 @@ impl Worker {
                         left.await;
                     }
                     let mut worker = worker.borrow_mut();
-                    if !matches!(outcome, Ok(Ok(OpAnswer::Unsubscribed(_)))) {
-                        return worker.close_for_shard(key);
+                    match &outcome {
+                        Ok(Ok(OpAnswer::Unsubscribed(_))) => {}
+                        Ok(answer) => return worker.close_for_answer(key, answer),
+                        Err(_) => return worker.close_for_shard(key),
                     }
                     let mut actions = std::mem::take(&mut worker.actions);
                     worker.unsubscribed(key, client, packet_id, &filters, &mut actions);

@@ -201,7 +201,8 @@ fn what_is_encoded_when_the_lease_ends_is_not_written() {
     assert!(lab.shared.inboxes[0].push_one(super::inbox::tests::message(2, b"2")));
     assert_eq!(client.receive_within(SILENCE), Got::Nothing);
     lab.phase.send_replace(Phase::Closed);
-    assert_eq!(client.last_words(), Got::Closed);
+    assert_eq!(client.receive(), Got::Disconnect(ReasonCode::UseAnotherServer));
+    assert_eq!(client.receive(), Got::Closed);
 }
 
 #[test]

@@ -143,8 +143,9 @@ fn what_waited_for_a_lease_is_not_written_at_the_end() {
     assert_eq!(client.receive_within(SILENCE), Got::Nothing);
     lab.shared.lease.set(0);
     lab.stop();
+    // Both are told why they are closed, and nothing else.
+    assert_eq!(client.receive(), Got::Disconnect(ReasonCode::ServerShuttingDown));
     assert_eq!(client.receive(), Got::Closed);
-    // Who has nothing waiting is told why.
     assert_eq!(other.last_words(), Got::Disconnect(ReasonCode::ServerShuttingDown));
 }
 
