@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 /// What the kernel holds for a connection and has not sent. With the default of megabytes a large frame would be in the kernel at once, and
 /// who then waits for its answer on a narrow link would hold the peer for dead while it arrives.
+#[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 128 << 10;
 
 /// For both sides of a connection.

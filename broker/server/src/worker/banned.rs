@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use raftmq_meta::{Ban, Seen};
 use raftmq_mqtt::ReasonCode;
-use raftmq_session::CloseReason;
 
 use super::wheel::Key;
 use super::{ClientState, Conn, Worker};
@@ -51,7 +50,6 @@ impl Worker {
     /// Banned is one of CONNACK only (MQTT 5, table 3-13). Its will is published `[MQTT-3.1.2-8]`, its session stays for as long as it asked for.
     pub(super) fn enforce(&mut self, key: Key) {
         let bans = Arc::clone(&self.bans);
-        let serving = self.serves(key);
         let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.closing.is_none() && conn.moving.is_none()) else {
             return;
         };
@@ -83,11 +81,7 @@ impl Worker {
             let client = conn.session.client_id();
             tracing::info!(%client, %address, ban = %ban.target, reason = ban.reason, "connection closed: banned");
         }
-        if !serving && !conn.outlet.is_empty() {
-            // Nothing is written without a lease.
-            return self.lost(key);
-        }
-        self.close(key, CloseReason::Server(ReasonCode::AdministrativeAction));
+        self.close_by_server(key, ReasonCode::AdministrativeAction);
     }
 
     /// Whether a CONNECT is to be refused.

@@ -183,16 +183,7 @@ impl Worker {
         };
         let now = self.node.clock.now();
         self.announce_disconnected(key, said);
-        let waits = self.conns.get_mut(key).is_some_and(|conn| {
-            conn.outlet.drop_unbegun();
-            !conn.outlet.is_empty()
-        });
-        if waits {
-            // What is half written cannot be followed by anything.
-            self.lost(key);
-        } else {
-            self.close(key, CloseReason::Server(reason));
-        }
+        self.close_instead(key, reason);
         let conn = self.conns.get_mut(key)?;
         conn.client = None;
         self.counters.client_disconnected(CloseReason::Server(reason).into());

@@ -523,17 +523,10 @@ impl Worker {
     /// not written at all.
     pub(super) fn close_all(&mut self, reason: ReasonCode, leased: bool) {
         for key in self.conns.keys() {
-            let held_back = self.conns.get_mut(key).is_some_and(|conn| {
-                if leased || conn.client.is_none() || conn.closing.is_some() {
-                    return false;
-                }
-                conn.outlet.drop_unbegun();
-                !conn.outlet.is_empty()
-            });
-            if held_back {
-                self.lost(key);
-            } else {
+            if leased {
                 self.close(key, CloseReason::Server(reason));
+            } else {
+                self.close_unserved(key, reason);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use raftmq_mqtt::{Message, QoS, ReasonCode};
 use raftmq_planted::{Bug, planted};
-use raftmq_session::{CloseReason, PublishToken};
+use raftmq_session::PublishToken;
 use raftmq_shard::{Op, OpAnswer};
 use tokio::time::sleep;
 
@@ -109,16 +109,26 @@ impl Worker {
     /// A client is closed since a shard does not answer: what it sent was not taken, and it may send it again. Server unavailable would say so, but there is no DISCONNECT
     /// with that [MQTT5 3.14.2.1].
     pub(super) fn close_for_shard(&mut self, key: Key) {
-        self.close(key, CloseReason::Server(ReasonCode::ServerBusy));
+        self.close_by_server(key, ReasonCode::ServerBusy);
     }
 
     /// The same for what a shard has answered. One that has the client connected elsewhere mostly knows of that before this node does: that it was taken over
     /// is what to tell the client then, who might come back and take itself over otherwise.
     pub(super) fn close_for_answer(&mut self, key: Key, outcome: &Outcome) {
-        if !matches!(outcome, Ok(OpAnswer::Stale)) {
+        if matches!(outcome, Ok(OpAnswer::Stale)) {
+            self.close_stale(key);
+        } else {
+            self.close_for_shard(key);
+        }
+    }
+
+    /// The shard has the client connected elsewhere.
+    pub(super) fn close_stale(&mut self, key: Key) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if !conn.session.version().is_some_and(|version| version.is_v5()) {
+            // It cannot be told anything.
             return self.close_for_shard(key);
         }
-        let Some(conn) = self.conns.get_mut(key) else { return };
         if std::mem::replace(&mut conn.stale, true) {
             return;
         }

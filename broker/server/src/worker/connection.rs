@@ -254,6 +254,37 @@ impl Worker {
         self.finish(key);
     }
 
+    /// The server closes a connection. Without a lease, what waited for it is not written at all.
+    pub(super) fn close_by_server(&mut self, key: Key, reason: ReasonCode) {
+        if self.serves(key) {
+            self.close(key, CloseReason::Server(reason));
+        } else {
+            self.close_unserved(key, reason);
+        }
+    }
+
+    /// The same where the node may not serve the client any more.
+    pub(super) fn close_unserved(&mut self, key: Key, reason: ReasonCode) {
+        match self.conns.get_mut(key) {
+            Some(conn) if conn.client.is_some() && conn.closing.is_none() => self.close_instead(key, reason),
+            _ => self.close(key, CloseReason::Server(reason)),
+        }
+    }
+
+    /// Closes a connection, and says why instead of what waits for the client. Where the socket has a part of a packet nothing can follow: that ends without
+    /// a word.
+    pub(super) fn close_instead(&mut self, key: Key, reason: ReasonCode) {
+        let waits = self.conns.get_mut(key).is_some_and(|conn| {
+            conn.outlet.drop_unbegun();
+            !conn.outlet.is_empty()
+        });
+        if waits {
+            self.lost(key);
+        } else {
+            self.close(key, CloseReason::Server(reason));
+        }
+    }
+
     /// Nothing is read from the connection any more; it ends when what is left for the client is written.
     pub(super) fn finish(&mut self, key: Key) {
         let deadline = self.node.clock.ms() + CLOSING_MS;

@@ -21,7 +21,9 @@ impl Worker {
     /// Keeps the socket for a moment, where the client was told something: if it is closed, what the client sends next is answered by a reset, and a client
     /// that meets that while it writes reads no more. It would not know that it was taken over, and come back.
     pub(super) fn hang_up(&mut self, conn: &Conn) {
-        let told = matches!(conn.reason, Some(CloseReason::Server(_) | CloseReason::Fault(_)));
+        let said =
+            matches!(conn.reason, Some(CloseReason::Server(_) | CloseReason::Fault(_) | CloseReason::Refused(_)));
+        let told = said && conn.outlet.is_done();
         if !conn.socket.hang_up(&mut self.read_buffer) || !told || self.lingering >= MOST {
             return;
         }

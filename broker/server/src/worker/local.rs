@@ -15,7 +15,7 @@ use futures::StreamExt;
 use raftmq_cluster::Shards;
 use raftmq_features::wills::ConnectionEnd;
 use raftmq_mqtt::ReasonCode;
-use raftmq_session::{CloseReason, OpenRequest};
+use raftmq_session::OpenRequest;
 use raftmq_shard::{Claim, Op, OpAnswer, WillEnd};
 use tokio::time::{sleep, timeout};
 
@@ -85,14 +85,12 @@ impl Worker {
             if !self.needs_quorum(key) {
                 continue;
             }
-            let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.closing.is_none()) else { continue };
+            if self.conns.get_mut(key).is_none_or(|conn| conn.closing.is_some()) {
+                continue;
+            }
             closed += 1;
             // What was not written before the lease was over is not written at all.
-            if conn.outlet.is_empty() {
-                self.close(key, CloseReason::Server(ReasonCode::UseAnotherServer));
-            } else {
-                self.lost(key);
-            }
+            self.close_instead(key, ReasonCode::UseAnotherServer);
         }
         self.node.healings.closed(closed);
         for client in self.clients.keys() {

@@ -200,9 +200,11 @@ impl Outlet {
         self.begun = false;
     }
 
-    /// Drops the packets that wait, if the first of them can be left out: the socket has nothing of it. Otherwise they stay.
+    /// Drops the packets that wait, if the first of them can be left out. Otherwise they stay: the socket has a part of it, or it is the CONNACK, which nothing
+    /// may be before `[MQTT-3.2.0-1]`.
     pub(crate) fn drop_unbegun(&mut self) {
-        if !self.begun {
+        let first = self.bytes.first().and_then(|first| PacketType::from_u8(first >> 4));
+        if !self.begun && first != Some(PacketType::ConnAck) {
             self.clear_packets();
         }
     }
@@ -374,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_socket_has_a_part_of_is_not_left_out() {
+    async fn connack_and_what_the_socket_has_a_part_of_are_not_left_out() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().await.unwrap();
@@ -383,6 +385,11 @@ mod tests {
         outlet.buffer(&mut spares).extend_from_slice(&[0x40, 2, 0, 1]);
         outlet.drop_unbegun();
         assert!(outlet.is_empty());
+        let connack = [0x20, 3, 0, 0, 0];
+        outlet.buffer(&mut spares).extend_from_slice(&connack);
+        outlet.drop_unbegun();
+        assert_eq!(outlet.len(), connack.len());
+        outlet.clear_packets();
         // More than any socket takes at once.
         let packet = [&[0x30, 0x80, 0x80, 0x80, 0x04][..], &vec![0; 8 << 20]].concat();
         outlet.buffer(&mut spares).extend_from_slice(&packet);

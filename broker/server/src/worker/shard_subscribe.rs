@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::Worker;
 use super::shards::{NAMESPACE, Outcome, name};
+use super::subscribe::{NotReached, Reached};
 use super::wheel::Key;
 
 impl Worker {
@@ -175,11 +176,11 @@ impl ShardBarrier {
     }
 
     /// Waits until the shards have the subscriptions and every serving node knows that. Those that are refused, by their places.
-    pub(super) async fn reached(self) -> Result<Vec<(usize, ReasonCode)>, BarrierError> {
+    pub(super) async fn reached(self) -> Reached {
         let Self { shards, asked, places, joins, member } = self;
         let plain = async {
             let mut refused = Vec::new();
-            let Some((shard, asked)) = asked else { return Ok(refused) };
+            let Some((shard, asked)) = asked else { return Ok::<_, NotReached>(refused) };
             let mut route = 0;
             for (at, outcome) in places.into_iter().zip(subscribed(asked).await?) {
                 match refusal(&outcome) {
@@ -197,7 +198,7 @@ impl ShardBarrier {
             async move {
                 let outcome = subscribed(asked).await?.into_iter().next().ok_or(BarrierError::NotServing)?;
                 let Subscribed::Joined { note } = outcome else {
-                    return Ok(refusal(&outcome).err().map(|reason| (at, reason)));
+                    return Ok::<_, NotReached>(refusal(&outcome).err().map(|reason| (at, reason)));
                 };
                 let joined = shards.joined(&group, member, note).await?;
                 Ok((!joined).then_some((at, ReasonCode::QuotaExceeded)))
@@ -212,10 +213,11 @@ impl ShardBarrier {
     }
 }
 
-async fn subscribed(asked: oneshot::Receiver<Outcome>) -> Result<Vec<Subscribed>, BarrierError> {
+async fn subscribed(asked: oneshot::Receiver<Outcome>) -> Result<Vec<Subscribed>, NotReached> {
     match asked.await {
         Ok(Ok(OpAnswer::Subscribed(outcomes))) => Ok(outcomes),
-        Ok(Err(LaneError::Over) | Ok(_)) | Err(_) => Err(BarrierError::NotServing),
+        Ok(Ok(OpAnswer::Stale)) => Err(NotReached::Stale),
+        Ok(Err(LaneError::Over) | Ok(_)) | Err(_) => Err(BarrierError::NotServing.into()),
     }
 }
 

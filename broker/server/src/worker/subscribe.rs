@@ -36,7 +36,17 @@ pub(super) struct Barrier {
 }
 
 /// What became of a barrier: subscriptions that are refused, by their places, and why; or why it is not known of any.
-pub(super) type Reached = Result<Vec<(usize, ReasonCode)>, BarrierError>;
+pub(super) type Reached = Result<Vec<(usize, ReasonCode)>, NotReached>;
+
+/// Why a subscription is not effective on every node.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotReached {
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+    /// Its shard has the client connected elsewhere.
+    #[error("the client is connected elsewhere")]
+    Stale,
+}
 
 /// The subscriptions of a SUBSCRIBE, or those that a client gets without asking.
 pub(super) struct Request {
@@ -394,15 +404,20 @@ impl Worker {
 
     fn answer_subscribe(&mut self, key: Key, mut request: Request, result: Reached, floors: &Floors) {
         // What did not reach every serving node in time is not promised: the client is told, and nothing is left behind.
-        let error = match result {
+        let (error, stale) = match result {
             Ok(refused) => {
                 request.refused.extend(refused);
-                None
+                (None, false)
             }
-            Err(error) => Some(error),
+            // There is no answer: the client would take it for the broker's last word on the filter.
+            Err(error @ NotReached::Stale) => {
+                request.packet_id = None;
+                (Some(error), true)
+            }
+            Err(error) => (Some(error), false),
         };
         if let Some(error) = error {
-            if let Some(entry) = self.clients.get_mut(request.client) {
+            if let Some(entry) = self.clients.get_mut(request.client).filter(|_| !stale) {
                 tracing::warn!(client = %entry.id, %error, "a SUBSCRIBE is refused");
             }
             for at in 0..request.items.len() {
@@ -416,6 +431,9 @@ impl Worker {
         self.act(key, &[], &mut actions);
         self.actions = actions;
         self.mark_dirty(key);
+        if stale {
+            self.close_stale(key);
+        }
     }
 
     /// Ends subscriptions. From here on no message finds them, also none that other workers and nodes have sent already
