@@ -16,7 +16,8 @@ sys.path[:0] = [str(TESTS / "bench"), str(TESTS / "faults"), str(TESTS / "e2e")]
 from driver import net  # noqa: E402
 from three import broken  # noqa: E402
 
-SOON = 20
+SOON = 30
+PEERS = 'raftmq_link_peers{state="relayed"}'
 
 
 def gauges(node):
@@ -26,28 +27,41 @@ def gauges(node):
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith("raftmq_link_")) if "relayed" in name}
 
 
+async def answer(run, *arguments):
+    """What `ctl` answers as JSON; None where it does not, as in the moment in which a way changes."""
+    done = await run.cluster.ctl("--output", "json", *arguments)
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
 async def said(run):
-    """By each node, by its name."""
+    """By each node, by its name; None if one has no answer."""
     found = {}
     for node in run.cluster.nodes:
-        status = await run.cluster.ctl("status", "--node", node.name)
-        answer = json.loads((await run.cluster.ctl("--output", "json", "status", "--node", node.name)).stdout)
-        loss = json.loads((await run.cluster.ctl("--output", "json", "loss", node.name)).stdout)
+        status, loss = await answer(run, "status", "--node", node.name), await answer(run, "loss", node.name)
+        if status is None or loss is None:
+            return None
         found[node.name] = {
-            "status": status.stdout, "relayed": answer.get("relayed", []), "nothing": loss["nothing"], "reasons": loss["reasons"],
-            "loss": (await run.cluster.ctl("loss", node.name)).stdout, "gauges": await asyncio.to_thread(gauges, node),
+            "status": (await run.cluster.ctl("status", "--node", node.name)).stdout, "relayed": status.get("relayed", []), "nothing": loss["nothing"],
+            "reasons": loss["reasons"], "loss": (await run.cluster.ctl("loss", node.name)).stdout, "gauges": await asyncio.to_thread(gauges, node),
         }
     return found
 
 
 async def until(run, condition):
-    """What is said when the condition holds, or at last."""
+    """What is said a moment after the condition holds, or at last."""
     end = time.monotonic() + SOON
-    while True:
+    while time.monotonic() < end:
         found = await said(run)
-        if condition(found) or time.monotonic() > end:
-            return found
+        if found and condition(found):
+            break
         await asyncio.sleep(0.2)
+    return await said(run)
+
+
+def of_two(found, one, other, third):
+    """Each of two nodes reaches the other one by way of the third, and all has settled."""
+    relayed = all(len(found[name]["relayed"]) == 1 and found[name]["gauges"][PEERS] == 1 and found[name]["nothing"] for name in (one, other))
+    return relayed and not found[third]["nothing"]
 
 
 async def main():
@@ -60,7 +74,7 @@ async def main():
             one, other, third = run.victims[0].name, run.others[0].name, run.others[1].name
             seen = {"names": [one, other, third], "before": await until(run, lambda found: all(each["nothing"] for each in found.values()))}
             await broken.part(run)
-            seen["parted"] = await until(run, lambda found: found[one]["relayed"] and found[other]["relayed"] and not found[third]["nothing"])
+            seen["parted"] = await until(run, lambda found: of_two(found, one, other, third))
             run.network.heal()
             seen["healed"] = await until(run, lambda found: all(each["nothing"] and not each["relayed"] for each in found.values()))
             print(json.dumps(seen))

@@ -13,10 +13,11 @@ from paho.mqtt.properties import Properties
 class Client:
     """An MQTT 5 client that notes what happens to it."""
 
-    def __init__(self, node, client_id, expiry=0, clean=None, receive_maximum=None):
+    def __init__(self, node, client_id, expiry=0, clean=None, receive_maximum=None, returns=True):
+        """`returns`: when its connection ends it connects again, after a second."""
         self.received, self.events, self.published = [], [], set()
         self.changed = threading.Condition()
-        self.paho = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+        self.paho = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5, reconnect_on_failure=returns)
         self.paho.on_connect = lambda _c, _u, flags, code, _p: self.note("connect", str(code), flags.session_present)
         self.paho.on_disconnect = lambda _c, _u, _f, code, _p: self.note("disconnect", str(code))
         self.paho.on_subscribe = lambda _c, _u, mid, codes, _p: self.note("suback", mid, [str(code) for code in codes])
@@ -116,10 +117,10 @@ def test_the_shards_are_formed_and_counted(cluster):
 
 
 def test_a_client_has_one_connection_in_the_cluster(cluster):
-    first = Client(cluster.nodes[0], "one")
+    first = Client(cluster.nodes[0], "one", returns=False)
     first.connected()
     begun = time.monotonic()
-    second = Client(cluster.nodes[1], "one")
+    second = Client(cluster.nodes[1], "one", returns=False)
     assert not second.connected()
     first.wait("the older connection's end", lambda: first.of("disconnect"))
     assert first.of("disconnect")[0][1] == "Session taken over"
@@ -127,7 +128,7 @@ def test_a_client_has_one_connection_in_the_cluster(cluster):
     # Back and forth between the others, without a pause.
     ends = [second]
     for turn in range(10):
-        ends.append(Client(cluster.nodes[turn % 3], "one"))
+        ends.append(Client(cluster.nodes[turn % 3], "one", returns=False))
         ends[-1].connected()
     for older in ends[:-1]:
         older.wait("an older connection's end", lambda older=older: older.of("disconnect"))
@@ -139,14 +140,14 @@ def test_a_client_has_one_connection_in_the_cluster(cluster):
 
 def test_who_is_taken_over_while_something_is_kept_for_it_is_told_so(cluster):
     """What it sends meets a shard that knows of its newer connection, before its own node does."""
-    older = Client(cluster.nodes[0], "busy", expiry=600)
+    older = Client(cluster.nodes[0], "busy", expiry=600, returns=False)
     assert not older.connected()
     older.subscribe("busy", 2)
     told, ends = [], [older]
     for turn in range(60):
         older.publish("busy", numbers(0, 60), 2, acknowledged=False)
         older.paho.subscribe([(f"busy/{turn}/{number}", 1) for number in range(5)])
-        newer = Client(cluster.nodes[(turn + 1) % 3], "busy", expiry=600)
+        newer = Client(cluster.nodes[(turn + 1) % 3], "busy", expiry=600, returns=False)
         assert newer.connected()
         older.wait("the older connection's end", lambda older=older: older.of("disconnect"))
         told.append(older.of("disconnect")[0][1])

@@ -17,7 +17,7 @@ PEERS, CONNECTIONS = 'raftmq_link_peers{state="relayed"}', "raftmq_link_relayed_
 def seen():
     if os.geteuid():
         pytest.skip("network namespaces need root")
-    done = subprocess.run([sys.executable, str(PARTED)], capture_output=True, text=True, timeout=180, env={**os.environ, "RAFTMQ_BIN": BINARY})
+    done = subprocess.run([sys.executable, str(PARTED)], capture_output=True, text=True, timeout=300, env={**os.environ, "RAFTMQ_BIN": BINARY})
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 #[derive(Default)]
 struct Control {
@@ -18,8 +19,8 @@ struct Control {
     stalled: AtomicBool,
     /// What is over the budget gets lost, and the connection is not cut.
     loses: AtomicBool,
-    /// Milliseconds after each piece that passes from dialler to target.
-    pause: AtomicU64,
+    /// Bytes a second that pass from dialler to target; 0: all.
+    rate: AtomicU64,
     passed: AtomicU64,
 }
 
@@ -40,7 +41,7 @@ impl Proxy {
         socket.set_recv_buffer_size(16 << 10).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let proxy = Proxy::on(socket.listen(64).unwrap(), target);
-        proxy.control.pause.store(4, Ordering::SeqCst);
+        proxy.control.rate.store(2 << 20, Ordering::SeqCst);
         proxy
     }
 
@@ -103,6 +104,7 @@ async fn relay(from: TcpStream, to: TcpStream, control: &Control) {
     let (mut from_read, mut from_write) = from.into_split();
     let (mut to_read, mut to_write) = to.into_split();
     let mut passed = 0;
+    let mut next = Instant::now();
     let there = async {
         let mut buf = vec![0; 8192];
         while let Ok(read @ 1..) = from_read.read(&mut buf).await {
@@ -113,9 +115,12 @@ async fn relay(from: TcpStream, to: TcpStream, control: &Control) {
             if to_write.write_all(&buf[..allowed]).await.is_err() || (allowed < read && !lost) {
                 break;
             }
-            match control.pause.load(Ordering::SeqCst) {
-                0 => {}
-                pause => tokio::time::sleep(Duration::from_millis(pause)).await,
+            let rate = control.rate.load(Ordering::SeqCst);
+            if rate > 0 {
+                // What a late timer costs is caught up with, within bounds.
+                let earliest = Instant::now().checked_sub(Duration::from_millis(100)).unwrap();
+                next = next.max(earliest) + Duration::from_secs_f64(read as f64 / rate as f64);
+                tokio::time::sleep_until(next).await;
             }
             passed += read as u64;
             control.passed.fetch_add(read as u64, Ordering::SeqCst);

@@ -131,7 +131,7 @@ async fn a_connection_that_falls_silent_is_left_for_another_way_and_that_for_a_s
 
 #[tokio::test]
 async fn what_is_begun_on_a_way_that_works_is_written_when_it_is_left() {
-    let three = three_with(2 * SECOND).await;
+    let three = three_with(4 * SECOND).await;
     let narrow = Proxy::start_narrow(three.c.links.local_addr());
     three.names.set("c", narrow.addr);
     three.meet().await;
@@ -152,7 +152,7 @@ async fn what_is_begun_on_a_way_that_works_is_written_when_it_is_left() {
     };
     let (one, two) = tokio::join!(asking(), asking());
     // Not more than come through there in this time.
-    assert!((2..20).contains(&(one + two)), "{one} and {two}");
+    assert!((2..40).contains(&(one + two)), "{one} and {two}");
     until("nothing is passed on", || three.passed_on() == 0).await;
 }
 
@@ -275,8 +275,9 @@ async fn a_straight_way_that_lets_only_greetings_through_is_not_tried_for_ever()
         assert!(begun.elapsed() < SOON, "{:?}", three.a.links.peer("b"));
     }
     assert_eq!(three.via().as_deref(), Some("c"));
-    // Longer than a straight one that fell silent for another reason is left alone.
-    for _ in 0..30 {
+    // Longer than a straight one that fell silent for another reason is left alone: two seconds; it is four here.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(2_500) {
         three.a.links.request("b", ECHO, large.clone(), Class::Log, SOON).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -524,7 +524,7 @@ impl Worker {
     pub(super) fn close_all(&mut self, reason: ReasonCode, leased: bool) {
         for key in self.conns.keys() {
             if leased {
-                self.close(key, CloseReason::Server(reason));
+                self.close_by_server(key, reason);
             } else {
                 self.close_unserved(key, reason);
             }

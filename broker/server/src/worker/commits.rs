@@ -20,8 +20,8 @@ use crate::metrics::PublishRefusal;
 
 /// A publisher whose message is not committed within that time is disconnected: it sends the message again elsewhere.
 const COMMIT_MS: u64 = 10_000;
-/// A node that has the newer connection of a client says so in less than that.
-const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(1);
+/// A node that has the newer connection of a client says so in less than that, also where it has to find another way to this one. Less than its CONNECT waits.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(4);
 
 /// A message on its way into shards.
 #[derive(Default)]

@@ -70,6 +70,7 @@ impl Worker {
             reserves: false,
             overload: false,
             stale: false,
+            last_word: false,
         });
         self.set_rates(key);
         self.watch(key);
@@ -249,6 +250,7 @@ impl Worker {
             return;
         };
         conn.reason.get_or_insert(reason);
+        conn.last_word |= conn.closing.is_none() && conn.outlet.is_empty();
         let out = conn.outlet.buffer(&mut self.spares);
         conn.session.close(reason, out);
         self.finish(key);
@@ -256,7 +258,7 @@ impl Worker {
 
     /// The server closes a connection. Without a lease, what waited for it is not written at all.
     pub(super) fn close_by_server(&mut self, key: Key, reason: ReasonCode) {
-        if self.serves(key) {
+        if self.may_finish(key) {
             self.close(key, CloseReason::Server(reason));
         } else {
             self.close_unserved(key, reason);
@@ -378,6 +380,9 @@ impl Worker {
     /// look again.
     fn write(&mut self, key: Key) -> bool {
         let serving = self.serves(key);
+        if !serving && !self.may_finish(key) {
+            self.drop_rest(key);
+        }
         let Some(conn) = self.conns.get_mut(key) else {
             return false;
         };
@@ -427,6 +432,15 @@ impl Worker {
                 self.unwritable(key);
                 false
             }
+        }
+    }
+
+    /// The lease has ended since a connection was closed, by whoever: what is left for its client comes where that is served now.
+    fn drop_rest(&mut self, key: Key) {
+        if let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.client.is_some() && conn.closing.is_some())
+            && !conn.last_word
+        {
+            conn.outlet.clear();
         }
     }
 

@@ -22,7 +22,7 @@ use super::clients::shared_filters;
 use super::shard_subscribe::{Join, ShardBarrier, is_group, subscription};
 use super::shards::{NAMESPACE, name};
 use super::sharing::is_shared;
-use super::subscribe::session_in;
+use super::subscribe::{NotReached, Reached, session_in};
 use super::wheel::Key;
 use super::{ClientState, Worker};
 
@@ -81,10 +81,11 @@ impl Joining {
     }
 
     /// Waits until the shards have it, and every serving node knows that the groups have queues. Those that are refused, by their places.
-    pub(super) async fn reached(self, worker: &Rc<RefCell<Worker>>, client: Key) -> Vec<(usize, ReasonCode)> {
+    pub(super) async fn reached(self, worker: &Rc<RefCell<Worker>>, client: Key) -> Reached {
         let Self { epoch, groups, barrier } = self;
         let refused = match barrier.reached().await {
             Ok(refused) => refused,
+            Err(error @ NotReached::Stale) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "a subscription to a group that has a queue is refused");
                 groups.iter().map(|(at, _)| (*at, ReasonCode::UnspecifiedError)).collect()
@@ -93,7 +94,7 @@ impl Joining {
         if refused.len() < groups.len() {
             worker.borrow_mut().read_as_guest(client, epoch);
         }
-        refused
+        Ok(refused)
     }
 }
 

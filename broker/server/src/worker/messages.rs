@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use raftmq_mqtt::{Message, PacketType, QoS, ReasonCode};
-use raftmq_session::{CloseReason, Delivery, DropReason as Lost, Forms, Matched, Now, SubscriptionInfo};
+use raftmq_session::{Delivery, DropReason as Lost, Forms, Matched, Now, SubscriptionInfo};
 
 use super::connection::{count_as, drop_reason};
 use super::inbox::Item;
@@ -156,7 +156,7 @@ impl Worker {
         };
         if disconnects {
             tracing::debug!(client = %conn.session.client_id(), ?qos, "a client that does not keep up is disconnected");
-            self.close(key, CloseReason::Server(ReasonCode::QuotaExceeded));
+            self.close_by_server(key, ReasonCode::QuotaExceeded);
         }
     }
 

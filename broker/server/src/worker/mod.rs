@@ -155,6 +155,8 @@ struct Conn {
     overload: bool,
     /// A shard has its client connected elsewhere.
     stale: bool,
+    /// It is closed, and nothing waits but the packet that says why.
+    last_word: bool,
 }
 
 impl Conn {
@@ -352,6 +354,11 @@ impl Worker {
     /// no is woken when that changes.
     fn serves(&mut self, key: Key) -> bool {
         self.is_serving() || (self.node.is_local() && !self.needs_quorum(key))
+    }
+
+    /// Whether what waits for a connection is written when the server ends it: as [`Worker::serves`], also while the node ends.
+    fn may_finish(&mut self, key: Key) -> bool {
+        self.node.lease.is_serving() || (self.node.lease.is_local() && !self.needs_quorum(key))
     }
 
     /// At each tick: a lease that ran out and came back within a moment may have changed no phase.

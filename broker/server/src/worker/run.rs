@@ -230,8 +230,7 @@ async fn run(
         }
     };
     let _ = tokio::time::timeout(AGREEMENT, agreed).await;
-    let leased = node.delivers();
-    worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown, leased);
+    worker.borrow_mut().close_all(ReasonCode::ServerShuttingDown, node.delivers());
     let drained = async {
         while worker.borrow().connections() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;

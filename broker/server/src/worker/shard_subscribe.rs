@@ -205,6 +205,9 @@ impl ShardBarrier {
             }
         });
         let (plain, joined) = tokio::join!(plain, futures::future::join_all(joins));
+        if joined.iter().any(|joined| matches!(joined, Err(NotReached::Stale))) {
+            return Err(NotReached::Stale);
+        }
         let mut refused: Vec<(usize, ReasonCode)> = plain?;
         for joined in joined {
             refused.extend(joined?);

@@ -134,7 +134,9 @@ impl Worker {
             }
             (Some(reached), Some(in_shard)) => async move {
                 let (reached, refused) = futures::future::join(reached, in_shard.reached()).await;
-                reached?;
+                if !matches!(refused, Err(NotReached::Stale)) {
+                    reached?;
+                }
                 refused
             }
             .boxed(),
@@ -390,11 +392,13 @@ impl Worker {
             return self.do_later(Box::new(move |worker| {
                 Box::pin(async move {
                     let groups = joining.groups();
-                    let refused = joining.reached(&worker, client).await;
-                    let of_refused = |(at, _): &&(usize, Arc<str>)| refused.iter().any(|(refused, _)| refused == at);
+                    let reached = joining.reached(&worker, client).await;
+                    let of_refused = |(at, _): &&(usize, Arc<str>)| {
+                        reached.as_ref().map_or(true, |refused| refused.iter().any(|(refused, _)| refused == at))
+                    };
                     let again: Vec<_> = groups.iter().filter(of_refused).map(|(_, group)| Arc::clone(group)).collect();
                     let mut worker = worker.borrow_mut();
-                    worker.answer_subscribe(key, request, Ok(refused), &floors);
+                    worker.answer_subscribe(key, request, reached, &floors);
                     worker.refused_groups(client, &again);
                 })
             }));

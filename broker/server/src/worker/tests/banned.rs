@@ -51,3 +51,23 @@ fn a_ban_of_the_balancers_address_is_not_one_of_who_comes_through_it() {
     assert_eq!(silent.receive(), Got::Closed);
     assert_eq!(later.receive(), Got::Disconnect(ReasonCode::AdministrativeAction));
 }
+
+/// Who does not read keeps its connection for a while after it was closed.
+#[test]
+fn what_is_left_for_a_closed_connection_is_not_written_without_a_lease() {
+    for leased in [true, false] {
+        let lab = Lab::new(LeaseState::always());
+        let (slow, _) = Client::connect_with(lab.address, &connect("slow", true, 0, 60));
+        let mut slow = lab.flood(slow);
+        lab.shared
+            .bans
+            .in_force(vec![Ban { target: BanTarget::ClientId("slow".into()), ..of_addresses("192.0.2.0/24") }]);
+        std::thread::sleep(SILENCE);
+        if !leased {
+            lab.shared.lease.set(0);
+        }
+        let last = slow.last_words();
+        let told = matches!(last, Got::Disconnect(ReasonCode::AdministrativeAction));
+        assert_eq!(told, leased, "{last:?}");
+    }
+}

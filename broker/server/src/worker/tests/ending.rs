@@ -15,7 +15,7 @@ impl Lab {
     }
 
     /// More comes for the client than it reads.
-    fn flood(&self, mut slow: Client) -> Client {
+    pub(super) fn flood(&self, mut slow: Client) -> Client {
         slow.subscribe("flood", QoS::AtMostOnce);
         let mut publisher = Client::connect(self.address, "p");
         let dropped = "raftmq_messages_dropped_total{reason=\"slow_consumer\"}";
