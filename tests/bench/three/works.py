@@ -386,19 +386,21 @@ def barrier(options):
 async def barriers(cluster, options):
     came = {}
     subscribers, publishers = [], []
-    for number, node in enumerate(cluster.nodes):
+    # More of them than subscriptions of a client are allowed, by default.
+    for number in range(3 * (1 + options.barriers // 20_000)):
         subscriber = Client(f"subscriber-{number}", on_message=lambda topic, _p: came.__setitem__(topic, True))
-        publisher = Client(f"publisher-{number}")
-        await subscriber.connect(node.at)
-        await publisher.connect(node.at)
+        await subscriber.connect(cluster.nodes[number % 3].at)
         subscribers.append(subscriber)
+    for number, node in enumerate(cluster.nodes):
+        publisher = Client(f"publisher-{number}")
+        await publisher.connect(node.at)
         publishers.append(publisher)
     waits = []
 
     async def one(number):
         topic = f"barrier/{number}"
         begun = time.monotonic()
-        await subscribers[number % 3].subscribe(topic, 1)
+        await subscribers[number % len(subscribers)].subscribe(topic, 1)
         waits.append(time.monotonic() - begun)
         await publishers[(number + 1 + number // 3 % 2) % 3].publish(topic, b"x")
         return topic
