@@ -11,7 +11,7 @@ import urllib.request
 
 sys.dont_write_bytecode = True
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / "bench"), str(TESTS / "faults"), str(TESTS / "e2e")]
+sys.path[:0] = [str(TESTS / "bench"), str(TESTS / "faults")]
 
 from driver import net  # noqa: E402
 from three import broken  # noqa: E402

@@ -14,8 +14,8 @@ const UNSENT_BYTES: u32 = 128 << 10;
 /// For both sides of a connection.
 pub(crate) fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
     // A kernel without it serves too.
+    #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES);
     Ok(())
 }
